@@ -1,0 +1,6 @@
+"""`python -m fundusgrade`."""
+
+from fundusgrade.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Pictures of a prepared data set as batches: decoded once, augmented whole batches at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fundusgrade.dataset import ManifestRow, PreparedDataset
+from fundusgrade.errors import DatasetError
+from fundusgrade.images import read_image
+from fundusgrade.model import scale_pixels
+
+# How far augmentation goes. Retinas have no up or down for a lesion, and cameras differ in light, color and distance.
+MAX_ZOOM = 0.1
+MAX_SHIFT_FRACTION = 0.03
+MAX_BRIGHTNESS = 0.1
+MAX_CONTRAST = 0.2
+MAX_SATURATION = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradedPictures:
+    """A split in memory: `pixels` (N, 3, S, S) uint8, `grades` (N,) int64, and the gray value around the retina."""
+
+    pixels: Tensor
+    grades: Tensor
+    fill: int
+
+    def __len__(self) -> int:
+        return len(self.grades)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Augmented pictures (B, 3, S, S) float32 in [0, 1] with their grades (B,)."""
+
+    pictures: Tensor
+    grades: Tensor
+
+
+def load_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> GradedPictures:
+    """Decode the pictures of these rows. Raises DatasetError where there are none or one is of another size."""
+    if not rows:
+        raise DatasetError(f"the data set {dataset.name!r} has no graded photographs in this split; see its manifest")
+    size_px = dataset.recipe.size_px
+    pixels = torch.empty((len(rows), 3, size_px, size_px), dtype=torch.uint8)
+
+    def load(index: int) -> None:
+        picture = read_image(dataset.directory / rows[index].image)
+        if picture.shape != (size_px, size_px, 3):
+            raise DatasetError(
+                f"{rows[index].image} is {picture.shape[1]} x {picture.shape[0]} px, expected {size_px} x {size_px}; "
+                "run `fundusgrade preprocess` again"
+            )
+        pixels[index] = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load, range(len(rows))))
+    grades = torch.tensor([-1 if row.grade is None else int(row.grade) for row in rows])
+    return GradedPictures(pixels=pixels, grades=grades, fill=dataset.recipe.fill)
+
+
+def num_batches(num_pictures: int, batch_size: int) -> int:
+    """Batches of an epoch: a rest that is smaller than a batch is left to another epoch, unless it is all there is."""
+    return max(1, num_pictures // batch_size)
+
+
+def training_batches(
+    pictures: GradedPictures, batch_size: int, *, seed: int, epoch: int, device: torch.device
+) -> Iterator[Batch]:
+    """One epoch in an order and with changes that follow from seed and epoch alone, so that a run can be resumed."""
+    generator = torch.Generator().manual_seed(_mixed_seed(seed, epoch))
+    order = torch.randperm(len(pictures), generator=generator)
+    for step in range(num_batches(len(pictures), batch_size)):
+        chosen = order[step * batch_size : (step + 1) * batch_size]
+        pixels = scale_pixels(pictures.pixels[chosen].to(device))
+        yield Batch(pictures=augment(pixels, pictures.fill / 255, generator), grades=pictures.grades[chosen].to(device))
+
+
+def augment(pictures: Tensor, fill: float, generator: torch.Generator) -> Tensor:
+    """Turn, mirror, zoom, shift and re-light each picture of a batch (B, 3, S, S) in [0, 1] differently."""
+    turned = _turn(pictures - fill, generator) + fill
+    return _relight(turned, fill, generator).clamp_(0, 1)
+
+
+def _turn(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Any rotation, mirrored or not, with a little zoom and shift; what comes in from outside is 0."""
+    count = len(pictures)
+    angle = _uniform(count, math.pi, generator)
+    zoom = 1 + _uniform(count, MAX_ZOOM, generator)
+    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    shift = 2 * MAX_SHIFT_FRACTION
+    row_x = torch.stack([cos * mirror, -sin, _uniform(count, shift, generator)], dim=1)
+    row_y = torch.stack([sin * mirror, cos, _uniform(count, shift, generator)], dim=1)
+    matrix = torch.stack([row_x, row_y], dim=1).to(pictures.device)
+    grid = functional.affine_grid(matrix, list(pictures.shape), align_corners=False)
+    return functional.grid_sample(pictures, grid, align_corners=False)
+
+
+def _relight(pictures: Tensor, fill: float, generator: torch.Generator) -> Tensor:
+    """Change contrast and saturation, and brightness where there is retina: the surroundings keep their value."""
+    count = len(pictures)
+    contrast = (1 + _uniform(count, MAX_CONTRAST, generator)).view(-1, 1, 1, 1).to(pictures.device)
+    saturation = (1 + _uniform(count, MAX_SATURATION, generator)).view(-1, 1, 1, 1).to(pictures.device)
+    brightness = _uniform(count, MAX_BRIGHTNESS, generator).view(-1, 1, 1, 1).to(pictures.device)
+    gray = pictures.mean(dim=1, keepdim=True)
+    is_retina = (pictures - fill).abs().amax(dim=1, keepdim=True) > 1e-3
+    changed = gray + (pictures - gray) * saturation
+    return fill + (changed - fill) * contrast + brightness * is_retina
+
+
+def _uniform(count: int, limit: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(count, generator=generator) * 2 - 1) * limit
+
+
+def _mixed_seed(seed: int, epoch: int) -> int:
+    """Streams of neighboring seeds and epochs must not meet."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,160 @@
+"""Weights with everything needed to use them: one safetensors file whose header carries the description as JSON.
+
+The description stands in the header so that one atomic write replaces both; `model.json` beside it is for people.
+Nothing on this path loads pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fundusgrade import __version__, store
+from fundusgrade.errors import CheckpointError
+from fundusgrade.model import GradingNetwork, NetworkSpec, build_network
+from fundusgrade.preprocess import RECIPE_VERSION, Method, PreprocessRecipe
+
+FORMAT_VERSION = 1
+METADATA_KEY = "fundusgrade"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a model comes from: its data (name and hash of the manifest), options, scores, versions, start."""
+
+    created: str
+    data_name: str
+    data_hash: str
+    init: str
+    options: dict[str, object]
+    metrics: dict[str, float | int | None]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointDescription:
+    """What stands in the header; `weights_sha256` is that of the tensors' names and bytes."""
+
+    name: str
+    network: NetworkSpec
+    recipe: PreprocessRecipe
+    provenance: Provenance
+    weights_sha256: str = ""
+
+    def to_json(self) -> str:
+        """Indented JSON with the fields flat where people look for them."""
+        described = {
+            "format": FORMAT_VERSION,
+            "name": self.name,
+            **asdict(self.network),
+            "recipe": asdict(self.recipe),
+            **asdict(self.provenance),
+            "weights_sha256": self.weights_sha256,
+        }
+        return json.dumps(described, indent=2) + "\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A network ready to use, in evaluation mode on the CPU, with its description."""
+
+    description: CheckpointDescription
+    network: GradingNetwork
+
+
+def save_checkpoint(
+    path: Path, network: GradingNetwork, description: CheckpointDescription, *, half: bool = False
+) -> None:
+    """Write `path` and its readable copy `model.json`; `half` stores float16, for models that ship."""
+    state = {name: _stored(tensor, half) for name, tensor in network.state_dict().items()}
+    description = replace(description, weights_sha256=_hash_tensors(state))
+    text = description.to_json()
+    store.write_atomically(path, safetensors.torch.save(state, metadata={METADATA_KEY: text}))
+    store.write_atomically(path.with_name(store.MODEL_JSON), text)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises CheckpointError where the file is not one, is damaged, or is of another version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); copy it again or train the model again"
+        ) from error
+    if text is None:
+        raise CheckpointError(
+            f"{path} holds weights, but no description by fundusgrade; "
+            "use it as a start with `fundusgrade train --init-weights`"
+        )
+    description = parse_description(text, path)
+    if _hash_tensors(state) != description.weights_sha256:
+        raise CheckpointError(
+            f"the weights in {path} are not those that were saved (hash differs); copy the file again"
+        )
+    network = build_network(description.network)
+    try:
+        network.load_state_dict(
+            {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        )
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {path} do not fit {description.network.arch}: {error}") from error
+    return Checkpoint(description=description, network=network.eval())
+
+
+def parse_description(text: str, path: Path) -> CheckpointDescription:
+    """Read the header's JSON. Raises CheckpointError where a field is missing or of another version."""
+    try:
+        described = json.loads(text)
+        if described["format"] != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has checkpoint format {described['format']}, expected {FORMAT_VERSION}; "
+                f"it was written by another version than {__version__}: install that one"
+            )
+        recipe = described["recipe"]
+        if recipe["version"] != RECIPE_VERSION:
+            raise CheckpointError(
+                f"{path} was trained with preprocessing version {recipe['version']}, this is {RECIPE_VERSION}; "
+                "its grades would not be those it was tested with: train it again or install the version that made it"
+            )
+        return CheckpointDescription(
+            name=str(described["name"]),
+            network=NetworkSpec(
+                arch=str(described["arch"]),
+                timm_name=described["timm_name"],
+                size_px=int(described["size_px"]),
+                mean=tuple(described["mean"]),
+                std=tuple(described["std"]),
+            ),
+            recipe=PreprocessRecipe(**{**recipe, "method": Method(recipe["method"])}),
+            provenance=Provenance(**{name: described[name] for name in Provenance.__dataclass_fields__}),
+            weights_sha256=str(described["weights_sha256"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
+
+
+def _hash_tensors(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,191 @@
+"""The command line: each command parses, makes one or two calls of the library, and reports.
+
+Nothing heavy is imported before a command runs, so that help answers at once. Results go to stdout or to files,
+everything else to stderr. Exit codes: 0 all graded, 1 error, 2 usage, 3 finished with ungraded photographs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from fundusgrade import __version__
+from fundusgrade.errors import FundusgradeError
+from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.options import ClassWeights, DeviceName, Precision
+from fundusgrade.preprocess import MAX_SIZE_PX, MIN_SIZE_PX, Method, PreprocessRecipe
+
+EXIT_ERROR = 1
+EXIT_UNGRADED = 3
+EXIT_INTERRUPTED = 130
+
+
+class _ErrorBoundary(TyperGroup):
+    """Turns the library's errors into one readable message and an exit code; nothing else does."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FundusgradeError as error:
+            _message(f"[bold red]Error:[/] {_escaped(str(error))}")
+            for note in getattr(error, "__notes__", ()):
+                _message(_escaped(note))
+            raise typer.Exit(EXIT_ERROR) from None
+        except KeyboardInterrupt as error:
+            for note in getattr(error, "__notes__", ()):
+                _message(_escaped(note))
+            _message("Interrupted.")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError:
+            sys.stderr.close()
+            raise typer.Exit(EXIT_ERROR) from None
+
+
+app = typer.Typer(
+    cls=_ErrorBoundary,
+    name="fundusgrade",
+    help="Grade diabetic retinopathy in fundus photographs, and show what the grade rests on.",
+    epilog=RESEARCH_USE,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _console() -> Console:
+    return Console(stderr=True)
+
+
+def _message(text: str) -> None:
+    _console().print(text, soft_wrap=True, highlight=False)
+
+
+@contextlib.contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for something that reports (done, total)."""
+    from fundusgrade.progress import progress_bar
+
+    with progress_bar(_console()) as progress:
+        task = progress.add_task(what, total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, rate=f"{progress.tasks[0].speed or 0:.1f}/s")
+
+        yield show
+
+
+def _default_name(source: Path) -> str:
+    """A data set is named after its folder, in letters that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name).strip("-.") or "dataset"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fundusgrade {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+
+
+@app.command()
+def preprocess(
+    sources: Annotated[list[Path], typer.Argument(help="A labeled data set's folder, or photographs and folders.")],
+    name: Annotated[str | None, typer.Option(help="Name in the store; the folder's name if not given.")] = None,
+    method: Annotated[Method, typer.Option(help="How colors are treated.")] = Method.BEN_GRAHAM,
+    size: Annotated[int, typer.Option(min=MIN_SIZE_PX, max=MAX_SIZE_PX, help="Side of the pictures, px.")] = 224,
+    labels: Annotated[Path | None, typer.Option(help="The label file, where it is not recognized.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the photograph's name.")] = None,
+    grade_column: Annotated[str | None, typer.Option(help="Column of the grade, 0-4.")] = None,
+    patient_column: Annotated[str | None, typer.Option(help="Column of the patient; never split apart.")] = None,
+    eye_column: Annotated[str | None, typer.Option(help="Column of the eye.")] = None,
+    site_column: Annotated[str | None, typer.Option(help="Column of the clinic or camera.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")] = None,
+) -> None:
+    """Make a ready data set: canonical pictures, leak-safe splits, a manifest. Goes on where it was stopped."""
+    from fundusgrade import dataset as datasets
+    from fundusgrade.labels import find_samples, label_columns
+    from fundusgrade.report import dataset_summary
+
+    columns = label_columns(image_column, grade_column, patient_column, eye_column, site_column)
+    found = find_samples(sources, labels=labels, columns=columns)
+    with _counting("preparing") as on_progress:
+        prepared = datasets.prepare_dataset(
+            found,
+            name=name or _default_name(sources[0]),
+            recipe=PreprocessRecipe(method=method, size_px=size),
+            seed=seed,
+            num_workers=workers,
+            on_progress=on_progress,
+        )
+    typer.echo(dataset_summary(prepared))
+    if any(row.error for row in prepared.rows):
+        raise typer.Exit(EXIT_UNGRADED)
+
+
+@app.command()
+def train(
+    arch: Annotated[str, typer.Option(help="cnn, resnet50, vit (ViT-B/16), or any model name of timm.")] = "resnet50",
+    data: Annotated[str | None, typer.Option(help="Data set, by name or folder; the only one if not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; DATA-ARCH if not given.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
+    precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
+    init_weights: Annotated[Path | None, typer.Option(help="Pretrained weights, a .safetensors file.")] = None,
+    pretrained: Annotated[bool, typer.Option(help="Start from timm's pretrained weights.")] = True,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.")] = None,
+    batch_size: Annotated[int, typer.Option(min=2, help="Photographs per step.")] = 32,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Highest learning rate.")] = None,
+    layer_decay: Annotated[float | None, typer.Option(min=0.1, max=1.0, help="Rate of a layer over the next.")] = None,
+    class_weights: Annotated[ClassWeights, typer.Option(help="Weight of rare grades.")] = ClassWeights.INVERSE,
+    patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better kappa before stopping.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or run of this name.")] = False,
+) -> None:
+    """Train a network, keep its best epoch by validation kappa, and install it in the store."""
+    from fundusgrade import runs
+    from fundusgrade.training import TrainOptions
+
+    options = TrainOptions(
+        arch=arch,
+        init_weights=str(init_weights) if init_weights else None,
+        pretrained=pretrained,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        layer_decay=layer_decay,
+        class_weights=class_weights,
+        patience=patience,
+        seed=seed,
+    )
+    plan = runs.plan_run(data=data, name=name, options=options, resume=resume, overwrite=overwrite)
+    finished = runs.run_training(plan, device=device, precision=precision, console=_console())
+    typer.echo(finished.summary)
+    if finished.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)

@@ -1,0 +1,75 @@
+"""Where and how precisely to compute: one function chooses, and says why."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from fundusgrade.errors import DeviceError
+from fundusgrade.options import DeviceName, Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceChoice:
+    """The device and precision to use (never "auto"), and the reason in words."""
+
+    device: torch.device
+    precision: Precision
+    reason: str
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Context in which the network computes at the chosen precision."""
+        if self.precision is Precision.FLOAT32:
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.precision is Precision.BFLOAT16 else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"{self.device.type}, {self.precision.value}: {self.reason}"
+
+
+def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO) -> DeviceChoice:
+    """Choose what is fastest here, or check what was asked for.
+
+    Raises DeviceError where the machine lacks it: there is no quiet fallback.
+    """
+    available = {DeviceName.CUDA: torch.cuda.is_available(), DeviceName.MPS: torch.backends.mps.is_available()}
+    if device is DeviceName.AUTO:
+        chosen = next((name for name, there in available.items() if there), DeviceName.CPU)
+        why = f"{chosen.value} is the fastest device here" if chosen is not DeviceName.CPU else "no GPU is present"
+    elif available.get(device, True):
+        chosen, why = device, "as asked"
+    else:
+        raise DeviceError(
+            f"--device {device.value}: this machine has none that PyTorch {torch.__version__} can use; "
+            "use --device auto or --device cpu, or install a PyTorch built for your GPU"
+        )
+    chosen_precision, precision_why = _choose_precision(chosen, precision)
+    return DeviceChoice(device=torch.device(chosen.value), precision=chosen_precision, reason=f"{why}; {precision_why}")
+
+
+def _choose_precision(device: DeviceName, asked: Precision) -> tuple[Precision, str]:
+    if asked is Precision.FLOAT16 and device is DeviceName.CPU:
+        raise DeviceError(
+            "--precision float16 needs a GPU: on a CPU it is slower than float32; use --precision auto or bfloat16"
+        )
+    if asked is Precision.BFLOAT16 and device is DeviceName.CUDA and not torch.cuda.is_bf16_supported():
+        raise DeviceError("--precision bfloat16: this GPU does not have it; use --precision float16 or auto")
+    if asked is not Precision.AUTO:
+        return asked, "precision as asked"
+    if device is DeviceName.CUDA:
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision.BFLOAT16, "this GPU computes bfloat16 fast, and it needs no loss scaling"
+        return Precision.FLOAT16, "this GPU lacks bfloat16"
+    if device is DeviceName.CPU and _cpu_has_bfloat16():
+        return Precision.BFLOAT16, "this processor has bfloat16 instructions"
+    return Precision.FLOAT32, "no faster format is safe here"
+
+
+def _cpu_has_bfloat16() -> bool:
+    """AVX512-BF16 or AMX, as PyTorch reads the processor; older versions of it cannot tell."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,277 @@
+"""Find the field of view: where a fundus photograph shows retina, and how the picture was cut or squashed.
+
+A fundus camera sees the retina through a round aperture, so the retina is a disc on a dark ground. Pictures are cut
+above, below or beside that disc, and some data sets squash them to a square, which turns the disc into an ellipse with
+its axes along the picture's. So an axis-aligned ellipse is fitted to the part of the outline that is really visible:
+points on the picture's own edge are cuts, not outline. Everything is done on a reduced copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.errors import NoRetinaError
+from fundusgrade.images import Picture
+
+WORKING_SIZE_PX = 320
+# Below this spread between the dark and the bright part of a picture (of 255) there is nothing to tell apart.
+MIN_CONTRAST = 12.0
+# Half the difference to the background, seen at the aperture's edge, is taken as inside down to this share.
+EDGE_SHARE = 0.12
+MIN_VISIBLE_FRACTION = 0.35
+MIN_INLIER_FRACTION = 0.55
+MIN_ARC_DEGREES = 60.0
+# A straight side of the bright region longer than this share of the picture is a cut: a disc touches its bounding
+# box along a sixth of the picture's side at most.
+CUT_CHORD_FRACTION = 0.3
+_NUM_DRAWS = 400
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldOfView:
+    """An axis-aligned ellipse in photograph pixels; the aperture's disc as this picture shows it.
+
+    `center_x, center_y, radius_x, radius_y` are in pixels, with pixel centers at whole numbers; the ellipse may reach
+    beyond the picture. Retina is seen inside the ellipse between `left` and `right`, `top` and `bottom`: the picture's
+    edges, or a dark bar beside them. `visible_fraction` is the share of the ellipse's area that is seen, `confidence`
+    (0-1) the share of the outline's points that lie on the ellipse, times the share of the full turn that they cover.
+    """
+
+    center_x: float
+    center_y: float
+    radius_x: float
+    radius_y: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+    visible_fraction: float
+    confidence: float
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of the ellipse: 1.0 for a picture that was not squashed."""
+        return self.radius_x / self.radius_y
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """The rectangle of the reduced copy in which retina can be seen; first and last pixel, both included."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """An ellipse on the reduced copy, with the outline points (N, 2) that it explains."""
+
+    ellipse: NDArray[np.float64]  # center x, center y, radius x, radius y
+    inliers: NDArray[np.bool_]
+
+
+def find_field_of_view(photograph: Picture) -> FieldOfView:
+    """Fit the aperture's outline in a photograph (H, W, 3) of any size.
+
+    Raises NoRetinaError where there is no disc: it never returns a made-up one.
+    """
+    height, width = photograph.shape[:2]
+    scale = min(1.0, WORKING_SIZE_PX / max(height, width))
+    small_size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(photograph, small_size, interpolation=cv2.INTER_AREA) if scale < 1 else photograph
+    foreground = _foreground(small)
+    contour = _contour(foreground)
+    frame = _visible_frame(contour, foreground.shape)
+    points = _outline_points(contour, frame)
+    fit = _fit_outline(points, max(small.shape[:2]))
+    fov = _scaled(fit, points, frame, width / small_size[0], height / small_size[1])
+    _check_plausible(fov)
+    return fov
+
+
+def _foreground(small: Picture) -> NDArray[np.bool_]:
+    """The largest bright region, holes filled. Brightness is the strongest channel: the retina is red, not gray."""
+    value = cv2.medianBlur(np.ascontiguousarray(small.max(axis=2)), 5).astype(np.float64)
+    dark, bright = np.percentile(value, (0.5, 90))
+    if bright - dark < MIN_CONTRAST:
+        raise NoRetinaError(
+            f"no retina found: the picture is nearly uniform (brightness {dark:.0f} to {bright:.0f} of 255); "
+            "expected a bright disc on a dark ground"
+        )
+    binary = (value > dark + EDGE_SHARE * (bright - dark)).astype(np.uint8)
+    binary = cv2.morphologyEx(binary, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    num_labels, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=4)
+    if num_labels < 2:
+        raise NoRetinaError("no retina found: no bright region in the picture; expected a bright disc on a dark ground")
+    largest = (labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))).astype(np.uint8)
+    contours, _ = cv2.findContours(largest, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros_like(largest)
+    cv2.drawContours(filled, contours, -1, 1, thickness=cv2.FILLED)
+    return np.asarray(filled, np.bool_)
+
+
+def _contour(foreground: NDArray[np.bool_]) -> Points:
+    """The outermost pixels (N, 2) of the region, as x, y."""
+    contours, _ = cv2.findContours(foreground.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(max(contours, key=len)[:, 0, :], np.float64)
+
+
+def _visible_frame(contour: Points, shape: tuple[int, ...]) -> _Frame:
+    """The picture's edges, drawn in to where a straight side of the region shows a dark bar that cuts the disc."""
+    height, width = shape
+    (left, top), (right, bottom) = contour.min(axis=0).astype(int), contour.max(axis=0).astype(int)
+    longest = CUT_CHORD_FRACTION * max(height, width)
+    x, y = contour[:, 0], contour[:, 1]
+    return _Frame(
+        left=int(left) if (x <= left + 2).sum() > longest else 0,
+        top=int(top) if (y <= top + 2).sum() > longest else 0,
+        right=int(right) if (x >= right - 2).sum() > longest else width - 1,
+        bottom=int(bottom) if (y >= bottom - 2).sum() > longest else height - 1,
+    )
+
+
+def _outline_points(contour: Points, frame: _Frame) -> Points:
+    """Contour points (N, 2) that lie well inside the frame: on its edge the disc is cut, not ended."""
+    margin = 3
+    x, y = contour[:, 0], contour[:, 1]
+    inside_x = (x >= frame.left + margin) & (x <= frame.right - margin)
+    inside_y = (y >= frame.top + margin) & (y <= frame.bottom - margin)
+    return np.asarray(contour[inside_x & inside_y], np.float64)
+
+
+def _fit_outline(points: Points, side_px: int) -> _Fit:
+    """The circle if it explains the outline nearly as well as an ellipse does, for it has fewer ways to be wrong."""
+    if len(points) < 0.25 * side_px:
+        raise NoRetinaError(
+            "no retina found: no outline of a disc is visible inside the picture; "
+            "expected at least part of the dark edge around the retina"
+        )
+    circle = _fit_robustly(points, side_px, num_parameters=3)
+    ellipse = _fit_robustly(points, side_px, num_parameters=4)
+    fits = [fit for fit in (circle, ellipse) if fit is not None]
+    if not fits:
+        raise NoRetinaError("no retina found: the bright region has no round outline")
+    if circle is not None and ellipse is not None and circle.inliers.sum() >= 0.97 * ellipse.inliers.sum():
+        return circle
+    return fits[-1] if ellipse is not None else fits[0]
+
+
+def _fit_robustly(points: Points, side_px: int, num_parameters: int) -> _Fit | None:
+    """RANSAC (Fischler and Bolles 1981) over algebraic fits, then two rounds of refitting to the inliers."""
+    rng = np.random.default_rng(0)
+    tolerance_px = max(1.0, 0.005 * side_px)
+    draws = rng.integers(0, len(points), size=(_NUM_DRAWS, num_parameters))
+    candidates = _solve_conics(points[draws])
+    candidates = candidates[_plausible(candidates, side_px)]
+    if len(candidates) == 0:
+        return None
+    distances = _distances(points, candidates)
+    best = candidates[int(np.argmax((distances < tolerance_px).sum(axis=1)))]
+    for _ in range(3):
+        inliers = _distances(points, best[None])[0] < 1.5 * tolerance_px
+        if inliers.sum() < num_parameters + 1:
+            return None
+        refined = _solve_conics(points[inliers][None], num_parameters)
+        if not _plausible(refined, side_px)[0]:
+            return None
+        best = refined[0]
+    return _Fit(ellipse=best, inliers=_distances(points, best[None])[0] < 1.5 * tolerance_px)
+
+
+def _solve_conics(samples: NDArray[np.float64], num_parameters: int | None = None) -> NDArray[np.float64]:
+    """Least-squares circles (3 parameters) or axis-aligned ellipses (4) through samples (B, N, 2), as (B, 4).
+
+    x^2 + q y^2 + d x + e y + f = 0 with q = 1 for a circle; coordinates are centered first for a sound condition.
+    """
+    num_parameters = num_parameters or samples.shape[1]
+    middle = samples.mean(axis=1, keepdims=True)
+    spread = np.abs(samples - middle).max(axis=(1, 2), keepdims=True) + 1e-9
+    unit = (samples - middle) / spread
+    x, y = unit[..., 0], unit[..., 1]
+    ones = np.ones_like(x)
+    columns = [x, y, ones] if num_parameters == 3 else [y * y, x, y, ones]
+    target = -(x * x + y * y) if num_parameters == 3 else -(x * x)
+    design = np.stack(columns, axis=-1)
+    normal = np.swapaxes(design, 1, 2) @ design + 1e-12 * np.eye(num_parameters)
+    solution = np.linalg.solve(normal, np.swapaxes(design, 1, 2) @ target[..., None])[..., 0]
+    if num_parameters == 3:
+        solution = np.concatenate([np.ones((len(solution), 1)), solution], axis=1)
+    q, d, e, f = solution.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        center_x, center_y = -d / 2, -e / (2 * q)
+        power = center_x**2 + q * center_y**2 - f
+        radii = np.sqrt(power), np.sqrt(power / q)
+    ellipses = np.stack([center_x, center_y, *radii], axis=1) * spread[:, :, 0]
+    ellipses[:, :2] += middle[:, 0]
+    return np.asarray(ellipses, np.float64)
+
+
+def _plausible(ellipses: NDArray[np.float64], side_px: int) -> NDArray[np.bool_]:
+    """Radii of a size that a photograph can hold, and an aspect that squashing a picture can make."""
+    with np.errstate(invalid="ignore"):
+        radius_x, radius_y = ellipses[:, 2], ellipses[:, 3]
+        sized = (np.minimum(radius_x, radius_y) > 0.15 * side_px) & (np.maximum(radius_x, radius_y) < 1.2 * side_px)
+        shaped = (radius_x / radius_y > 0.5) & (radius_x / radius_y < 2.0)
+    result: NDArray[np.bool_] = np.isfinite(ellipses).all(axis=1) & sized & shaped
+    return result
+
+
+def _distances(points: Points, ellipses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Radial distance in px (B, N) of each point from each ellipse."""
+    offset = points[None] - ellipses[:, None, :2]
+    unit = np.hypot(offset[..., 0] / ellipses[:, None, 2], offset[..., 1] / ellipses[:, None, 3])
+    length = np.hypot(offset[..., 0], offset[..., 1])
+    return np.asarray(length * np.abs(1 - 1 / np.maximum(unit, 1e-9)), np.float64)
+
+
+def _scaled(fit: _Fit, points: Points, frame: _Frame, factor_x: float, factor_y: float) -> FieldOfView:
+    """From the reduced copy to photograph pixels (pixel centers at whole numbers on both)."""
+    center_x, center_y, radius_x, radius_y = (float(v) for v in fit.ellipse)
+    # A contour runs through the centers of the outermost pixels inside: the edge is half a pixel further out.
+    radius_x, radius_y = radius_x + 0.5, radius_y + 0.5
+    on_arc = points[fit.inliers]
+    angles = np.degrees(np.arctan2((on_arc[:, 1] - center_y) / radius_y, (on_arc[:, 0] - center_x) / radius_x))
+    covered = len(np.unique(np.floor(angles / 5))) / 72
+    return FieldOfView(
+        center_x=(center_x + 0.5) * factor_x - 0.5,
+        center_y=(center_y + 0.5) * factor_y - 0.5,
+        radius_x=radius_x * factor_x,
+        radius_y=radius_y * factor_y,
+        left=frame.left * factor_x,
+        top=frame.top * factor_y,
+        right=(frame.right + 1) * factor_x - 1,
+        bottom=(frame.bottom + 1) * factor_y - 1,
+        visible_fraction=_visible_fraction(fit.ellipse, frame),
+        confidence=float(fit.inliers.mean()) * covered,
+    )
+
+
+def _visible_fraction(ellipse: NDArray[np.float64], frame: _Frame) -> float:
+    """Share of the ellipse's area inside the frame, counted on a grid over the ellipse."""
+    center_x, center_y, radius_x, radius_y = ellipse
+    grid = (np.arange(128) + 0.5) / 64 - 1
+    unit_x, unit_y = np.meshgrid(grid, grid)
+    disc = unit_x**2 + unit_y**2 <= 1
+    x, y = center_x + radius_x * unit_x, center_y + radius_y * unit_y
+    inside_x = (x >= frame.left - 0.5) & (x <= frame.right + 0.5)
+    inside = inside_x & (y >= frame.top - 0.5) & (y <= frame.bottom + 0.5)
+    return float((disc & inside).sum() / disc.sum())
+
+
+def _check_plausible(fov: FieldOfView) -> None:
+    """Refuse an ellipse that the picture does not support."""
+    reason = None
+    if fov.visible_fraction < MIN_VISIBLE_FRACTION:
+        reason = f"only {fov.visible_fraction:.0%} of the disc would lie inside the picture"
+    elif fov.confidence < MIN_INLIER_FRACTION * MIN_ARC_DEGREES / 360:
+        reason = "the outline of the bright region is not round"
+    if reason:
+        raise NoRetinaError(f"no retina found: {reason}; expected a bright disc on a dark ground")

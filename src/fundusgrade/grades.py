@@ -1,0 +1,84 @@
+"""The words of the domain: the five ICDR grades, and what grading one photograph results in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+NUM_GRADES = 5
+RESEARCH_USE = "Research software, not a medical device."
+
+
+class Grade(IntEnum):
+    """International Clinical Diabetic Retinopathy severity scale (Wilkinson et al., Ophthalmology 2003)."""
+
+    NONE = 0
+    MILD = 1
+    MODERATE = 2
+    SEVERE = 3
+    PROLIFERATIVE = 4
+
+    @property
+    def label(self) -> str:
+        """Name for people, as used in tables and figures."""
+        return _LABELS[self]
+
+    @property
+    def is_referable(self) -> bool:
+        """Moderate or worse: more than mild diabetic retinopathy."""
+        return self >= REFERABLE_FROM
+
+    @property
+    def is_sight_threatening(self) -> bool:
+        """Severe or proliferative."""
+        return self >= SIGHT_THREATENING_FROM
+
+
+_LABELS = {
+    Grade.NONE: "No DR",
+    Grade.MILD: "Mild",
+    Grade.MODERATE: "Moderate",
+    Grade.SEVERE: "Severe",
+    Grade.PROLIFERATIVE: "Proliferative",
+}
+REFERABLE_FROM = Grade.MODERATE
+SIGHT_THREATENING_FROM = Grade.SEVERE
+GRADE_LABELS: tuple[str, ...] = tuple(grade.label for grade in Grade)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The grade of one photograph; `probabilities` are those of grades 0-4 and sum to 1."""
+
+    image: str
+    model: str
+    probabilities: tuple[float, ...]
+
+    @property
+    def grade(self) -> Grade:
+        """The most probable grade; of equally probable ones the lower."""
+        return Grade(max(range(NUM_GRADES), key=lambda grade: self.probabilities[grade]))
+
+    @property
+    def expected_grade(self) -> float:
+        """Mean of the grade under its probabilities, 0.0 to 4.0."""
+        return sum(grade * probability for grade, probability in enumerate(self.probabilities))
+
+    @property
+    def referable_probability(self) -> float:
+        """Probability that the grade is moderate or worse."""
+        return sum(self.probabilities[REFERABLE_FROM:])
+
+    @property
+    def sight_threatening_probability(self) -> float:
+        """Probability that the grade is severe or proliferative."""
+        return sum(self.probabilities[SIGHT_THREATENING_FROM:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ungraded:
+    """A photograph that got no grade, and why."""
+
+    image: str
+    model: str
+    reason: str

@@ -1,0 +1,210 @@
+"""Architecture names -> networks; picture -> tensor; logits -> probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fundusgrade.device import DeviceChoice
+from fundusgrade.errors import CheckpointError, WeightsUnavailableError
+from fundusgrade.grades import NUM_GRADES
+from fundusgrade.images import Picture
+
+CNN = "cnn"
+# Short names for what the reference compares; any other name is timm's own.
+_TIMM_NAMES = {"resnet50": "resnet50", "vit": "vit_base_patch16_224"}
+_PLAIN_MEAN = (0.5, 0.5, 0.5)
+_PLAIN_STD = (0.25, 0.25, 0.25)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """Everything needed to build a network again: `arch` as the user names it, input size in px, normalization."""
+
+    arch: str
+    timm_name: str | None
+    size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class SmallCnn(nn.Module):
+    """Three convolution layers and a linear one, trained from scratch: the baseline of the comparison."""
+
+    def __init__(self, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 32, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 5, padding=2, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(64, 128, 5, padding=2, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
+        )  # fmt: skip
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(128, NUM_GRADES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalized pictures (B, 3, S, S) -> logits (B, 5)."""
+        pooled = self.features(x).mean(dim=(2, 3))
+        logits: Tensor = self.classifier(self.dropout(pooled))
+        return logits
+
+
+class GradingNetwork(nn.Module):
+    """A backbone with five outputs; pictures (B, 3, S, S) in [0, 1] -> logits (B, 5). It normalizes by itself."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, S, S) float in [0, 1] -> logits (B, 5)."""
+        logits: Tensor = self.backbone((pictures - self.mean) / self.std)
+        return logits
+
+    @property
+    def likes_channels_last(self) -> bool:
+        """Convolutions run faster with channels last; a transformer gains nothing."""
+        return any(isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in self.modules())
+
+
+def network_spec(arch: str, size_px: int) -> NetworkSpec:
+    """The network that an architecture's name means. Raises WeightsUnavailableError for an unknown name."""
+    if arch == CNN:
+        return NetworkSpec(arch=arch, timm_name=None, size_px=size_px, mean=_PLAIN_MEAN, std=_PLAIN_STD)
+    timm_name = _TIMM_NAMES.get(arch, arch)
+    if not timm.is_model(timm_name.split(".")[0]):
+        close = timm.list_models(f"*{arch.split('_')[0]}*")[:5]
+        raise WeightsUnavailableError(
+            f"--arch {arch}: neither cnn, resnet50, vit nor a model of timm {timm.__version__}"
+            + (f"; similar names: {', '.join(close)}" if close else "")
+        )
+    config = timm.get_pretrained_cfg(timm_name)
+    mean, std = (config.mean, config.std) if config is not None else (_PLAIN_MEAN, _PLAIN_STD)
+    return NetworkSpec(arch=arch, timm_name=timm_name, size_px=size_px, mean=_three(mean), std=_three(std))
+
+
+def build_network(spec: NetworkSpec) -> GradingNetwork:
+    """A network with random weights, for weights that are loaded afterwards."""
+    return GradingNetwork(spec, SmallCnn() if spec.timm_name is None else _timm_model(spec))
+
+
+def start_network(
+    spec: NetworkSpec, *, init_weights: Path | None, pretrained: bool, drop_path: float = 0.0
+) -> GradingNetwork:
+    """A network to train: from a file, from timm's pretrained weights, or from random ones.
+
+    Raises WeightsUnavailableError where the weights cannot be had.
+    """
+    if spec.timm_name is None:
+        if init_weights is not None:
+            raise WeightsUnavailableError("--init-weights: the cnn is trained from scratch; leave the option out")
+        return build_network(spec)
+    if init_weights is not None:
+        return GradingNetwork(spec, _from_file(spec, init_weights, drop_path))
+    if not pretrained:
+        return GradingNetwork(spec, _timm_model(spec, drop_path=drop_path))
+    return GradingNetwork(spec, _from_hub(spec, drop_path))
+
+
+def _timm_model(spec: NetworkSpec, drop_path: float = 0.0, **arguments: object) -> nn.Module:
+    """timm's model at our input size. Only models with a fixed input size take `img_size`."""
+    config = timm.get_pretrained_cfg(spec.timm_name)
+    if config is not None and config.fixed_input_size:
+        arguments["img_size"] = spec.size_px
+    if drop_path:
+        arguments["drop_path_rate"] = drop_path
+    model: nn.Module = timm.create_model(spec.timm_name, num_classes=NUM_GRADES, **{"pretrained": False, **arguments})
+    return model
+
+
+def _from_file(spec: NetworkSpec, path: Path, drop_path: float) -> nn.Module:
+    if not path.is_file():
+        raise WeightsUnavailableError(
+            f"--init-weights: no file {path}; expected a safetensors file for {spec.timm_name}"
+        )
+    if path.suffix != ".safetensors":
+        raise WeightsUnavailableError(f"--init-weights: {path} is not .safetensors; pickled weights are never loaded")
+    overlay = {"file": str(path), "custom_load": False}
+    try:
+        return _timm_model(spec, drop_path, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise WeightsUnavailableError(f"--init-weights: {path} does not fit {spec.timm_name}: {error}") from error
+
+
+def _from_hub(spec: NetworkSpec, drop_path: float) -> nn.Module:
+    try:
+        return _timm_model(spec, drop_path, pretrained=True)
+    except Exception as error:  # the hub's client raises its own, its transport's and the operating system's errors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsUnavailableError(
+            f"pretrained weights of {spec.timm_name} cannot be downloaded ({reason}); give a file with --init-weights "
+            "FILE (safetensors, from a machine that reaches the model hub), or train from scratch with --no-pretrained"
+        ) from error
+
+
+def to_tensor(picture: Picture) -> Tensor:
+    """A preprocessed picture (S, S, 3) uint8 -> (3, S, S) float32 in [0, 1]. The only way from pixels to a tensor."""
+    return scale_pixels(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))))
+
+
+def scale_pixels(pixels: Tensor) -> Tensor:
+    """uint8 -> float32 in [0, 1], for one picture or a batch, on any device."""
+    return pixels.to(torch.float32) / 255
+
+
+def grade_probabilities(logits: Tensor) -> Tensor:
+    """Logits (B, 5) -> probabilities (B, 5), float32."""
+    return torch.softmax(logits.float(), dim=1)
+
+
+def prepare_for(network: GradingNetwork, choice: DeviceChoice) -> GradingNetwork:
+    """Move a network to the chosen device, in the memory layout that is fast there."""
+    if network.likes_channels_last:
+        return network.to(choice.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(choice.device)
+
+
+def lay_out(network: GradingNetwork, pictures: Tensor) -> Tensor:
+    """Give a batch the network's memory layout."""
+    return pictures.contiguous(memory_format=torch.channels_last) if network.likes_channels_last else pictures
+
+
+@torch.inference_mode()
+def predict_probabilities(
+    network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, batch_size: int = 32
+) -> NDArray[np.float64]:
+    """Probabilities (N, 5) of preprocessed pictures (N, 3, S, S) uint8, in evaluation mode."""
+    was_training = network.training
+    network.eval()
+    starts = range(0, len(pixels), batch_size)
+    parts = [_predict_batch(network, pixels[start : start + batch_size], choice) for start in starts]
+    network.train(was_training)
+    return np.concatenate(parts) if parts else np.zeros((0, NUM_GRADES))
+
+
+def _predict_batch(network: GradingNetwork, pixels: Tensor, choice: DeviceChoice) -> NDArray[np.float64]:
+    with choice.autocast():
+        logits = network(lay_out(network, scale_pixels(pixels.to(choice.device))))
+    if not torch.isfinite(logits).all():
+        raise CheckpointError(
+            f"the network {network.spec.arch} gave values that are not numbers at {choice.precision.value}; "
+            "try --precision float32; if that does not help, the checkpoint is damaged"
+        )
+    return grade_probabilities(logits).double().cpu().numpy()
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)

@@ -1,0 +1,74 @@
+"""The model card: what a model is, what it was trained on, how well it grades, and what it must not be used for.
+
+Follows the sections of Mitchell et al., Model Cards for Model Reporting (FAT* 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fundusgrade.checkpoint import CheckpointDescription
+from fundusgrade.grades import RESEARCH_USE
+
+_OPTIONS = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "layer_decay",
+    "weight_decay",
+    "class_weights",
+    "ema_decay",
+    "seed",
+)
+
+
+def model_card(description: CheckpointDescription, limits: Sequence[str] = ()) -> str:
+    """Markdown for README.md beside the checkpoint; `limits` are added to those that hold for every model."""
+    network, recipe, provenance = description.network, description.recipe, description.provenance
+    options = {name: provenance.options.get(name) for name in _OPTIONS}
+    sections = [
+        f"# {description.name}",
+        f"{RESEARCH_USE}",
+        f"Grades diabetic retinopathy (ICDR 0-4) from a fundus photograph with `{network.timm_name or network.arch}`.",
+        "## Model",
+        _bullets(
+            f"architecture: {network.arch}" + (f" (timm `{network.timm_name}`)" if network.timm_name else ""),
+            f"input: {recipe.size_px} x {recipe.size_px} px, preprocessing `{recipe.method.value}`",
+            f"start: {provenance.init}",
+            f"weights SHA-256: `{description.weights_sha256}`",
+        ),
+        "## Training",
+        _bullets(
+            f"data: `{provenance.data_name}`, manifest SHA-256 `{provenance.data_hash}`",
+            "loss: cross-entropy, classes weighted by inverse frequency to a power "
+            f"(`--class-weights {provenance.options.get('class_weights')}`)",
+            "options: " + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
+            f"kept: epoch {provenance.metrics.get('best_epoch')}, the best by validation quadratic weighted kappa",
+            "versions: " + ", ".join(f"{name} {value}" for name, value in provenance.versions.items()),
+        ),
+        "## Validation split",
+        _bullets(
+            *(
+                f"{name.replace('_', ' ')}: {_number(value)}"
+                for name, value in provenance.metrics.items()
+                if name != "best_epoch"
+            ),
+            "these figures chose the epoch, so they are a little too good; measure with `fundusgrade evaluate`",
+        ),
+        "## Use and limits",
+        _bullets(
+            "for research and teaching; no decision about a patient may rest on it",
+            "grades one photograph, not an eye or a patient, and does not see macular edema reliably",
+            "photographs from other cameras, other populations or of poor quality are graded worse, often much worse",
+            *limits,
+        ),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _bullets(*lines: str) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

@@ -1,0 +1,190 @@
+"""From a photograph to the picture a network sees: the canonical disc.
+
+Every preprocessed picture shows the field of view at the same place and radius with the picture's squashing undone. The
+affine map used is kept as a `Placement`, so that a heat map can be laid back on the original photograph's pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.field_of_view import FieldOfView, find_field_of_view
+from fundusgrade.images import Picture
+
+RECIPE_VERSION = 1
+MIN_SIZE_PX = 32
+MAX_SIZE_PX = 2048
+# Graham blurs with sigma 10 at a radius of 300 px and keeps the inner 90 % of the radius.
+GRAHAM_SIGMA_FRACTION = 1 / 30
+GRAHAM_VISIBLE_FRACTION = 0.9
+GRAHAM_GAIN = 4.0
+MIDDLE_GRAY = 128
+
+
+class Method(StrEnum):
+    """How the colors of the canonical disc are treated."""
+
+    BEN_GRAHAM = "ben-graham"
+    NATURAL = "natural"
+    CLAHE = "clahe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessRecipe:
+    """Everything that decides the pixels of a preprocessed picture; it travels inside the checkpoint."""
+
+    method: Method = Method.BEN_GRAHAM
+    size_px: int = 224
+    version: int = RECIPE_VERSION
+
+    def __post_init__(self) -> None:
+        if not MIN_SIZE_PX <= self.size_px <= MAX_SIZE_PX:
+            raise ValueError(f"size_px is {self.size_px}; expected {MIN_SIZE_PX} to {MAX_SIZE_PX}")
+
+    @property
+    def key(self) -> str:
+        """Short hash: two recipes with the same key give the same pixels."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def radius_px(self) -> float:
+        """Radius of the whole field of view on the canonical picture; what lies beyond the picture is not kept."""
+        visible = GRAHAM_VISIBLE_FRACTION if self.method is Method.BEN_GRAHAM else 1.0
+        return self.size_px / 2 / visible
+
+    @property
+    def fill(self) -> int:
+        """Gray value of everything that is not retina."""
+        return MIDDLE_GRAY if self.method is Method.BEN_GRAHAM else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """The map from photograph to canonical pixels: x' = scale_x x + offset_x, likewise y; pixel centers are whole."""
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+    photograph_height: int
+    photograph_width: int
+
+    def to_photograph(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Lay a map (S, S) over the canonical picture onto the photograph (H, W); 0 where it does not reach."""
+        matrix = np.array([[self.scale_x, 0, self.offset_x], [0, self.scale_y, self.offset_y]], np.float64)
+        size = (self.photograph_width, self.photograph_height)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        placed = cv2.warpAffine(values.astype(np.float32), matrix, size, flags=flags)
+        return np.asarray(placed, np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessedImage:
+    """The canonical disc: `picture` (S, S, 3) uint8 RGB, `mask` (S, S) True where retina is seen, and its placement."""
+
+    picture: Picture
+    mask: NDArray[np.bool_]
+    placement: Placement
+    field_of_view: FieldOfView
+
+
+def preprocess_photograph(photograph: Picture, recipe: PreprocessRecipe) -> PreprocessedImage:
+    """Find the field of view and bring the photograph (H, W, 3) into canonical form.
+
+    Raises NoRetinaError where no field of view is found.
+    """
+    return preprocess(photograph, find_field_of_view(photograph), recipe)
+
+
+def preprocess(photograph: Picture, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> PreprocessedImage:
+    """Bring a photograph (H, W, 3) with a known field of view into canonical form."""
+    placement = _placement(photograph, field_of_view, recipe)
+    disc = _warp(photograph, placement, recipe.size_px)
+    mask = _visible_mask(placement, field_of_view, recipe)
+    treat = {Method.BEN_GRAHAM: _ben_graham, Method.NATURAL: _natural, Method.CLAHE: _clahe}[recipe.method]
+    picture = treat(disc, mask, recipe)
+    picture[~mask] = recipe.fill
+    return PreprocessedImage(picture=picture, mask=mask, placement=placement, field_of_view=field_of_view)
+
+
+def _placement(photograph: Picture, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> Placement:
+    """Center the ellipse on the canonical picture and stretch both radii to the canonical one."""
+    middle = (recipe.size_px - 1) / 2
+    scale_x = recipe.radius_px / field_of_view.radius_x
+    scale_y = recipe.radius_px / field_of_view.radius_y
+    return Placement(
+        scale_x=scale_x,
+        scale_y=scale_y,
+        offset_x=middle - scale_x * field_of_view.center_x,
+        offset_y=middle - scale_y * field_of_view.center_y,
+        photograph_height=photograph.shape[0],
+        photograph_width=photograph.shape[1],
+    )
+
+
+def _warp(photograph: Picture, placement: Placement, size_px: int) -> Picture:
+    """Resample to the canonical picture; a strong reduction averages areas first, as warping alone would alias."""
+    height, width = photograph.shape[:2]
+    reduced_width = min(width, max(1, round(width * placement.scale_x * 1.5)))
+    reduced_height = min(height, max(1, round(height * placement.scale_y * 1.5)))
+    if (reduced_width, reduced_height) != (width, height):
+        photograph = np.asarray(
+            cv2.resize(photograph, (reduced_width, reduced_height), interpolation=cv2.INTER_AREA), np.uint8
+        )
+    factor_x, factor_y = width / reduced_width, height / reduced_height
+    # Reduced pixel u stands at photograph x = (u + 0.5) factor - 0.5.
+    scale_x, scale_y = placement.scale_x * factor_x, placement.scale_y * factor_y
+    offset_x = placement.offset_x + placement.scale_x * (0.5 * factor_x - 0.5)
+    offset_y = placement.offset_y + placement.scale_y * (0.5 * factor_y - 0.5)
+    matrix = np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]], np.float64)
+    warped = cv2.warpAffine(
+        photograph, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(warped, np.uint8)
+
+
+def _visible_mask(placement: Placement, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> NDArray[np.bool_]:
+    """Where the canonical picture shows retina: inside the disc and inside what the photograph shows of it."""
+    axis = np.arange(recipe.size_px, dtype=np.float64)
+    middle = (recipe.size_px - 1) / 2
+    disc = (axis[None] - middle) ** 2 + (axis[:, None] - middle) ** 2 <= (recipe.size_px / 2) ** 2
+    source_x = (axis - placement.offset_x) / placement.scale_x
+    source_y = (axis - placement.offset_y) / placement.scale_y
+    inside_x = (source_x >= field_of_view.left) & (source_x <= field_of_view.right)
+    inside_y = (source_y >= field_of_view.top) & (source_y <= field_of_view.bottom)
+    visible: NDArray[np.bool_] = disc & inside_x[None] & inside_y[:, None]
+    return visible
+
+
+def _ben_graham(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Picture:
+    """4 (picture - local mean) + 128 (B. Graham, Kaggle Diabetic Retinopathy Detection report, 2015).
+
+    The local mean is taken at the target scale and over visible retina only (normalized convolution, Knutsson and
+    Westin 1993): blurring across the edge of the disc or of a cut would draw a bright rim.
+    """
+    sigma_px = recipe.radius_px * GRAHAM_SIGMA_FRACTION
+    weight = mask.astype(np.float32)
+    values = disc.astype(np.float32)
+    blurred = cv2.GaussianBlur(values * weight[..., None], (0, 0), sigma_px)
+    share = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma_px), 1e-6)
+    result = GRAHAM_GAIN * (values - blurred / share[..., None]) + MIDDLE_GRAY
+    return np.asarray(np.clip(np.rint(result), 0, 255), np.uint8)
+
+
+def _natural(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Picture:
+    """The colors as the camera gave them."""
+    return disc.copy()
+
+
+def _clahe(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Picture:
+    """Contrast-limited adaptive histogram equalization of lightness (Zuiderveld 1994), 8 x 8 tiles, clip limit 2."""
+    lab = cv2.cvtColor(disc, cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(np.ascontiguousarray(lab[..., 0]))
+    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), np.uint8)

@@ -1,0 +1,109 @@
+"""A training run from its name to an installed model: where it may be, what it leaves, when it is cleared away."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from fundusgrade import store
+from fundusgrade.checkpoint import load_checkpoint
+from fundusgrade.dataset import PreparedDataset, load_dataset
+from fundusgrade.device import choose_device
+from fundusgrade.errors import TrainingError
+from fundusgrade.model_card import model_card
+from fundusgrade.options import DeviceName, Precision
+from fundusgrade.progress import TrainingProgress
+from fundusgrade.report import CurvePoint, draw_training_curves
+from fundusgrade.training import STATE_FILE, TrainOptions, TrainResult, train
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """A run that may begin: its data, options (filled), name and directory."""
+
+    dataset: PreparedDataset
+    options: TrainOptions
+    name: str
+    directory: Path
+    resume: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRun:
+    """What to tell the user; `path` is None where no epoch was finished."""
+
+    path: Path | None
+    summary: str
+    interrupted: bool
+
+
+def plan_run(*, data: str | None, name: str | None, options: TrainOptions, resume: bool, overwrite: bool) -> RunPlan:
+    """Find data and a place for the run. Raises TrainingError where it would overwrite what was not given up."""
+    dataset = load_dataset(store.resolve_dataset(data))
+    name = store.checked_name(name or f"{dataset.name}-{options.arch}")
+    directory = store.run_directory(name)
+    has_state, has_model = (
+        (directory / STATE_FILE).is_file(),
+        (store.model_directory(name) / store.MODEL_FILE).is_file(),
+    )
+    if resume and not has_state:
+        raise TrainingError(f"no unfinished run {name!r} to resume; start it without --resume")
+    if not resume and not overwrite and has_state:
+        raise TrainingError(
+            f"the run {name!r} was stopped before its end; add --resume to go on or --overwrite to restart"
+        )
+    if not resume and not overwrite and has_model:
+        raise TrainingError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
+    if not resume:
+        shutil.rmtree(directory, ignore_errors=True)
+    return RunPlan(dataset=dataset, options=options.filled(), name=name, directory=directory, resume=resume)
+
+
+def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:
+    """Train, install the best epoch in the store with its card and curves, and clear the run's state if it is done."""
+    choice = choose_device(device, precision)
+    console.print(f"device: {choice.describe()}", highlight=False, soft_wrap=True)
+    with TrainingProgress(console, plan.options.epochs or 0) as observer:
+        result = train(plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume)
+    interrupted = result.outcome == "interrupted"
+    if result.best_epoch == 0:
+        return FinishedRun(path=None, summary="stopped before the first epoch's end; nothing saved", interrupted=True)
+    _document(result)
+    path = store.install_model(plan.directory, plan.name)
+    if not interrupted:
+        shutil.rmtree(plan.directory, ignore_errors=True)
+    return FinishedRun(path=path, summary=_summary(plan, result, path), interrupted=interrupted)
+
+
+def _document(result: TrainResult) -> None:
+    """Card and curves beside the checkpoint."""
+    description = load_checkpoint(result.directory / store.MODEL_FILE).description
+    store.write_atomically(result.directory / "README.md", model_card(description))
+    points = [
+        CurvePoint(
+            epoch=record.epoch,
+            train_loss=record.train_loss,
+            validation_loss=record.validation_loss,
+            validation_kappa=record.validation_kappa,
+            learning_rate=record.learning_rate,
+        )
+        for record in result.history
+    ]
+    draw_training_curves(points, result.best_epoch, result.directory / "curves.png")
+
+
+def _summary(plan: RunPlan, result: TrainResult, path: Path) -> str:
+    best = result.history[result.best_epoch - 1]
+    kappa = "undefined" if best.validation_kappa is None else f"{best.validation_kappa:.3f}"
+    minutes = sum(record.seconds for record in result.history) / 60
+    lines = [
+        f"{result.outcome} after {len(result.history)} epochs, {minutes:.1f} minutes of training",
+        f"best epoch {result.best_epoch}: validation kappa {kappa}",
+        f"model {plan.name}: {path}",
+    ]
+    if result.outcome == "interrupted":
+        lines.append("go on with the same command and --resume")
+    return "\n".join(lines)

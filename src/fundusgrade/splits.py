@@ -1,0 +1,164 @@
+"""Which photographs belong together, and splits that never separate them.
+
+APTOS holds the same photograph several times, sometimes under different grades, and other sets hold both eyes of a
+patient. A copy in the training split and one in the test split make a model look better than it is.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.grades import NUM_GRADES, Grade
+from fundusgrade.images import Picture
+
+FINGERPRINT_SIDE = 16
+FINGERPRINT_BITS = FINGERPRINT_SIDE * FINGERPRINT_SIDE
+# On APTOS 2019 all true copies differ in at most 3 of the 256 bits, the nearest others in 30 and more.
+MAX_DIFFERENT_BITS = 20
+SPLIT_FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
+NUM_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What can tie one photograph to another: the file's hash, the picture's fingerprint (hex), the patient."""
+
+    sha256: str
+    fingerprint: str | None
+    patient: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouping:
+    """For each photograph the number of its group, and of its group of copies; counts of the latter."""
+
+    groups: tuple[int, ...]
+    copies: tuple[int, ...]
+    num_exact_groups: int
+    num_exact_photographs: int
+    num_copy_groups: int
+    num_copy_photographs: int
+
+
+def fingerprint(picture: Picture, mask: NDArray[np.bool_]) -> str:
+    """256 bits of a canonical picture (S, S, 3) as hex: is this cell brighter than the mean of the visible disc?
+
+    The local mean is removed first, so that neither the camera's vignetting nor the disc's outline decides the bits.
+    """
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    weight = mask.astype(np.float32)
+    sigma_px = picture.shape[0] / 8
+    local = cv2.GaussianBlur(gray * weight, (0, 0), sigma_px)
+    local /= np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma_px), 1e-6)
+    detail = (gray - local) * weight
+    cells = cv2.resize(
+        cv2.GaussianBlur(detail, (0, 0), picture.shape[0] / FINGERPRINT_SIDE / 2),
+        (FINGERPRINT_SIDE, FINGERPRINT_SIDE),
+        interpolation=cv2.INTER_AREA,
+    )
+    return np.packbits(cells.ravel() > np.mean(cells)).tobytes().hex()
+
+
+def group_photographs(identities: Sequence[Identity]) -> Grouping:
+    """Tie exact copies (same file), near copies (same fingerprint but for a few bits) and a patient's photographs."""
+    exact = _Ties(len(identities))
+    exact.tie_equal([identity.sha256 for identity in identities])
+    copies = _Ties(len(identities))
+    copies.tie_equal([identity.sha256 for identity in identities])
+    for first, second in _near_pairs([identity.fingerprint for identity in identities]):
+        copies.tie(first, second)
+    groups = _Ties(len(identities))
+    groups.tie_equal(copies.numbers())
+    groups.tie_equal([identity.patient for identity in identities])
+    exact_sizes = _sizes_above_one(exact.numbers())
+    copy_sizes = _sizes_above_one(copies.numbers())
+    return Grouping(
+        groups=tuple(groups.numbers()),
+        copies=tuple(copies.numbers()),
+        num_exact_groups=len(exact_sizes),
+        num_exact_photographs=sum(exact_sizes),
+        num_copy_groups=len(copy_sizes),
+        num_copy_photographs=sum(copy_sizes),
+    )
+
+
+def split_groups(
+    groups: Sequence[int], grades: Sequence[Grade], fractions: Sequence[float], seed: int
+) -> tuple[int, ...]:
+    """Deal whole groups to parts so that each part gets its fraction of every grade; the part number of each item.
+
+    Large groups first, in random order otherwise; each goes to the part that then lacks most of the group's grades,
+    relative to what it should get.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    counts = {group: np.bincount([grades[i] for i in items], minlength=NUM_GRADES) for group, items in members.items()}
+    rng = np.random.default_rng(seed)
+    order = [list(members)[i] for i in rng.permutation(len(members))]
+    order.sort(key=lambda group: -len(members[group]))
+    wanted = np.outer(fractions, np.bincount(grades, minlength=NUM_GRADES)).astype(np.float64)
+    given = np.zeros_like(wanted)
+    part_of_group: dict[int, int] = {}
+    for group in order:
+        present = counts[group] > 0
+        lack = (wanted - given)[:, present] / np.maximum(wanted[:, present], 1e-9)
+        total_lack = (wanted - given).sum(axis=1) / wanted.sum(axis=1)
+        part = int(np.argmax(lack @ counts[group][present] / counts[group].sum() + 1e-3 * total_lack))
+        part_of_group[group] = part
+        given[part] += counts[group]
+    return tuple(part_of_group[group] for group in groups)
+
+
+def _near_pairs(fingerprints: Sequence[str | None]) -> list[tuple[int, int]]:
+    """Pairs whose fingerprints differ in few bits; compared block by block, as all pairs at once would not fit."""
+    known = [index for index, value in enumerate(fingerprints) if value is not None]
+    if not known:
+        return []
+    packed = np.array([list(bytes.fromhex(fingerprints[i] or "")) for i in known], np.uint8)
+    signs = np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
+    threshold = FINGERPRINT_BITS - 2 * MAX_DIFFERENT_BITS
+    pairs = []
+    for start in range(0, len(known), 1024):
+        near = signs[start : start + 1024] @ signs.T >= threshold
+        pairs += [(known[start + int(i)], known[int(j)]) for i, j in np.argwhere(near) if start + i < j]
+    return pairs
+
+
+def _sizes_above_one(numbers: Sequence[int]) -> list[int]:
+    return [int(size) for size in np.bincount(numbers) if size > 1] if numbers else []
+
+
+class _Ties:
+    """Disjoint sets of 0..n-1 (union-find with path halving)."""
+
+    def __init__(self, size: int) -> None:
+        self._parent = list(range(size))
+
+    def _root(self, item: int) -> int:
+        while self._parent[item] != item:
+            self._parent[item] = self._parent[self._parent[item]]
+            item = self._parent[item]
+        return item
+
+    def tie(self, first: int, second: int) -> None:
+        low, high = sorted((self._root(first), self._root(second)))
+        self._parent[high] = low
+
+    def tie_equal(self, keys: Sequence[Hashable]) -> None:
+        """Tie all items with the same key; None ties nothing."""
+        first_with: dict[Hashable, int] = {}
+        for item, key in enumerate(keys):
+            if key is not None:
+                self.tie(first_with.setdefault(key, item), item)
+
+    def numbers(self) -> list[int]:
+        """The number of each item's set, counted in order of first appearance."""
+        numbered: dict[int, int] = {}
+        return [numbered.setdefault(self._root(item), len(numbered)) for item in range(len(self._parent))]

@@ -1,0 +1,252 @@
+"""The user data directory: data sets and models by name, written so that a reader never sees half a file.
+
+    <home>/datasets/<name>/   dataset.json, manifest.csv, overview.png, pictures/
+    <home>/models/<name>/     model.safetensors, model.json, README.md, metrics.jsonl, curves.png
+    <home>/runs/<name>/       a training run that is not finished yet
+
+`FUNDUSGRADE_HOME` moves the directory. Models that ship with the package are found by name too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import platformdirs
+
+from fundusgrade.errors import StoreError
+
+HOME_VARIABLE = "FUNDUSGRADE_HOME"
+DATASET_FILE = "dataset.json"
+MODEL_FILE = "model.safetensors"
+MODEL_JSON = "model.json"
+MODEL_FILES = (MODEL_FILE, MODEL_JSON, "README.md", "metrics.jsonl", "curves.png")
+# The model that predict, explain and evaluate use when none is named; see weights/README.md for how it was chosen.
+DEFAULT_MODEL = "aptos-efficientnet-lite0"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDataset:
+    """A prepared data set as `fundusgrade datasets` lists it."""
+
+    name: str
+    path: Path
+    created: str
+    num_photographs: int
+    size_bytes: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel:
+    """A model as `fundusgrade models` lists it; `kappa` is that of its validation split."""
+
+    name: str
+    path: Path
+    created: str
+    arch: str
+    kappa: float | None
+    size_bytes: int
+    hash: str
+    shipped: bool
+
+
+def home() -> Path:
+    """The user data directory; it need not exist yet."""
+    moved = os.environ.get(HOME_VARIABLE)
+    return Path(moved).expanduser() if moved else Path(platformdirs.user_data_dir("fundusgrade", appauthor=False))
+
+
+def dataset_directory(name: str) -> Path:
+    """Where the data set of this name is or will be."""
+    return home() / "datasets" / checked_name(name)
+
+
+def model_directory(name: str) -> Path:
+    """Where the model of this name is or will be."""
+    return home() / "models" / checked_name(name)
+
+
+def run_directory(name: str) -> Path:
+    """Where a training run keeps its state until its model is installed."""
+    return home() / "runs" / checked_name(name)
+
+
+def checked_name(name: str) -> str:
+    """Return the name, or raise StoreError if it could not be a folder's name on every system."""
+    if not _NAME.fullmatch(name):
+        raise StoreError(
+            f"{name!r} is not a name; expected up to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+        )
+    return name
+
+
+def now() -> str:
+    """The present moment, UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file so that readers see the old one or the whole new one, also after a power cut."""
+    data = data.encode() if isinstance(data, str) else data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; set {HOME_VARIABLE} or --out to a writable place with enough room"
+        ) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename durable where the system can; not every system lets a directory be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def shipped_weights() -> Path:
+    """The folder of models that come with the package: inside it when installed, beside `src` in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "weights"
+    return inside if inside.is_dir() else package.parents[1] / "weights"
+
+
+def list_datasets() -> list[StoredDataset]:
+    """All finished data sets of the store, by name."""
+    folders = sorted((home() / "datasets").glob(f"*/{DATASET_FILE}"))
+    return [_stored_dataset(path.parent) for path in folders]
+
+
+def list_models() -> list[StoredModel]:
+    """All models of the store by name, then those that ship with the package."""
+    own = sorted((home() / "models").glob(f"*/{MODEL_FILE}"))
+    shipped = sorted(shipped_weights().glob(f"*/{MODEL_FILE}"))
+    return [_stored_model(path, shipped=False) for path in own] + [
+        _stored_model(path, shipped=True) for path in shipped
+    ]
+
+
+def resolve_dataset(name_or_path: str | None) -> Path:
+    """The folder of a data set given by name or path, or of the only one in the store.
+
+    Raises StoreError where there is none of that name, or several to choose from.
+    """
+    names = [dataset.name for dataset in list_datasets()]
+    if name_or_path is None:
+        if len(names) == 1:
+            return home() / "datasets" / names[0]
+        raise StoreError(_which_dataset(names))
+    if name_or_path in names:
+        return home() / "datasets" / name_or_path
+    path = Path(name_or_path)
+    if (path / DATASET_FILE).is_file():
+        return path
+    raise StoreError(
+        f"no data set {name_or_path!r}: neither a name in the store ({_listed(names)}) nor a folder with "
+        f"a {DATASET_FILE}; make one with `fundusgrade preprocess FOLDER`"
+    )
+
+
+def resolve_model(name_or_path: str | None) -> Path:
+    """The weights file of a model given by name or path (its folder or its file); None means the shipped default.
+
+    Raises StoreError where there is none of that name.
+    """
+    wanted = name_or_path or DEFAULT_MODEL
+    models = list_models()
+    for model in models:
+        if model.name == wanted:
+            return model.path
+    path = Path(wanted)
+    for candidate in (path, path / MODEL_FILE):
+        if candidate.is_file():
+            return candidate
+    names = [model.name for model in models]
+    raise StoreError(
+        f"no model {wanted!r}: neither a name in the store ({_listed(names)}) nor a file; "
+        "train one with `fundusgrade train` or give the path of a model.safetensors"
+    )
+
+
+def install_model(directory: Path, name: str) -> Path:
+    """Copy a finished run's model into the store, the weights last; returns their new path."""
+    target = model_directory(name)
+    files = sorted(path for path in directory.iterdir() if path.name in MODEL_FILES)
+    for path in sorted(files, key=lambda path: path.name == MODEL_FILE):
+        write_atomically(target / path.name, path.read_bytes())
+    return target / MODEL_FILE
+
+
+def hash_text(text: str) -> str:
+    """SHA-256 of a text, hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _which_dataset(names: list[str]) -> str:
+    if not names:
+        return f"no data set in the store ({home()}); make one with `fundusgrade preprocess FOLDER`"
+    return f"several data sets are in the store; choose one with --data: {_listed(names)}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if names else "which is empty"
+
+
+def _stored_dataset(folder: Path) -> StoredDataset:
+    described = _read_json(folder / DATASET_FILE)
+    return StoredDataset(
+        name=folder.name,
+        path=folder,
+        created=str(described.get("created", "")),
+        num_photographs=int(str(described.get("num_photographs", 0))),
+        size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        hash=str(described.get("hash", "")),
+    )
+
+
+def _stored_model(path: Path, *, shipped: bool) -> StoredModel:
+    described = _read_json(path.with_name(MODEL_JSON))
+    metrics = described.get("metrics")
+    kappa = metrics.get("validation_kappa") if isinstance(metrics, dict) else None
+    return StoredModel(
+        name=path.parent.name,
+        path=path,
+        created=str(described.get("created", "")),
+        arch=str(described.get("arch", "")),
+        kappa=float(kappa) if isinstance(kappa, int | float) else None,
+        size_bytes=path.stat().st_size,
+        hash=str(described.get("weights_sha256", "")),
+        shipped=shipped,
+    )
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    """A JSON object, or an empty one: a damaged description must not hide the other entries of a list."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,27 @@
+"""Every test runs in a user data directory of its own, and none reaches the network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary user data directory."""
+    directory = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("FUNDUSGRADE_HOME", str(directory))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("tests do not use the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)

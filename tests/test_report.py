@@ -1,0 +1,251 @@
+"""Rows, tables, JSON and figures say exactly what was predicted and scored."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from fundusgrade.errors import MetricsError, StoreError
+from fundusgrade.grades import Prediction, Ungraded
+from fundusgrade.metrics import Evaluation, evaluate_predictions
+from fundusgrade.report import (
+    PREDICTION_COLUMNS,
+    RESEARCH_USE,
+    CurvePoint,
+    ModelEvaluation,
+    PredictionWriter,
+    draw_confusion_matrices,
+    draw_training_curves,
+    evaluation_json,
+    evaluation_table,
+)
+
+HEADER = "image,grade,label,p0,p1,p2,p3,p4,expected_grade,referable_probability,model,error\n"
+GRADED = Prediction(image="eyes/a.png", model="resnet50", probabilities=(0.05, 0.1, 0.6, 0.2, 0.05))
+GRADED_LINE = "eyes/a.png,2,Moderate,0.0500,0.1000,0.6000,0.2000,0.0500,2.1000,0.8500,resnet50,\n"
+UNGRADED = Ungraded(image="eyes/b.png", model="resnet50", reason="truncated PNG: the file ends at byte 7, in a chunk")
+UNGRADED_LINE = 'eyes/b.png,,,,,,,,,,resnet50,"truncated PNG: the file ends at byte 7, in a chunk"\n'
+
+
+def written(tmp_path: Path, *results: Prediction | Ungraded) -> str:
+    with PredictionWriter(tmp_path / "out.csv") as writer:
+        for result in results:
+            writer.write(result)
+    return (tmp_path / "out.csv").read_bytes().decode()
+
+
+def written_name(tmp_path: Path, name: str) -> str:
+    """The image cell of a row as a CSV reader gives it back."""
+    content = written(tmp_path, dataclasses.replace(UNGRADED, image=name))
+    header, row = list(csv.reader(io.StringIO(content, newline="")))
+    assert len(header) == len(row) == len(PREDICTION_COLUMNS)
+    return row[0]
+
+
+def test_file_has_header_and_one_row_per_photograph(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "out.csv"
+    with PredictionWriter(path) as writer:
+        writer.write(GRADED)
+        writer.write(UNGRADED)
+        assert not path.exists()
+    assert path.read_bytes().decode() == HEADER + GRADED_LINE + UNGRADED_LINE
+    assert (writer.num_graded, writer.num_ungraded) == (1, 1)
+    assert [file.name for file in path.parent.iterdir()] == ["out.csv"]
+
+
+def test_without_photographs_there_is_only_the_header(tmp_path: Path) -> None:
+    assert written(tmp_path) == HEADER
+    assert tuple(HEADER.strip().split(",")) == PREDICTION_COLUMNS
+
+
+def test_without_path_rows_go_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    with PredictionWriter(None) as writer:
+        writer.write(GRADED)
+        assert capfdbinary.readouterr().out.decode() == HEADER + GRADED_LINE
+        writer.write(dataclasses.replace(UNGRADED, image="Auge_größe.png"))
+    assert capfdbinary.readouterr().out == UNGRADED_LINE.replace("eyes/b.png", "Auge_größe.png").encode()
+    assert (writer.num_graded, writer.num_ungraded) == (1, 1)
+
+
+def test_standard_output_may_be_a_text_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", buffer)
+    with PredictionWriter(None) as writer:
+        writer.write(GRADED)
+    assert buffer.getvalue() == HEADER + GRADED_LINE
+
+
+@pytest.mark.parametrize(
+    "name", ["=1+1", "+1", "-1.png", "@SUM(A1)", "\t=1", "\r=1", "\tx", " =1", "\x01\x0b=1", "\u00a0=1", "＝1", "\n=1"]
+)
+def test_no_cell_can_become_a_formula(tmp_path: Path, name: str) -> None:
+    cell = written_name(tmp_path, name)
+    assert cell.startswith("'")
+    assert cell.replace("'", "") == name
+
+
+def test_model_and_reason_cannot_become_formulas_either(tmp_path: Path) -> None:
+    content = written(tmp_path, Ungraded(image="a.png", model="=m", reason="@r"))
+    assert content == HEADER + "a.png,,,,,,,,,,'=m,'@r\n"
+
+
+def test_a_name_that_a_spreadsheet_would_split_is_quoted_and_guarded(tmp_path: Path) -> None:
+    content = written(tmp_path, dataclasses.replace(GRADED, image="a;=1+1.png"))
+    assert content.startswith(HEADER + '"a;\'=1+1.png",2,')
+
+
+@pytest.mark.parametrize(
+    "name", ["a,b.png", 'a"b.png', "a\nb.png", "a\rb.png", "a\r\nb.png", "a;b.png", "=a"[1:], "x=1"]
+)
+def test_other_names_come_back_unchanged(tmp_path: Path, name: str) -> None:
+    assert written_name(tmp_path, name) == name
+
+
+def test_undecodable_names_are_written_as_escapes(tmp_path: Path) -> None:
+    assert written_name(tmp_path, os.fsdecode(b"eye\xff.png")) == "eye\\udcff.png"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("boom")])
+def test_interrupted_rows_stay_in_the_partial_file(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "out.csv"
+    path.write_text("former results")
+    with pytest.raises(type(error)) as raised, PredictionWriter(path) as writer:
+        writer.write(GRADED)
+        raise error
+    assert path.read_text() == "former results"
+    assert (tmp_path / "out.csv.partial").read_text() == HEADER + GRADED_LINE
+    assert raised.value.__notes__ == [f"The rows written so far (1) are in {path}.partial."]
+
+
+def test_each_row_is_on_disk_at_once(tmp_path: Path) -> None:
+    with PredictionWriter(tmp_path / "out.csv") as writer:
+        writer.write(GRADED)
+        assert (tmp_path / "out.csv.partial").read_text() == HEADER + GRADED_LINE
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_the_first_row(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="it is a folder"), PredictionWriter(tmp_path):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot write"), PredictionWriter(tmp_path / "file" / "out.csv"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_reported_and_a_device_not_replaced() -> None:
+    with pytest.raises(StoreError, match="no space left"), PredictionWriter(Path("/dev/full")):
+        pass
+    assert Path("/dev/full").is_char_device()
+
+
+def example_evaluation(seed: int = 0) -> Evaluation:
+    generator = np.random.default_rng(seed)
+    return evaluate_predictions(generator.integers(0, 5, 60), generator.dirichlet(np.ones(5), 60))
+
+
+NO_DISEASE = evaluate_predictions([0, 0], [[1.0, 0, 0, 0, 0]] * 2)
+EVALUATIONS = [
+    ModelEvaluation(model="cnn", evaluation=example_evaluation()),
+    ModelEvaluation(model="vit $x_[bold]", evaluation=NO_DISEASE),
+]
+
+
+def test_table_has_a_column_per_model_and_says_what_is_undefined() -> None:
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(evaluation_table(EVALUATIONS))
+    text = console.export_text()
+    lines = {line.split("│")[1].strip(): line.split("│")[2:4] for line in text.splitlines() if line.count("│") > 2}
+    assert "cnn" in text and "vit $x_[bold]" in text and RESEARCH_USE in text
+    cnn = EVALUATIONS[0].evaluation
+    assert [cell.strip() for cell in lines["Photographs"]] == ["60", "2"]
+    assert [cell.strip() for cell in lines["Quadratic weighted kappa"]] == [f"{cnn.kappa:.3f}", "undefined"]
+    assert [cell.strip() for cell in lines["3 Severe: F1"]] == [f"{cnn.grades[3].f1:.3f}", "undefined"]
+    assert [cell.strip() for cell in lines["Referable (>= 2): AUC"]] == [f"{cnn.referable.auc:.3f}", "undefined"]
+    assert len(lines) == 6 + 5 * 4 + 2 * 4
+
+
+def test_json_gives_back_the_numbers() -> None:
+    content = json.loads(evaluation_json(EVALUATIONS, data="aptos", split="test"))
+    assert (content["data"], content["split"]) == ("aptos", "test")
+    assert [model.pop("model") for model in content["models"]] == ["cnn", "vit $x_[bold]"]
+    for model, original in zip(content["models"], EVALUATIONS, strict=True):
+        expected = dataclasses.asdict(original.evaluation)
+        assert list(model) == list(expected)
+        assert model == json.loads(json.dumps(expected))
+    assert content["models"][1]["kappa"] is None
+
+
+def curve(num_epochs: int) -> list[CurvePoint]:
+    return [
+        CurvePoint(
+            epoch=epoch,
+            train_loss=1 / epoch,
+            validation_loss=1.2 / epoch,
+            validation_kappa=None if epoch == 2 else 0.8 - 0.5 / epoch,
+            learning_rate=1e-4,
+        )
+        for epoch in range(1, num_epochs + 1)
+    ]
+
+
+def assert_figure(path: Path, *, width: int, height: int) -> None:
+    with Image.open(path) as picture:
+        assert (picture.format, picture.size) == ("PNG", (width, height))
+        assert picture.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("num_models", "width", "height"), [(1, 870, 765), (2, 1410, 765), (5, 2490, 1500)])
+def test_confusion_matrices_are_drawn_side_by_side(tmp_path: Path, num_models: int, width: int, height: int) -> None:
+    draw_confusion_matrices((EVALUATIONS * 3)[:num_models], tmp_path / "matrices.png")
+    assert_figure(tmp_path / "matrices.png", width=width, height=height)
+
+
+@pytest.mark.parametrize("num_epochs", [1, 3])
+def test_training_curves_are_drawn(tmp_path: Path, num_epochs: int) -> None:
+    draw_training_curves(curve(num_epochs), num_epochs, tmp_path / "curves.png")
+    assert_figure(tmp_path / "curves.png", width=1350, height=600)
+
+
+def test_figures_refuse_to_be_empty_or_lost(tmp_path: Path) -> None:
+    with pytest.raises(MetricsError, match="no evaluation"):
+        draw_confusion_matrices([], tmp_path / "matrices.png")
+    with pytest.raises(MetricsError, match="no epoch"):
+        draw_training_curves([], 1, tmp_path / "curves.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot write"):
+        draw_training_curves(curve(1), 1, tmp_path / "file" / "curves.png")
+
+
+def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
+    """In a process of its own: whether pyplot and torch are imported is a property of the process."""
+    program = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from fundusgrade import report
+        assert "matplotlib" not in sys.modules and "torch" not in sys.modules
+        import matplotlib
+        before = matplotlib.rcParams.copy()  # reading the backend as dict() does would itself import pyplot
+        point = report.CurvePoint(
+            epoch=1, train_loss=1.0, validation_loss=1.0, validation_kappa=0.5, learning_rate=0.1
+        )
+        report.draw_training_curves([point], 1, Path(sys.argv[1]))
+        assert matplotlib.rcParams.copy() == before
+        assert "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
+        """
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "curves.png")], check=True)
