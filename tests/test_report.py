@@ -18,19 +18,11 @@ from PIL import Image
 from rich.console import Console
 
 from fundusgrade.errors import MetricsError, StoreError
-from fundusgrade.grades import Prediction, Ungraded
+from fundusgrade.figures import ModelEvaluation, draw_confusion_matrices, draw_training_curves
+from fundusgrade.grades import RESEARCH_USE, Prediction, Ungraded
 from fundusgrade.metrics import Evaluation, evaluate_predictions
-from fundusgrade.report import (
-    PREDICTION_COLUMNS,
-    RESEARCH_USE,
-    CurvePoint,
-    ModelEvaluation,
-    PredictionWriter,
-    draw_confusion_matrices,
-    draw_training_curves,
-    evaluation_json,
-    evaluation_table,
-)
+from fundusgrade.report import PREDICTION_COLUMNS, PredictionWriter, evaluation_json, evaluation_table
+from fundusgrade.training import EpochRecord
 
 HEADER = "image,grade,label,p0,p1,p2,p3,p4,expected_grade,referable_probability,model,error\n"
 GRADED = Prediction(image="eyes/a.png", model="resnet50", probabilities=(0.05, 0.1, 0.6, 0.2, 0.05))
@@ -187,9 +179,12 @@ def test_json_gives_back_the_numbers() -> None:
     assert content["models"][1]["kappa"] is None
 
 
-def curve(num_epochs: int) -> list[CurvePoint]:
+def curve(num_epochs: int) -> list[EpochRecord]:
     return [
-        CurvePoint(
+        EpochRecord(
+            validation_accuracy=0.5,
+            seconds=1.0,
+            images_per_second=10.0,
             epoch=epoch,
             train_loss=1 / epoch,
             validation_loss=1.2 / epoch,
@@ -236,14 +231,15 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from fundusgrade import report
+        from types import SimpleNamespace
+        from fundusgrade import figures
         assert "matplotlib" not in sys.modules and "torch" not in sys.modules
         import matplotlib
         before = matplotlib.rcParams.copy()  # reading the backend as dict() does would itself import pyplot
-        point = report.CurvePoint(
+        point = SimpleNamespace(
             epoch=1, train_loss=1.0, validation_loss=1.0, validation_kappa=0.5, learning_rate=0.1
         )
-        report.draw_training_curves([point], 1, Path(sys.argv[1]))
+        figures.draw_training_curves([point], 1, Path(sys.argv[1]))
         assert matplotlib.rcParams.copy() == before
         assert "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
         """

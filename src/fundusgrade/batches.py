@@ -15,7 +15,7 @@ from torch.nn import functional
 from fundusgrade.dataset import ManifestRow, PreparedDataset
 from fundusgrade.errors import DatasetError
 from fundusgrade.images import read_image
-from fundusgrade.model import scale_pixels
+from fundusgrade.model import scale_pixels, to_pixels
 
 # How far augmentation goes. Retinas have no up or down for a lesion, and cameras differ in light, color and distance.
 MAX_ZOOM = 0.1
@@ -59,7 +59,7 @@ def load_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Grad
                 f"{rows[index].image} is {picture.shape[1]} x {picture.shape[0]} px, expected {size_px} x {size_px}; "
                 "run `fundusgrade preprocess` again"
             )
-        pixels[index] = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+        pixels[index] = to_pixels(picture)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(load, range(len(rows))))

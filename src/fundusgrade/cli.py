@@ -15,12 +15,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from typer.core import TyperGroup
 
 from fundusgrade import __version__
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.grades import RESEARCH_USE
-from fundusgrade.options import ClassWeights, DeviceName, Precision
+from fundusgrade.options import ClassWeights, DeviceName, Precision, Split
 from fundusgrade.preprocess import MAX_SIZE_PX, MIN_SIZE_PX, Method, PreprocessRecipe
 
 EXIT_ERROR = 1
@@ -189,3 +190,115 @@ def train(
     typer.echo(finished.summary)
     if finished.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[list[str] | None, typer.Option(help="Model, by name or path; several stand side by side.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set, by name or folder; the only one if not given.")] = None,
+    split: Annotated[Split, typer.Option(help="Which photographs.")] = Split.TEST,
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and confusion.png.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
+    precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
+) -> None:
+    """Score models on a split: kappa, accuracy, each grade, referable disease; confusion matrices."""
+    from fundusgrade import report, store
+    from fundusgrade.dataset import load_dataset
+    from fundusgrade.figures import ModelEvaluation
+    from fundusgrade.grading import Grader
+
+    dataset = load_dataset(store.resolve_dataset(data))
+    evaluations = []
+    for wanted in _models(model):
+        grader = Grader.load(wanted, device=device, precision=precision)
+        evaluations.append(ModelEvaluation(model=grader.name, evaluation=grader.evaluate(dataset, split.value)))
+    _show(report.evaluation_table(evaluations))
+    if out is not None:
+        report.write_evaluation(evaluations, out, data=dataset.name, split=split.value)
+        _message(f"written: {_escaped(str(out / 'evaluation.json'))}, {_escaped(str(out / 'confusion.png'))}")
+
+
+@app.command()
+def predict(
+    photographs: Annotated[list[Path], typer.Argument(help="Photographs, and folders of them.")],
+    csv: Annotated[Path | None, typer.Option(help="CSV file to write; standard output if not given.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, by name or path; the shipped one if not given.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
+    precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
+    batch_size: Annotated[int, typer.Option(min=1, help="Photographs at a time.")] = 16,
+) -> None:
+    """Grade photographs. One that cannot be graded is a row with the reason, and the exit code is 3."""
+    from fundusgrade.errors import DatasetError
+    from fundusgrade.grading import Grader
+    from fundusgrade.images import find_images
+    from fundusgrade.report import PredictionWriter
+
+    found = find_images(photographs)
+    if not found:
+        raise DatasetError(f"no photographs in {', '.join(map(str, photographs))}; see `fundusgrade predict --help`")
+    grader = Grader.load(model, device=device, precision=precision, batch_size=batch_size)
+    _message(f"model {grader.name}; {grader.choice.describe()}")
+    with PredictionWriter(csv) as writer, _counting("grading") as on_progress:
+        for done, result in enumerate(grader.grade_all(found), start=1):
+            writer.write(result)
+            on_progress(done, len(found))
+    where = f" in {csv}" if csv else ""
+    _message(f"{writer.num_graded} graded, {writer.num_ungraded} not{_escaped(where)}")
+    if writer.num_ungraded:
+        raise typer.Exit(EXIT_UNGRADED)
+
+
+@app.command()
+def explain(
+    photograph: Annotated[Path, typer.Argument(help="The photograph.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Figure to write (.png, .jpg); NAME-explained.png if not given.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model, by name or path; one column for each.")] = None,
+    target: Annotated[str, typer.Option(help="predicted, referable, or a grade: 0-4 or its name.")] = "predicted",
+    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
+    precision: Annotated[Precision, typer.Option(help="Number format of the grade's arithmetic.")] = Precision.AUTO,
+) -> None:
+    """Show on the photograph where the evidence for a grade lies (Grad-CAM), on a scale that does not exaggerate."""
+    from fundusgrade.explain import parse_target
+    from fundusgrade.figures import draw_explanations
+    from fundusgrade.grading import Grader
+    from fundusgrade.report import prediction_line
+
+    chosen = parse_target(target)
+    graders = [Grader.load(wanted, device=device, precision=precision) for wanted in _models(model)]
+    explanations = [grader.explain(photograph, target=chosen) for grader in graders]
+    out = out or Path(f"{photograph.stem}-explained.png")
+    draw_explanations(explanations, out)
+    for explanation in explanations:
+        typer.echo(prediction_line(explanation.prediction))
+    _message(f"written: {_escaped(str(out))}")
+
+
+@app.command("models")
+def list_models() -> None:
+    """List the models of the store and those that ship with the package."""
+    from fundusgrade import report, store
+
+    _show(report.models_table(store.list_models(), default=store.DEFAULT_MODEL))
+
+
+@app.command("datasets")
+def list_datasets() -> None:
+    """List the prepared data sets of the store."""
+    from fundusgrade import report, store
+
+    _show(report.datasets_table(store.list_datasets()))
+
+
+def _models(named: list[str] | None) -> list[str | None]:
+    """The models to use: those named, or the shipped one."""
+    return list(named) if named else [None]
+
+
+def _show(table: Table) -> None:
+    """A result: on stdout, and as wide as it needs to be where no terminal limits it."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=400)
+    console.print(table)

@@ -31,8 +31,6 @@ from fundusgrade.model import CNN, GradingNetwork, lay_out, to_tensor
 if TYPE_CHECKING:
     from pytorch_grad_cam import GradCAM
 
-SCORE_UNIT = "change of the score (logits)"
-
 _SUPPORTED = (
     "supported are the cnn, timm's convolutional networks (ResNet, EfficientNet, ConvNeXt, DenseNet, MobileNet, ...) "
     "and plain vision transformers (ViT, DeiT, DINOv2)"
@@ -75,7 +73,7 @@ def parse_target(text: str) -> Target:
     word = text.strip().casefold().replace("_", " ")
     targets = {PREDICTED.name: PREDICTED, REFERABLE.name: REFERABLE}
     for grade in Grade:
-        targets[str(grade.value)] = targets[grade.label.casefold()] = _grade_target(grade)
+        targets[str(grade.value)] = targets[grade.label.casefold()] = grade_target(grade)
     if word not in targets:
         labels = ", ".join(f'"{grade.label}"' for grade in Grade)
         raise ExplanationError(
@@ -103,7 +101,7 @@ def explain(network: GradingNetwork, picture: Picture, *, target: Target, device
     return HeatMap(values=values[0, 0].numpy(), cells=cells, target=resolved, score=float(score.detach()))
 
 
-def _grade_target(grade: Grade) -> Target:
+def grade_target(grade: Grade) -> Target:
     return Target(name=f"grade {grade.value} {grade.label}", grade=grade)
 
 
@@ -111,7 +109,7 @@ def _resolve(target: Target, logits: Tensor) -> Target:
     values = logits.tolist()
     if not np.isfinite(values).all():
         raise ExplanationError(f"the network's output is not finite ({values}): there is nothing to explain")
-    return _grade_target(max(Grade, key=values.__getitem__)) if target == PREDICTED else target
+    return grade_target(max(Grade, key=values.__getitem__)) if target == PREDICTED else target
 
 
 def _score(target: Target, logits: Tensor) -> Tensor:

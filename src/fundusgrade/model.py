@@ -156,7 +156,12 @@ def _from_hub(spec: NetworkSpec, drop_path: float) -> nn.Module:
 
 def to_tensor(picture: Picture) -> Tensor:
     """A preprocessed picture (S, S, 3) uint8 -> (3, S, S) float32 in [0, 1]. The only way from pixels to a tensor."""
-    return scale_pixels(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))))
+    return scale_pixels(to_pixels(picture))
+
+
+def to_pixels(picture: Picture) -> Tensor:
+    """A preprocessed picture (S, S, 3) uint8 -> (3, S, S) uint8, for batches that are scaled on the device."""
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
 
 
 def scale_pixels(pixels: Tensor) -> Tensor:

@@ -29,3 +29,12 @@ class ClassWeights(StrEnum):
     INVERSE = "inverse"
     SQRT = "sqrt"
     NONE = "none"
+
+
+class Split(StrEnum):
+    """Parts of a prepared data set."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+    ALL = "all"

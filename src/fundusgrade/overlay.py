@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.images import Picture, write_image
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ SCALE_FLOOR = 4.0
 """Smallest heat, in units of the score, that is drawn at full strength: weaker evidence never looks strong."""
 
 MAX_OPACITY = 0.65
-FOOTER = "Research software, not a medical device."
 
 # Blue to cyan in CIELAB with equal steps of lightness: hues that no retina has, along the axis that color-blind readers
 # keep. The usual maps end in yellow, which on a retina is the color of exudates and of the optic disc.
@@ -236,7 +236,7 @@ def _draw_footer(figure: Figure, layout: _Layout) -> None:
     figure.text(
         1 - layout.em / layout.width,
         0.8 * layout.em / layout.height,
-        FOOTER,
+        RESEARCH_USE,
         fontsize=layout.points(0.8),
         fontfamily="DejaVu Sans",
         color="0.35",

@@ -1,18 +1,15 @@
-"""What people take away: rows of predictions as CSV, scores as a table and JSON, figures."""
+"""What people take away in words and numbers: predictions as CSV, scores as a table and JSON, lists of the store."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
-import math
 import re
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,10 +17,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from rich.table import Table
 from rich.text import Text
 
-from fundusgrade.errors import MetricsError, StoreError
+from fundusgrade.errors import StoreError
+from fundusgrade.figures import ModelEvaluation, draw_confusion_matrices, printable
 from fundusgrade.grades import (
     GRADE_LABELS,
-    NUM_GRADES,
     REFERABLE_FROM,
     RESEARCH_USE,
     SIGHT_THREATENING_FROM,
@@ -31,28 +28,16 @@ from fundusgrade.grades import (
     Prediction,
     Ungraded,
 )
-from fundusgrade.store import write_atomically
+from fundusgrade.store import StoredDataset, StoredModel, write_atomically
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
-
     from fundusgrade.dataset import PreparedDataset
-    from fundusgrade.metrics import BinaryScores, Evaluation, GradeScores
+    from fundusgrade.metrics import BinaryScores, GradeScores
 
 PREDICTION_COLUMNS = (
     *("image", "grade", "label", "p0", "p1", "p2", "p3", "p4"),
     *("expected_grade", "referable_probability", "model", "error"),
 )
-
-_DPI = 150
-_MODELS_PER_ROW = 4
-_TITLE_WIDTH = 30
-# Okabe and Ito's blue and vermilion, which every common color blindness tells apart; in gray, line and marker do.
-_BLUE, _VERMILION = "#0072B2", "#D55E00"
-# White to dark blue, lightness L* from 98 to 21 in equal steps, so that gray print keeps the order and the distances.
-_SHADES = ("#F7FBFF", "#CEE1FB", "#A8C6F2", "#86ACE5", "#6791D3", "#4A78BD", "#315FA4", "#1B4789", "#08306B")
 
 # A spreadsheet runs a cell that begins with one of these, also in full width, after skipping blanks and control
 # characters. Some split cells at semicolons, tabs and line breaks as well, so what follows those begins a cell too.
@@ -176,32 +161,8 @@ def _text_cell(text: str) -> str:
 
     Quoted by hand: Python 3.11's csv module leaves a carriage return bare where lines end with a line feed.
     """
-    harmless = _FORMULA_START.sub(r"\1'", _printable(text))
+    harmless = _FORMULA_START.sub(r"\1'", printable(text))
     return '"' + harmless.replace('"', '""') + '"' if _NEEDS_QUOTES.search(harmless) else harmless
-
-
-def _printable(text: str) -> str:
-    """Text with the undecodable bytes of file names, which Python keeps as lone surrogates, written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelEvaluation:
-    """The scores of the model of this name."""
-
-    model: str
-    evaluation: Evaluation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CurvePoint:
-    """What one epoch of training resulted in; the kappa is None where it is undefined."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_kappa: float | None
-    learning_rate: float
 
 
 def evaluation_table(evaluations: Sequence[ModelEvaluation]) -> Table:
@@ -209,7 +170,7 @@ def evaluation_table(evaluations: Sequence[ModelEvaluation]) -> Table:
     table = Table("", caption=RESEARCH_USE)
     for evaluation in evaluations:
         # As Text, because square brackets in a name would be read as markup.
-        table.add_column(Text(_printable(evaluation.model)), justify="right")
+        table.add_column(Text(printable(evaluation.model)), justify="right")
     scores = [evaluation.evaluation for evaluation in evaluations]
     _add_row(table, "Photographs", [of.num_photographs for of in scores])
     _add_row(table, "Quadratic weighted kappa", [of.kappa for of in scores])
@@ -242,10 +203,11 @@ def _add_binary_rows(table: Table, label: str, scores: Sequence[BinaryScores]) -
 
 
 def _add_row(table: Table, name: str, values: Sequence[float | None]) -> None:
-    table.add_row(name, *(_number(value) for value in values))
+    table.add_row(name, *(number(value) for value in values))
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A score with three decimals, a count as it is, and "undefined" for None."""
     if value is None:
         return "undefined"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
@@ -255,115 +217,6 @@ def evaluation_json(evaluations: Sequence[ModelEvaluation], *, data: str, split:
     """All scores as indented JSON, keys in the order of the fields; undefined scores are null."""
     models = [{"model": each.model, **asdict(each.evaluation)} for each in evaluations]
     return json.dumps({"data": data, "split": split, "models": models}, indent=2, allow_nan=False)
-
-
-def draw_confusion_matrices(evaluations: Sequence[ModelEvaluation], path: Path) -> None:
-    """Draw the matrices of the models side by side into a PNG: counts, and percent of each true grade (row).
-
-    Raises MetricsError without evaluations, StoreError where the file cannot be written.
-    """
-    if not evaluations:
-        raise MetricsError("There is no evaluation to draw: evaluate at least one model.")
-    num_columns = min(len(evaluations), _MODELS_PER_ROW)
-    num_rows = math.ceil(len(evaluations) / num_columns)
-    figure = _new_figure(width_inches=3.6 * num_columns + 2.2, height_inches=4.9 * num_rows + 0.2)
-    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel().tolist()
-    for panel, evaluation in zip(panels, evaluations, strict=False):
-        image = _draw_matrix(panel, evaluation.evaluation)
-        panel.set_title(_matrix_title(evaluation), fontsize=11, parse_math=False)
-    for panel in panels[::num_columns]:
-        panel.set_yticks(range(NUM_GRADES), _grade_ticks())
-        panel.set_ylabel("Grade given by graders")
-    for panel in panels[len(evaluations) :]:
-        panel.set_axis_off()
-    figure.colorbar(image, ax=panels, label="Percent of the row", shrink=0.6, aspect=25)
-    _save_figure(figure, path)
-
-
-def _draw_matrix(panel: Axes, evaluation: Evaluation) -> AxesImage:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    totals = [sum(row) for row in evaluation.confusion_matrix]
-    percent = [
-        [100 * count / total if total else 0.0 for count in row]
-        for row, total in zip(evaluation.confusion_matrix, totals, strict=True)
-    ]
-    image = panel.imshow(percent, cmap=LinearSegmentedColormap.from_list("shades", _SHADES), vmin=0, vmax=100)
-    for row, counts in enumerate(evaluation.confusion_matrix):
-        for column, count in enumerate(counts):
-            share = f"{percent[row][column]:.0f} %" if totals[row] else "–"
-            color = _text_color(image.cmap(percent[row][column] / 100))
-            panel.text(column, row, f"{count}\n{share}", ha="center", va="center", color=color, fontsize=9.5)
-    panel.set_xticks(range(NUM_GRADES), _grade_ticks(), rotation=35, ha="right", rotation_mode="anchor")
-    panel.set_yticks([])
-    panel.set_xlabel("Grade by the model")
-    return image
-
-
-def _grade_ticks() -> list[str]:
-    return [f"{grade} {label}" for grade, label in enumerate(GRADE_LABELS)]
-
-
-def _matrix_title(evaluation: ModelEvaluation) -> str:
-    name = "\n".join(textwrap.wrap(_printable(evaluation.model), width=_TITLE_WIDTH))
-    scores = evaluation.evaluation
-    return f"{name}\nkappa {_number(scores.kappa)}, accuracy {_number(scores.accuracy)}"
-
-
-def _text_color(background: Sequence[float]) -> str:
-    """Black or white, whichever contrasts more (relative luminance, WCAG 2.1)."""
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in background[:3]]
-    return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 else "white"
-
-
-def draw_training_curves(points: Sequence[CurvePoint], best_epoch: int, path: Path) -> None:
-    """Draw loss and kappa over the epochs into a PNG, with the best epoch marked; an undefined kappa leaves a gap.
-
-    Raises MetricsError without points, StoreError where the file cannot be written.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    if not points:
-        raise MetricsError("There are no epochs to draw: no epoch was finished.")
-    epochs = [point.epoch for point in points]
-    kappas = [math.nan if point.validation_kappa is None else point.validation_kappa for point in points]
-    figure = _new_figure(width_inches=9, height_inches=4)
-    loss_panel, kappa_panel = figure.subplots(1, 2)
-    training = {"color": _BLUE, "linestyle": "-", "marker": "o", "markersize": 4, "label": "Training"}
-    validation = {"color": _VERMILION, "linestyle": "--", "marker": "s", "markersize": 4, "label": "Validation"}
-    loss_panel.plot(epochs, [point.train_loss for point in points], **training)
-    loss_panel.plot(epochs, [point.validation_loss for point in points], **validation)
-    loss_panel.set_ylabel("Loss")
-    kappa_panel.plot(epochs, kappas, **validation)
-    kappa_panel.set_ylabel("Quadratic weighted kappa")
-    for panel in (loss_panel, kappa_panel):
-        panel.axvline(best_epoch, color="black", linestyle=":", label=f"Best epoch ({best_epoch})")
-        panel.set_xlabel("Epoch")
-        panel.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        panel.grid(alpha=0.3)
-        panel.legend()
-    _save_figure(figure, path)
-
-
-def _new_figure(*, width_inches: float, height_inches: float) -> Figure:
-    # Not pyplot: it keeps figures in global state and may look for a screen.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    footer = 0.35 / height_inches
-    layout = ConstrainedLayoutEngine(rect=(0, footer, 1, 1 - footer), w_pad=0.1, h_pad=0.1, compress=True)
-    figure = Figure(figsize=(width_inches, height_inches), dpi=_DPI, layout=layout)
-    FigureCanvasAgg(figure)
-    figure.text(1 - 0.1 / width_inches, 0.1 / height_inches, RESEARCH_USE, ha="right", fontsize=8, color="0.35")
-    return figure
-
-
-def _save_figure(figure: Figure, path: Path) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=_DPI)
-    write_atomically(path, picture.getvalue())
 
 
 def dataset_summary(dataset: PreparedDataset) -> str:
@@ -380,3 +233,40 @@ def dataset_summary(dataset: PreparedDataset) -> str:
     for reason, count in Counter(row.error for row in dataset.rows if row.error).most_common(10):
         lines.append(f"not ready, {count}: {reason}")
     return "\n".join(lines)
+
+
+def prediction_line(prediction: Prediction) -> str:
+    """One line for people: photograph, model, grade, probability."""
+    grade = prediction.grade
+    return printable(
+        f"{prediction.image}: grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}, "
+        f"referable {prediction.referable_probability:.2f} ({prediction.model})"
+    )
+
+
+def write_evaluation(evaluations: Sequence[ModelEvaluation], folder: Path, *, data: str, split: str) -> None:
+    """Write evaluation.json and confusion.png into a folder, which is made. Raises StoreError where it cannot be."""
+    write_atomically(folder / "evaluation.json", evaluation_json(evaluations, data=data, split=split) + "\n")
+    draw_confusion_matrices(evaluations, folder / "confusion.png")
+
+
+def models_table(models: Sequence[StoredModel], *, default: str) -> Table:
+    """The models by name; the one used when none is named is marked."""
+    table = Table("model", "architecture", "validation kappa", "created", "MB", "hash", "where")
+    for model in models:
+        name = Text(printable(model.name) + (" (default)" if model.name == default else ""))
+        where = "shipped" if model.shipped else "store"
+        size = f"{model.size_bytes / 1e6:.1f}"
+        table.add_row(name, model.arch, number(model.kappa), model.created, size, model.hash[:12], where)
+    return table
+
+
+def datasets_table(datasets: Sequence[StoredDataset]) -> Table:
+    """The prepared data sets by name."""
+    table = Table("data set", "photographs", "created", "MB", "hash")
+    for dataset in datasets:
+        size = f"{dataset.size_bytes / 1e6:.1f}"
+        table.add_row(
+            Text(printable(dataset.name)), str(dataset.num_photographs), dataset.created, size, dataset.hash[:12]
+        )
+    return table

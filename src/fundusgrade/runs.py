@@ -13,10 +13,10 @@ from fundusgrade.checkpoint import load_checkpoint
 from fundusgrade.dataset import PreparedDataset, load_dataset
 from fundusgrade.device import choose_device
 from fundusgrade.errors import TrainingError
+from fundusgrade.figures import draw_training_curves
 from fundusgrade.model_card import model_card
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.progress import TrainingProgress
-from fundusgrade.report import CurvePoint, draw_training_curves
 from fundusgrade.training import STATE_FILE, TrainOptions, TrainResult, train
 
 
@@ -82,17 +82,7 @@ def _document(result: TrainResult) -> None:
     """Card and curves beside the checkpoint."""
     description = load_checkpoint(result.directory / store.MODEL_FILE).description
     store.write_atomically(result.directory / "README.md", model_card(description))
-    points = [
-        CurvePoint(
-            epoch=record.epoch,
-            train_loss=record.train_loss,
-            validation_loss=record.validation_loss,
-            validation_kappa=record.validation_kappa,
-            learning_rate=record.learning_rate,
-        )
-        for record in result.history
-    ]
-    draw_training_curves(points, result.best_epoch, result.directory / "curves.png")
+    draw_training_curves(result.history, result.best_epoch, result.directory / "curves.png")
 
 
 def _summary(plan: RunPlan, result: TrainResult, path: Path) -> str:

@@ -1,0 +1,179 @@
+"""Figures: confusion matrices, training curves, explanations; readable in gray and by color-blind people."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fundusgrade.errors import MetricsError
+from fundusgrade.grades import GRADE_LABELS, NUM_GRADES, RESEARCH_USE
+from fundusgrade.overlay import Panel, draw_explanation
+from fundusgrade.store import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+    from fundusgrade.grading import Explanation
+    from fundusgrade.metrics import Evaluation
+    from fundusgrade.training import EpochRecord
+
+SCORE_UNIT = "change of the score (logits)"
+_DPI = 150
+_MODELS_PER_ROW = 4
+_TITLE_WIDTH = 30
+# Okabe and Ito's blue and vermilion, which every common color blindness tells apart; in gray, line and marker do.
+_BLUE, _VERMILION = "#0072B2", "#D55E00"
+# White to dark blue, lightness L* from 98 to 21 in equal steps, so that gray print keeps the order and the distances.
+_SHADES = ("#F7FBFF", "#CEE1FB", "#A8C6F2", "#86ACE5", "#6791D3", "#4A78BD", "#315FA4", "#1B4789", "#08306B")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEvaluation:
+    """The scores of the model of this name."""
+
+    model: str
+    evaluation: Evaluation
+
+
+def draw_explanations(explanations: Sequence[Explanation], path: Path) -> None:
+    """Draw one photograph with a column for each model's heat map. Raises StoreError where it cannot be written."""
+    panels = [
+        Panel(title=printable(each.prediction.model), subtitle=_explanation_subtitle(each), heat=each.heat)
+        for each in explanations
+    ]
+    name = printable(Path(explanations[0].prediction.image).name)
+    draw_explanation(explanations[0].photograph, panels, path, unit=SCORE_UNIT, caption=name)
+
+
+def _explanation_subtitle(explanation: Explanation) -> str:
+    prediction = explanation.prediction
+    grade = prediction.grade
+    return (
+        f"Grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}\n"
+        f"evidence for: {explanation.target.name}"
+    )
+
+
+def printable(text: str) -> str:
+    """Text with the undecodable bytes of file names, which Python keeps as lone surrogates, written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _score(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def draw_confusion_matrices(evaluations: Sequence[ModelEvaluation], path: Path) -> None:
+    """Draw the matrices of the models side by side into a PNG: counts, and percent of each true grade (row).
+
+    Raises MetricsError without evaluations, StoreError where the file cannot be written.
+    """
+    if not evaluations:
+        raise MetricsError("There is no evaluation to draw: evaluate at least one model.")
+    num_columns = min(len(evaluations), _MODELS_PER_ROW)
+    num_rows = math.ceil(len(evaluations) / num_columns)
+    figure = _new_figure(width_inches=3.6 * num_columns + 2.2, height_inches=4.9 * num_rows + 0.2)
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel().tolist()
+    for panel, evaluation in zip(panels, evaluations, strict=False):
+        image = _draw_matrix(panel, evaluation.evaluation)
+        panel.set_title(_matrix_title(evaluation), fontsize=11, parse_math=False)
+    for panel in panels[::num_columns]:
+        panel.set_yticks(range(NUM_GRADES), _grade_ticks())
+        panel.set_ylabel("Grade given by graders")
+    for panel in panels[len(evaluations) :]:
+        panel.set_axis_off()
+    figure.colorbar(image, ax=panels, label="Percent of the row", shrink=0.6, aspect=25)
+    _save_figure(figure, path)
+
+
+def _draw_matrix(panel: Axes, evaluation: Evaluation) -> AxesImage:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    totals = [sum(row) for row in evaluation.confusion_matrix]
+    percent = [
+        [100 * count / total if total else 0.0 for count in row]
+        for row, total in zip(evaluation.confusion_matrix, totals, strict=True)
+    ]
+    image = panel.imshow(percent, cmap=LinearSegmentedColormap.from_list("shades", _SHADES), vmin=0, vmax=100)
+    for row, counts in enumerate(evaluation.confusion_matrix):
+        for column, count in enumerate(counts):
+            share = f"{percent[row][column]:.0f} %" if totals[row] else "–"
+            color = _text_color(image.cmap(percent[row][column] / 100))
+            panel.text(column, row, f"{count}\n{share}", ha="center", va="center", color=color, fontsize=9.5)
+    panel.set_xticks(range(NUM_GRADES), _grade_ticks(), rotation=35, ha="right", rotation_mode="anchor")
+    panel.set_yticks([])
+    panel.set_xlabel("Grade by the model")
+    return image
+
+
+def _grade_ticks() -> list[str]:
+    return [f"{grade} {label}" for grade, label in enumerate(GRADE_LABELS)]
+
+
+def _matrix_title(evaluation: ModelEvaluation) -> str:
+    name = "\n".join(textwrap.wrap(printable(evaluation.model), width=_TITLE_WIDTH))
+    scores = evaluation.evaluation
+    return f"{name}\nkappa {_score(scores.kappa)}, accuracy {_score(scores.accuracy)}"
+
+
+def _text_color(background: Sequence[float]) -> str:
+    """Black or white, whichever contrasts more (relative luminance, WCAG 2.1)."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in background[:3]]
+    return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 else "white"
+
+
+def draw_training_curves(records: Sequence[EpochRecord], best_epoch: int, path: Path) -> None:
+    """Draw loss and kappa over the epochs into a PNG, with the best epoch marked; an undefined kappa leaves a gap.
+
+    Raises MetricsError without records, StoreError where the file cannot be written.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not records:
+        raise MetricsError("There are no epochs to draw: no epoch was finished.")
+    epochs = [record.epoch for record in records]
+    kappas = [math.nan if record.validation_kappa is None else record.validation_kappa for record in records]
+    figure = _new_figure(width_inches=9, height_inches=4)
+    loss_panel, kappa_panel = figure.subplots(1, 2)
+    training = {"color": _BLUE, "linestyle": "-", "marker": "o", "markersize": 4, "label": "Training"}
+    validation = {"color": _VERMILION, "linestyle": "--", "marker": "s", "markersize": 4, "label": "Validation"}
+    loss_panel.plot(epochs, [record.train_loss for record in records], **training)
+    loss_panel.plot(epochs, [record.validation_loss for record in records], **validation)
+    loss_panel.set_ylabel("Loss")
+    kappa_panel.plot(epochs, kappas, **validation)
+    kappa_panel.set_ylabel("Quadratic weighted kappa")
+    for panel in (loss_panel, kappa_panel):
+        panel.axvline(best_epoch, color="black", linestyle=":", label=f"Best epoch ({best_epoch})")
+        panel.set_xlabel("Epoch")
+        panel.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.grid(alpha=0.3)
+        panel.legend()
+    _save_figure(figure, path)
+
+
+def _new_figure(*, width_inches: float, height_inches: float) -> Figure:
+    # Not pyplot: it keeps figures in global state and may look for a screen.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    footer = 0.35 / height_inches
+    layout = ConstrainedLayoutEngine(rect=(0, footer, 1, 1 - footer), w_pad=0.1, h_pad=0.1, compress=True)
+    figure = Figure(figsize=(width_inches, height_inches), dpi=_DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    figure.text(1 - 0.1 / width_inches, 0.1 / height_inches, RESEARCH_USE, ha="right", fontsize=8, color="0.35")
+    return figure
+
+
+def _save_figure(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=_DPI)
+    write_atomically(path, picture.getvalue())

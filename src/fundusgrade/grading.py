@@ -1,0 +1,173 @@
+"""The library's entry point: load a model once, grade and explain any number of photographs.
+
+grader = Grader.load()                       # the shipped model, or a name or path
+for result in grader.grade_all(find_images([Path("images")])):
+    ...                                      # Prediction or Ungraded, in order
+explanation = grader.explain(Path("eye.png"), target=parse_target("referable"))
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fundusgrade import store
+from fundusgrade.batches import load_pictures
+from fundusgrade.checkpoint import Checkpoint, load_checkpoint
+from fundusgrade.dataset import ManifestRow, PreparedDataset
+from fundusgrade.device import DeviceChoice, choose_device
+from fundusgrade.errors import DatasetError, UngradableError
+from fundusgrade.explain import PREDICTED, Target, explain, grade_target
+from fundusgrade.grades import Prediction, Ungraded
+from fundusgrade.images import FoundImage, Picture, read_image
+from fundusgrade.metrics import Evaluation, evaluate_predictions
+from fundusgrade.model import predict_probabilities, prepare_for, to_pixels
+from fundusgrade.options import DeviceName, Precision
+from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess_photograph
+
+DEFAULT_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Explanation:
+    """A photograph (H, W, 3), its grade, and `heat` (H, W) float32 >= 0 on the photograph's own pixels."""
+
+    photograph: Picture
+    prediction: Prediction
+    target: Target
+    heat: NDArray[np.float32]
+
+
+class Grader:
+    """One model, ready on one device; grades photographs along the same path that trained it."""
+
+    def __init__(self, checkpoint: Checkpoint, choice: DeviceChoice, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
+        self.description = checkpoint.description
+        self.choice = choice
+        self._network = prepare_for(checkpoint.network, choice).eval()
+        self._batch_size = batch_size
+
+    @classmethod
+    def load(
+        cls,
+        model: str | None = None,
+        *,
+        device: DeviceName = DeviceName.AUTO,
+        precision: Precision = Precision.AUTO,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> Grader:
+        """Load a model by name or path, the shipped one if None.
+
+        Raises StoreError for an unknown name, CheckpointError for a damaged file, DeviceError for a missing device.
+        """
+        return cls(load_checkpoint(store.resolve_model(model)), choose_device(device, precision), batch_size)
+
+    @property
+    def name(self) -> str:
+        """The model's name, as it stands in results."""
+        return self.description.name
+
+    @property
+    def recipe(self) -> PreprocessRecipe:
+        """The preprocessing that the model was trained with."""
+        return self.description.recipe
+
+    def grade(self, path: Path) -> Prediction | Ungraded:
+        """Grade one photograph; what cannot be graded comes back with its reason."""
+        return next(self.grade_all([FoundImage(path=path, name=path.as_posix())]))
+
+    def grade_all(self, photographs: Iterable[FoundImage]) -> Iterator[Prediction | Ungraded]:
+        """Grade photographs in order. Decoding and preprocessing run in threads beside the network."""
+        num_threads = min(8, os.cpu_count() or 1)
+        waiting = iter(photographs)
+        with ThreadPoolExecutor(num_threads) as pool:
+            prepared: deque[_Preparing] = deque()
+            while True:
+                room = 2 * self._batch_size - len(prepared)
+                prepared.extend(self._submit(pool, found) for found in islice(waiting, room))
+                if not prepared:
+                    return
+                batch = [prepared.popleft() for _ in range(min(self._batch_size, len(prepared)))]
+                yield from self._grade_batch([(item.name, item.future.result()) for item in batch])
+
+    def explain(self, path: Path, *, target: Target = PREDICTED) -> Explanation:
+        """Grade a photograph and say where the evidence for `target` lies.
+
+        Raises UngradableError where it cannot be graded and ExplanationError where this network cannot be explained.
+        """
+        photograph = read_image(path)
+        prepared = preprocess_photograph(photograph, self.recipe)
+        prediction = self._grade_pictures([path.as_posix()], [prepared.picture])[0]
+        chosen = grade_target(prediction.grade) if target is PREDICTED else target
+        heat_map = explain(self._network, prepared.picture, target=chosen, device=self.choice.device)
+        return Explanation(
+            photograph=photograph,
+            prediction=prediction,
+            target=heat_map.target,
+            heat=prepared.placement.to_photograph(heat_map.values),
+        )
+
+    def grade_rows(self, dataset: PreparedDataset, rows: tuple[ManifestRow, ...]) -> NDArray[np.float64]:
+        """Probabilities (N, 5) for pictures of a prepared data set.
+
+        Raises DatasetError where it was prepared otherwise than the model's training data.
+        """
+        if dataset.recipe != self.recipe:
+            raise DatasetError(
+                f"the data set {dataset.name!r} is {dataset.recipe.method.value} at {dataset.recipe.size_px} px, the "
+                f"model {self.name!r} needs {self.recipe.method.value} at {self.recipe.size_px} px; prepare it "
+                f"again with `fundusgrade preprocess FOLDER --name NAME --method {self.recipe.method.value} "
+                f"--size {self.recipe.size_px}`"
+            )
+        pictures = load_pictures(dataset, rows)
+        return predict_probabilities(self._network, pictures.pixels, self.choice, self._batch_size)
+
+    def evaluate(self, dataset: PreparedDataset, split: str) -> Evaluation:
+        """Score the model on one split ("train", "validation", "test" or "all") of a prepared data set."""
+        rows = dataset.graded_rows(split)
+        probabilities = self.grade_rows(dataset, rows)
+        return evaluate_predictions([int(row.grade) for row in rows if row.grade is not None], probabilities)
+
+    def _submit(self, pool: ThreadPoolExecutor, found: FoundImage) -> _Preparing:
+        return _Preparing(name=found.name, future=pool.submit(_prepare, found.path, self.recipe))
+
+    def _grade_batch(self, items: list[tuple[str, PreprocessedImage | str]]) -> Iterator[Prediction | Ungraded]:
+        pictures = {i: item.picture for i, (_, item) in enumerate(items) if not isinstance(item, str)}
+        names = [items[i][0] for i in pictures]
+        predictions = dict(zip(pictures, self._grade_pictures(names, list(pictures.values())), strict=True))
+        for i, (name, item) in enumerate(items):
+            yield Ungraded(image=name, model=self.name, reason=item) if isinstance(item, str) else predictions[i]
+
+    def _grade_pictures(self, names: list[str], pictures: list[Picture]) -> list[Prediction]:
+        if not pictures:
+            return []
+        pixels = torch.stack([to_pixels(picture) for picture in pictures])
+        probabilities = predict_probabilities(self._network, pixels, self.choice, self._batch_size)
+        return [
+            Prediction(image=name, model=self.name, probabilities=tuple(float(p) for p in row))
+            for name, row in zip(names, probabilities, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Preparing:
+    """A photograph on its way: what it is called, and its picture or the reason why there is none."""
+
+    name: str
+    future: Future[PreprocessedImage | str]
+
+
+def _prepare(path: Path, recipe: PreprocessRecipe) -> PreprocessedImage | str:
+    try:
+        return preprocess_photograph(read_image(path), recipe)
+    except UngradableError as error:
+        return str(error)
