@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fundusgrade import images
+from fundusgrade import decoding
 from fundusgrade.errors import FundusgradeError, StoreError, UnreadableImageError
 from fundusgrade.images import Picture, encode_png, find_images, hash_file, read_image, write_image
 
@@ -201,7 +201,7 @@ def test_16_bit_alpha_is_composited(tmp_path: Path) -> None:
 def test_16_bit_tiff_of_any_number_of_samples_is_rgb_or_refused(
     samples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "MIN_SIDE_PX", 1)
+    monkeypatch.setattr(decoding, "MIN_SIDE_PX", 1)
     height = HEIGHT * 3 // (2 * samples)
     photometric = 2 if samples > 2 else 1
     changed = ((257, height), (278, height), (277, samples), (262, photometric))
@@ -374,7 +374,7 @@ def test_bombs_are_refused_from_their_header(kind: str, tmp_path: Path) -> None:
 def test_the_limit_is_ours_not_that_of_the_process(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert read_data(tmp_path, WHOLE[kind]).shape == PICTURE.shape
-    monkeypatch.setattr(images, "MAX_PIXELS", HEIGHT * WIDTH - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", HEIGHT * WIDTH - 1)
     assert "64 x 48 pixels are more than the 3071 allowed" in reason(tmp_path, WHOLE[kind])
 
 

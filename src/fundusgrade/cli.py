@@ -7,6 +7,7 @@ everything else to stderr. Exit codes: 0 all graded, 1 error, 2 usage, 3 finishe
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ class _ErrorBoundary(TyperGroup):
             _message("Interrupted.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
-            sys.stderr.close()
+            _silence_stdout()
             raise typer.Exit(EXIT_ERROR) from None
 
 
@@ -91,6 +92,12 @@ def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
 def _default_name(source: Path) -> str:
     """A data set is named after its folder, in letters that every file system takes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name).strip("-.") or "dataset"
+
+
+def _silence_stdout() -> None:
+    """Whoever read the results has enough; what is still buffered must not fail once more when Python ends."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _escaped(text: str) -> str:
@@ -230,14 +237,16 @@ def predict(
     """Grade photographs. One that cannot be graded is a row with the reason, and the exit code is 3."""
     from fundusgrade.errors import DatasetError
     from fundusgrade.grading import Grader
-    from fundusgrade.images import find_images
+    from fundusgrade.images import IMAGE_SUFFIXES, find_images
     from fundusgrade.report import PredictionWriter
 
     found = find_images(photographs)
     if not found:
-        raise DatasetError(f"no photographs in {', '.join(map(str, photographs))}; see `fundusgrade predict --help`")
+        raise DatasetError(
+            f"no photographs in {', '.join(map(str, photographs))}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     grader = Grader.load(model, device=device, precision=precision, batch_size=batch_size)
-    _message(f"model {grader.name}; {grader.choice.describe()}")
+    _message(_escaped(f"model {grader.name}; {grader.choice.describe()}"))
     with PredictionWriter(csv) as writer, _counting("grading") as on_progress:
         for done, result in enumerate(grader.grade_all(found), start=1):
             writer.write(result)
@@ -280,7 +289,10 @@ def list_models() -> None:
     """List the models of the store and those that ship with the package."""
     from fundusgrade import report, store
 
-    _show(report.models_table(store.list_models(), default=store.DEFAULT_MODEL))
+    found = store.list_models()
+    _show(report.models_table(found, default=store.DEFAULT_MODEL))
+    if not found:
+        _message("no model yet; train one with `fundusgrade train`")
 
 
 @app.command("datasets")
@@ -288,7 +300,10 @@ def list_datasets() -> None:
     """List the prepared data sets of the store."""
     from fundusgrade import report, store
 
-    _show(report.datasets_table(store.list_datasets()))
+    found = store.list_datasets()
+    _show(report.datasets_table(found))
+    if not found:
+        _message("no data set yet; make one with `fundusgrade preprocess FOLDER`")
 
 
 def _models(named: list[str] | None) -> list[str | None]:

@@ -87,10 +87,10 @@ class Grader:
 
     def grade_all(self, photographs: Iterable[FoundImage]) -> Iterator[Prediction | Ungraded]:
         """Grade photographs in order. Decoding and preprocessing run in threads beside the network."""
-        num_threads = min(8, os.cpu_count() or 1)
         waiting = iter(photographs)
-        with ThreadPoolExecutor(num_threads) as pool:
-            prepared: deque[_Preparing] = deque()
+        prepared: deque[_Preparing] = deque()
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        try:
             while True:
                 room = 2 * self._batch_size - len(prepared)
                 prepared.extend(self._submit(pool, found) for found in islice(waiting, room))
@@ -98,14 +98,20 @@ class Grader:
                     return
                 batch = [prepared.popleft() for _ in range(min(self._batch_size, len(prepared)))]
                 yield from self._grade_batch([(item.name, item.future.result()) for item in batch])
+        finally:
+            # A reader who stops early, or Ctrl-C, need not wait for photographs that nobody has begun to decode.
+            pool.shutdown(cancel_futures=True)
 
     def explain(self, path: Path, *, target: Target = PREDICTED) -> Explanation:
         """Grade a photograph and say where the evidence for `target` lies.
 
         Raises UngradableError where it cannot be graded and ExplanationError where this network cannot be explained.
         """
-        photograph = read_image(path)
-        prepared = preprocess_photograph(photograph, self.recipe)
+        try:
+            photograph = read_image(path)
+            prepared = preprocess_photograph(photograph, self.recipe)
+        except UngradableError as error:
+            raise type(error)(f"{path.as_posix()}: {error}") from error
         prediction = self._grade_pictures([path.as_posix()], [prepared.picture])[0]
         chosen = grade_target(prediction.grade) if target is PREDICTED else target
         heat_map = explain(self._network, prepared.picture, target=chosen, device=self.choice.device)

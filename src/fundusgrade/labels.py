@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from fundusgrade.errors import DatasetError
 from fundusgrade.grades import Grade
@@ -101,7 +104,13 @@ def find_samples(
     photographs = find_images(list(sources))
     if not photographs:
         raise DatasetError(f"no photographs in {', '.join(map(str, sources))}; expected {_suffixes()} files")
-    return Samples(layout="photographs", samples=tuple(Sample(source=p.name, path=p.path) for p in photographs))
+    samples = tuple(Sample(source=_source(found.path), path=found.path) for found in photographs)
+    return Samples(layout="photographs", samples=samples)
+
+
+def _source(path: Path) -> str:
+    """A photograph's path as text; bytes of a name that are not UTF-8, which a manifest cannot hold, as \\xNN."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _only_folder(sources: Sequence[Path]) -> Path:
@@ -111,9 +120,20 @@ def _only_folder(sources: Sequence[Path]) -> Path:
 
 
 def _header(path: Path) -> list[str]:
+    with _opened(path) as file:
+        return [name.strip() for name in next(csv.reader(file), [])]
+
+
+def _rows(path: Path, header: list[str]) -> list[dict[str, str]]:
+    with _opened(path) as file:
+        return list(csv.DictReader(file, fieldnames=header))[1:]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return [name.strip() for name in next(csv.reader(file), [])]
+            yield file
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"cannot read the label file {path}: {error}; expected a CSV in UTF-8") from error
 
@@ -127,8 +147,13 @@ def _layout_of(header: Sequence[str]) -> str | None:
 
 def _label_files(folder: Path) -> list[Path]:
     """CSV files of the folder whose header is known. Kaggle's sample submission has labels, but invented ones."""
-    candidates = [path for path in sorted(folder.glob("*.csv")) if "submission" not in path.name.lower()]
+    candidates = [path for path in _csv_files(folder) if "submission" not in path.name.lower()]
     return [path for path in candidates if _layout_of(_header(path)) is not None]
+
+
+def _csv_files(folder: Path) -> list[Path]:
+    """Hidden ones are left out: macOS leaves a `._train.csv`, which is no CSV, on foreign disks."""
+    return sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
 
 
 def _from_label_file(folder: Path, labels: Path | None, columns: LabelColumns | None) -> Samples:
@@ -142,19 +167,18 @@ def _from_label_file(folder: Path, labels: Path | None, columns: LabelColumns | 
         )
     columns = _known_columns(path, header, columns or _LAYOUTS[layout], optional_given=columns is not None)
     index = _photographs_by_stem(folder)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, fieldnames=header)
-        next(reader)
-        samples = [_sample(row, columns, index, folder) for row in reader if (row.get(columns.image) or "").strip()]
+    rows = [row for row in _rows(path, header) if (row.get(columns.image) or "").strip()]
+    samples = [_sample(row, columns, index, folder) for row in rows]
     if not samples:
         raise DatasetError(f"the label file {path} has a header but no rows")
     _refuse_contradictions(samples, path)
-    unlabeled = sum(map(len, index.values())) - sum(sample.path is not None for sample in samples)
-    return Samples(layout=layout, samples=tuple(samples), num_unlabeled_left_out=max(0, unlabeled))
+    num_labeled = len({sample.path for sample in samples if sample.path is not None})
+    num_unlabeled = sum(map(len, index.values())) - num_labeled
+    return Samples(layout=layout, samples=tuple(samples), num_unlabeled_left_out=num_unlabeled)
 
 
 def _choose_label_file(folder: Path, columns: LabelColumns | None) -> Path:
-    files = _label_files(folder) if columns is None else sorted(folder.glob("*.csv"))
+    files = _label_files(folder) if columns is None else _csv_files(folder)
     preferred = [path for path in files if path.name.lower() in {"train.csv", "labels.csv", "trainlabels.csv"}]
     chosen = files if len(files) == 1 else preferred
     if len(chosen) != 1:
@@ -187,7 +211,7 @@ def _sample(row: dict[str, str], columns: LabelColumns, index: dict[str, list[Pa
         error = f"grade {row.get(columns.grade)!r} is not one of 0-4"
     named = _EYEPACS_NAME.fullmatch(Path(image).stem) if columns.image == _EYEPACS.image else None
     return Sample(
-        source=path.relative_to(folder).as_posix() if path else image,
+        source=_source(path.relative_to(folder)) if path else image,
         path=path,
         grade=grade,
         patient=_cell(row, columns.patient) or (named["patient"] if named else None),
@@ -198,14 +222,21 @@ def _sample(row: dict[str, str], columns: LabelColumns, index: dict[str, list[Pa
 
 
 def _find_photograph(image: str, index: dict[str, list[Path]], folder: Path) -> tuple[Path | None, str | None]:
-    """The photograph that a label means: its path below the folder, or its name with or without suffix."""
-    if Path(image).suffix.lower() in IMAGE_SUFFIXES:
-        exact = folder / image
-        if exact.is_file() and exact.resolve().is_relative_to(folder.resolve()):
-            return exact, None
-        candidates = [path for path in index.get(Path(image).stem, []) if path.name == Path(image).name]
-    else:
-        candidates = index.get(Path(image).name, [])
+    """The photograph that a label means: its path below the folder, or as much of it as the label tells.
+
+    A label may leave out the suffix and outer folders, or name folders above this one; what both name must agree.
+    """
+    has_suffix = Path(image).suffix.lower() in IMAGE_SUFFIXES
+    wanted = tuple(part for part in Path(image).parts if part != "..")
+    candidates = []
+    for path in index.get(Path(image).stem if has_suffix else Path(image).name, []):
+        below = path.relative_to(folder)
+        parts = below.parts if has_suffix else below.with_suffix("").parts
+        if parts == wanted and has_suffix:
+            return path, None
+        length = min(len(parts), len(wanted))
+        if parts[-length:] == wanted[-length:]:
+            candidates.append(path)
     if len(candidates) == 1:
         return candidates[0], None
     if not candidates:
@@ -216,7 +247,8 @@ def _find_photograph(image: str, index: dict[str, list[Path]], folder: Path) -> 
 
 def _grade(text: str | None) -> Grade | None:
     try:
-        return Grade(int(float((text or "").strip())))
+        value = float((text or "").strip())
+        return Grade(int(value)) if value.is_integer() else None
     except ValueError:
         return None
 
@@ -241,15 +273,22 @@ def _from_grade_folders(folder: Path) -> Samples | None:
     }
     if sum(grade is not None for grade in graded.values()) < 2:
         return None
+    others = [child for child, grade in graded.items() if grade is None]
+    numbered = [child.name for child in others if child.name.isdecimal()]
+    if numbered:
+        raise DatasetError(
+            f"{folder} has folders of the grades 0-4, but also {', '.join(numbered[:4])}; if the numbers are grades, "
+            "move the others away; if they are not, give the folders inside it as the arguments"
+        )
     samples = [
-        Sample(source=found.path.relative_to(folder).as_posix(), path=found.path, grade=grade)
+        Sample(source=_source(found.path.relative_to(folder)), path=found.path, grade=grade)
         for child, grade in graded.items()
         if grade is not None
         for found in find_images([child])
     ]
     if not samples:
         raise DatasetError(f"the grade folders of {folder} hold no photographs; expected {_suffixes()} files")
-    return Samples(layout="folders", samples=tuple(samples))
+    return Samples(layout="folders", samples=tuple(samples), num_unlabeled_left_out=len(find_images(others)))
 
 
 def _suffixes() -> str:

@@ -19,7 +19,8 @@ from fundusgrade.images import Picture
 
 FINGERPRINT_SIDE = 16
 FINGERPRINT_BITS = FINGERPRINT_SIDE * FINGERPRINT_SIDE
-# On APTOS 2019 all true copies differ in at most 3 of the 256 bits, the nearest others in 30 and more.
+# On APTOS 2019 true copies differ in at most 3 of the 256 bits, one eye photographed twice in 21 to 26, the nearest
+# different eyes in 30. Of 247 photographs recompressed and reduced to 3/4, 241 stay within 20.
 MAX_DIFFERENT_BITS = 20
 SPLIT_FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
 NUM_FOLDS = 5
@@ -49,7 +50,8 @@ class Grouping:
 def fingerprint(picture: Picture, mask: NDArray[np.bool_]) -> str:
     """256 bits of a canonical picture (S, S, 3) as hex: is this cell brighter than the mean of the visible disc?
 
-    The local mean is removed first, so that neither the camera's vignetting nor the disc's outline decides the bits.
+    The local mean is removed first, so that neither the camera's vignetting nor the disc's outline decides the bits. A
+    cell outside the disc is always 0: the mean is close to 0 there, and its sign would turn all those bits at once.
     """
     gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
     weight = mask.astype(np.float32)
@@ -62,7 +64,8 @@ def fingerprint(picture: Picture, mask: NDArray[np.bool_]) -> str:
         (FINGERPRINT_SIDE, FINGERPRINT_SIDE),
         interpolation=cv2.INTER_AREA,
     )
-    return np.packbits(cells.ravel() > np.mean(cells)).tobytes().hex()
+    seen = cv2.resize(weight, (FINGERPRINT_SIDE, FINGERPRINT_SIDE), interpolation=cv2.INTER_AREA) >= 0.5
+    return np.packbits((cells > np.mean(cells)) & seen).tobytes().hex()
 
 
 def group_photographs(identities: Sequence[Identity]) -> Grouping:

@@ -30,7 +30,9 @@ MODEL_JSON = "model.json"
 MODEL_FILES = (MODEL_FILE, MODEL_JSON, "README.md", "metrics.jsonl", "curves.png")
 # The model that predict, explain and evaluate use when none is named; see weights/README.md for how it was chosen.
 DEFAULT_MODEL = "aptos-efficientnet-lite0"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
+# Windows reserves these, also with a suffix.
+_DEVICE_NAME = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +84,10 @@ def run_directory(name: str) -> Path:
 
 def checked_name(name: str) -> str:
     """Return the name, or raise StoreError if it could not be a folder's name on every system."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or _DEVICE_NAME.fullmatch(name):
         raise StoreError(
-            f"{name!r} is not a name; expected up to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+            f"{name!r} is not a name; expected up to 64 letters, digits, '.', '_' or '-', the first a letter or digit, "
+            "the last no '.', and none that a system reserves, such as 'nul'"
         )
     return name
 
@@ -113,7 +116,8 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         _sync_directory(path.parent)
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {error.strerror}; set {HOME_VARIABLE} or --out to a writable place with enough room"
+            f"cannot write {path}: {error.strerror or error}; "
+            f"set {HOME_VARIABLE} or --out to a writable place with enough room"
         ) from error
 
 
@@ -154,7 +158,7 @@ def resolve_dataset(name_or_path: str | None) -> Path:
 
     Raises StoreError where there is none of that name, or several to choose from.
     """
-    names = [dataset.name for dataset in list_datasets()]
+    names = sorted(path.parent.name for path in (home() / "datasets").glob(f"*/{DATASET_FILE}"))
     if name_or_path is None:
         if len(names) == 1:
             return home() / "datasets" / names[0]
@@ -162,7 +166,7 @@ def resolve_dataset(name_or_path: str | None) -> Path:
     if name_or_path in names:
         return home() / "datasets" / name_or_path
     path = Path(name_or_path)
-    if (path / DATASET_FILE).is_file():
+    if _is_file(path / DATASET_FILE):
         return path
     raise StoreError(
         f"no data set {name_or_path!r}: neither a name in the store ({_listed(names)}) nor a folder with "
@@ -182,7 +186,7 @@ def resolve_model(name_or_path: str | None) -> Path:
             return model.path
     path = Path(wanted)
     for candidate in (path, path / MODEL_FILE):
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate
     names = [model.name for model in models]
     raise StoreError(
@@ -192,11 +196,20 @@ def resolve_model(name_or_path: str | None) -> Path:
 
 
 def install_model(directory: Path, name: str) -> Path:
-    """Copy a finished run's model into the store, the weights last; returns their new path."""
+    """Copy a finished run's model into the store, the weights last; returns their new path.
+
+    Raises StoreError where the run has no weights, or its files cannot be copied.
+    """
     target = model_directory(name)
-    files = sorted(path for path in directory.iterdir() if path.name in MODEL_FILES)
+    if not _is_file(directory / MODEL_FILE):
+        raise StoreError(f"no {MODEL_FILE} in {directory}: the run is not finished; go on with it by `--resume`")
+    files = [directory / file for file in MODEL_FILES if _is_file(directory / file)]
     for path in sorted(files, key=lambda path: path.name == MODEL_FILE):
-        write_atomically(target / path.name, path.read_bytes())
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
+        write_atomically(target / path.name, data)
     return target / MODEL_FILE
 
 
@@ -217,12 +230,13 @@ def _listed(names: list[str]) -> str:
 
 def _stored_dataset(folder: Path) -> StoredDataset:
     described = _read_json(folder / DATASET_FILE)
+    num_photographs = described.get("num_photographs")
     return StoredDataset(
         name=folder.name,
         path=folder,
         created=str(described.get("created", "")),
-        num_photographs=int(str(described.get("num_photographs", 0))),
-        size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        num_photographs=num_photographs if isinstance(num_photographs, int) else 0,
+        size_bytes=_size_of_files(folder),
         hash=str(described.get("hash", "")),
     )
 
@@ -241,6 +255,19 @@ def _stored_model(path: Path, *, shipped: bool) -> StoredModel:
         hash=str(described.get("weights_sha256", "")),
         shipped=shipped,
     )
+
+
+def _size_of_files(folder: Path) -> int:
+    """Bytes of all files below; one that a running command takes away meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises on overlong names and forbidden parents)
 
 
 def _read_json(path: Path) -> dict[str, object]:

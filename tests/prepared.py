@@ -1,0 +1,91 @@
+"""Prepared data sets of small pictures whose grade is the color of the disc, for tests of training and evaluation."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from fundusgrade import store
+from fundusgrade.dataset import (
+    FORMAT_VERSION,
+    MANIFEST_COLUMNS,
+    MANIFEST_FILE,
+    PICTURES_FOLDER,
+    ManifestRow,
+    PreparedDataset,
+    load_dataset,
+)
+from fundusgrade.grades import Grade
+from fundusgrade.images import Picture, write_image
+from fundusgrade.preprocess import Method, PreprocessRecipe
+
+COLORS = ((200, 60, 40), (60, 160, 60), (60, 80, 200), (190, 180, 60), (150, 60, 170))
+
+
+def colored_disc(grade: int, recipe: PreprocessRecipe, rng: np.random.Generator) -> Picture:
+    """A noisy disc in the grade's color on the recipe's fill, as preprocessing lays it out."""
+    size_px = recipe.size_px
+    picture = np.full((size_px, size_px, 3), recipe.fill, np.uint8)
+    y, x = np.ogrid[:size_px, :size_px] - np.float64((size_px - 1) / 2)
+    inside = x**2 + y**2 <= (size_px / 2) ** 2
+    noisy = np.array(COLORS[grade]) + rng.normal(0, 20, (size_px, size_px, 3))
+    picture[inside] = np.clip(noisy, 0, 255).astype(np.uint8)[inside]
+    return picture
+
+
+def prepared_dataset(
+    directory: Path,
+    *,
+    num_train: int = 40,
+    num_validation: int = 20,
+    recipe: PreprocessRecipe | None = None,
+    grades: Sequence[int] = range(5),
+    seed: int = 0,
+) -> PreparedDataset:
+    """Write a data set as `fundusgrade preprocess` leaves one, grades in turn, and read it back."""
+    recipe = recipe or PreprocessRecipe(method=Method.NATURAL, size_px=32)
+    rng = np.random.default_rng(seed)
+    (directory / PICTURES_FOLDER).mkdir(parents=True)
+    rows = []
+    for number in range(num_train + num_validation):
+        split = "train" if number < num_train else "validation"
+        row = _row(number, Grade(grades[number % len(grades)]), split)
+        write_image(directory / row.image, colored_disc(int(row.grade or 0), recipe, rng))
+        rows.append(row)
+    write_manifest(directory, rows)
+    described = {"format": FORMAT_VERSION, "name": directory.name, "recipe": asdict(recipe), "seed": seed}
+    store.write_atomically(directory / store.DATASET_FILE, json.dumps(described))
+    return load_dataset(directory)
+
+
+def write_manifest(directory: Path, rows: Sequence[ManifestRow]) -> None:
+    """Write rows in the manifest's own columns."""
+    with (directory / MANIFEST_FILE).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, MANIFEST_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            cells = {name: int(cell) if isinstance(cell, int) else cell for name, cell in asdict(row).items()}
+            writer.writerow(cells)
+
+
+def _row(number: int, grade: Grade, split: str) -> ManifestRow:
+    return ManifestRow(
+        image=f"{PICTURES_FOLDER}/{number:04d}.png",
+        source=f"{number:04d}.jpg",
+        grade=grade,
+        split=split,
+        fold=number % 5,
+        group=number,
+        patient=None,
+        eye=None,
+        site=None,
+        error=None,
+        conflict=False,
+        sha256=f"{number:064x}",
+        fingerprint=None,
+    )

@@ -1,0 +1,59 @@
+"""What the documents say exists: files, links, commands, options."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from fundusgrade.cli import app
+from fundusgrade.grades import RESEARCH_USE
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("weights/**/*.md")]
+)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def command_lines(text: str) -> list[list[str]]:
+    """The words of every `fundusgrade ...` line in the shell blocks of a document."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("fundusgrade ")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_is_understood(document: Path) -> None:
+    group = typer.main.get_command(app)
+    for words in command_lines(document.read_text(encoding="utf-8")):
+        name, *arguments = words
+        if name.startswith("--"):
+            continue
+        command = group.commands[name]  # type: ignore[attr-defined]
+        command.make_context(name, arguments, resilient_parsing=False)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    for link in links:
+        assert link.startswith("http") or (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_the_readme_lists_every_module() -> None:
+    listed = set(re.findall(r"^  (\w+\.py) ", README, flags=re.MULTILINE))
+    present = {path.name for path in (ROOT / "src" / "fundusgrade").glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert listed == present
+
+
+def test_the_readme_says_once_that_this_is_no_medical_device() -> None:
+    assert README.count(RESEARCH_USE.rstrip(".")) == 1
+
+
+def test_no_document_names_a_place_on_a_machine() -> None:
+    for document in DOCUMENTS:
+        assert not re.search(r"(?<![\w.])/(work|home|root|tmp)/", document.read_text(encoding="utf-8")), document
