@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import os
+import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +21,7 @@ from PIL import Image
 
 from fundusgrade import store
 from fundusgrade.checkpoint import CheckpointDescription, Provenance, save_checkpoint
-from fundusgrade.dataset import PreparedDataset, prepare_dataset
+from fundusgrade.dataset import PreparedDataset, load_dataset, prepare_dataset
 from fundusgrade.labels import find_samples
 from fundusgrade.model import GradingNetwork, build_network, network_spec, to_tensor
 from fundusgrade.preprocess import Method, PreprocessRecipe, preprocess_photograph
@@ -90,10 +93,31 @@ def save_labeled_photographs(folder: Path, num_photographs: int = 20) -> list[Pa
     return [save_photographs(folder / str(seed % 5), [seed])[0] for seed in range(num_photographs)]
 
 
-def install_dataset(name: str, folder: Path, *, size_px: int = SIZE_PX) -> PreparedDataset:
-    """Prepare a folder of `save_labeled_photographs` in the store."""
-    recipe = PreprocessRecipe(method=Method.NATURAL, size_px=size_px)
-    return prepare_dataset(find_samples([folder]), name=name, recipe=recipe, num_workers=1)
+def install_dataset(name: str, *, size_px: int = SIZE_PX) -> PreparedDataset:
+    """Put a prepared data set of 20 drawn eyes into the store, as `fundusgrade preprocess` leaves one."""
+    directory = store.dataset_directory(name)
+    for place, content in _prepared_files(size_px).items():
+        (directory / place).parent.mkdir(parents=True, exist_ok=True)
+        (directory / place).write_bytes(content)
+    described = json.loads((directory / store.DATASET_FILE).read_text())
+    (directory / store.DATASET_FILE).write_text(json.dumps({**described, "name": name}))
+    return load_dataset(directory)
+
+
+@functools.cache
+def _prepared_files(size_px: int) -> dict[str, bytes]:
+    """The files of a prepared data set: preparing one for every test would take most of the tests' time."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_labeled_photographs(Path(folder))
+        recipe = PreprocessRecipe(method=Method.NATURAL, size_px=size_px)
+        directory = prepare_dataset(
+            find_samples([Path(folder)]), name="original", recipe=recipe, num_workers=1
+        ).directory
+    files = {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+    shutil.rmtree(directory)
+    return files
 
 
 def save_broken_files(folder: Path) -> dict[str, str]:

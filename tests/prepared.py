@@ -15,7 +15,6 @@ from fundusgrade.dataset import (
     FORMAT_VERSION,
     MANIFEST_COLUMNS,
     MANIFEST_FILE,
-    PICTURES_FOLDER,
     ManifestRow,
     PreparedDataset,
     load_dataset,
@@ -31,8 +30,8 @@ def colored_disc(grade: int, recipe: PreprocessRecipe, rng: np.random.Generator)
     """A noisy disc in the grade's color on the recipe's fill, as preprocessing lays it out."""
     size_px = recipe.size_px
     picture = np.full((size_px, size_px, 3), recipe.fill, np.uint8)
-    y, x = np.ogrid[:size_px, :size_px] - np.float64((size_px - 1) / 2)
-    inside = x**2 + y**2 <= (size_px / 2) ** 2
+    axis = np.arange(size_px) - (size_px - 1) / 2
+    inside = axis**2 + axis[:, None] ** 2 <= (size_px / 2) ** 2
     noisy = np.array(COLORS[grade]) + rng.normal(0, 20, (size_px, size_px, 3))
     picture[inside] = np.clip(noisy, 0, 255).astype(np.uint8)[inside]
     return picture
@@ -50,7 +49,7 @@ def prepared_dataset(
     """Write a data set as `fundusgrade preprocess` leaves one, grades in turn, and read it back."""
     recipe = recipe or PreprocessRecipe(method=Method.NATURAL, size_px=32)
     rng = np.random.default_rng(seed)
-    (directory / PICTURES_FOLDER).mkdir(parents=True)
+    (directory / "pictures").mkdir(parents=True)
     rows = []
     for number in range(num_train + num_validation):
         split = "train" if number < num_train else "validation"
@@ -75,7 +74,7 @@ def write_manifest(directory: Path, rows: Sequence[ManifestRow]) -> None:
 
 def _row(number: int, grade: Grade, split: str) -> ManifestRow:
     return ManifestRow(
-        image=f"{PICTURES_FOLDER}/{number:04d}.png",
+        image=f"pictures/{number:04d}.png",
         source=f"{number:04d}.jpg",
         grade=grade,
         split=split,

@@ -127,7 +127,7 @@ def test_equal_weights_have_equal_hashes(tmp_path: Path) -> None:
 
 
 def test_no_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="absent.safetensors"):
+    with pytest.raises(CheckpointError, match=r"absent.safetensors"):
         load_checkpoint(tmp_path / "absent.safetensors")
 
 
@@ -137,7 +137,7 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, share: float) -> None:
     saved(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(CheckpointError, match="not a whole safetensors file.*copy it again"):
+    with pytest.raises(CheckpointError, match=r"not a whole safetensors file.*copy it again"):
         load_checkpoint(path)
 
 
@@ -166,7 +166,7 @@ def test_a_flipped_bit_in_a_weight_is_named(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match="not those that were saved.*copy the file again"):
+    with pytest.raises(CheckpointError, match=r"not those that were saved.*copy the file again"):
         load_checkpoint(path)
 
 
@@ -176,7 +176,7 @@ def test_another_digit_in_the_description_is_an_error(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert data.count(b"0.485") == 1
     path.write_bytes(data.replace(b"0.485", b"0.585"))
-    with pytest.raises(CheckpointError, match="description .* is not the one that was saved.*copy the file again"):
+    with pytest.raises(CheckpointError, match=r"description .* is not the one that was saved.*copy the file again"):
         load_checkpoint(path)
 
 
@@ -212,21 +212,21 @@ def test_nothing_reads_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_weights_of_others_are_an_error(tmp_path: Path) -> None:
     safetensors.torch.save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(CheckpointError, match="no description by fundusgrade.*--init-weights"):
+    with pytest.raises(CheckpointError, match=r"no description by fundusgrade.*--init-weights"):
         load_checkpoint(tmp_path / "foreign.safetensors")
 
 
 def test_another_format_version_is_an_error(tmp_path: Path) -> None:
     saved(tmp_path / "model.safetensors")
     rewrite(tmp_path / "model.safetensors", lambda described: described.update(format=2))
-    with pytest.raises(CheckpointError, match="checkpoint format 2, expected 1.*install that one"):
+    with pytest.raises(CheckpointError, match=r"checkpoint format 2, expected 1.*install that one"):
         load_checkpoint(tmp_path / "model.safetensors")
 
 
 def test_another_preprocessing_version_is_an_error(tmp_path: Path) -> None:
     saved(tmp_path / "model.safetensors")
     rewrite(tmp_path / "model.safetensors", lambda described: described["recipe"].update(version=99))
-    with pytest.raises(CheckpointError, match="preprocessing version 99, this is 1.*train it again or install"):
+    with pytest.raises(CheckpointError, match=r"preprocessing version 99, this is 1.*train it again or install"):
         load_checkpoint(tmp_path / "model.safetensors")
 
 

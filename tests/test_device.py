@@ -46,9 +46,7 @@ def test_absent_gpu_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch, d
 @pytest.mark.parametrize(
     ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
 )
-def test_auto_takes_the_fastest_device(
-    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: str
-) -> None:
+def test_auto_takes_the_fastest_device(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: str) -> None:
     pretend(monkeypatch, cuda=cuda, mps=mps)
     choice = choose_device()
     assert choice.device.type == expected
@@ -105,7 +103,7 @@ def test_mps_stays_at_float32_unless_asked(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("device", [DeviceName.CPU, DeviceName.AUTO])
 def test_float16_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch, device: DeviceName) -> None:
     pretend(monkeypatch)
-    with pytest.raises(DeviceError, match="float16 needs a GPU.*--precision auto or bfloat16"):
+    with pytest.raises(DeviceError, match=r"float16 needs a GPU.*--precision auto or bfloat16"):
         choose_device(device, Precision.FLOAT16)
 
 

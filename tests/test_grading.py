@@ -43,6 +43,8 @@ from tests.models_for_tests import (
     save_photographs,
 )
 
+TOLERANCE = 1e-4  # float32 sums in another order; a mix-up of two photographs changes more than this
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -139,9 +141,9 @@ def test_neither_batch_size_nor_order_changes_a_grade(arch: str, tmp_path: Path)
     found = find_images(save_photographs(tmp_path, range(9)))
     expected = probabilities(list(load(batch_size=9).grade_all(found)))
     for batch_size in (1, 2, 5):
-        assert np.allclose(probabilities(list(load(batch_size=batch_size).grade_all(found))), expected, atol=2e-6)
+        assert np.allclose(probabilities(list(load(batch_size=batch_size).grade_all(found))), expected, atol=TOLERANCE)
     backward = probabilities(list(load(batch_size=4).grade_all(reversed(found))))[::-1]
-    assert np.allclose(backward, expected, atol=2e-6)
+    assert np.allclose(backward, expected, atol=TOLERANCE)
     assert np.array_equal(backward.argmax(axis=1), expected.argmax(axis=1))
 
 
@@ -150,7 +152,7 @@ def test_a_broken_neighbor_changes_nothing(grader: Grader, tmp_path: Path) -> No
     alone = probabilities(list(grader.grade_all(found)))
     broken = FoundImage(path=tmp_path / "gone.png", name="gone.png")
     mixed = list(grader.grade_all([broken, found[0], broken, *found[1:], broken, broken, broken, broken]))
-    assert np.allclose(probabilities([r for r in mixed if isinstance(r, Prediction)]), alone, atol=2e-6)
+    assert np.allclose(probabilities([r for r in mixed if isinstance(r, Prediction)]), alone, atol=TOLERANCE)
 
 
 def test_grading_one_equals_grading_all(grader: Grader, tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_grading_one_equals_grading_all(grader: Grader, tmp_path: Path) -> None:
         single = grader.grade(path)
         assert single.image == expected.image == path.as_posix()
         assert single.model == expected.model == "tiny"
-        assert np.allclose(probabilities([single]), probabilities([expected]), atol=2e-6)
+        assert np.allclose(probabilities([single]), probabilities([expected]), atol=TOLERANCE)
 
 
 def test_nothing_to_grade_gives_nothing(grader: Grader) -> None:
@@ -217,20 +219,13 @@ def test_an_error_of_ours_is_not_hidden_in_a_row(
     assert set(threading.enumerate()) == threads
 
 
-@pytest.fixture
-def photograph_folder(tmp_path: Path) -> Path:
-    save_labeled_photographs(tmp_path / "labeled")
-    return tmp_path / "labeled"
-
-
-def test_prepared_pictures_and_original_photographs_walk_one_path(grader: Grader, photograph_folder: Path) -> None:
+def test_prepared_pictures_and_original_photographs_walk_one_path(grader: Grader, tmp_path: Path) -> None:
     """What was evaluated is what is predicted: equal pixels, equal tensors, equal probabilities."""
-    dataset = install_dataset("drawn", photograph_folder)
+    save_labeled_photographs(tmp_path)
+    dataset = install_dataset("drawn")
     rows = dataset.graded_rows()
     assert len(rows) == 20
-    paths = [photograph_folder / row.source for row in rows]
-    if not paths[0].is_file():
-        paths = [Path(row.source) for row in rows]
+    paths = [tmp_path / row.source for row in rows]
     pixels = load_pictures(dataset, rows).pixels
     for path, stored in zip(paths, pixels, strict=True):
         assert torch.equal(to_pixels(preprocess_photograph(read_image(path), grader.recipe).picture), stored)
@@ -238,8 +233,8 @@ def test_prepared_pictures_and_original_photographs_walk_one_path(grader: Grader
     assert np.array_equal(grader.grade_rows(dataset, rows), from_photographs)
 
 
-def test_evaluation_scores_the_rows_of_the_split(grader: Grader, photograph_folder: Path) -> None:
-    dataset = install_dataset("drawn", photograph_folder)
+def test_evaluation_scores_the_rows_of_the_split(grader: Grader) -> None:
+    dataset = install_dataset("drawn")
     for split in ("train", "validation", "test", "all"):
         rows = dataset.graded_rows(split)
         grades = [int(row.grade) for row in rows if row.grade is not None]
@@ -248,8 +243,8 @@ def test_evaluation_scores_the_rows_of_the_split(grader: Grader, photograph_fold
     assert 0 < grader.evaluate(dataset, "test").num_photographs < 20
 
 
-def test_a_data_set_prepared_otherwise_is_refused_with_the_command_that_helps(photograph_folder: Path) -> None:
-    dataset = install_dataset("drawn", photograph_folder)
+def test_a_data_set_prepared_otherwise_is_refused_with_the_command_that_helps() -> None:
+    dataset = install_dataset("drawn")
     install_model("graham", method=Method.BEN_GRAHAM)
     with pytest.raises(DatasetError) as raised:
         load("graham").evaluate(dataset, "test")
@@ -275,7 +270,7 @@ def test_an_explanation_lies_on_the_photographs_own_pixels(arch: str, tmp_path: 
     graded = load().grade(path)
     assert isinstance(graded, Prediction)
     assert explanation.prediction.image == graded.image
-    assert np.allclose(explanation.prediction.probabilities, graded.probabilities, atol=2e-6)
+    assert np.allclose(explanation.prediction.probabilities, graded.probabilities, atol=TOLERANCE)
     fov = find_field_of_view(canvas)
     y, x = np.nonzero(explanation.heat)
     reach = 1.1  # the canonical picture is a square around the disc, and its outermost pixels fade over their width

@@ -1,4 +1,4 @@
-"""Rows, tables, JSON and figures say exactly what was predicted and scored."""
+"""Rows, tables and JSON say exactly what was predicted and scored."""
 
 from __future__ import annotations
 
@@ -7,22 +7,33 @@ import dataclasses
 import io
 import json
 import os
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
+from rich.table import Table
 
-from fundusgrade.errors import MetricsError, StoreError
-from fundusgrade.figures import ModelEvaluation, draw_confusion_matrices, draw_training_curves
-from fundusgrade.grades import RESEARCH_USE, Prediction, Ungraded
+from fundusgrade.dataset import ManifestRow, PreparedDataset
+from fundusgrade.errors import StoreError
+from fundusgrade.figures import ModelEvaluation
+from fundusgrade.grades import RESEARCH_USE, Grade, Prediction, Ungraded
 from fundusgrade.metrics import Evaluation, evaluate_predictions
-from fundusgrade.report import PREDICTION_COLUMNS, PredictionWriter, evaluation_json, evaluation_table
-from fundusgrade.training import EpochRecord
+from fundusgrade.preprocess import PreprocessRecipe
+from fundusgrade.report import (
+    PREDICTION_COLUMNS,
+    PredictionWriter,
+    dataset_summary,
+    datasets_table,
+    evaluation_json,
+    evaluation_table,
+    models_table,
+    prediction_line,
+    write_evaluation,
+)
+from fundusgrade.store import StoredDataset, StoredModel
 
 HEADER = "image,grade,label,p0,p1,p2,p3,p4,expected_grade,referable_probability,model,error\n"
 GRADED = Prediction(image="eyes/a.png", model="resnet50", probabilities=(0.05, 0.1, 0.6, 0.2, 0.05))
@@ -179,69 +190,102 @@ def test_json_gives_back_the_numbers() -> None:
     assert content["models"][1]["kappa"] is None
 
 
-def curve(num_epochs: int) -> list[EpochRecord]:
-    return [
-        EpochRecord(
-            validation_accuracy=0.5,
-            seconds=1.0,
-            images_per_second=10.0,
-            epoch=epoch,
-            train_loss=1 / epoch,
-            validation_loss=1.2 / epoch,
-            validation_kappa=None if epoch == 2 else 0.8 - 0.5 / epoch,
-            learning_rate=1e-4,
-        )
-        for epoch in range(1, num_epochs + 1)
+def test_scores_are_written_as_json_and_figure(tmp_path: Path) -> None:
+    write_evaluation(EVALUATIONS, tmp_path / "new" / "folder", data="aptos", split="test")
+    written = tmp_path / "new" / "folder"
+    assert sorted(path.name for path in written.iterdir()) == ["confusion.png", "evaluation.json"]
+    expected = evaluation_json(EVALUATIONS, data="aptos", split="test")
+    assert (written / "evaluation.json").read_text() == expected + "\n"
+
+
+def test_one_line_for_people() -> None:
+    assert prediction_line(GRADED) == "eyes/a.png: grade 2 Moderate, p = 0.60, referable 0.85 (resnet50)"
+    undecodable = dataclasses.replace(GRADED, image=os.fsdecode(b"eye\xff.png"))
+    assert prediction_line(undecodable).startswith("eye\\udcff.png: grade 2")
+
+
+def row(number: int, grade: Grade | None, **changes: Any) -> ManifestRow:
+    usual = ManifestRow(
+        image=f"pictures/{number}.png",
+        source=f"{number}.jpg",
+        grade=grade,
+        split="train",
+        fold=0,
+        group=number,
+        patient=None,
+        eye=None,
+        site=None,
+        error=None,
+        conflict=False,
+        sha256=f"{number:064x}",
+        fingerprint=None,
+    )
+    return dataclasses.replace(usual, **changes)
+
+
+def test_summary_of_a_data_set_counts_what_is_ready_and_why_the_rest_is_not() -> None:
+    empty = "the file is empty (0 bytes); copy the file again from its source"
+    rows = [row(0, Grade.NONE), row(1, Grade.NONE, split="test"), row(2, Grade.SEVERE, conflict=True)]
+    rows += [row(number, Grade.MILD, image="", split=None, error=empty) for number in (3, 4)]
+    rows += [row(5, Grade.MILD, image="", split=None, error="no retina found")]
+    prepared = PreparedDataset(
+        directory=Path("data sets", "eyes"),
+        name="eyes",
+        recipe=PreprocessRecipe(),
+        seed=0,
+        hash="0" * 64,
+        rows=tuple(rows),
+    )
+    assert dataset_summary(prepared).splitlines() == [
+        "data set eyes: 3 of 6 photographs ready in data sets/eyes",
+        "grades: 0: 2, 1: 0, 2: 0, 3: 1, 4: 0",
+        "splits: test: 1, train: 2",
+        "copies with conflicting grades: 1 photographs",
+        f"not ready, 2: {empty}",
+        "not ready, 1: no retina found",
     ]
 
 
-def assert_figure(path: Path, *, width: int, height: int) -> None:
-    with Image.open(path) as picture:
-        assert (picture.format, picture.size) == ("PNG", (width, height))
-        assert picture.info["dpi"] == pytest.approx((150, 150), abs=0.1)
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+def shown(table: Table) -> str:
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(table)
+    return console.export_text()
 
 
-@pytest.mark.parametrize(("num_models", "width", "height"), [(1, 870, 765), (2, 1410, 765), (5, 2490, 1500)])
-def test_confusion_matrices_are_drawn_side_by_side(tmp_path: Path, num_models: int, width: int, height: int) -> None:
-    draw_confusion_matrices((EVALUATIONS * 3)[:num_models], tmp_path / "matrices.png")
-    assert_figure(tmp_path / "matrices.png", width=width, height=height)
-
-
-@pytest.mark.parametrize("num_epochs", [1, 3])
-def test_training_curves_are_drawn(tmp_path: Path, num_epochs: int) -> None:
-    draw_training_curves(curve(num_epochs), num_epochs, tmp_path / "curves.png")
-    assert_figure(tmp_path / "curves.png", width=1350, height=600)
-
-
-def test_figures_refuse_to_be_empty_or_lost(tmp_path: Path) -> None:
-    with pytest.raises(MetricsError, match="no evaluation"):
-        draw_confusion_matrices([], tmp_path / "matrices.png")
-    with pytest.raises(MetricsError, match="no epoch"):
-        draw_training_curves([], 1, tmp_path / "curves.png")
-    (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="cannot write"):
-        draw_training_curves(curve(1), 1, tmp_path / "file" / "curves.png")
-
-
-def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
-    """In a process of its own: whether pyplot and torch are imported is a property of the process."""
-    program = textwrap.dedent(
-        """
-        import sys
-        from pathlib import Path
-        from types import SimpleNamespace
-        from fundusgrade import figures
-        assert "matplotlib" not in sys.modules and "torch" not in sys.modules
-        import matplotlib
-        before = matplotlib.rcParams.copy()  # reading the backend as dict() does would itself import pyplot
-        point = SimpleNamespace(
-            epoch=1, train_loss=1.0, validation_loss=1.0, validation_kappa=0.5, learning_rate=0.1
-        )
-        figures.draw_training_curves([point], 1, Path(sys.argv[1]))
-        assert matplotlib.rcParams.copy() == before
-        assert "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
-        """
+def test_models_are_listed_with_kappa_size_date_and_hash() -> None:
+    model = StoredModel(
+        name="vit[bold]",
+        path=Path("vit"),
+        created="2024-05-06T07:08:09+00:00",
+        arch="vit",
+        kappa=0.9004,
+        size_bytes=86_400_000,
+        hash="abcdef0123456789",
+        shipped=False,
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "curves.png")], check=True)
+    other = dataclasses.replace(model, name="cnn", kappa=None, shipped=True)
+    lines = [line for line in shown(models_table([model, other], default="cnn")).splitlines() if "2024" in line]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    assert cells == [
+        ["vit[bold]", "vit", "0.900", "2024-05-06T07:08:09+00:00", "86.4", "abcdef012345", "store"],
+        ["cnn (default)", "vit", "undefined", "2024-05-06T07:08:09+00:00", "86.4", "abcdef012345", "shipped"],
+    ]
+
+
+def test_data_sets_are_listed_with_count_size_date_and_hash() -> None:
+    dataset = StoredDataset(
+        name="aptos",
+        path=Path("aptos"),
+        created="2024-05-06",
+        num_photographs=3662,
+        size_bytes=123_456_789,
+        hash="ab" * 32,
+    )
+    (line,) = [line for line in shown(datasets_table([dataset])).splitlines() if "aptos" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        "aptos",
+        "3662",
+        "2024-05-06",
+        "123.5",
+        "abababababab",
+    ]

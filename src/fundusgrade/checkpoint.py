@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
+import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -23,6 +24,8 @@ from fundusgrade.preprocess import RECIPE_VERSION, Method, PreprocessRecipe
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fundusgrade"
+# SHA-256 of the description: one wrong digit of a mean would change grades without a trace. Early files lack it.
+HASH_KEY = "fundusgrade_sha256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,8 @@ def save_checkpoint(
     state = {name: _stored(tensor, half) for name, tensor in network.state_dict().items()}
     description = replace(description, weights_sha256=_hash_tensors(state))
     text = description.to_json()
-    store.write_atomically(path, safetensors.torch.save(state, metadata={METADATA_KEY: text}))
+    metadata = {METADATA_KEY: text, HASH_KEY: store.hash_text(text)}
+    store.write_atomically(path, safetensors.torch.save(state, metadata=metadata))
     store.write_atomically(path.with_name(store.MODEL_JSON), text)
 
 
@@ -85,32 +89,47 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises CheckpointError where the file is not one, is damaged, or is of another version.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); copy it again or train the model again"
-        ) from error
-    if text is None:
-        raise CheckpointError(
-            f"{path} holds weights, but no description by fundusgrade; "
-            "use it as a start with `fundusgrade train --init-weights`"
-        )
+    text, state = _read(path)
     description = parse_description(text, path)
     if _hash_tensors(state) != description.weights_sha256:
         raise CheckpointError(
             f"the weights in {path} are not those that were saved (hash differs); copy the file again"
         )
-    network = build_network(description.network)
+    # building and filling fail in many ways where the description is sound JSON, but of no network that exists here
     try:
+        network = build_network(description.network)
         network.load_state_dict(
             {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         )
-    except RuntimeError as error:
-        raise CheckpointError(f"the weights in {path} do not fit {description.network.arch}: {error}") from error
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise CheckpointError(
+            f"the weights in {path} do not fit {description.network.arch} as timm {timm.__version__} builds it "
+            f"({error}); install timm {description.provenance.versions.get('timm')}, or copy the file again"
+        ) from error
     return Checkpoint(description=description, network=network.eval())
+
+
+def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """The description's text and the tensors of a file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); copy it again or train the model again"
+        ) from error
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        raise CheckpointError(
+            f"{path} holds weights, but no description by fundusgrade; "
+            "use it as a start with `fundusgrade train --init-weights`"
+        )
+    if metadata.get(HASH_KEY, store.hash_text(text)) != store.hash_text(text):
+        raise CheckpointError(
+            f"the description in {path} is not the one that was saved (hash differs); copy the file again"
+        )
+    return text, state
 
 
 def parse_description(text: str, path: Path) -> CheckpointDescription:

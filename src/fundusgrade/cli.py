@@ -76,11 +76,11 @@ def _message(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+def _counting(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A progress bar for something that reports (done, total)."""
     from fundusgrade.progress import progress_bar
 
-    with progress_bar(_console()) as progress:
+    with progress_bar(Console(stderr=True, force_terminal=False) if hidden else _console()) as progress:
         task = progress.add_task(what, total=None, rate="")
 
         def show(done: int, total: int) -> None:
@@ -247,7 +247,8 @@ def predict(
         )
     grader = Grader.load(model, device=device, precision=precision, batch_size=batch_size)
     _message(_escaped(f"model {grader.name}; {grader.choice.describe()}"))
-    with PredictionWriter(csv) as writer, _counting("grading") as on_progress:
+    rows_on_screen = csv is None and sys.stdout.isatty()  # a bar would run into them
+    with PredictionWriter(csv) as writer, _counting("grading", hidden=rows_on_screen) as on_progress:
         for done, result in enumerate(grader.grade_all(found), start=1):
             writer.write(result)
             on_progress(done, len(found))

@@ -105,9 +105,8 @@ def load_dataset(directory: Path) -> PreparedDataset:
     """Read a prepared data set. Raises DatasetError where its files are missing or damaged."""
     try:
         described = json.loads((directory / store.DATASET_FILE).read_text(encoding="utf-8"))
-        # Bytes, as reading text would turn a carriage return inside a name into another character.
-        text = (directory / MANIFEST_FILE).read_bytes().decode()
-        rows = tuple(_row_from_cells(cells) for cells in csv.DictReader(io.StringIO(text, newline="")))
+        text = (directory / MANIFEST_FILE).read_text(encoding="utf-8")
+        rows = _rows_from_text(text)
         return PreparedDataset(
             directory=directory,
             name=described["name"],
@@ -216,6 +215,14 @@ def _manifest_text(rows: Sequence[ManifestRow]) -> str:
         cells = [getattr(row, column) for column in MANIFEST_COLUMNS]
         writer.writerow(["" if cell is None else int(cell) if isinstance(cell, int) else cell for cell in cells])
     return out.getvalue()
+
+
+def _rows_from_text(text: str) -> tuple[ManifestRow, ...]:
+    reader = csv.DictReader(io.StringIO(text))
+    missing = set(MANIFEST_COLUMNS) - set(reader.fieldnames or ())
+    if missing:
+        raise ValueError(f"its manifest lacks the columns {', '.join(sorted(missing))}")
+    return tuple(_row_from_cells(cells) for cells in reader)
 
 
 def _row_from_cells(cells: dict[str, str]) -> ManifestRow:

@@ -109,8 +109,12 @@ def find_samples(
 
 
 def _source(path: Path) -> str:
-    """A photograph's path as text; bytes of a name that are not UTF-8, which a manifest cannot hold, as \\xNN."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+    """A photograph's path as one line of text; control characters and bytes that are not UTF-8 as \\xNN."""
+    return _one_line(os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace"))
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _only_folder(sources: Sequence[Path]) -> Path:
@@ -211,7 +215,7 @@ def _sample(row: dict[str, str], columns: LabelColumns, index: dict[str, list[Pa
         error = f"grade {row.get(columns.grade)!r} is not one of 0-4"
     named = _EYEPACS_NAME.fullmatch(Path(image).stem) if columns.image == _EYEPACS.image else None
     return Sample(
-        source=_source(path.relative_to(folder)) if path else image,
+        source=_source(path.relative_to(folder)) if path else _one_line(image),
         path=path,
         grade=grade,
         patient=_cell(row, columns.patient) or (named["patient"] if named else None),
@@ -228,7 +232,7 @@ def _find_photograph(image: str, index: dict[str, list[Path]], folder: Path) -> 
     """
     has_suffix = Path(image).suffix.lower() in IMAGE_SUFFIXES
     wanted = tuple(part for part in Path(image).parts if part != "..")
-    candidates = []
+    agreeing: dict[int, list[Path]] = {}
     for path in index.get(Path(image).stem if has_suffix else Path(image).name, []):
         below = path.relative_to(folder)
         parts = below.parts if has_suffix else below.with_suffix("").parts
@@ -236,7 +240,8 @@ def _find_photograph(image: str, index: dict[str, list[Path]], folder: Path) -> 
             return path, None
         length = min(len(parts), len(wanted))
         if parts[-length:] == wanted[-length:]:
-            candidates.append(path)
+            agreeing.setdefault(length, []).append(path)
+    candidates = agreeing[max(agreeing)] if agreeing else []
     if len(candidates) == 1:
         return candidates[0], None
     if not candidates:
@@ -254,7 +259,7 @@ def _grade(text: str | None) -> Grade | None:
 
 
 def _cell(row: dict[str, str], column: str | None) -> str | None:
-    return ((row.get(column) or "").strip() or None) if column else None
+    return (_one_line((row.get(column) or "").strip()) or None) if column else None
 
 
 def _refuse_contradictions(samples: Sequence[Sample], path: Path) -> None:

@@ -25,11 +25,13 @@ from fundusgrade import store
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
 from fundusgrade.images import Picture, hash_file, read_image, write_image
 from fundusgrade.labels import Sample
-from fundusgrade.preprocess import PreprocessRecipe, preprocess_photograph
+from fundusgrade.preprocess import Method, PreprocessedImage, PreprocessRecipe, preprocess, preprocess_photograph
 from fundusgrade.splits import fingerprint
 
 RECORDS_FILE = "records.jsonl"
 PICTURES_FOLDER = "pictures"
+# One for all data sets, so that copies are recognized, and splits dealt, alike whatever the recipe of the pictures is.
+FINGERPRINT_RECIPE = PreprocessRecipe(method=Method.BEN_GRAHAM, size_px=224)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +198,8 @@ def prepare_photograph(task: _Task) -> Record:
     sha256 = ""
     try:
         sha256 = hash_file(path)
-        prepared = preprocess_photograph(read_image(path), task.recipe)
+        photograph = read_image(path)
+        prepared = preprocess_photograph(photograph, task.recipe)
     except UngradableError as error:
         return _failed(task, str(error), sha256)
     except OSError as error:
@@ -207,9 +210,15 @@ def prepare_photograph(task: _Task) -> Record:
         recipe=task.recipe.key,
         sha256=sha256,
         image=task.image,
-        fingerprint=fingerprint(prepared.picture, prepared.mask),
+        fingerprint=_fingerprint(photograph, prepared, task.recipe),
         error=None,
     )
+
+
+def _fingerprint(photograph: Picture, prepared: PreprocessedImage, recipe: PreprocessRecipe) -> str:
+    if recipe != FINGERPRINT_RECIPE:
+        prepared = preprocess(photograph, prepared.field_of_view, FINGERPRINT_RECIPE)
+    return fingerprint(prepared.picture, prepared.mask)
 
 
 def _write_picture(path: Path, picture: Picture) -> None:

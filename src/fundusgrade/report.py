@@ -131,11 +131,12 @@ def _write_to_stdout(text: str) -> None:
     binary = getattr(sys.stdout, "buffer", None)
     if binary is None:  # replaced by a text buffer
         sys.stdout.write(text)
+        sys.stdout.flush()
     else:
         # Past the text layer, which on some machines is not UTF-8 and changes line ends.
         sys.stdout.flush()
         binary.write(text.encode())
-    sys.stdout.flush()
+        binary.flush()  # not sys.stdout's: a progress bar puts a layer of its own there
 
 
 def _cannot_write(path: Path | None, error: OSError) -> StoreError:
@@ -232,7 +233,7 @@ def dataset_summary(dataset: PreparedDataset) -> str:
     ]
     for reason, count in Counter(row.error for row in dataset.rows if row.error).most_common(10):
         lines.append(f"not ready, {count}: {reason}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def prediction_line(prediction: Prediction) -> str:

@@ -57,14 +57,14 @@ def plan_run(*, data: str | None, name: str | None, options: TrainOptions, resum
         )
     if not resume and not overwrite and has_model:
         raise TrainingError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
-    if not resume:
-        shutil.rmtree(directory, ignore_errors=True)
     return RunPlan(dataset=dataset, options=options.filled(), name=name, directory=directory, resume=resume)
 
 
 def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:
     """Train, install the best epoch in the store with its card and curves, and clear the run's state if it is done."""
     choice = choose_device(device, precision)
+    if not plan.resume:
+        shutil.rmtree(plan.directory, ignore_errors=True)
     console.print(f"device: {choice.describe()}", highlight=False, soft_wrap=True)
     with TrainingProgress(console, plan.options.epochs or 0) as observer:
         result = train(plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume)

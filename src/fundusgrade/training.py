@@ -6,21 +6,17 @@ was killed resumes from its last whole epoch and ends with the weights that it w
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import safetensors.torch
 import timm
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -36,6 +32,7 @@ from fundusgrade.metrics import evaluate_predictions
 from fundusgrade.model import (
     CNN,
     GradingNetwork,
+    build_network,
     lay_out,
     network_spec,
     predict_probabilities,
@@ -43,57 +40,24 @@ from fundusgrade.model import (
     start_network,
 )
 from fundusgrade.options import ClassWeights, Precision
+from fundusgrade.run_state import STATE_FILE, EpochRecord, RunState, TrainOptions, load_state, save_state
 
-STATE_FILE = "state.safetensors"
-METRICS_FILE = "metrics.jsonl"
+__all__ = [
+    "STATE_FILE",
+    "EpochRecord",
+    "TrainOptions",
+    "TrainResult",
+    "TrainingObserver",
+    "class_weights",
+    "learning_rate_factor",
+    "train",
+]
+
 # A class weight is the inverse frequency to this power: 1 is the reference's loss, 0.5 a softer one, 0 none.
 CLASS_WEIGHT_POWERS = {ClassWeights.INVERSE: 1.0, ClassWeights.SQRT: 0.5, ClassWeights.NONE: 0.0}
 _GRADIENT_NORM = 1.0
 _FINAL_RATE = 0.01
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
-    """What a user decides; None stands for the architecture's own default. `epochs` includes the warm-up."""
-
-    arch: str = "resnet50"
-    init_weights: str | None = None
-    pretrained: bool = True
-    epochs: int | None = None
-    batch_size: int = 32
-    learning_rate: float | None = None
-    weight_decay: float = 0.05
-    layer_decay: float | None = None
-    warmup_epochs: float = 1.0
-    class_weights: ClassWeights = ClassWeights.INVERSE
-    ema_decay: float = 0.99
-    patience: int | None = None
-    seed: int = 0
-
-    def filled(self) -> TrainOptions:
-        """The same options with the architecture's defaults in place of None."""
-        defaults = _arch_defaults(self.arch)
-        return replace(
-            self,
-            epochs=self.epochs if self.epochs is not None else defaults.epochs,
-            learning_rate=self.learning_rate if self.learning_rate is not None else defaults.learning_rate,
-            layer_decay=self.layer_decay if self.layer_decay is not None else defaults.layer_decay,
-            patience=self.patience if self.patience is not None else defaults.patience,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochRecord:
-    """One line of metrics.jsonl. Validation figures are those of the averaged weights."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_kappa: float | None
-    validation_accuracy: float | None
-    learning_rate: float
-    seconds: float
-    images_per_second: float
+_MAX_SEED = 2**32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,39 +77,6 @@ class TrainingObserver(Protocol):
     def epoch_done(self, record: EpochRecord, is_best: bool) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ArchDefaults:
-    epochs: int
-    learning_rate: float
-    layer_decay: float
-    patience: int
-
-
-@dataclass(slots=True)
-class _Run:
-    """Everything that changes during training and is saved."""
-
-    network: GradingNetwork
-    average: AveragedModel
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    history: list[EpochRecord] = field(default_factory=list)
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch of highest validation kappa, the earliest of equals; 0 before the first."""
-        kappas = [-2.0 if record.validation_kappa is None else record.validation_kappa for record in self.history]
-        return 1 + int(np.argmax(kappas)) if kappas else 0
-
-
-def _arch_defaults(arch: str) -> _ArchDefaults:
-    if arch == CNN:
-        return _ArchDefaults(epochs=40, learning_rate=2e-3, layer_decay=1.0, patience=12)
-    if arch.startswith(("vit", "deit", "eva", "beit")):
-        return _ArchDefaults(epochs=12, learning_rate=3e-4, layer_decay=0.75, patience=5)
-    return _ArchDefaults(epochs=12, learning_rate=5e-4, layer_decay=1.0, patience=5)
-
-
 def train(
     dataset: PreparedDataset,
     options: TrainOptions,
@@ -163,11 +94,11 @@ def train(
     options = options.filled()
     _check_options(options)
     torch.manual_seed(options.seed)
+    run = _start_run(dataset, options, choice, resume=resume)
+    if resume:
+        load_state(run, directory / STATE_FILE, dataset, options)
     training = load_pictures(dataset, dataset.graded_rows("train"))
     validation = load_pictures(dataset, dataset.graded_rows("validation"))
-    run = _start_run(dataset, options, choice)
-    if resume:
-        _load_state(run, directory / STATE_FILE, dataset, options, choice)
     weights = class_weights(training.grades, CLASS_WEIGHT_POWERS[options.class_weights]).to(choice.device)
     outcome = "finished"
     try:
@@ -176,11 +107,7 @@ def train(
                 outcome = f"stopped early: no better kappa for {options.patience} epochs"
                 break
             record = _train_epoch(run, training, validation, weights, options, choice, epoch, observer)
-            run.history.append(record)
-            is_best = run.best_epoch == epoch
-            if is_best:
-                _save_best(run, directory, dataset, options, choice)
-            _save_state(run, directory, dataset, options)
+            is_best = _finish_epoch(run, record, directory, dataset, options, choice)
             observer.epoch_done(record, is_best)
     except KeyboardInterrupt:
         outcome = "interrupted"
@@ -211,6 +138,7 @@ def _check_options(options: TrainOptions) -> None:
         (_epochs(options) < 1, "epochs must be at least 1"),
         (options.batch_size < 2, "the batch size must be at least 2"),
         (not 0 <= options.ema_decay < 1, "the decay of the weight average must be in [0, 1)"),
+        (not 0 <= options.seed < _MAX_SEED, f"the seed must be in [0, {_MAX_SEED})"),
     ]
     for is_wrong, expected in problems:
         if is_wrong:
@@ -222,14 +150,16 @@ def _epochs(options: TrainOptions) -> int:
     return options.epochs
 
 
-def _start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice) -> _Run:
+def _start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice, *, resume: bool) -> RunState:
+    """The state before the first step; a run that is resumed needs no starting weights, so none are looked for."""
     spec = network_spec(options.arch, dataset.recipe.size_px)
     init = Path(options.init_weights) if options.init_weights else None
-    network = prepare_for(start_network(spec, init_weights=init, pretrained=options.pretrained), choice)
+    start = build_network(spec) if resume else start_network(spec, init_weights=init, pretrained=options.pretrained)
+    network = prepare_for(start, choice)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(_parameter_groups(network, options), fused=choice.device.type == "cuda")
     scaler = torch.amp.GradScaler(choice.device.type, enabled=choice.precision is Precision.FLOAT16)
-    return _Run(network=network, average=average, optimizer=optimizer, scaler=scaler)
+    return RunState(network=network, average=average, optimizer=optimizer, scaler=scaler)
 
 
 def _parameter_groups(network: GradingNetwork, options: TrainOptions) -> list[dict[str, object]]:
@@ -250,7 +180,7 @@ def _parameter_groups(network: GradingNetwork, options: TrainOptions) -> list[di
 
 
 def _train_epoch(
-    run: _Run,
+    run: RunState,
     training: GradedPictures,
     validation: GradedPictures,
     weights: Tensor,
@@ -277,7 +207,8 @@ def _train_epoch(
     train_loss = float(torch.stack(losses).mean())
     if not math.isfinite(train_loss):
         raise TrainingError(
-            f"the loss of epoch {epoch} is {train_loss}; resume with a lower --learning-rate or --precision float32"
+            f"the loss of epoch {epoch} is {train_loss}: training has diverged; start again with --overwrite and a "
+            "lower --learning-rate, or with --precision float32 if it was another"
         )
     return _validate(run, validation, weights, choice, EpochRecord(
         epoch=epoch, train_loss=train_loss, validation_loss=0.0, validation_kappa=None, validation_accuracy=None,
@@ -286,7 +217,7 @@ def _train_epoch(
     ))  # fmt: skip
 
 
-def _train_step(run: _Run, pictures: Tensor, grades: Tensor, weights: Tensor, choice: DeviceChoice) -> Tensor:
+def _train_step(run: RunState, pictures: Tensor, grades: Tensor, weights: Tensor, choice: DeviceChoice) -> Tensor:
     """One optimizer step; returns the loss, still on the device so that nothing waits for it."""
     with choice.autocast():
         logits = run.network(lay_out(run.network, pictures))
@@ -302,7 +233,7 @@ def _train_step(run: _Run, pictures: Tensor, grades: Tensor, weights: Tensor, ch
 
 
 def _validate(
-    run: _Run, validation: GradedPictures, weights: Tensor, choice: DeviceChoice, record: EpochRecord
+    run: RunState, validation: GradedPictures, weights: Tensor, choice: DeviceChoice, record: EpochRecord
 ) -> EpochRecord:
     probabilities = predict_probabilities(_averaged(run), validation.pixels, choice)
     grades = validation.grades.numpy()
@@ -324,14 +255,35 @@ def _weighted_log_loss(
     return float(-(weight * np.log(chosen)).sum() / max(weight.sum(), 1e-12))
 
 
-def _averaged(run: _Run) -> GradingNetwork:
+def _averaged(run: RunState) -> GradingNetwork:
     network = run.average.module
     assert isinstance(network, GradingNetwork), "the average has the network's type"
     return network
 
 
+def _finish_epoch(
+    run: RunState,
+    record: EpochRecord,
+    directory: Path,
+    dataset: PreparedDataset,
+    options: TrainOptions,
+    choice: DeviceChoice,
+) -> bool:
+    """Save the run, and the model first if this epoch is the best so far; returns whether it is."""
+    run.history.append(record)
+    is_best = run.best_epoch == record.epoch
+    try:
+        if is_best:
+            _save_best(run, directory, dataset, options, choice)
+        save_state(run, directory, dataset, options)
+    except KeyboardInterrupt:  # an epoch counts once it is on disk
+        run.history.pop()
+        raise
+    return is_best
+
+
 def _save_best(
-    run: _Run, directory: Path, dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice
+    run: RunState, directory: Path, dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice
 ) -> None:
     network, best = _averaged(run), run.history[-1]
     metrics = {
@@ -349,7 +301,7 @@ def _save_best(
             data_name=dataset.name,
             data_hash=dataset.hash,
             init=_describe_init(options),
-            options={**_comparable(options), "device": choice.device.type, "precision": choice.precision.value},
+            options={**options.recorded(), "device": choice.device.type, "precision": choice.precision.value},
             metrics=metrics,
             versions=_versions(),
         ),
@@ -365,13 +317,6 @@ def _describe_init(options: TrainOptions) -> str:
     return "timm pretrained" if options.pretrained else "random"
 
 
-def _comparable(options: TrainOptions) -> dict[str, object]:
-    """Options as they are recorded: the start's file by name only, for its folder says something of the machine."""
-    recorded = asdict(options)
-    recorded["init_weights"] = Path(options.init_weights).name if options.init_weights else None
-    return recorded
-
-
 def _versions() -> dict[str, str]:
     return {
         "fundusgrade": __version__,
@@ -380,60 +325,3 @@ def _versions() -> dict[str, str]:
         "timm": str(timm.__version__),
         "numpy": np.__version__,
     }
-
-
-def _save_state(run: _Run, directory: Path, dataset: PreparedDataset, options: TrainOptions) -> None:
-    """Everything needed to go on, in one file, and the history for people."""
-    tensors: dict[str, Tensor] = {}
-    for prefix, state in (("network", run.network.state_dict()), ("average", run.average.state_dict())):
-        tensors |= {f"{prefix}.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    for index, state in run.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value.cpu().contiguous().clone() for name, value in state.items()}
-    header = {
-        "data_hash": dataset.hash,
-        "options": _comparable(options),
-        "history": [asdict(record) for record in run.history],
-        "scaler": run.scaler.state_dict(),
-    }
-    metrics = "".join(json.dumps(asdict(record)) + "\n" for record in run.history)
-    store.write_atomically(directory / STATE_FILE, safetensors.torch.save(tensors, {"run": json.dumps(header)}))
-    store.write_atomically(directory / METRICS_FILE, metrics)
-
-
-def _load_state(run: _Run, path: Path, dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice) -> None:
-    """Put a saved run back. Raises TrainingError where it was another run's."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = json.loads((file.metadata() or {})["run"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"no run to resume in {path.parent} ({error}); start it without --resume") from error
-    _refuse_other_run(header, dataset, options)
-    run.history = [EpochRecord(**record) for record in header["history"]]
-    run.network.load_state_dict(_below(tensors, "network."))
-    run.average.load_state_dict(_below(tensors, "average."))
-    optimizer_state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _below(tensors, "optimizer.").items():
-        index, key = name.split(".", 1)
-        optimizer_state.setdefault(int(index), {})[key] = tensor
-    run.optimizer.load_state_dict(
-        {"state": optimizer_state, "param_groups": run.optimizer.state_dict()["param_groups"]}
-    )
-    if header["scaler"]:
-        run.scaler.load_state_dict(header["scaler"])
-
-
-def _refuse_other_run(header: Mapping[str, object], dataset: PreparedDataset, options: TrainOptions) -> None:
-    if header["data_hash"] != dataset.hash:
-        raise TrainingError(f"the data set {dataset.name!r} has changed since this run began; train without --resume")
-    before, asked = header["options"], _comparable(options)
-    assert isinstance(before, dict), "written by _save_state"
-    different = [
-        f"{name} was {before.get(name)}, is {asked[name]}" for name in asked if before.get(name) != asked[name]
-    ]
-    if different:
-        raise TrainingError(f"this run began with other options: {'; '.join(different)}; give the same to resume")
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

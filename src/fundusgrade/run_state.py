@@ -1,0 +1,173 @@
+"""A training run's options, history and state: written after each epoch, read back to go on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from fundusgrade import store
+from fundusgrade.dataset import PreparedDataset
+from fundusgrade.errors import TrainingError
+from fundusgrade.model import CNN, GradingNetwork
+from fundusgrade.options import ClassWeights
+
+STATE_FILE = "state.safetensors"
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """What a user decides; None stands for the architecture's own default. `epochs` includes the warm-up."""
+
+    arch: str = "resnet50"
+    init_weights: str | None = None
+    pretrained: bool = True
+    epochs: int | None = None
+    batch_size: int = 32
+    learning_rate: float | None = None
+    weight_decay: float = 0.05
+    layer_decay: float | None = None
+    warmup_epochs: float = 1.0
+    class_weights: ClassWeights = ClassWeights.INVERSE
+    ema_decay: float = 0.99
+    patience: int | None = None
+    seed: int = 0
+
+    def filled(self) -> TrainOptions:
+        """The same options with the architecture's defaults in place of None."""
+        defaults = _arch_defaults(self.arch)
+        return replace(
+            self,
+            epochs=self.epochs if self.epochs is not None else defaults.epochs,
+            learning_rate=self.learning_rate if self.learning_rate is not None else defaults.learning_rate,
+            layer_decay=self.layer_decay if self.layer_decay is not None else defaults.layer_decay,
+            patience=self.patience if self.patience is not None else defaults.patience,
+        )
+
+    def recorded(self) -> dict[str, object]:
+        """As they are written down: the start's file by name only, for its folder says something of the machine."""
+        return {**asdict(self), "init_weights": Path(self.init_weights).name if self.init_weights else None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One line of metrics.jsonl. Validation figures are those of the averaged weights."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_kappa: float | None
+    validation_accuracy: float | None
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(slots=True)
+class RunState:
+    """Everything that changes during training and is saved."""
+
+    network: GradingNetwork
+    average: AveragedModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    history: list[EpochRecord] = field(default_factory=list)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of highest validation kappa, the earliest of equals; 0 before the first."""
+        kappas = [-2.0 if record.validation_kappa is None else record.validation_kappa for record in self.history]
+        return 1 + int(np.argmax(kappas)) if kappas else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ArchDefaults:
+    epochs: int
+    learning_rate: float
+    layer_decay: float
+    patience: int
+
+
+def _arch_defaults(arch: str) -> _ArchDefaults:
+    if arch == CNN:
+        return _ArchDefaults(epochs=40, learning_rate=2e-3, layer_decay=1.0, patience=12)
+    if arch.startswith(("vit", "deit", "eva", "beit")):
+        return _ArchDefaults(epochs=12, learning_rate=3e-4, layer_decay=0.75, patience=5)
+    return _ArchDefaults(epochs=12, learning_rate=5e-4, layer_decay=1.0, patience=5)
+
+
+def save_state(run: RunState, directory: Path, dataset: PreparedDataset, options: TrainOptions) -> None:
+    """Write everything needed to go on, in one file, and the history for people."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, state in (("network", run.network.state_dict()), ("average", run.average.state_dict())):
+        tensors |= {f"{prefix}.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    for index, state in run.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value.cpu().contiguous().clone() for name, value in state.items()}
+    header = {
+        "data_hash": dataset.hash,
+        "options": options.recorded(),
+        "history": [asdict(record) for record in run.history],
+        "scaler": run.scaler.state_dict(),
+    }
+    metrics = "".join(json.dumps(asdict(record)) + "\n" for record in run.history)
+    store.write_atomically(directory / STATE_FILE, safetensors.torch.save(tensors, {"run": json.dumps(header)}))
+    store.write_atomically(directory / METRICS_FILE, metrics)
+
+
+def load_state(run: RunState, path: Path, dataset: PreparedDataset, options: TrainOptions) -> None:
+    """Put a saved run back into one just started. Raises TrainingError where it was another's or is damaged."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = json.loads((file.metadata() or {})["run"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        _refuse_other_run(header, dataset, options)
+        run.network.load_state_dict(_below(tensors, "network."))
+        run.average.load_state_dict(_below(tensors, "average."))
+        _load_optimizer(run.optimizer, _below(tensors, "optimizer."))
+        if header["scaler"]:
+            run.scaler.load_state_dict(header["scaler"])
+        run.history = [EpochRecord(**record) for record in header["history"]]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise TrainingError(
+            f"the run in {path.parent} cannot be resumed ({error}); start it again with --overwrite, without --resume"
+        ) from error
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put moments back in their parameter's memory layout: another one is rounded otherwise, or refused by CUDA."""
+    parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _refuse_other_run(header: Mapping[str, object], dataset: PreparedDataset, options: TrainOptions) -> None:
+    if header["data_hash"] != dataset.hash:
+        raise TrainingError(
+            f"the data set {dataset.name!r} has changed since this run began; start it again with --overwrite"
+        )
+    before, asked = header["options"], options.recorded()
+    assert isinstance(before, dict), "written by save_state"
+    different = [
+        f"{name} was {before.get(name)}, is {asked[name]}" for name in asked if before.get(name) != asked[name]
+    ]
+    if different:
+        raise TrainingError(f"this run began with other options: {'; '.join(different)}; give the same to resume")
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,342 @@
+"""The store: names, defaults, and files that are whole at every moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from fundusgrade import store
+from fundusgrade.errors import StoreError
+
+NO_SUCH_NAME = "nobody-made-this"
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in place of the weights that come with the package."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    monkeypatch.setattr(store, "shipped_weights", lambda: folder)
+    return folder
+
+
+def add_dataset(
+    name: str, text: str = '{"created": "2024-01-02T03:04:05+00:00", "num_photographs": 7, "hash": "ab"}'
+) -> Path:
+    folder = store.dataset_directory(name)
+    store.write_atomically(folder / store.DATASET_FILE, text)
+    return folder
+
+
+def add_model(folder: Path, weights: bytes = b"weights", **described: object) -> Path:
+    store.write_atomically(folder / store.MODEL_FILE, weights)
+    store.write_atomically(folder / store.MODEL_JSON, json.dumps(described))
+    return folder / store.MODEL_FILE
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fail(*args: object, **kwargs: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+# Names and places
+
+
+def test_the_variable_moves_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(store.HOME_VARIABLE, str(tmp_path / "moved"))
+    assert store.home() == tmp_path / "moved"
+    assert store.dataset_directory("a") == tmp_path / "moved" / "datasets" / "a"
+    assert store.model_directory("a") == tmp_path / "moved" / "models" / "a"
+    assert store.run_directory("a") == tmp_path / "moved" / "runs" / "a"
+    assert not (tmp_path / "moved").exists()
+
+
+def test_the_variable_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(store.HOME_VARIABLE, "~/eyes")
+    assert store.home() == Path.home() / "eyes"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_the_variable_the_system_decides(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if value is None:
+        monkeypatch.delenv(store.HOME_VARIABLE)
+    else:
+        monkeypatch.setenv(store.HOME_VARIABLE, value)
+    assert store.home() == Path(platformdirs.user_data_dir("fundusgrade", appauthor=False))
+
+
+@pytest.mark.parametrize("name", ["a", "0", "aptos2019", "A-b_c.d", "x" * 64, "nullify", "console.1"])
+def test_a_name_is_kept(name: str) -> None:
+    assert store.checked_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "../x",
+        "..",
+        ".",
+        "a/b",
+        "a\\b",
+        "/a",
+        "x" * 65,
+        " a",
+        "a ",
+        "a\n",
+        "-a",
+        ".a",
+        "a.",
+        "ä",
+        "a:b",
+        "nul",
+        "COM1.x",
+    ],
+)
+def test_what_is_no_folder_name_everywhere_is_refused(name: str) -> None:
+    for place in (store.dataset_directory, store.model_directory, store.run_directory):
+        with pytest.raises(StoreError, match="is not a name; expected up to 64 letters"):
+            place(name)
+
+
+# Atomic writes
+
+
+def test_a_written_file_is_whole_and_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.txt"
+    store.write_atomically(path, "größer")
+    assert path.read_bytes() == "größer".encode()
+    store.write_atomically(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+    assert names_in(path.parent) == ["file.txt"]
+    if sys.platform != "win32":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "fdopen"])
+def test_a_write_that_fails_midway_leaves_the_old_file_and_nothing_else(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.txt"
+    store.write_atomically(path, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(*((Path, "replace") if step == "replace" else (os, step)), fail)
+        with pytest.raises(StoreError, match=r"cannot write .*file\.txt: No space left on device.*FUNDUSGRADE_HOME"):
+            store.write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["file.txt"]
+
+
+def test_an_interrupt_midway_leaves_nothing_and_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_atomically(tmp_path / "file.txt", "new")
+    assert names_in(tmp_path) == []
+
+
+def test_the_bytes_are_on_disk_before_the_name_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_fsync(descriptor: int) -> None:
+        steps.append("fsync")
+        fsync(descriptor)
+
+    def note_replace(self: Path, target: Path) -> Path:
+        assert self.read_text() == "text", "the whole text is there before the rename"
+        steps.append("replace")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    store.write_atomically(tmp_path / "file.txt", "text")
+    assert steps[:2] == ["fsync", "replace"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot write"):
+        store.write_atomically(tmp_path / "file" / "below.txt", "text")
+
+
+# Data sets
+
+
+def test_the_only_dataset_is_the_default() -> None:
+    folder = add_dataset("eyes")
+    store.dataset_directory("unfinished").mkdir(parents=True)
+    assert store.resolve_dataset(None) == folder
+
+
+def test_no_dataset_says_how_to_make_one() -> None:
+    with pytest.raises(StoreError, match=r"no data set in the store .*fundusgrade preprocess"):
+        store.resolve_dataset(None)
+
+
+def test_several_datasets_are_listed() -> None:
+    add_dataset("eyepacs")
+    add_dataset("aptos2019")
+    with pytest.raises(StoreError, match=r"several data sets .* --data: aptos2019, eyepacs"):
+        store.resolve_dataset(None)
+
+
+def test_a_dataset_is_found_by_name_and_by_path(tmp_path: Path) -> None:
+    folder = add_dataset("eyes")
+    add_dataset("others")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / store.DATASET_FILE).write_text("{}")
+    assert store.resolve_dataset("eyes") == folder
+    assert store.resolve_dataset(str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize("wanted", [NO_SUCH_NAME, "../eyes", "x" * 5000, "a\0b"])
+def test_an_unknown_dataset_is_refused_with_those_there_are(wanted: str) -> None:
+    add_dataset("eyes")
+    with pytest.raises(StoreError, match=r"no data set .*\(eyes\).*dataset\.json"):
+        store.resolve_dataset(wanted)
+
+
+def test_datasets_are_listed_with_what_they_hold() -> None:
+    folder = add_dataset("eyes")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "a.png").write_bytes(b"12345")
+    listed = store.list_datasets()[0]
+    assert (listed.name, listed.path, listed.created) == ("eyes", folder, "2024-01-02T03:04:05+00:00")
+    assert (listed.num_photographs, listed.hash) == (7, "ab")
+    assert listed.size_bytes == (folder / store.DATASET_FILE).stat().st_size + 5
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"num_photographs": null}', '{"num_photographs": "many"}'])
+def test_a_damaged_dataset_does_not_hide_the_others(text: str) -> None:
+    add_dataset("broken", text)
+    add_dataset("whole")
+    listed = store.list_datasets()
+    assert [dataset.name for dataset in listed] == ["broken", "whole"]
+    assert [dataset.num_photographs for dataset in listed] == [0, 7]
+
+
+# Models
+
+
+def test_models_of_the_store_come_before_those_that_ship(shipped: Path) -> None:
+    add_model(shipped / "a", arch="cnn")
+    own = add_model(
+        store.model_directory("z"),
+        arch="resnet50",
+        created="2024-01-02T03:04:05+00:00",
+        weights_sha256="cd",
+        metrics={"validation_kappa": 0.875},
+    )
+    listed = store.list_models()
+    assert [(model.name, model.shipped) for model in listed] == [("z", False), ("a", True)]
+    assert (listed[0].arch, listed[0].kappa, listed[0].hash) == ("resnet50", 0.875, "cd")
+    assert (listed[0].path, listed[0].size_bytes) == (own, len(b"weights"))
+    assert listed[1].kappa is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "not JSON", "[]", '{"metrics": null}', '{"metrics": {"validation_kappa": "high"}}']
+)
+def test_a_damaged_description_does_not_hide_other_models(text: str, shipped: Path) -> None:
+    add_model(store.model_directory("broken"))
+    (store.model_directory("broken") / store.MODEL_JSON).write_text(text)
+    add_model(store.model_directory("whole"), metrics={"validation_kappa": 0.5})
+    (store.model_directory("bare") / store.MODEL_FILE).parent.mkdir()
+    (store.model_directory("bare") / store.MODEL_FILE).write_bytes(b"weights without a description")
+    assert [(model.name, model.kappa) for model in store.list_models()] == [
+        ("bare", None),
+        ("broken", None),
+        ("whole", 0.5),
+    ]
+
+
+def test_a_model_is_found_by_name_file_and_folder(shipped: Path, tmp_path: Path) -> None:
+    own = add_model(store.model_directory("own"))
+    ours = add_model(shipped / "ours")
+    elsewhere = add_model(tmp_path / "elsewhere")
+    assert store.resolve_model("own") == own
+    assert store.resolve_model("ours") == ours
+    assert store.resolve_model(str(elsewhere)) == elsewhere
+    assert store.resolve_model(str(elsewhere.parent)) == elsewhere
+
+
+def test_without_a_name_the_default_is_taken_and_an_own_model_may_replace_it(shipped: Path) -> None:
+    default = add_model(shipped / store.DEFAULT_MODEL)
+    assert store.resolve_model(None) == default
+    own = add_model(store.model_directory(store.DEFAULT_MODEL))
+    assert store.resolve_model(None) == own
+
+
+@pytest.mark.parametrize("wanted", [NO_SUCH_NAME, "../own", "y" * 5000, "a\0b"])
+def test_an_unknown_model_is_refused_with_those_there_are(wanted: str, shipped: Path) -> None:
+    add_model(store.model_directory("own"))
+    add_model(shipped / "ours")
+    with pytest.raises(StoreError, match=r"no model .*\(own, ours\).*fundusgrade train"):
+        store.resolve_model(wanted)
+
+
+def test_a_folder_without_weights_is_no_model(shipped: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no model .*which is empty"):
+        store.resolve_model(str(tmp_path))
+
+
+def test_the_shipped_weights_lie_beside_the_sources_or_in_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "project" / "src" / "fundusgrade"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(store, "__file__", str(package / "store.py"))
+    assert store.shipped_weights() == tmp_path.resolve() / "project" / "weights"
+    (package / "weights").mkdir()
+    assert store.shipped_weights() == package.resolve() / "weights"
+
+
+def test_this_checkout_has_a_folder_of_weights() -> None:
+    assert store.shipped_weights().is_dir()
+
+
+# Installing
+
+
+def test_a_finished_run_is_installed_with_the_weights_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*store.MODEL_FILES, "state.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+    written: list[str] = []
+    write = store.write_atomically
+
+    def note(path: Path, data: bytes | str) -> None:
+        written.append(path.name)
+        write(path, data)
+
+    monkeypatch.setattr(store, "write_atomically", note)
+    installed = store.install_model(tmp_path, "mine")
+    assert installed == store.model_directory("mine") / store.MODEL_FILE
+    assert written[-1] == store.MODEL_FILE
+    assert names_in(installed.parent) == sorted(store.MODEL_FILES), "the state of the run stays behind"
+    assert all((installed.parent / name).read_bytes() == name.encode() for name in store.MODEL_FILES)
+    assert store.resolve_model("mine") == installed
+
+
+def test_a_run_without_weights_is_not_installed(tmp_path: Path) -> None:
+    (tmp_path / store.MODEL_JSON).write_text("{}")
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(StoreError, match=r"no model\.safetensors in .*not finished"):
+            store.install_model(folder, "mine")
+    assert not store.model_directory("mine").exists()
+
+
+def test_hashes_and_moments_are_written_the_usual_way() -> None:
+    assert store.hash_text("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert store.now().endswith("+00:00") and len(store.now()) == len("2024-01-02T03:04:05+00:00")
