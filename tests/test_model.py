@@ -82,7 +82,6 @@ def test_an_unknown_name_is_an_error_that_lists_similar_ones() -> None:
         network_spec("no-such-net", 224)
 
 
-@pytest.mark.xfail(reason="timm's RuntimeError comes through", strict=True)
 def test_an_unknown_tag_is_an_error() -> None:
     with pytest.raises(WeightsUnavailableError, match="nosuchtag"):
         network_spec("resnet50.nosuchtag", 224)
@@ -103,7 +102,6 @@ def test_a_vit_grid_follows_the_size() -> None:
     assert network_of("test_vit", 96).backbone.patch_embed.grid_size == (6, 6)
 
 
-@pytest.mark.xfail(reason="timm asserts in the forward pass", strict=True)
 def test_a_size_that_a_vit_cannot_cut_into_patches_is_an_error() -> None:
     with pytest.raises(WeightsUnavailableError, match="40"):
         start_network(network_spec("test_vit", 40), init_weights=None, pretrained=False)
@@ -183,14 +181,12 @@ def test_a_tensor_of_another_shape_is_an_error(tmp_path: Path) -> None:
         start(tmp_path / "other.safetensors")
 
 
-@pytest.mark.xfail(reason="timm only logs what a file lacks: the network stays random", strict=True)
 def test_weights_of_another_network_are_an_error(tmp_path: Path) -> None:
     safetensors.torch.save_file(network_of("test_vit").backbone.state_dict(), tmp_path / "vit.safetensors")
     with pytest.raises(WeightsUnavailableError, match="test_resnet"):
         start(tmp_path / "vit.safetensors")
 
 
-@pytest.mark.xfail(reason="SafetensorError comes through", strict=True)
 def test_a_file_that_is_not_safetensors_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "page.safetensors").write_bytes(b"<!DOCTYPE html>" * 40)
     with pytest.raises(WeightsUnavailableError, match=r"page.safetensors"):

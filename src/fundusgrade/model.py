@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fundusgrade.device import DeviceChoice
@@ -84,13 +86,18 @@ def network_spec(arch: str, size_px: int) -> NetworkSpec:
     if arch == CNN:
         return NetworkSpec(arch=arch, timm_name=None, size_px=size_px, mean=_PLAIN_MEAN, std=_PLAIN_STD)
     timm_name = _TIMM_NAMES.get(arch, arch)
-    if not timm.is_model(timm_name.split(".")[0]):
-        close = timm.list_models(f"*{arch.split('_')[0]}*")[:5]
+    base = timm_name.split(".")[0]
+    if not timm.is_model(base):
+        close = difflib.get_close_matches(arch, [CNN, *_TIMM_NAMES, *timm.list_models()], n=5)
         raise WeightsUnavailableError(
             f"--arch {arch}: neither cnn, resnet50, vit nor a model of timm {timm.__version__}"
             + (f"; similar names: {', '.join(close)}" if close else "")
         )
-    config = timm.get_pretrained_cfg(timm_name)
+    try:
+        config = timm.get_pretrained_cfg(timm_name)
+    except RuntimeError as error:
+        known = ", ".join(timm.list_models(f"{base}.*", pretrained=True))
+        raise WeightsUnavailableError(f"--arch {arch}: {base} has no such weights; it has {known or 'none'}") from error
     mean, std = (config.mean, config.std) if config is not None else (_PLAIN_MEAN, _PLAIN_STD)
     return NetworkSpec(arch=arch, timm_name=timm_name, size_px=size_px, mean=_three(mean), std=_three(std))
 
@@ -126,6 +133,12 @@ def _timm_model(spec: NetworkSpec, drop_path: float = 0.0, **arguments: object) 
     if drop_path:
         arguments["drop_path_rate"] = drop_path
     model: nn.Module = timm.create_model(spec.timm_name, num_classes=NUM_GRADES, **{"pretrained": False, **arguments})
+    patch_px = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch_px and any(spec.size_px % side for side in patch_px):
+        raise WeightsUnavailableError(
+            f"{spec.timm_name} cuts pictures into patches of {patch_px[0]} px, which {spec.size_px} px cannot be; "
+            "prepare the data with a --size that is a multiple"
+        )
     return model
 
 
@@ -137,10 +150,34 @@ def _from_file(spec: NetworkSpec, path: Path, drop_path: float) -> nn.Module:
     if path.suffix != ".safetensors":
         raise WeightsUnavailableError(f"--init-weights: {path} is not .safetensors; pickled weights are never loaded")
     overlay = {"file": str(path), "custom_load": False}
+    random_state = torch.get_rng_state()
+    blank = _timm_model(spec, drop_path)
+    torch.set_rng_state(random_state)  # the same random weights again: what the file leaves alone stays equal
     try:
-        return _timm_model(spec, drop_path, pretrained=True, pretrained_cfg_overlay=overlay)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        model = _timm_model(spec, drop_path, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
         raise WeightsUnavailableError(f"--init-weights: {path} does not fit {spec.timm_name}: {error}") from error
+    left_alone = _left_alone(spec, model, blank)
+    if left_alone:
+        raise WeightsUnavailableError(
+            f"--init-weights: {path} does not fit {spec.timm_name}: "
+            f"it has nothing for {len(left_alone)} of its layers, such as {left_alone[0]}; "
+            "expected a safetensors file of this architecture, with timm's names"
+        )
+    return model
+
+
+def _left_alone(spec: NetworkSpec, model: nn.Module, blank: nn.Module) -> list[str]:
+    """Layers but the last whose random weights a file did not replace: timm itself passes over what is missing."""
+    config = timm.get_pretrained_cfg(spec.timm_name)
+    classifier = config.classifier if config is not None else ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    before = dict(blank.named_parameters())
+    return [
+        name
+        for name, weight in model.named_parameters()
+        if weight.ndim > 1 and weight.std() > 0 and not name.startswith(heads) and torch.equal(weight, before[name])
+    ]
 
 
 def _from_hub(spec: NetworkSpec, drop_path: float) -> nn.Module:
