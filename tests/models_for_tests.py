@@ -59,15 +59,20 @@ def random_network(arch: str, seed: int, recipe: PreprocessRecipe) -> GradingNet
     """A network whose head spreads the logits of drawn eyes: if all came out alike, tests would miss a mix-up."""
     torch.manual_seed(seed)
     network = build_network(network_spec(arch, recipe.size_px)).eval()
-    pictures = [preprocess_photograph(drawn_photograph(seed), recipe).picture for seed in range(8)]
     weight, bias = list(network.parameters())[-2:]
     assert weight.shape[0] == bias.shape[0] == 5, "the head comes last"
     with torch.no_grad():
-        logits = network(torch.stack([to_tensor(picture) for picture in pictures]))
+        logits = network(_example_batch(recipe))
         factor = 2 / logits.std(dim=0)
         weight *= factor[:, None]
         bias.copy_((bias - logits.mean(dim=0)) * factor)
     return network
+
+
+@functools.cache
+def _example_batch(recipe: PreprocessRecipe) -> torch.Tensor:
+    pictures = [preprocess_photograph(drawn_photograph(seed), recipe).picture for seed in range(8)]
+    return torch.stack([to_tensor(picture) for picture in pictures])
 
 
 @functools.cache
