@@ -16,7 +16,7 @@ PACKAGE = Path(fundusgrade.__file__).parent
 ROOMS = [
     *("__init__", "errors", "grades", "options", "decoding", "images", "field_of_view", "preprocess", "overlay"),
     *("metrics", "store", "labels", "splits", "overview", "preparing", "dataset"),
-    *("device", "model", "checkpoint", "batches", "run_state", "training", "explain", "grading"),
+    *("device", "model", "checkpoint", "batches", "adjustment", "run_state", "training", "explain", "grading"),
     *("figures", "report", "model_card", "progress", "runs", "cli", "__main__"),
 ]
 """Every module, each after those that it may import; PyTorch from `device` on."""
@@ -29,7 +29,7 @@ FORBIDDEN = {
     "urllib": "only timm may reach the network",
 }
 MAX_FUNCTION_LINES = 40
-LONG_FUNCTIONS = {"model_card.model_card"}
+LONG_FUNCTIONS: set[str] = set()
 """One page of text, in the order in which it is read."""
 
 
@@ -104,7 +104,8 @@ def test_rooms_before_device_do_without_torch() -> None:
 def test_functions_are_short_and_do_not_print(module: str) -> None:
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            num_lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            first = node.body[0].lineno if module == "cli" else node.lineno  # a command's options are not its body
+            num_lines = (node.end_lineno or first) - first + 1
             name = f"{module}.{node.name}"
             assert num_lines <= MAX_FUNCTION_LINES or name in LONG_FUNCTIONS, f"{name} has {num_lines} lines"
         if isinstance(node, ast.Call):

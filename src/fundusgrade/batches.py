@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fundusgrade.dataset import ManifestRow, PreparedDataset
-from fundusgrade.errors import DatasetError
+from fundusgrade.errors import DatasetError, UnreadableImageError
 from fundusgrade.images import read_image
 from fundusgrade.model import scale_pixels, to_pixels
 
@@ -53,7 +53,12 @@ def load_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Grad
     pixels = torch.empty((len(rows), 3, size_px, size_px), dtype=torch.uint8)
 
     def load(index: int) -> None:
-        picture = read_image(dataset.directory / rows[index].image)
+        try:
+            picture = read_image(dataset.directory / rows[index].image)
+        except UnreadableImageError as error:
+            raise DatasetError(
+                f"{rows[index].image} of the data set {dataset.name!r}: {error}; run `fundusgrade preprocess` again"
+            ) from error
         if picture.shape != (size_px, size_px, 3):
             raise DatasetError(
                 f"{rows[index].image} is {picture.shape[1]} x {picture.shape[0]} px, expected {size_px} x {size_px}; "

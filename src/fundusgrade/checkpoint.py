@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from fundusgrade import __version__, store
 from fundusgrade.errors import CheckpointError
-from fundusgrade.model import GradingNetwork, NetworkSpec, build_network
+from fundusgrade.grades import NUM_GRADES
+from fundusgrade.model import NO_OFFSETS, GradingNetwork, NetworkSpec, build_network
 from fundusgrade.preprocess import RECIPE_VERSION, Method, PreprocessRecipe
 
 FORMAT_VERSION = 1
@@ -155,6 +157,7 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
                 size_px=int(described["size_px"]),
                 mean=tuple(described["mean"]),
                 std=tuple(described["std"]),
+                logit_offsets=_offsets(described),
             ),
             recipe=PreprocessRecipe(**{**recipe, "method": Method(recipe["method"])}),
             provenance=Provenance(**{name: described[name] for name in Provenance.__dataclass_fields__}),
@@ -162,6 +165,14 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
+
+
+def _offsets(described: dict[str, object]) -> tuple[float, ...]:
+    """The logits' offsets; the first files have none. Raises ValueError where they are not five finite numbers."""
+    values = described.get("logit_offsets", NO_OFFSETS)
+    if not isinstance(values, list | tuple) or len(values) != NUM_GRADES or not all(map(math.isfinite, values)):
+        raise ValueError(f"logit_offsets are {values}, expected {NUM_GRADES} numbers")
+    return tuple(float(value) for value in values)
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:

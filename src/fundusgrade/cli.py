@@ -172,6 +172,7 @@ def train(
     layer_decay: Annotated[float | None, typer.Option(min=0.1, max=1.0, help="Rate of a layer over the next.")] = None,
     class_weights: Annotated[ClassWeights, typer.Option(help="Weight of rare grades.")] = ClassWeights.INVERSE,
     patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better kappa before stopping.")] = None,
+    adjust: Annotated[bool, typer.Option(help="Undo class weights as far as validation kappa gains.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or run of this name.")] = False,
@@ -190,6 +191,7 @@ def train(
         layer_decay=layer_decay,
         class_weights=class_weights,
         patience=patience,
+        adjust=adjust,
         seed=seed,
     )
     plan = runs.plan_run(data=data, name=name, options=options, resume=resume, overwrite=overwrite)

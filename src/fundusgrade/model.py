@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +24,22 @@ CNN = "cnn"
 _TIMM_NAMES = {"resnet50": "resnet50", "vit": "vit_base_patch16_224"}
 _PLAIN_MEAN = (0.5, 0.5, 0.5)
 _PLAIN_STD = (0.25, 0.25, 0.25)
+NO_OFFSETS = (0.0,) * NUM_GRADES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
-    """Everything needed to build a network again: `arch` as the user names it, input size in px, normalization."""
+    """Everything needed to build a network again: `arch` as the user names it, input size in px, normalization.
+
+    `logit_offsets` are added to the logits: how far probabilities were brought back to the data's frequencies.
+    """
 
     arch: str
     timm_name: str | None
     size_px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    logit_offsets: tuple[float, ...] = NO_OFFSETS
 
 
 class SmallCnn(nn.Module):
@@ -62,6 +67,7 @@ class GradingNetwork(nn.Module):
 
     mean: Tensor
     std: Tensor
+    offsets: Tensor
 
     def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -69,11 +75,17 @@ class GradingNetwork(nn.Module):
         self.backbone = backbone
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("offsets", torch.tensor(spec.logit_offsets), persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, S, S) float in [0, 1] -> logits (B, 5)."""
         logits: Tensor = self.backbone((pictures - self.mean) / self.std)
-        return logits
+        return logits + self.offsets
+
+    def set_offsets(self, offsets: tuple[float, ...]) -> None:
+        """Use other offsets (5) of the logits from now on."""
+        self.spec = replace(self.spec, logit_offsets=offsets)
+        self.offsets = torch.tensor(offsets, device=self.offsets.device)
 
     @property
     def likes_channels_last(self) -> bool:
@@ -107,9 +119,7 @@ def build_network(spec: NetworkSpec) -> GradingNetwork:
     return GradingNetwork(spec, SmallCnn() if spec.timm_name is None else _timm_model(spec))
 
 
-def start_network(
-    spec: NetworkSpec, *, init_weights: Path | None, pretrained: bool, drop_path: float = 0.0
-) -> GradingNetwork:
+def start_network(spec: NetworkSpec, *, init_weights: Path | None, pretrained: bool) -> GradingNetwork:
     """A network to train: from a file, from timm's pretrained weights, or from random ones.
 
     Raises WeightsUnavailableError where the weights cannot be had.
@@ -119,20 +129,19 @@ def start_network(
             raise WeightsUnavailableError("--init-weights: the cnn is trained from scratch; leave the option out")
         return build_network(spec)
     if init_weights is not None:
-        return GradingNetwork(spec, _from_file(spec, init_weights, drop_path))
+        return GradingNetwork(spec, _from_file(spec, init_weights))
     if not pretrained:
-        return GradingNetwork(spec, _timm_model(spec, drop_path=drop_path))
-    return GradingNetwork(spec, _from_hub(spec, drop_path))
+        return GradingNetwork(spec, _timm_model(spec))
+    return GradingNetwork(spec, _from_hub(spec))
 
 
-def _timm_model(spec: NetworkSpec, drop_path: float = 0.0, **arguments: object) -> nn.Module:
+def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
     """timm's model at our input size. Only models with a fixed input size take `img_size`."""
     config = timm.get_pretrained_cfg(spec.timm_name)
     if config is not None and config.fixed_input_size:
         arguments["img_size"] = spec.size_px
-    if drop_path:
-        arguments["drop_path_rate"] = drop_path
-    model: nn.Module = timm.create_model(spec.timm_name, num_classes=NUM_GRADES, **{"pretrained": False, **arguments})
+    arguments = {"pretrained": False, "num_classes": NUM_GRADES, **arguments}
+    model: nn.Module = timm.create_model(spec.timm_name, **arguments)
     patch_px = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if patch_px and any(spec.size_px % side for side in patch_px):
         raise WeightsUnavailableError(
@@ -142,7 +151,7 @@ def _timm_model(spec: NetworkSpec, drop_path: float = 0.0, **arguments: object) 
     return model
 
 
-def _from_file(spec: NetworkSpec, path: Path, drop_path: float) -> nn.Module:
+def _from_file(spec: NetworkSpec, path: Path) -> nn.Module:
     if not path.is_file():
         raise WeightsUnavailableError(
             f"--init-weights: no file {path}; expected a safetensors file for {spec.timm_name}"
@@ -151,10 +160,10 @@ def _from_file(spec: NetworkSpec, path: Path, drop_path: float) -> nn.Module:
         raise WeightsUnavailableError(f"--init-weights: {path} is not .safetensors; pickled weights are never loaded")
     overlay = {"file": str(path), "custom_load": False}
     random_state = torch.get_rng_state()
-    blank = _timm_model(spec, drop_path)
+    blank = _timm_model(spec)
     torch.set_rng_state(random_state)  # the same random weights again: what the file leaves alone stays equal
     try:
-        model = _timm_model(spec, drop_path, pretrained=True, pretrained_cfg_overlay=overlay)
+        model = _timm_model(spec, pretrained=True, pretrained_cfg_overlay=overlay)
     except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
         raise WeightsUnavailableError(f"--init-weights: {path} does not fit {spec.timm_name}: {error}") from error
     left_alone = _left_alone(spec, model, blank)
@@ -180,9 +189,9 @@ def _left_alone(spec: NetworkSpec, model: nn.Module, blank: nn.Module) -> list[s
     ]
 
 
-def _from_hub(spec: NetworkSpec, drop_path: float) -> nn.Module:
+def _from_hub(spec: NetworkSpec) -> nn.Module:
     try:
-        return _timm_model(spec, drop_path, pretrained=True)
+        return _timm_model(spec, pretrained=True)
     except Exception as error:  # the hub's client raises its own, its transport's and the operating system's errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsUnavailableError(
@@ -231,8 +240,10 @@ def predict_probabilities(
     was_training = network.training
     network.eval()
     starts = range(0, len(pixels), batch_size)
-    parts = [_predict_batch(network, pixels[start : start + batch_size], choice) for start in starts]
-    network.train(was_training)
+    try:
+        parts = [_predict_batch(network, pixels[start : start + batch_size], choice) for start in starts]
+    finally:
+        network.train(was_training)
     return np.concatenate(parts) if parts else np.zeros((0, NUM_GRADES))
 
 

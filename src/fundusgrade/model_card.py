@@ -5,7 +5,7 @@ Follows the sections of Mitchell et al., Model Cards for Model Reporting (FAT* 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fundusgrade.checkpoint import CheckpointDescription
 from fundusgrade.grades import RESEARCH_USE
@@ -24,37 +24,17 @@ _OPTIONS = (
 
 def model_card(description: CheckpointDescription, limits: Sequence[str] = ()) -> str:
     """Markdown for README.md beside the checkpoint; `limits` are added to those that hold for every model."""
-    network, recipe, provenance = description.network, description.recipe, description.provenance
-    options = {name: provenance.options.get(name) for name in _OPTIONS}
+    what = description.network.timm_name or description.network.arch
     sections = [
         f"# {description.name}",
-        f"{RESEARCH_USE}",
-        f"Grades diabetic retinopathy (ICDR 0-4) from a fundus photograph with `{network.timm_name or network.arch}`.",
+        RESEARCH_USE,
+        f"Grades diabetic retinopathy (ICDR 0-4) from a fundus photograph with `{what}`.",
         "## Model",
-        _bullets(
-            f"architecture: {network.arch}" + (f" (timm `{network.timm_name}`)" if network.timm_name else ""),
-            f"input: {recipe.size_px} x {recipe.size_px} px, preprocessing `{recipe.method.value}`",
-            f"start: {provenance.init}",
-            f"weights SHA-256: `{description.weights_sha256}`",
-        ),
+        _model_lines(description),
         "## Training",
-        _bullets(
-            f"data: `{provenance.data_name}`, manifest SHA-256 `{provenance.data_hash}`",
-            "loss: cross-entropy, classes weighted by inverse frequency to a power "
-            f"(`--class-weights {provenance.options.get('class_weights')}`)",
-            "options: " + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
-            f"kept: epoch {provenance.metrics.get('best_epoch')}, the best by validation quadratic weighted kappa",
-            "versions: " + ", ".join(f"{name} {value}" for name, value in provenance.versions.items()),
-        ),
+        _training_lines(description),
         "## Validation split",
-        _bullets(
-            *(
-                f"{name.replace('_', ' ')}: {_number(value)}"
-                for name, value in provenance.metrics.items()
-                if name != "best_epoch"
-            ),
-            "these figures chose the epoch, so they are a little too good; measure with `fundusgrade evaluate`",
-        ),
+        _validation_lines(description),
         "## Use and limits",
         _bullets(
             "for research and teaching; no decision about a patient may rest on it",
@@ -66,8 +46,46 @@ def model_card(description: CheckpointDescription, limits: Sequence[str] = ()) -
     return "\n\n".join(sections) + "\n"
 
 
+def _model_lines(description: CheckpointDescription) -> str:
+    network, recipe = description.network, description.recipe
+    return _bullets(
+        f"architecture: {network.arch}" + (f" (timm `{network.timm_name}`)" if network.timm_name else ""),
+        f"input: {recipe.size_px} x {recipe.size_px} px, preprocessing `{recipe.method.value}`",
+        f"start: {description.provenance.init}",
+        f"weights SHA-256: `{description.weights_sha256}`",
+    )
+
+
+def _training_lines(description: CheckpointDescription) -> str:
+    provenance = description.provenance
+    options = {name: provenance.options.get(name) for name in _OPTIONS}
+    return _bullets(
+        f"data: `{provenance.data_name}`, manifest SHA-256 `{provenance.data_hash}`",
+        "loss: cross-entropy, classes weighted by inverse frequency to a power "
+        f"(`--class-weights {provenance.options.get('class_weights')}`)",
+        f"share of the class weights undone afterwards, chosen by validation kappa: {_share(provenance.metrics)}",
+        "options: " + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
+        f"kept: epoch {provenance.metrics.get('best_epoch')}, the best by validation quadratic weighted kappa",
+        "versions: " + ", ".join(f"{name} {value}" for name, value in provenance.versions.items()),
+    )
+
+
+def _validation_lines(description: CheckpointDescription) -> str:
+    left_out = ("best_epoch", "adjusted_share")
+    metrics = {name: value for name, value in description.provenance.metrics.items() if name not in left_out}
+    return _bullets(
+        *(f"{name.replace('_', ' ')}: {_number(value)}" for name, value in metrics.items()),
+        "these figures chose the epoch, so they are a little too good; measure with `fundusgrade evaluate`",
+    )
+
+
 def _bullets(*lines: str) -> str:
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _share(metrics: Mapping[str, float | int | None]) -> str:
+    share = metrics.get("adjusted_share")
+    return "none" if not share else f"{share:.0%}"
 
 
 def _number(value: float | None) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fundusgrade.training import EpochRecord
+if TYPE_CHECKING:
+    from fundusgrade.run_state import EpochRecord
 
 
 def progress_bar(console: Console, *, unit: str = "photographs") -> Progress:

@@ -41,6 +41,7 @@ class TrainOptions:
     ema_decay: float = 0.99
     patience: int | None = None
     seed: int = 0
+    adjust: bool = True
 
     def filled(self) -> TrainOptions:
         """The same options with the architecture's defaults in place of None."""

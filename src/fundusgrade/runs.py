@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fundusgrade import store
-from fundusgrade.checkpoint import load_checkpoint
+from fundusgrade.checkpoint import CheckpointDescription, load_checkpoint
 from fundusgrade.dataset import PreparedDataset, load_dataset
 from fundusgrade.device import choose_device
 from fundusgrade.errors import TrainingError
@@ -71,27 +71,28 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
     interrupted = result.outcome == "interrupted"
     if result.best_epoch == 0:
         return FinishedRun(path=None, summary="stopped before the first epoch's end; nothing saved", interrupted=True)
-    _document(result)
+    best = _document(result)
     path = store.install_model(plan.directory, plan.name)
     if not interrupted:
         shutil.rmtree(plan.directory, ignore_errors=True)
-    return FinishedRun(path=path, summary=_summary(plan, result, path), interrupted=interrupted)
+    return FinishedRun(path=path, summary=_summary(plan, result, best, path), interrupted=interrupted)
 
 
-def _document(result: TrainResult) -> None:
-    """Card and curves beside the checkpoint."""
+def _document(result: TrainResult) -> CheckpointDescription:
+    """Card and curves beside the checkpoint; returns its description."""
     description = load_checkpoint(result.directory / store.MODEL_FILE).description
     store.write_atomically(result.directory / "README.md", model_card(description))
     draw_training_curves(result.history, result.best_epoch, result.directory / "curves.png")
+    return description
 
 
-def _summary(plan: RunPlan, result: TrainResult, path: Path) -> str:
-    best = result.history[result.best_epoch - 1]
-    kappa = "undefined" if best.validation_kappa is None else f"{best.validation_kappa:.3f}"
+def _summary(plan: RunPlan, result: TrainResult, best: CheckpointDescription, path: Path) -> str:
+    kappa, share = best.provenance.metrics["validation_kappa"], best.provenance.metrics.get("adjusted_share")
     minutes = sum(record.seconds for record in result.history) / 60
     lines = [
         f"{result.outcome} after {len(result.history)} epochs, {minutes:.1f} minutes of training",
-        f"best epoch {result.best_epoch}: validation kappa {kappa}",
+        f"best epoch {result.best_epoch}: validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}"
+        + (f" with {share:.0%} of the class weights undone" if share else ""),
         f"model {plan.name}: {path}",
     ]
     if result.outcome == "interrupted":

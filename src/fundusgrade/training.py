@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fundusgrade import __version__, store
+from fundusgrade.adjustment import choose_adjustment
 from fundusgrade.batches import GradedPictures, load_pictures, num_batches, training_batches
-from fundusgrade.checkpoint import CheckpointDescription, Provenance, save_checkpoint
+from fundusgrade.checkpoint import CheckpointDescription, Provenance, load_checkpoint, save_checkpoint
 from fundusgrade.dataset import PreparedDataset
 from fundusgrade.device import DeviceChoice
 from fundusgrade.errors import TrainingError
@@ -111,7 +112,27 @@ def train(
             observer.epoch_done(record, is_best)
     except KeyboardInterrupt:
         outcome = "interrupted"
+    if options.adjust and run.history:
+        adjust_saved(directory / store.MODEL_FILE, training.grades, validation, choice)
     return TrainResult(directory=directory, history=tuple(run.history), best_epoch=run.best_epoch, outcome=outcome)
+
+
+def adjust_saved(path: Path, training_grades: Tensor, validation: GradedPictures, choice: DeviceChoice) -> None:
+    """Choose a saved model's logit offsets on the validation split and save it with them and its scores."""
+    checkpoint = load_checkpoint(path)
+    network, provenance = prepare_for(checkpoint.network, choice), checkpoint.description.provenance
+    power = CLASS_WEIGHT_POWERS[ClassWeights(str(provenance.options["class_weights"]))]
+    counts = torch.bincount(training_grades, minlength=NUM_GRADES).numpy()
+    chosen = choose_adjustment(network, validation, counts, choice, class_weight_power=power)
+    network.set_offsets(chosen.offsets)
+    metrics = {
+        **provenance.metrics,
+        "validation_kappa": chosen.evaluation.kappa,
+        "validation_accuracy": chosen.evaluation.accuracy,
+        "adjusted_share": chosen.share,
+    }
+    description = replace(checkpoint.description, network=network.spec, provenance=replace(provenance, metrics=metrics))
+    save_checkpoint(path, network, description)
 
 
 def class_weights(grades: Tensor, power: float) -> Tensor:
