@@ -54,7 +54,17 @@ OPTIONS = {
         *("--image-column", "--grade-column", "--patient-column", "--eye-column", "--site-column"),
     },
     "train": {
-        *("--arch", "--data", "--name", "--device", "--precision", "--init-weights", "--pretrained", "--no-pretrained"),
+        *(
+            "--adjust",
+            "--arch",
+            "--data",
+            "--name",
+            "--device",
+            "--precision",
+            "--init-weights",
+            "--pretrained",
+            "--no-pretrained",
+        ),
         *("--epochs", "--batch-size", "--learning-rate", "--layer-decay", "--class-weights", "--patience", "--seed"),
         *("--resume", "--overwrite"),
     },
