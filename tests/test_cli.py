@@ -66,7 +66,7 @@ OPTIONS = {
             "--no-pretrained",
         ),
         *("--epochs", "--batch-size", "--learning-rate", "--layer-decay", "--class-weights", "--patience", "--seed"),
-        *("--resume", "--overwrite"),
+        *("--resume", "--overwrite", "--adjust", "--no-adjust"),
     },
     "evaluate": {"--model", "--data", "--split", "--out", "--device", "--precision"},
     "predict": {"--csv", "--model", "--device", "--precision", "--batch-size"},
