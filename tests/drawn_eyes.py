@@ -18,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fundusgrade.field_of_view import find_field_of_view
+from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess
+
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -222,6 +225,11 @@ def off_center(eye: DrawnEye, *, width_px: int, height_px: int, dx_px: int = 0, 
         return canvas
 
     return eye.seen_as(lay, lay, lambda ellipse: ellipse.shifted(left, top))
+
+
+def preprocess_photograph(photograph: NDArray[np.uint8], recipe: PreprocessRecipe) -> PreprocessedImage:
+    """The canonical picture of a photograph, whatever its quality."""
+    return preprocess(photograph, find_field_of_view(photograph), recipe)
 
 
 def make_samples(folder: Path) -> None:

@@ -24,8 +24,8 @@ from fundusgrade.checkpoint import CheckpointDescription, Provenance, save_check
 from fundusgrade.dataset import PreparedDataset, load_dataset, prepare_dataset
 from fundusgrade.labels import find_samples
 from fundusgrade.model import GradingNetwork, build_network, network_spec, to_tensor
-from fundusgrade.preprocess import Method, PreprocessRecipe, preprocess_photograph
-from tests.drawn_eyes import plain_retina
+from fundusgrade.preprocess import Method, PreprocessRecipe
+from tests.drawn_eyes import plain_retina, preprocess_photograph
 
 SIZE_PX = 64
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,11 +12,11 @@ import numpy as np
 from fundusgrade import store
 from fundusgrade.dataset import (
     FORMAT_VERSION,
-    MANIFEST_COLUMNS,
     MANIFEST_FILE,
     ManifestRow,
     PreparedDataset,
     load_dataset,
+    manifest_text,
 )
 from fundusgrade.grades import Grade
 from fundusgrade.images import Picture, write_image
@@ -63,13 +62,8 @@ def prepared_dataset(
 
 
 def write_manifest(directory: Path, rows: Sequence[ManifestRow]) -> None:
-    """Write rows in the manifest's own columns."""
-    with (directory / MANIFEST_FILE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, MANIFEST_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            cells = {name: int(cell) if isinstance(cell, int) else cell for name, cell in asdict(row).items()}
-            writer.writerow(cells)
+    """Write rows as the manifest of a data set."""
+    (directory / MANIFEST_FILE).write_text(manifest_text(rows), encoding="utf-8")
 
 
 def _row(number: int, grade: Grade, split: str) -> ManifestRow:

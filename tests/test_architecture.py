@@ -14,9 +14,11 @@ import fundusgrade
 
 PACKAGE = Path(fundusgrade.__file__).parent
 ROOMS = [
-    *("__init__", "errors", "grades", "options", "decoding", "images", "field_of_view", "preprocess", "overlay"),
-    *("metrics", "store", "labels", "splits", "overview", "preparing", "dataset"),
+    *("__init__", "errors", "grades", "options", "decoding", "images", "field_of_view", "preprocess", "quality"),
+    *("intake", "overlay", "metrics", "store", "labels", "splits", "overview", "preparing", "dataset"),
+    *("shortcuts", "audit"),
     *("device", "model", "checkpoint", "batches", "adjustment", "run_state", "training", "explain", "grading"),
+    "interventions",
     *("figures", "report", "model_card", "progress", "runs", "cli", "__main__"),
 ]
 """Every module, each after those that it may import; PyTorch from `device` on."""

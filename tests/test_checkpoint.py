@@ -29,7 +29,7 @@ from fundusgrade.device import choose_device
 from fundusgrade.errors import CheckpointError
 from fundusgrade.model import GradingNetwork, build_network, network_spec, predict_probabilities
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.preprocess import Method, PreprocessRecipe
+from fundusgrade.preprocess import RECIPE_VERSION, Method, PreprocessRecipe
 
 
 def saved(path: Path, arch: str = "cnn", *, half: bool = False, seed: int = 0) -> GradingNetwork:
@@ -115,7 +115,7 @@ def test_model_json_equals_the_header(tmp_path: Path) -> None:
     assert (tmp_path / store.MODEL_JSON).read_text(encoding="utf-8") == text
     described = json.loads(text)
     assert described["arch"] == "cnn"
-    assert described["recipe"] == {"method": "clahe", "size_px": 64, "version": 1}
+    assert described["recipe"] == {"method": "clahe", "outline": "band", "size_px": 64, "version": RECIPE_VERSION}
     assert described["metrics"] == {"validation_kappa": None, "best_epoch": 2}
 
 
@@ -226,7 +226,7 @@ def test_another_format_version_is_an_error(tmp_path: Path) -> None:
 def test_another_preprocessing_version_is_an_error(tmp_path: Path) -> None:
     saved(tmp_path / "model.safetensors")
     rewrite(tmp_path / "model.safetensors", lambda described: described["recipe"].update(version=99))
-    with pytest.raises(CheckpointError, match=r"preprocessing version 99, this is 1.*train it again or install"):
+    with pytest.raises(CheckpointError, match=r"preprocessing version 99, this is 2.*train it again or install"):
         load_checkpoint(tmp_path / "model.safetensors")
 
 
@@ -246,7 +246,7 @@ def test_a_missing_key_is_an_error_that_names_it(tmp_path: Path, key: str) -> No
         {"arch": "test_resnet", "timm_name": "test_resnet"},
         {"timm_name": "no_such_network"},
         {"size_px": "large"},
-        {"recipe": {"method": "sepia", "size_px": 64, "version": 1}},
+        {"recipe": {"method": "sepia", "outline": "band", "size_px": 64, "version": RECIPE_VERSION}},
         {"recipe": []},
         {"mean": 0.5},
         {"mean": [0.5, 0.5]},

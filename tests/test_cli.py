@@ -45,12 +45,12 @@ from tests.models_for_tests import (
 
 COLUMNS = [
     *("image", "grade", "label", "p0", "p1", "p2", "p3", "p4"),
-    *("expected_grade", "referable_probability", "model", "error"),
+    *("expected_grade", "referable_probability", "gradable", "quality_reasons", "model", "error"),
 ]
 
 OPTIONS = {
     "preprocess": {
-        *("--name", "--method", "--size", "--labels", "--seed", "--workers"),
+        *("--name", "--method", "--outline", "--size", "--labels", "--seed", "--workers"),
         *("--image-column", "--grade-column", "--patient-column", "--eye-column", "--site-column"),
     },
     "train": {
@@ -69,7 +69,8 @@ OPTIONS = {
         *("--resume", "--overwrite", "--adjust", "--no-adjust"),
     },
     "evaluate": {"--model", "--data", "--split", "--out", "--device", "--precision"},
-    "predict": {"--csv", "--model", "--device", "--precision", "--batch-size"},
+    "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--device", "--precision"},
+    "predict": {"--csv", "--model", "--device", "--precision", "--batch-size", "--require-gradable"},
     "explain": {"--out", "--model", "--target", "--device", "--precision"},
     "models": set(),
     "datasets": set(),

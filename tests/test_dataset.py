@@ -31,8 +31,8 @@ from fundusgrade.images import read_image
 from fundusgrade.labels import LabelColumns, Sample, Samples, find_samples
 from fundusgrade.overview import HEADING_PX, NUM_COLUMNS, TILE_PX, Section, draw_overview
 from fundusgrade.preparing import RECORDS_FILE, Record
-from fundusgrade.preprocess import Method, PreprocessRecipe, preprocess_photograph
-from tests.drawn_eyes import plain_retina
+from fundusgrade.preprocess import Method, PreprocessRecipe
+from tests.drawn_eyes import plain_retina, preprocess_photograph
 
 RECIPE = PreprocessRecipe(method=Method.NATURAL, size_px=32)
 GROUPED_BY = ("group", "patient")
@@ -196,7 +196,7 @@ def test_the_description_counts(mixed: Path) -> None:
     dataset = prepare(mixed, seed=3)
     described = json.loads((dataset.directory / store.DATASET_FILE).read_text())
     assert (described["name"], described["layout"], described["seed"]) == ("eyes", "columns", 3)
-    assert described["recipe"] == {"method": "natural", "size_px": 32, "version": RECIPE.version}
+    assert described["recipe"] == {"method": "natural", "outline": "band", "size_px": 32, "version": RECIPE.version}
     assert described["hash"] == dataset.hash == store.hash_text(manifest(dataset).decode())
     assert (described["num_photographs"], described["num_ungraded"]) == (12, 4)
     assert (described["num_exact_duplicate_groups"], described["num_exact_duplicate_photographs"]) == (1, 2)
@@ -436,7 +436,7 @@ def test_a_killed_worker_process_is_explained(mixed: Path, monkeypatch: pytest.M
 )
 def test_another_recipe_needs_another_name(other: PreprocessRecipe, small: Path) -> None:
     before = manifest(prepare(small))
-    with pytest.raises(DatasetError, match=r"made with natural at 32 px \(version 1\), asked for is .*--name"):
+    with pytest.raises(DatasetError, match=r"made with natural, band at 32 px \(version 2\), asked for is .*--name"):
         prepare(small, recipe=other)
     assert manifest(prepare(small)) == before
 

@@ -135,13 +135,13 @@ def test_a_sliver_of_a_disc_is_refused() -> None:
 
 def test_large_photographs_are_measured_on_a_small_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
-    foreground = field_of_view._foreground
+    foreground = field_of_view.bright_region
 
     def note(small: Picture) -> np.ndarray:
         seen.append(small.shape)
         return foreground(small)
 
-    monkeypatch.setattr(field_of_view, "_foreground", note)
+    monkeypatch.setattr(field_of_view, "bright_region", note)
     eye = squash(plain_retina(256), width_px=1600, height_px=1200)
     assert_fits(find_field_of_view(eye.photograph), eye, tolerance=0.01)
     assert seen == [(WORKING_SIZE_PX * 3 // 4, WORKING_SIZE_PX, 3)]

@@ -33,7 +33,8 @@ from fundusgrade.images import FoundImage, find_images, read_image
 from fundusgrade.metrics import evaluate_predictions
 from fundusgrade.model import to_pixels
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.preprocess import Method, PreprocessedImage, PreprocessRecipe, preprocess_photograph
+from fundusgrade.preprocess import Method, PreprocessedImage, PreprocessRecipe
+from tests.drawn_eyes import preprocess_photograph
 from tests.models_for_tests import (
     SIZE_PX,
     install_dataset,
@@ -191,10 +192,10 @@ def test_an_abandoned_run_ends_its_threads_and_leaves_the_rest_undone(
     found = [FoundImage(path=tmp_path / f"{number}.png", name=str(number)) for number in range(100)]
     prepared: list[Path] = []
 
-    def dawdle(path: Path, recipe: PreprocessRecipe) -> str:
+    def dawdle(path: Path, recipe: PreprocessRecipe) -> grading._Refusal:
         time.sleep(0.02)
         prepared.append(path)
-        return "slow"
+        return grading._Refusal(reason="slow")
 
     monkeypatch.setattr(grading, "_prepare", dawdle)
     threads = set(threading.enumerate())
@@ -209,10 +210,10 @@ def test_an_abandoned_run_ends_its_threads_and_leaves_the_rest_undone(
 def test_an_error_of_ours_is_not_hidden_in_a_row(
     grader: Grader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path) -> None:
+    def fail(path: Path, recipe: PreprocessRecipe) -> None:
         raise ZeroDivisionError("a mistake in the program")
 
-    monkeypatch.setattr(grading, "read_image", fail)
+    monkeypatch.setattr(grading, "take_in", fail)
     threads = set(threading.enumerate())
     with pytest.raises(ZeroDivisionError):
         list(grader.grade_all([FoundImage(path=tmp_path, name="a")] * 10))

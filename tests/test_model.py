@@ -29,8 +29,8 @@ from fundusgrade.model import (
     to_tensor,
 )
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.preprocess import Method, PreprocessRecipe, preprocess_photograph
-from tests.drawn_eyes import plain_retina
+from fundusgrade.preprocess import Method, PreprocessRecipe
+from tests.drawn_eyes import plain_retina, preprocess_photograph
 
 TINY = ("cnn", "test_resnet", "test_vit", "test_efficientnet")
 

@@ -35,11 +35,11 @@ from fundusgrade.report import (
 )
 from fundusgrade.store import StoredDataset, StoredModel
 
-HEADER = "image,grade,label,p0,p1,p2,p3,p4,expected_grade,referable_probability,model,error\n"
+HEADER = "image,grade,label,p0,p1,p2,p3,p4,expected_grade,referable_probability,gradable,quality_reasons,model,error\n"
 GRADED = Prediction(image="eyes/a.png", model="resnet50", probabilities=(0.05, 0.1, 0.6, 0.2, 0.05))
-GRADED_LINE = "eyes/a.png,2,Moderate,0.0500,0.1000,0.6000,0.2000,0.0500,2.1000,0.8500,resnet50,\n"
+GRADED_LINE = "eyes/a.png,2,Moderate,0.0500,0.1000,0.6000,0.2000,0.0500,2.1000,0.8500,yes,,resnet50,\n"
 UNGRADED = Ungraded(image="eyes/b.png", model="resnet50", reason="truncated PNG: the file ends at byte 7, in a chunk")
-UNGRADED_LINE = 'eyes/b.png,,,,,,,,,,resnet50,"truncated PNG: the file ends at byte 7, in a chunk"\n'
+UNGRADED_LINE = 'eyes/b.png,,,,,,,,,,no,,resnet50,"truncated PNG: the file ends at byte 7, in a chunk"\n'
 
 
 def written(tmp_path: Path, *results: Prediction | Ungraded) -> str:
@@ -101,7 +101,7 @@ def test_no_cell_can_become_a_formula(tmp_path: Path, name: str) -> None:
 
 def test_model_and_reason_cannot_become_formulas_either(tmp_path: Path) -> None:
     content = written(tmp_path, Ungraded(image="a.png", model="=m", reason="@r"))
-    assert content == HEADER + "a.png,,,,,,,,,,'=m,'@r\n"
+    assert content == HEADER + "a.png,,,,,,,,,,no,,'=m,'@r\n"
 
 
 def test_a_name_that_a_spreadsheet_would_split_is_quoted_and_guarded(tmp_path: Path) -> None:
@@ -241,6 +241,7 @@ def test_summary_of_a_data_set_counts_what_is_ready_and_why_the_rest_is_not() ->
         "grades: 0: 2, 1: 0, 2: 0, 3: 1, 4: 0",
         "splits: test: 1, train: 2",
         "copies with conflicting grades: 1 photographs",
+        "doubtful quality: 0 photographs",
         f"not ready, 2: {empty}",
         "not ready, 1: no retina found",
     ]

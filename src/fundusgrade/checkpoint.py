@@ -22,7 +22,7 @@ from fundusgrade import __version__, store
 from fundusgrade.errors import CheckpointError
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.model import NO_OFFSETS, GradingNetwork, NetworkSpec, build_network
-from fundusgrade.preprocess import RECIPE_VERSION, Method, PreprocessRecipe
+from fundusgrade.preprocess import RECIPE_VERSION, PreprocessRecipe
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fundusgrade"
@@ -159,7 +159,7 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
                 std=tuple(described["std"]),
                 logit_offsets=_offsets(described),
             ),
-            recipe=PreprocessRecipe(**{**recipe, "method": Method(recipe["method"])}),
+            recipe=PreprocessRecipe.from_json(recipe),
             provenance=Provenance(**{name: described[name] for name in Provenance.__dataclass_fields__}),
             weights_sha256=str(described["weights_sha256"]),
         )

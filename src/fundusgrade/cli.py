@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,7 +23,11 @@ from fundusgrade import __version__
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.options import ClassWeights, DeviceName, Precision, Split
-from fundusgrade.preprocess import MAX_SIZE_PX, MIN_SIZE_PX, Method, PreprocessRecipe
+from fundusgrade.preprocess import MAX_SIZE_PX, MIN_SIZE_PX, Method, Outline, PreprocessRecipe
+
+if TYPE_CHECKING:
+    from fundusgrade.audit import InterventionEffect
+    from fundusgrade.dataset import PreparedDataset
 
 EXIT_ERROR = 1
 EXIT_UNGRADED = 3
@@ -126,6 +130,7 @@ def preprocess(
     sources: Annotated[list[Path], typer.Argument(help="A labeled data set's folder, or photographs and folders.")],
     name: Annotated[str | None, typer.Option(help="Name in the store; the folder's name if not given.")] = None,
     method: Annotated[Method, typer.Option(help="How colors are treated.")] = Method.BEN_GRAHAM,
+    outline: Annotated[Outline, typer.Option(help="What is kept: what all cameras show, or all.")] = Outline.BAND,
     size: Annotated[int, typer.Option(min=MIN_SIZE_PX, max=MAX_SIZE_PX, help="Side of the pictures, px.")] = 224,
     labels: Annotated[Path | None, typer.Option(help="The label file, where it is not recognized.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the photograph's name.")] = None,
@@ -147,7 +152,7 @@ def preprocess(
         prepared = datasets.prepare_dataset(
             found,
             name=name or _default_name(sources[0]),
-            recipe=PreprocessRecipe(method=method, size_px=size),
+            recipe=PreprocessRecipe(method=method, outline=outline, size_px=size),
             seed=seed,
             num_workers=workers,
             on_progress=on_progress,
@@ -228,6 +233,40 @@ def evaluate(
 
 
 @app.command()
+def audit(
+    data: Annotated[str, typer.Argument(help="Data set, by name or folder.")],
+    model: Annotated[str | None, typer.Option(help="Model to change photographs for, by name or path.")] = None,
+    split: Annotated[Split, typer.Option(help="Photographs that are changed.")] = Split.TEST,
+    limit: Annotated[int, typer.Option(min=1, help="Photographs that are changed at most.")] = 300,
+    lesions: Annotated[Path | None, typer.Option(help="Folder with images/ and masks/ in IDRiD's layout.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.json and audit.png.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
+    precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
+) -> None:
+    """Show what gives the grade away without any retina, and whether a model minds how a photograph was taken."""
+    from fundusgrade import report, store
+    from fundusgrade.audit import Audit, conclusion
+    from fundusgrade.dataset import load_dataset
+    from fundusgrade.shortcuts import measure_shortcuts
+
+    dataset = load_dataset(store.resolve_dataset(data))
+    with _counting("measuring") as on_progress:
+        probes = measure_shortcuts(dataset, on_progress=on_progress)
+    name: str | None = None
+    effects: tuple[InterventionEffect, ...] = ()
+    if model is not None:
+        name, effects = _interventions(model, dataset, split, limit, lesions, device, precision)
+    found = Audit(data=dataset.name, model=name, probes=probes, effects=effects)
+    _show(report.shortcuts_table(probes))
+    if name is not None:
+        _show(report.interventions_table(effects, model=name))
+    typer.echo(conclusion(found))
+    if out is not None:
+        report.write_audit(found, out)
+        _message(f"written: {_escaped(str(out / 'audit.json'))}, {_escaped(str(out / 'audit.png'))}")
+
+
+@app.command()
 def predict(
     photographs: Annotated[list[Path], typer.Argument(help="Photographs, and folders of them.")],
     csv: Annotated[Path | None, typer.Option(help="CSV file to write; standard output if not given.")] = None,
@@ -235,6 +274,9 @@ def predict(
     device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
     precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
     batch_size: Annotated[int, typer.Option(min=1, help="Photographs at a time.")] = 16,
+    require_gradable: Annotated[
+        bool, typer.Option("--require-gradable", help="Withhold the grade of photographs of doubtful quality.")
+    ] = False,
 ) -> None:
     """Grade photographs. One that cannot be graded is a row with the reason, and the exit code is 3."""
     from fundusgrade.errors import DatasetError
@@ -247,7 +289,9 @@ def predict(
         raise DatasetError(
             f"no photographs in {', '.join(map(str, photographs))}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    grader = Grader.load(model, device=device, precision=precision, batch_size=batch_size)
+    grader = Grader.load(
+        model, device=device, precision=precision, batch_size=batch_size, require_gradable=require_gradable
+    )
     _message(_escaped(f"model {grader.name}; {grader.choice.describe()}"))
     rows_on_screen = csv is None and sys.stdout.isatty()  # a bar would run into them
     with PredictionWriter(csv) as writer, _counting("grading", hidden=rows_on_screen) as on_progress:
@@ -255,7 +299,8 @@ def predict(
             writer.write(result)
             on_progress(done, len(found))
     where = f" in {csv}" if csv else ""
-    _message(f"{writer.num_graded} graded, {writer.num_ungraded} not{_escaped(where)}")
+    doubtful = f"; {writer.num_doubtful} of those graded are of doubtful quality" if writer.num_doubtful else ""
+    _message(f"{writer.num_graded} graded, {writer.num_ungraded} not{_escaped(where)}{doubtful}")
     if writer.num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
 
@@ -307,6 +352,25 @@ def list_datasets() -> None:
     _show(report.datasets_table(found))
     if not found:
         _message("no data set yet; make one with `fundusgrade preprocess FOLDER`")
+
+
+def _interventions(
+    model: str,
+    dataset: PreparedDataset,
+    split: Split,
+    limit: int,
+    lesions: Path | None,
+    device: DeviceName,
+    precision: Precision,
+) -> tuple[str, tuple[InterventionEffect, ...]]:
+    """The model's name and how it minds changes of the photographs."""
+    from fundusgrade.grading import Grader
+    from fundusgrade.interventions import measure_interventions, measure_lesions
+
+    grader = Grader.load(model, device=device, precision=precision)
+    with _counting("changing") as on_progress:
+        effects = measure_interventions(grader, dataset, split.value, limit=limit, on_progress=on_progress)
+    return grader.name, effects + (measure_lesions(grader, lesions) if lesions is not None else ())
 
 
 def _models(named: list[str] | None) -> list[str | None]:

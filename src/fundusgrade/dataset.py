@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from fundusgrade import __version__, store
 from fundusgrade.errors import DatasetError
@@ -22,7 +21,8 @@ from fundusgrade.images import write_image
 from fundusgrade.labels import Sample, Samples
 from fundusgrade.overview import Section, draw_overview
 from fundusgrade.preparing import Record, prepare_photographs
-from fundusgrade.preprocess import Method, PreprocessRecipe
+from fundusgrade.preprocess import PreprocessRecipe
+from fundusgrade.quality import Quality
 from fundusgrade.splits import (
     NUM_FOLDS,
     SPLIT_FRACTIONS,
@@ -41,7 +41,8 @@ FORMAT_VERSION = 1
 class ManifestRow:
     """One photograph of a data set. `image` is its picture below the data set's folder, empty where `error` says why.
 
-    `group` ties copies and a patient's photographs; `conflict` marks copies that carry different grades.
+    `source` is the photograph's name, below the data set's `root`. `group` ties copies and a patient's photographs;
+    `conflict` marks copies that carry different grades.
     """
 
     image: str
@@ -57,14 +58,20 @@ class ManifestRow:
     conflict: bool
     sha256: str
     fingerprint: str | None
+    quality: Quality | None = None
 
 
-MANIFEST_COLUMNS = tuple(ManifestRow.__dataclass_fields__)
+_QUALITY_COLUMNS = tuple(Quality.__dataclass_fields__)
+MANIFEST_COLUMNS = (
+    *(name for name in ManifestRow.__dataclass_fields__ if name != "quality"),
+    *("gradable", "quality_reasons"),
+    *_QUALITY_COLUMNS,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedDataset:
-    """A finished data set on disk; `hash` is that of its manifest."""
+    """A finished data set on disk; `hash` is that of its manifest, `root` the folder that its photographs came from."""
 
     directory: Path
     name: str
@@ -72,6 +79,7 @@ class PreparedDataset:
     seed: int
     hash: str
     rows: tuple[ManifestRow, ...]
+    root: Path | None = None
 
     def graded_rows(self, split: str | None = None) -> tuple[ManifestRow, ...]:
         """Rows with a picture and a grade, of one split or of all ("all" or None)."""
@@ -110,10 +118,11 @@ def load_dataset(directory: Path) -> PreparedDataset:
         return PreparedDataset(
             directory=directory,
             name=described["name"],
-            recipe=_recipe(described),
+            recipe=PreprocessRecipe.from_json(described["recipe"]),
             seed=described["seed"],
             hash=store.hash_text(text),
             rows=rows,
+            root=Path(described["root"]) if described.get("root") else None,
         )
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DatasetError(
@@ -121,15 +130,11 @@ def load_dataset(directory: Path) -> PreparedDataset:
         ) from error
 
 
-def _recipe(described: dict[str, Any]) -> PreprocessRecipe:
-    recipe = described["recipe"]
-    return PreprocessRecipe(**{**recipe, "method": Method(recipe["method"])})
-
-
 def _refuse_other_recipe(directory: Path, recipe: PreprocessRecipe) -> None:
     """A description that is missing or damaged refuses nothing: its data set has to be made again."""
     try:
-        present = _recipe(json.loads((directory / store.DATASET_FILE).read_text(encoding="utf-8")))
+        described = json.loads((directory / store.DATASET_FILE).read_text(encoding="utf-8"))
+        present = PreprocessRecipe.from_json(described["recipe"])
     except (OSError, ValueError, KeyError, TypeError):
         return
     if present != recipe:
@@ -140,7 +145,7 @@ def _refuse_other_recipe(directory: Path, recipe: PreprocessRecipe) -> None:
 
 
 def _in_words(recipe: PreprocessRecipe) -> str:
-    return f"{recipe.method.value} at {recipe.size_px} px (version {recipe.version})"
+    return f"{recipe.method.value}, {recipe.outline.value} at {recipe.size_px} px (version {recipe.version})"
 
 
 def _finish(
@@ -148,9 +153,15 @@ def _finish(
 ) -> PreparedDataset:
     samples = {sample.source: sample for sample in found.samples}
     rows, grouping = _manifest_rows([samples[record.source] for record in records], records, seed)
-    manifest = _manifest_text(rows)
+    manifest = manifest_text(rows)
     prepared = PreparedDataset(
-        directory=directory, name=directory.name, recipe=recipe, seed=seed, hash=store.hash_text(manifest), rows=rows
+        directory=directory,
+        name=directory.name,
+        recipe=recipe,
+        seed=seed,
+        hash=store.hash_text(manifest),
+        rows=rows,
+        root=found.root,
     )
     store.write_atomically(directory / MANIFEST_FILE, manifest)
     write_image(directory / OVERVIEW_FILE, draw_overview(_overview_sections(prepared)))
@@ -187,6 +198,7 @@ def _manifest_rows(
             conflict=len(grades_of_copies[grouping.copies[i]]) > 1,
             sha256=record.sha256,
             fingerprint=record.fingerprint,
+            quality=record.quality,
         )
         for i, (sample, record) in enumerate(zip(samples, records, strict=True))
     )
@@ -207,14 +219,23 @@ def _deal(
     return {i: names[part] for i, part in zip(usable, parts, strict=True)}, dict(zip(usable, folds, strict=True))
 
 
-def _manifest_text(rows: Sequence[ManifestRow]) -> str:
+def manifest_text(rows: Sequence[ManifestRow]) -> str:
+    """The manifest as CSV with a header; what is not known is an empty cell."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(MANIFEST_COLUMNS)
     for row in rows:
-        cells = [getattr(row, column) for column in MANIFEST_COLUMNS]
-        writer.writerow(["" if cell is None else int(cell) if isinstance(cell, int) else cell for cell in cells])
+        cells = [getattr(row, column) for column in ManifestRow.__dataclass_fields__ if column != "quality"]
+        labels = ["" if cell is None else int(cell) if isinstance(cell, int) else cell for cell in cells]
+        writer.writerow([*labels, *_quality_cells(row.quality)])
     return out.getvalue()
+
+
+def _quality_cells(quality: Quality | None) -> list[str]:
+    if quality is None:
+        return [""] * (2 + len(_QUALITY_COLUMNS))
+    measured = [f"{getattr(quality, name):.4f}" for name in _QUALITY_COLUMNS]
+    return [str(int(quality.gradable)), "; ".join(quality.reasons), *measured]
 
 
 def _rows_from_text(text: str) -> tuple[ManifestRow, ...]:
@@ -240,6 +261,7 @@ def _row_from_cells(cells: dict[str, str]) -> ManifestRow:
         conflict=cells["conflict"] == "1",
         sha256=cells["sha256"],
         fingerprint=cells["fingerprint"] or None,
+        quality=Quality(**{name: float(cells[name]) for name in _QUALITY_COLUMNS}) if cells["gradable"] else None,
     )
 
 
@@ -252,12 +274,14 @@ def _description(prepared: PreparedDataset, found: Samples, grouping: Grouping) 
         "created": store.now(),
         "fundusgrade": __version__,
         "layout": found.layout,
+        "root": None if found.root is None else found.root.as_posix(),
         "recipe": asdict(prepared.recipe),
         "recipe_key": prepared.recipe.key,
         "seed": prepared.seed,
         "hash": prepared.hash,
         "num_photographs": len(rows),
         "num_ungraded": sum(row.error is not None for row in rows),
+        "num_flagged": sum(row.quality is not None and not row.quality.gradable for row in rows),
         "num_unlabeled_left_out": found.num_unlabeled_left_out,
         "num_per_grade": {str(int(g)): sum(row.grade == g for row in rows) for g in Grade},
         "num_per_split": dict(sorted(Counter(row.split for row in rows if row.split).items())),

@@ -8,6 +8,7 @@ process-wide limit, which warns from 89 million pixels on and could be moved onl
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,22 +30,25 @@ _READABLE = "JPEG, PNG, TIFF, BMP or WebP"
 _ORIENTATION_TAG = 274
 
 
-def decode_image(data: bytes) -> Picture:
+def decode_image(data: bytes, *, at_least_px: int | None = None) -> Picture:
     """Decode the bytes of a picture file, turned upright, first page only.
+
+    With `at_least_px` a JPEG may be decoded at a half, a quarter or an eighth of its size, which its format makes
+    cheap, as long as its shorter side keeps that many pixels.
 
     Raises UnreadableImageError for everything that is not a whole picture of 32 px to 200 million pixels.
     """
     try:
-        return _decode(data)
+        return _decode(data, at_least_px)
     except UnreadableImageError:
         raise
     except Exception as error:  # decoders raise anything on hostile bytes: SyntaxError, struct.error, cv2.error, ...
         raise UnreadableImageError(f"the picture cannot be decoded: {in_words(error)}; {COPY_AGAIN}") from error
 
 
-def _decode(data: bytes) -> Picture:
+def _decode(data: bytes, at_least_px: int | None) -> Picture:
     if data.startswith(b"\xff\xd8\xff"):
-        return _decode_jpeg(data)
+        return _decode_jpeg(data, at_least_px)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _decode_png(data)
     if data.startswith((b"II*\0", b"MM\0*")):
@@ -70,14 +74,14 @@ def _name_foreign(data: bytes) -> str:
     return "not an image"
 
 
-def _decode_jpeg(data: bytes) -> Picture:
+def _decode_jpeg(data: bytes, at_least_px: int | None) -> Picture:
     # A copy that broke off into reserved space ends in zeros; the decoder would fill the rest of the retina with gray.
     content = data.rstrip(b"\0")
     if len(data) - len(content) >= 512 and not content.endswith(b"\xff\xd9"):
         raise UnreadableImageError(
             f"truncated JPEG: the last {len(data) - len(content)} bytes are all zero; {COPY_AGAIN}"
         )
-    return _load(_JpegWithoutExif, data, "JPEG")
+    return _load(_JpegWithoutExif, data, "JPEG", at_least_px)
 
 
 class _JpegWithoutExif(JpegImagePlugin.JpegImageFile):
@@ -108,11 +112,14 @@ def _decode_png(data: bytes) -> Picture:
     return _turn_upright(_decode_16_bit(essential, "PNG"), orientation)
 
 
-def _load(plugin: type[ImageFile.ImageFile], data: bytes, kind: str) -> Picture:
+def _load(plugin: type[ImageFile.ImageFile], data: bytes, kind: str, at_least_px: int | None = None) -> Picture:
     """Decode 8 bits per channel by one Pillow plugin; the size is checked between its header and its pixels."""
     try:
         with plugin(io.BytesIO(data)) as image:
             _check_size(image.width, image.height)
+            if at_least_px is not None:
+                share = at_least_px / min(image.size)
+                image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))
             image.load()
             picture = _to_rgb(image, kind)
             return _turn_upright(picture, _find_orientation(image.info.get("exif", b"")))

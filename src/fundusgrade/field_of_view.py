@@ -23,12 +23,22 @@ MIN_CONTRAST = 12.0
 # Half the difference to the background, seen at the aperture's edge, is taken as inside down to this share.
 EDGE_SHARE = 0.12
 MIN_VISIBLE_FRACTION = 0.35
-MIN_INLIER_FRACTION = 0.55
-MIN_ARC_DEGREES = 60.0
+# An outline is believed if most of it is round (this share of its points times the share of the turn they cover), or if
+# pieces of it that are round lie all around the center, as the corners of a picture cut on four sides do.
+MIN_CONFIDENCE = 0.55 * 60 / 360
+MIN_CORNER_INLIERS = 0.35
+MIN_CORNER_ARC_DEGREES = 45.0
+MIN_CORNER_SPAN_DEGREES = 200.0
+MIN_POINTS_FRACTION = 0.12
 # A straight side of the bright region longer than this share of the picture is a cut: a disc touches its bounding
 # box along a sixth of the picture's side at most.
 CUT_CHORD_FRACTION = 0.3
 _NUM_DRAWS = 400
+# Brightness is followed this far (px of the reduced copy) to both sides of the outline.
+_REACH_PX = 5.0
+_MIN_REFINED_POINTS = 24
+# An ellipse must explain this many points' worth of the squared error that a circle leaves.
+_ROUNDNESS = 40.0
 
 Points = NDArray[np.float64]
 
@@ -68,6 +78,8 @@ class _Frame:
     top: int
     right: int
     bottom: int
+    last_column: int
+    last_row: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +88,22 @@ class _Fit:
 
     ellipse: NDArray[np.float64]  # center x, center y, radius x, radius y
     inliers: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Arc:
+    """The outline that lies on an ellipse: its share of all points, how far it covers the turn, and how far it spans.
+
+    Four corners of a picture cover little of the turn but span most of it.
+    """
+
+    inlier_fraction: float
+    covered_degrees: float
+    span_degrees: float
+
+    @property
+    def confidence(self) -> float:
+        return self.inlier_fraction * self.covered_degrees / 360
 
 
 def find_field_of_view(photograph: Picture) -> FieldOfView:
@@ -87,18 +115,25 @@ def find_field_of_view(photograph: Picture) -> FieldOfView:
     scale = min(1.0, WORKING_SIZE_PX / max(height, width))
     small_size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(photograph, small_size, interpolation=cv2.INTER_AREA) if scale < 1 else photograph
-    foreground = _foreground(small)
+    foreground = bright_region(small)
     contour = _contour(foreground)
     frame = _visible_frame(contour, foreground.shape)
     points = _outline_points(contour, frame)
-    fit = _fit_outline(points, max(small.shape[:2]))
-    fov = _scaled(fit, points, frame, width / small_size[0], height / small_size[1])
-    _check_plausible(fov)
-    return fov
+    reason = "the bright region has no round outline"
+    for fit in _fit_outline(points, max(small.shape[:2])):
+        arc = _measure_arc(fit, points)
+        reason = _doubt(fit, arc, _visible_fraction(fit.ellipse, frame))
+        if not reason:
+            refined = _refine(fit.ellipse, small, frame)
+            return _scaled(refined, arc, frame, width / small_size[0], height / small_size[1])
+    raise NoRetinaError(f"no retina found: {reason}; expected a bright disc on a dark ground")
 
 
-def _foreground(small: Picture) -> NDArray[np.bool_]:
-    """The largest bright region, holes filled. Brightness is the strongest channel: the retina is red, not gray."""
+def bright_region(small: Picture) -> NDArray[np.bool_]:
+    """The largest bright region (H, W) of a small picture, holes filled, whatever its shape.
+
+    Brightness is the strongest channel: the retina is red, not gray. Raises NoRetinaError where nothing is bright.
+    """
     value = cv2.medianBlur(np.ascontiguousarray(small.max(axis=2)), 5).astype(np.float64)
     dark, bright = np.percentile(value, (0.5, 90))
     if bright - dark < MIN_CONTRAST:
@@ -135,6 +170,8 @@ def _visible_frame(contour: Points, shape: tuple[int, ...]) -> _Frame:
         top=int(top) if (y <= top + 2).sum() > longest else 0,
         right=int(right) if (x >= right - 2).sum() > longest else width - 1,
         bottom=int(bottom) if (y >= bottom - 2).sum() > longest else height - 1,
+        last_column=width - 1,
+        last_row=height - 1,
     )
 
 
@@ -147,21 +184,21 @@ def _outline_points(contour: Points, frame: _Frame) -> Points:
     return np.asarray(contour[inside_x & inside_y], np.float64)
 
 
-def _fit_outline(points: Points, side_px: int) -> _Fit:
-    """The circle if it explains the outline nearly as well as an ellipse does, for it has fewer ways to be wrong."""
-    if len(points) < 0.25 * side_px:
+def _fit_outline(points: Points, side_px: int) -> list[_Fit]:
+    """Circle and ellipse, the better one first.
+
+    The circle leads if it explains the outline nearly as well as an ellipse does, for it has fewer ways to be wrong.
+    """
+    if len(points) < MIN_POINTS_FRACTION * side_px:
         raise NoRetinaError(
             "no retina found: no outline of a disc is visible inside the picture; "
             "expected at least part of the dark edge around the retina"
         )
     circle = _fit_robustly(points, side_px, num_parameters=3)
     ellipse = _fit_robustly(points, side_px, num_parameters=4)
-    fits = [fit for fit in (circle, ellipse) if fit is not None]
-    if not fits:
-        raise NoRetinaError("no retina found: the bright region has no round outline")
-    if circle is not None and ellipse is not None and circle.inliers.sum() >= 0.97 * ellipse.inliers.sum():
-        return circle
-    return fits[-1] if ellipse is not None else fits[0]
+    if circle is not None and ellipse is not None and circle.inliers.sum() < 0.97 * ellipse.inliers.sum():
+        return [ellipse, circle]
+    return [fit for fit in (circle, ellipse) if fit is not None]
 
 
 def _fit_robustly(points: Points, side_px: int, num_parameters: int) -> _Fit | None:
@@ -232,25 +269,104 @@ def _distances(points: Points, ellipses: NDArray[np.float64]) -> NDArray[np.floa
     return np.asarray(length * np.abs(1 - 1 / np.maximum(unit, 1e-9)), np.float64)
 
 
-def _scaled(fit: _Fit, points: Points, frame: _Frame, factor_x: float, factor_y: float) -> FieldOfView:
-    """From the reduced copy to photograph pixels (pixel centers at whole numbers on both)."""
-    center_x, center_y, radius_x, radius_y = (float(v) for v in fit.ellipse)
-    # A contour runs through the centers of the outermost pixels inside: the edge is half a pixel further out.
-    radius_x, radius_y = radius_x + 0.5, radius_y + 0.5
+def _measure_arc(fit: _Fit, points: Points) -> _Arc:
+    center_x, center_y, radius_x, radius_y = fit.ellipse
     on_arc = points[fit.inliers]
     angles = np.degrees(np.arctan2((on_arc[:, 1] - center_y) / radius_y, (on_arc[:, 0] - center_x) / radius_x))
-    covered = len(np.unique(np.floor(angles / 5))) / 72
+    steps = np.unique(np.floor(angles / 5))
+    gaps = np.diff(np.append(steps, steps[0] + 72)) if len(steps) else np.array([72])
+    return _Arc(
+        inlier_fraction=float(fit.inliers.mean()),
+        covered_degrees=5.0 * len(steps),
+        span_degrees=360.0 - 5.0 * float(gaps.max()),
+    )
+
+
+def _doubt(fit: _Fit, arc: _Arc, visible_fraction: float) -> str:
+    """Why the picture does not support this ellipse; empty if it does."""
+    if visible_fraction < MIN_VISIBLE_FRACTION:
+        return f"only {visible_fraction:.0%} of the disc would lie inside the picture"
+    surrounds = arc.span_degrees >= MIN_CORNER_SPAN_DEGREES and arc.covered_degrees >= MIN_CORNER_ARC_DEGREES
+    if arc.confidence >= MIN_CONFIDENCE or (surrounds and arc.inlier_fraction >= MIN_CORNER_INLIERS):
+        return ""
+    return "the outline of the bright region is not round"
+
+
+def _refine(ellipse: NDArray[np.float64], small: Picture, frame: _Frame) -> NDArray[np.float64]:
+    """Move the outline to where brightness is halfway between inside and outside, to a fraction of a pixel.
+
+    A threshold low enough for dark retinas places a soft edge too far out. The circle is left for an ellipse only where
+    these points say so clearly. Where too few edges are clear, the ellipse stays as it was.
+    """
+    points = _half_way_points(ellipse, small, frame)
+    # A contour runs through the centers of the outermost pixels inside: the edge is half a pixel further out.
+    ellipse = ellipse + np.array([0, 0, 0.5, 0.5])
+    if len(points) < _MIN_REFINED_POINTS:
+        return ellipse
+    circle, ellipse_fit = (_fit_trimmed(points, num_parameters) for num_parameters in (3, 4))
+    error_of_circle, error_of_ellipse = (
+        float(np.sum(np.sort(_distances(points, each[None])[0])[: int(0.9 * len(points))] ** 2))
+        for each in (circle, ellipse_fit)
+    )
+    is_round = error_of_circle - error_of_ellipse < _ROUNDNESS * (error_of_ellipse / len(points) + 0.01)
+    chosen = circle if is_round else ellipse_fit
+    moved = np.abs(chosen - ellipse).max()
+    return chosen if np.isfinite(moved) and moved < 0.05 * ellipse[2:].max() else ellipse
+
+
+def _half_way_points(ellipse: NDArray[np.float64], small: Picture, frame: _Frame) -> Points:
+    """Points (N, 2) on normals of the ellipse where a clear fall of brightness is half done."""
+    angles = np.radians(np.arange(0, 360, 2))
+    around = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    normals = around / ellipse[2:]
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    offsets = np.arange(-_REACH_PX, _REACH_PX + 0.25, 0.5)
+    places = (ellipse[:2] + ellipse[2:] * around)[:, None] + offsets[None, :, None] * normals[:, None]
+    low, high = np.array([frame.left, frame.top]) + 1, np.array([frame.right, frame.bottom]) - 1
+    places = places[((places >= low) & (places <= high)).all(axis=(1, 2))]
+    if len(places) == 0:
+        return np.zeros((0, 2))
+    brightness = cv2.GaussianBlur(small.max(axis=2).astype(np.float32), (0, 0), 0.7)
+    profile = cv2.remap(
+        brightness, places[..., 0].astype(np.float32), places[..., 1].astype(np.float32), cv2.INTER_LINEAR
+    )
+    inside, outside = profile[:, :4].mean(axis=1), profile[:, -4:].mean(axis=1)
+    above = profile > ((inside + outside) / 2)[:, None]
+    last = above.shape[1] - 1 - above[:, ::-1].argmax(axis=1)
+    clear = (inside - outside > 0.5 * np.median(inside - outside)) & (inside - outside > MIN_CONTRAST / 2)
+    clear &= above.any(axis=1) & (last < above.shape[1] - 1)
+    rows, last = np.flatnonzero(clear), last[clear]
+    before, after = profile[rows, last], profile[rows, last + 1]
+    share = (before - (inside + outside)[rows] / 2) / np.maximum(before - after, 1e-6)
+    found = places[rows, last] + share[:, None] * (places[rows, last + 1] - places[rows, last])
+    return np.asarray(found, np.float64)
+
+
+def _fit_trimmed(points: Points, num_parameters: int) -> NDArray[np.float64]:
+    """Least squares, then again without the tenth of the points that lies furthest off."""
+    ellipse = _solve_conics(points[None], num_parameters)[0]
+    for _ in range(3):
+        distances = _distances(points, ellipse[None])[0]
+        kept = distances <= np.quantile(distances, 0.9)
+        ellipse = _solve_conics(points[kept][None], num_parameters)[0]
+    return np.asarray(ellipse, np.float64)
+
+
+def _scaled(ellipse: NDArray[np.float64], arc: _Arc, frame: _Frame, factor_x: float, factor_y: float) -> FieldOfView:
+    """From the reduced copy to photograph pixels (pixel centers at whole numbers on both)."""
+    center_x, center_y, radius_x, radius_y = (float(v) for v in ellipse)
+    # The pixel beside a dark bar is half dark, so it is not counted as seen; that on the picture's own edge is.
     return FieldOfView(
         center_x=(center_x + 0.5) * factor_x - 0.5,
         center_y=(center_y + 0.5) * factor_y - 0.5,
         radius_x=radius_x * factor_x,
         radius_y=radius_y * factor_y,
-        left=frame.left * factor_x,
-        top=frame.top * factor_y,
-        right=(frame.right + 1) * factor_x - 1,
-        bottom=(frame.bottom + 1) * factor_y - 1,
-        visible_fraction=_visible_fraction(fit.ellipse, frame),
-        confidence=float(fit.inliers.mean()) * covered,
+        left=(frame.left + (frame.left > 0)) * factor_x,
+        top=(frame.top + (frame.top > 0)) * factor_y,
+        right=(frame.right + (frame.right == frame.last_column)) * factor_x - 1,
+        bottom=(frame.bottom + (frame.bottom == frame.last_row)) * factor_y - 1,
+        visible_fraction=_visible_fraction(ellipse, frame),
+        confidence=arc.confidence,
     )
 
 
@@ -264,14 +380,3 @@ def _visible_fraction(ellipse: NDArray[np.float64], frame: _Frame) -> float:
     inside_x = (x >= frame.left - 0.5) & (x <= frame.right + 0.5)
     inside = inside_x & (y >= frame.top - 0.5) & (y <= frame.bottom + 0.5)
     return float((disc & inside).sum() / disc.sum())
-
-
-def _check_plausible(fov: FieldOfView) -> None:
-    """Refuse an ellipse that the picture does not support."""
-    reason = None
-    if fov.visible_fraction < MIN_VISIBLE_FRACTION:
-        reason = f"only {fov.visible_fraction:.0%} of the disc would lie inside the picture"
-    elif fov.confidence < MIN_INLIER_FRACTION * MIN_ARC_DEGREES / 360:
-        reason = "the outline of the bright region is not round"
-    if reason:
-        raise NoRetinaError(f"no retina found: {reason}; expected a bright disc on a dark ground")

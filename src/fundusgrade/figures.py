@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fundusgrade.audit import CONTROL, LESIONS, Audit
 from fundusgrade.errors import MetricsError
 from fundusgrade.grades import GRADE_LABELS, NUM_GRADES, RESEARCH_USE
 from fundusgrade.overlay import Panel, draw_explanation
@@ -157,6 +158,66 @@ def draw_training_curves(records: Sequence[EpochRecord], best_epoch: int, path: 
         panel.grid(alpha=0.3)
         panel.legend()
     _save_figure(figure, path)
+
+
+def draw_audit(audit: Audit, path: Path) -> None:
+    """Draw what gives the grade away, and how far the grade moves, as bars with 95 % intervals, into a PNG."""
+    num_panels = 2 if audit.effects else 1
+    figure = _new_figure(width_inches=6.5 * num_panels, height_inches=4.2)
+    panels = figure.subplots(1, num_panels, squeeze=False).ravel().tolist()
+    bars = [
+        _Bar.of(f"{of.kind}\n({of.stage})", of.kappa, of.kappa_low, of.kappa_high, of.stage == "prepared")
+        for of in audit.probes
+    ]
+    _draw_bars(panels[0], bars)
+    panels[0].set_xlabel("kappa of the grade told without any retina")
+    panels[0].set_title(f"{printable(audit.data)}: orange is after preprocessing", fontsize=11, parse_math=False)
+    if audit.effects:
+        controls = (LESIONS, CONTROL)
+        moves = [
+            _Bar.of(of.name, of.mean_change, of.mean_low, of.mean_high, of.name not in controls) for of in audit.effects
+        ]
+        _draw_bars(panels[1], moves)
+        panels[1].set_xlabel("mean change of the expected grade (0-4)")
+        panels[1].set_title(f"{printable(audit.model or '')}: blue changes the retina", fontsize=11, parse_math=False)
+    _save_figure(figure, path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bar:
+    """A value with its interval; accented ones are orange and hatched."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    accented: bool
+
+    @classmethod
+    def of(cls, label: str, value: float | None, low: float | None, high: float | None, accented: bool) -> _Bar:
+        middle = value or 0.0
+        low, high = middle if low is None else min(low, middle), middle if high is None else max(high, middle)
+        return cls(label=label, value=middle, low=low, high=high, accented=accented)
+
+
+def _draw_bars(panel: Axes, bars: Sequence[_Bar]) -> None:
+    places = range(len(bars))
+    panel.barh(
+        places,
+        [bar.value for bar in bars],
+        xerr=[[bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars]],
+        color=[_VERMILION if bar.accented else _BLUE for bar in bars],
+        hatch=["//" if bar.accented else "" for bar in bars],
+        edgecolor="white",
+        height=0.6,
+    )
+    largest = max((bar.high for bar in bars), default=0.0) or 1.0
+    for place, bar in zip(places, bars, strict=True):
+        panel.text(max(bar.high, 0) + 0.02 * largest, place, f"{bar.value:.3f}", va="center", fontsize=9)
+    panel.set_yticks(places, [bar.label for bar in bars])
+    panel.invert_yaxis()
+    panel.set_xlim(min(0.0, *(bar.low for bar in bars)), 1.2 * largest)
+    panel.grid(axis="x", alpha=0.3)
 
 
 def _new_figure(*, width_inches: float, height_inches: float) -> Figure:

@@ -48,11 +48,20 @@ GRADE_LABELS: tuple[str, ...] = tuple(grade.label for grade in Grade)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The grade of one photograph; `probabilities` are those of grades 0-4 and sum to 1."""
+    """The grade of one photograph; `probabilities` are those of grades 0-4 and sum to 1.
+
+    `quality_reasons` say in plain words why the photograph should not be trusted to show its grade.
+    """
 
     image: str
     model: str
     probabilities: tuple[float, ...]
+    quality_reasons: tuple[str, ...] = ()
+
+    @property
+    def gradable(self) -> bool:
+        """Whether the photograph's quality leaves no doubt about its grade."""
+        return not self.quality_reasons
 
     @property
     def grade(self) -> Grade:
@@ -82,3 +91,4 @@ class Ungraded:
     image: str
     model: str
     reason: str
+    quality_reasons: tuple[str, ...] = ()

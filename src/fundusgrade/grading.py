@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -29,10 +29,11 @@ from fundusgrade.errors import DatasetError, UngradableError
 from fundusgrade.explain import PREDICTED, Target, explain, grade_target
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.images import FoundImage, Picture, read_image
+from fundusgrade.intake import Intake, take_in, take_in_picture
 from fundusgrade.metrics import Evaluation, evaluate_predictions
 from fundusgrade.model import predict_probabilities, prepare_for, to_pixels
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess_photograph
+from fundusgrade.preprocess import PreprocessRecipe
 
 DEFAULT_BATCH_SIZE = 16
 
@@ -50,11 +51,18 @@ class Explanation:
 class Grader:
     """One model, ready on one device; grades photographs along the same path that trained it."""
 
-    def __init__(self, checkpoint: Checkpoint, choice: DeviceChoice, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        choice: DeviceChoice,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        require_gradable: bool = False,
+    ) -> None:
         self.description = checkpoint.description
         self.choice = choice
         self._network = prepare_for(checkpoint.network, choice).eval()
         self._batch_size = batch_size
+        self._require_gradable = require_gradable
 
     @classmethod
     def load(
@@ -64,12 +72,14 @@ class Grader:
         device: DeviceName = DeviceName.AUTO,
         precision: Precision = Precision.AUTO,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        require_gradable: bool = False,
     ) -> Grader:
-        """Load a model by name or path, the shipped one if None.
+        """Load a model by name or path, the shipped one if None; with `require_gradable` doubtful grades are withheld.
 
         Raises StoreError for an unknown name, CheckpointError for a damaged file, DeviceError for a missing device.
         """
-        return cls(load_checkpoint(store.resolve_model(model)), choose_device(device, precision), batch_size)
+        checkpoint = load_checkpoint(store.resolve_model(model))
+        return cls(checkpoint, choose_device(device, precision), batch_size, require_gradable)
 
     @property
     def name(self) -> str:
@@ -108,18 +118,19 @@ class Grader:
         Raises UngradableError where it cannot be graded and ExplanationError where this network cannot be explained.
         """
         try:
+            intake = take_in(path, self.recipe)
             photograph = read_image(path)
-            prepared = preprocess_photograph(photograph, self.recipe)
         except UngradableError as error:
             raise type(error)(f"{path.as_posix()}: {error}") from error
-        prediction = self._grade_pictures([path.as_posix()], [prepared.picture])[0]
+        prediction = self._grade_intakes([(path.as_posix(), intake)])[0]
+        prepared, (height, width) = intake.prepared, photograph.shape[:2]
         chosen = grade_target(prediction.grade) if target is PREDICTED else target
         heat_map = explain(self._network, prepared.picture, target=chosen, device=self.choice.device)
         return Explanation(
             photograph=photograph,
             prediction=prediction,
             target=heat_map.target,
-            heat=prepared.placement.to_photograph(heat_map.values),
+            heat=prepared.placement.resized_to(height, width).to_photograph(heat_map.values),
         )
 
     def grade_rows(self, dataset: PreparedDataset, rows: tuple[ManifestRow, ...]) -> NDArray[np.float64]:
@@ -146,22 +157,54 @@ class Grader:
     def _submit(self, pool: ThreadPoolExecutor, found: FoundImage) -> _Preparing:
         return _Preparing(name=found.name, future=pool.submit(_prepare, found.path, self.recipe))
 
-    def _grade_batch(self, items: list[tuple[str, PreprocessedImage | str]]) -> Iterator[Prediction | Ungraded]:
-        pictures = {i: item.picture for i, (_, item) in enumerate(items) if not isinstance(item, str)}
-        names = [items[i][0] for i in pictures]
-        predictions = dict(zip(pictures, self._grade_pictures(names, list(pictures.values())), strict=True))
-        for i, (name, item) in enumerate(items):
-            yield Ungraded(image=name, model=self.name, reason=item) if isinstance(item, str) else predictions[i]
+    def grade_pictures(self, photographs: Sequence[Picture]) -> list[Prediction | Ungraded]:
+        """Grade photographs (H, W, 3) in memory, of any sizes; they are named by their number."""
+        items: list[tuple[str, Intake | _Refusal]] = []
+        for number, photograph in enumerate(photographs):
+            try:
+                items.append((str(number), take_in_picture(photograph, self.recipe)))
+            except UngradableError as error:
+                items.append((str(number), _Refusal(reason=str(error))))
+        return list(self._grade_batch(items))
 
-    def _grade_pictures(self, names: list[str], pictures: list[Picture]) -> list[Prediction]:
-        if not pictures:
+    def _grade_batch(self, items: Sequence[tuple[str, Intake | _Refusal]]) -> Iterator[Prediction | Ungraded]:
+        items = [(name, self._withheld(item)) for name, item in items]
+        chosen = {i: (name, item) for i, (name, item) in enumerate(items) if isinstance(item, Intake)}
+        predictions = dict(zip(chosen, self._grade_intakes(list(chosen.values())), strict=True))
+        for i, (name, item) in enumerate(items):
+            if isinstance(item, Intake):
+                yield predictions[i]
+            else:
+                yield Ungraded(image=name, model=self.name, reason=item.reason, quality_reasons=item.quality_reasons)
+
+    def _withheld(self, item: Intake | _Refusal) -> Intake | _Refusal:
+        if not self._require_gradable or not isinstance(item, Intake) or item.quality.gradable:
+            return item
+        reasons = item.quality.reasons
+        return _Refusal(reason=f"not gradable: {'; '.join(reasons)}", quality_reasons=reasons)
+
+    def _grade_intakes(self, items: Sequence[tuple[str, Intake]]) -> list[Prediction]:
+        if not items:
             return []
-        pixels = torch.stack([to_pixels(picture) for picture in pictures])
+        pixels = torch.stack([to_pixels(intake.prepared.picture) for _, intake in items])
         probabilities = predict_probabilities(self._network, pixels, self.choice, self._batch_size)
         return [
-            Prediction(image=name, model=self.name, probabilities=tuple(float(p) for p in row))
-            for name, row in zip(names, probabilities, strict=True)
+            Prediction(
+                image=name,
+                model=self.name,
+                probabilities=tuple(float(p) for p in row),
+                quality_reasons=intake.quality.reasons,
+            )
+            for (name, intake), row in zip(items, probabilities, strict=True)
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Refusal:
+    """Why a photograph got no further than the way in."""
+
+    reason: str
+    quality_reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,11 +212,11 @@ class _Preparing:
     """A photograph on its way: what it is called, and its picture or the reason why there is none."""
 
     name: str
-    future: Future[PreprocessedImage | str]
+    future: Future[Intake | _Refusal]
 
 
-def _prepare(path: Path, recipe: PreprocessRecipe) -> PreprocessedImage | str:
+def _prepare(path: Path, recipe: PreprocessRecipe) -> Intake | _Refusal:
     try:
-        return preprocess_photograph(read_image(path), recipe)
+        return take_in(path, recipe)
     except UngradableError as error:
-        return str(error)
+        return _Refusal(reason=str(error))

@@ -24,6 +24,7 @@ __all__ = [
     "encode_png",
     "find_images",
     "hash_file",
+    "jpeg_quantization",
     "read_image",
     "write_image",
 ]
@@ -40,13 +41,14 @@ class FoundImage:
     name: str
 
 
-def read_image(path: Path) -> Picture:
+def read_image(path: Path, *, at_least_px: int | None = None) -> Picture:
     """Decode a photograph, turned upright as its EXIF orientation says, first page only.
 
     Transparent pixels become black, like the surroundings of the retina. Safe in threads: no global state is touched.
+    With `at_least_px` the picture may come reduced, its shorter side not below that many pixels.
     Raises UnreadableImageError for everything that is not a whole picture of 32 px to 200 million pixels.
     """
-    return decode_image(_read_bytes(path))
+    return decode_image(_read_bytes(path), at_least_px=at_least_px)
 
 
 def write_image(path: Path, picture: Picture) -> None:
@@ -95,6 +97,18 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes in hexadecimal; raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def jpeg_quantization(path: Path) -> float:
+    """Mean of a JPEG file's first quantization table: the higher, the more it was compressed; 0 for other files.
+
+    Raises OSError.
+    """
+    with path.open("rb") as file:
+        data = file.read(65536)
+    start = data.find(b"\xff\xdb") if data.startswith(b"\xff\xd8") else -1
+    table = data[start + 5 : start + 69]
+    return sum(table) / len(table) if start >= 0 and table else 0.0
 
 
 def _is_folder(path: Path) -> bool:

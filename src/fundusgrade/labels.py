@@ -43,10 +43,11 @@ class LabelColumns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """What was found, and as which layout it was read."""
+    """What was found, as which layout it was read, and the folder that sources are named from."""
 
     layout: str
     samples: tuple[Sample, ...]
+    root: Path | None = None
     num_unlabeled_left_out: int = field(default=0)
 
 
@@ -105,7 +106,7 @@ def find_samples(
     if not photographs:
         raise DatasetError(f"no photographs in {', '.join(map(str, sources))}; expected {_suffixes()} files")
     samples = tuple(Sample(source=_source(found.path), path=found.path) for found in photographs)
-    return Samples(layout="photographs", samples=samples)
+    return Samples(layout="photographs", samples=samples, root=Path.cwd())
 
 
 def _source(path: Path) -> str:
@@ -178,7 +179,7 @@ def _from_label_file(folder: Path, labels: Path | None, columns: LabelColumns | 
     _refuse_contradictions(samples, path)
     num_labeled = len({sample.path for sample in samples if sample.path is not None})
     num_unlabeled = sum(map(len, index.values())) - num_labeled
-    return Samples(layout=layout, samples=tuple(samples), num_unlabeled_left_out=num_unlabeled)
+    return Samples(layout=layout, samples=tuple(samples), root=folder.resolve(), num_unlabeled_left_out=num_unlabeled)
 
 
 def _choose_label_file(folder: Path, columns: LabelColumns | None) -> Path:
@@ -293,7 +294,8 @@ def _from_grade_folders(folder: Path) -> Samples | None:
     ]
     if not samples:
         raise DatasetError(f"the grade folders of {folder} hold no photographs; expected {_suffixes()} files")
-    return Samples(layout="folders", samples=tuple(samples), num_unlabeled_left_out=len(find_images(others)))
+    num_left_out = len(find_images(others))
+    return Samples(layout="folders", samples=tuple(samples), root=folder.resolve(), num_unlabeled_left_out=num_left_out)
 
 
 def _suffixes() -> str:

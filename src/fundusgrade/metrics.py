@@ -100,6 +100,40 @@ def quadratic_weighted_kappa(grades: ArrayLike, predicted: ArrayLike) -> float |
     return _matrix_kappa(confusion_matrix(grades, predicted))
 
 
+def kappa_interval(
+    grades: ArrayLike, predicted: ArrayLike, groups: ArrayLike, *, num_draws: int = 1000, seed: int = 0
+) -> tuple[float, float] | None:
+    """95 % percentile interval of the kappa by a bootstrap that draws whole groups (Efron and Tibshirani 1993).
+
+    All are (N,) whole numbers; photographs of one group (copies, a patient) are not independent and stay together. None
+    where the kappa of every draw is undefined.
+    """
+    rows, columns = _checked_grades(grades, "grades"), _checked_grades(predicted, "predicted grades")
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    num_groups = int(group.max()) + 1 if group.size else 0
+    cells = np.zeros((num_groups, NUM_GRADES**2), np.int64)
+    np.add.at(cells, (group, rows * NUM_GRADES + columns), 1)
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(num_groups, np.full(num_groups, 1 / max(num_groups, 1)), size=num_draws)
+    kappas = [_matrix_kappa(matrix.reshape(NUM_GRADES, NUM_GRADES)) for matrix in draws @ cells]
+    defined = [kappa for kappa in kappas if kappa is not None]
+    return _percentile_interval(np.array(defined)) if defined else None
+
+
+def mean_interval(values: ArrayLike, *, num_draws: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+    """95 % percentile interval of a mean by the bootstrap; `values` are (N,), None where there are none."""
+    array = np.asarray(values, np.float64)
+    if array.size == 0:
+        return None
+    draws = np.random.default_rng(seed).integers(0, array.size, (num_draws, array.size))
+    return _percentile_interval(array[draws].mean(axis=1))
+
+
+def _percentile_interval(draws: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(low), float(high)
+
+
 def _matrix_kappa(matrix: NDArray[np.int64]) -> float | None:
     distance = np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)) ** 2
     by_chance = np.outer(matrix.sum(axis=1), matrix.sum(axis=0))

@@ -50,7 +50,8 @@ def _model_lines(description: CheckpointDescription) -> str:
     network, recipe = description.network, description.recipe
     return _bullets(
         f"architecture: {network.arch}" + (f" (timm `{network.timm_name}`)" if network.timm_name else ""),
-        f"input: {recipe.size_px} x {recipe.size_px} px, preprocessing `{recipe.method.value}`",
+        f"input: {recipe.size_px} x {recipe.size_px} px, preprocessing `{recipe.method.value}`, "
+        f"outline `{recipe.outline.value}`",
         f"start: {description.provenance.init}",
         f"weights SHA-256: `{description.weights_sha256}`",
     )

@@ -23,15 +23,17 @@ import cv2
 
 from fundusgrade import store
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
-from fundusgrade.images import Picture, hash_file, read_image, write_image
+from fundusgrade.images import Picture, hash_file, write_image
+from fundusgrade.intake import Intake, take_in
 from fundusgrade.labels import Sample
-from fundusgrade.preprocess import Method, PreprocessedImage, PreprocessRecipe, preprocess, preprocess_photograph
+from fundusgrade.preprocess import Method, Outline, PreprocessRecipe, preprocess
+from fundusgrade.quality import Quality
 from fundusgrade.splits import fingerprint
 
 RECORDS_FILE = "records.jsonl"
 PICTURES_FOLDER = "pictures"
 # One for all data sets, so that copies are recognized, and splits dealt, alike whatever the recipe of the pictures is.
-FINGERPRINT_RECIPE = PreprocessRecipe(method=Method.BEN_GRAHAM, size_px=224)
+FINGERPRINT_RECIPE = PreprocessRecipe(method=Method.BEN_GRAHAM, outline=Outline.DISC, size_px=224)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class Record:
     image: str
     fingerprint: str | None
     error: str | None
+    quality: Quality | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +88,10 @@ def _read_records(path: Path) -> Iterator[Record]:
         return
     for line in path.read_bytes().splitlines():
         try:
-            yield Record(**json.loads(line))
-        except (ValueError, TypeError):
+            fields = json.loads(line)
+            quality = fields.pop("quality")
+            yield Record(**fields, quality=None if quality is None else Quality(**quality))
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue
 
 
@@ -198,26 +203,27 @@ def prepare_photograph(task: _Task) -> Record:
     sha256 = ""
     try:
         sha256 = hash_file(path)
-        photograph = read_image(path)
-        prepared = preprocess_photograph(photograph, task.recipe)
+        intake = take_in(path, task.recipe)
     except UngradableError as error:
         return _failed(task, str(error), sha256)
     except OSError as error:
         return _failed(task, f"cannot be read: {error.strerror or error}", sha256)
-    _write_picture(task.directory / task.image, prepared.picture)
+    _write_picture(task.directory / task.image, intake.prepared.picture)
     return Record(
         source=task.sample.source,
         recipe=task.recipe.key,
         sha256=sha256,
         image=task.image,
-        fingerprint=_fingerprint(photograph, prepared, task.recipe),
+        fingerprint=_fingerprint(intake, task.recipe),
         error=None,
+        quality=intake.quality,
     )
 
 
-def _fingerprint(photograph: Picture, prepared: PreprocessedImage, recipe: PreprocessRecipe) -> str:
+def _fingerprint(intake: Intake, recipe: PreprocessRecipe) -> str:
+    prepared = intake.prepared
     if recipe != FINGERPRINT_RECIPE:
-        prepared = preprocess(photograph, prepared.field_of_view, FINGERPRINT_RECIPE)
+        prepared = preprocess(intake.photograph, prepared.field_of_view, FINGERPRINT_RECIPE)
     return fingerprint(prepared.picture, prepared.mask)
 
 
@@ -231,5 +237,11 @@ def _write_picture(path: Path, picture: Picture) -> None:
 
 def _failed(task: _Task, reason: str, sha256: str = "") -> Record:
     return Record(
-        source=task.sample.source, recipe=task.recipe.key, sha256=sha256, image="", fingerprint=None, error=reason
+        source=task.sample.source,
+        recipe=task.recipe.key,
+        sha256=sha256,
+        image="",
+        fingerprint=None,
+        error=reason,
+        quality=None,
     )

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from rich.table import Table
 from rich.text import Text
 
+from fundusgrade.audit import Audit, InterventionEffect, conclusion
 from fundusgrade.errors import StoreError
-from fundusgrade.figures import ModelEvaluation, draw_confusion_matrices, printable
+from fundusgrade.figures import ModelEvaluation, draw_audit, draw_confusion_matrices, printable
 from fundusgrade.grades import (
     GRADE_LABELS,
     REFERABLE_FROM,
@@ -31,12 +32,13 @@ from fundusgrade.grades import (
 from fundusgrade.store import StoredDataset, StoredModel, write_atomically
 
 if TYPE_CHECKING:
-    from fundusgrade.dataset import PreparedDataset
+    from fundusgrade.dataset import ManifestRow, PreparedDataset
     from fundusgrade.metrics import BinaryScores, GradeScores
+    from fundusgrade.shortcuts import ShortcutProbe
 
 PREDICTION_COLUMNS = (
     *("image", "grade", "label", "p0", "p1", "p2", "p3", "p4"),
-    *("expected_grade", "referable_probability", "model", "error"),
+    *("expected_grade", "referable_probability", "gradable", "quality_reasons", "model", "error"),
 )
 
 # A spreadsheet runs a cell that begins with one of these, also in full width, after skipping blanks and control
@@ -57,6 +59,7 @@ class PredictionWriter:
         self.path = path
         self.num_graded = 0
         self.num_ungraded = 0
+        self.num_doubtful = 0
         self._written_path = path
         self._stream: BinaryIO | None = None
 
@@ -72,6 +75,7 @@ class PredictionWriter:
         if isinstance(result, Prediction):
             self._write_line(_prediction_line(result))
             self.num_graded += 1
+            self.num_doubtful += not result.gradable
         else:
             self._write_line(_ungraded_line(result))
             self.num_ungraded += 1
@@ -147,13 +151,21 @@ def _cannot_write(path: Path | None, error: OSError) -> StoreError:
 def _prediction_line(prediction: Prediction) -> str:
     numbers = [*prediction.probabilities, prediction.expected_grade, prediction.referable_probability]
     cells = [_text_cell(prediction.image), f"{prediction.grade:d}", prediction.grade.label]
-    return ",".join([*cells, *(f"{number:.4f}" for number in numbers), _text_cell(prediction.model), ""])
+    quality = ["yes" if prediction.gradable else "no", _text_cell("; ".join(prediction.quality_reasons))]
+    return ",".join([*cells, *(f"{number:.4f}" for number in numbers), *quality, _text_cell(prediction.model), ""])
 
 
 def _ungraded_line(ungraded: Ungraded) -> str:
-    num_empty = PREDICTION_COLUMNS.index("model") - 1
+    num_empty = PREDICTION_COLUMNS.index("gradable") - 1
+    quality = ["no", _text_cell("; ".join(ungraded.quality_reasons))]
     return ",".join(
-        [_text_cell(ungraded.image), *[""] * num_empty, _text_cell(ungraded.model), _text_cell(ungraded.reason)]
+        [
+            _text_cell(ungraded.image),
+            *[""] * num_empty,
+            *quality,
+            _text_cell(ungraded.model),
+            _text_cell(ungraded.reason),
+        ]
     )
 
 
@@ -214,6 +226,41 @@ def number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
+def shortcuts_table(probes: Sequence[ShortcutProbe]) -> Table:
+    """What each kind of property tells of the grade without any retina."""
+    table = Table("what alone is known", "of", "kappa", "95 % interval", "accuracy", "referable AUC")
+    for probe in probes:
+        interval = _interval(probe.kappa_low, probe.kappa_high)
+        scores = (number(probe.kappa), interval, number(probe.accuracy), number(probe.referable_auc))
+        table.add_row(probe.kind, probe.stage, *scores)
+    return table
+
+
+def interventions_table(effects: Sequence[InterventionEffect], *, model: str) -> Table:
+    """How far a model's expected grade moves under each change of the photographs."""
+    table = Table("change", "photographs", "mean move of the grade", "95 % interval", "95th percentile", "grade flips")
+    table.title = Text(printable(f"{model}, expected grade 0-4"))
+    for effect in effects:
+        flips = "undefined" if effect.flip_fraction is None else f"{effect.flip_fraction:.1%}"
+        lost = f" ({effect.num_lost} lost)" if effect.num_lost else ""
+        interval = _interval(effect.mean_low, effect.mean_high)
+        numbers = (number(effect.mean_change), interval, number(effect.percentile_95), flips)
+        table.add_row(effect.name, f"{effect.num_photographs}{lost}", *numbers)
+    return table
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "undefined" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def write_audit(audit: Audit, folder: Path) -> None:
+    """Write audit.json and audit.png into a folder, which is made. Raises StoreError where it cannot be."""
+    content = {**asdict(audit), "conclusion": conclusion(audit)}
+    store_text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / "audit.json", store_text)
+    draw_audit(audit, folder / "audit.png")
+
+
 def evaluation_json(evaluations: Sequence[ModelEvaluation], *, data: str, split: str) -> str:
     """All scores as indented JSON, keys in the order of the fields; undefined scores are null."""
     models = [{"model": each.model, **asdict(each.evaluation)} for each in evaluations]
@@ -230,10 +277,18 @@ def dataset_summary(dataset: PreparedDataset) -> str:
         "grades: " + ", ".join(f"{int(grade)}: {per_grade[grade]}" for grade in Grade),
         "splits: " + ", ".join(f"{split}: {count}" for split, count in sorted(per_split.items())),
         f"copies with conflicting grades: {sum(row.conflict for row in dataset.rows)} photographs",
+        _quality_summary(usable),
     ]
     for reason, count in Counter(row.error for row in dataset.rows if row.error).most_common(10):
         lines.append(f"not ready, {count}: {reason}")
     return printable("\n".join(lines))
+
+
+def _quality_summary(rows: Sequence[ManifestRow]) -> str:
+    flagged = [row.quality.reasons for row in rows if row.quality is not None and not row.quality.gradable]
+    counts = Counter(reason for reasons in flagged for reason in reasons)
+    named = ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
+    return f"doubtful quality: {len(flagged)} photographs" + (f" ({named})" if named else "")
 
 
 def prediction_line(prediction: Prediction) -> str:
@@ -242,6 +297,7 @@ def prediction_line(prediction: Prediction) -> str:
     return printable(
         f"{prediction.image}: grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}, "
         f"referable {prediction.referable_probability:.2f} ({prediction.model})"
+        + ("" if prediction.gradable else f"; doubtful quality: {', '.join(prediction.quality_reasons)}")
     )
 
 

@@ -1,0 +1,43 @@
+"""From a file to the canonical picture and its quality: the one way in, for training, prediction and explanation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from fundusgrade.field_of_view import WORKING_SIZE_PX, find_field_of_view
+from fundusgrade.images import Picture, read_image
+from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess
+from fundusgrade.quality import Quality, measure_quality
+
+# The canonical picture shows nine tenths of the disc's diameter, and the disc is rarely smaller than the photograph's
+# shorter side: with this margin reduced decoding takes nothing from the picture. Disc and quality are measured alike
+# whatever the size of the picture asked for, so both have enough pixels for small ones too.
+DECODING_MARGIN = 1.25
+MIN_DECODED_PX = WORKING_SIZE_PX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Intake:
+    """A photograph (H, W, 3) as it was decoded, its canonical picture, and what was measured on it."""
+
+    photograph: Picture
+    prepared: PreprocessedImage
+    quality: Quality
+
+
+def take_in(path: Path, recipe: PreprocessRecipe) -> Intake:
+    """Read a photograph, at reduced size where that is cheaper, and bring it into canonical form.
+
+    Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.
+    """
+    at_least_px = max(MIN_DECODED_PX, math.ceil(DECODING_MARGIN * recipe.size_px))
+    return take_in_picture(read_image(path, at_least_px=at_least_px), recipe)
+
+
+def take_in_picture(photograph: Picture, recipe: PreprocessRecipe) -> Intake:
+    """The same for a photograph in memory. Raises NoRetinaError where it shows no retina."""
+    field_of_view = find_field_of_view(photograph)
+    quality = measure_quality(photograph, field_of_view)
+    return Intake(photograph=photograph, prepared=preprocess(photograph, field_of_view, recipe), quality=quality)

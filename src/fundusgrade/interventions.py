@@ -1,0 +1,208 @@
+"""The same photographs changed in ways that leave the retina alone: does the grade stay where it was?
+
+A model that reads the retina must not mind how a picture was cut, squashed, compressed or tinted, but it must mind when
+lesions are covered. Both are measured as the change of the expected grade.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fundusgrade.audit import CONTROL, LESIONS, InterventionEffect
+from fundusgrade.dataset import PreparedDataset
+from fundusgrade.decoding import decode_image
+from fundusgrade.errors import DatasetError, UngradableError
+from fundusgrade.field_of_view import FieldOfView, find_field_of_view
+from fundusgrade.grades import Prediction, Ungraded
+from fundusgrade.grading import Grader
+from fundusgrade.images import Picture, find_images, read_image
+from fundusgrade.metrics import mean_interval
+from fundusgrade.shortcuts import locate_photograph
+
+CUT_FRACTION = 0.75
+_LESION_KINDS = ("MA", "HE", "EX", "SE")
+_LESION_SIDE_PX = 1024
+_CHUNK = 32
+
+Change = Callable[[Picture, FieldOfView], Picture | None]
+"""A photograph changed, or None where the change would leave it as it is."""
+
+
+def measure_interventions(
+    grader: Grader,
+    dataset: PreparedDataset,
+    split: str,
+    *,
+    limit: int = 300,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[InterventionEffect, ...]:
+    """Change up to `limit` photographs of a split, drawn at random with a fixed seed, in every way of INTERVENTIONS.
+
+    Raises DatasetError where photographs are missing.
+    """
+    rows = dataset.graded_rows(split)
+    if not rows:
+        raise DatasetError(f"the data set {dataset.name!r} has no graded photographs in the split {split!r}")
+    order = np.random.default_rng(0).permutation(len(rows))[:limit]
+    paths = [locate_photograph(dataset, rows[i]) for i in sorted(order)]
+    pairs: dict[str, list[_Pair]] = {name: [] for name in INTERVENTIONS}
+    for start in range(0, len(paths), _CHUNK):
+        photographs = [_read(path) for path in paths[start : start + _CHUNK]]
+        for name, found in _grade_changes(grader, photographs).items():
+            pairs[name] += found
+        on_progress(min(start + _CHUNK, len(paths)), len(paths))
+    return tuple(_effect(name, found) for name, found in pairs.items())
+
+
+def measure_lesions(grader: Grader, folder: Path) -> tuple[InterventionEffect, ...]:
+    """The positive control: lesions covered, and as much retina elsewhere, in IDRiD's layout.
+
+    `folder` holds images/NAME.jpg and masks/NAME_MA.png, _HE, _EX and _SE (H, W), white on lesions. What is covered is
+    filled from its surroundings (Telea 2004). Raises DatasetError where there are no such files.
+    """
+    lesions: list[_Pair] = []
+    elsewhere: list[_Pair] = []
+    for photograph, mask in _photographs_with_lesions(folder):
+        field_of_view = find_field_of_view(photograph)
+        mirrored = _mirrored(mask, field_of_view) & ~mask
+        changed = [photograph, _covered(photograph, mask), _covered(photograph, mirrored)]
+        before, covered, control = grader.grade_pictures(changed)
+        lesions.append((before, covered))
+        elsewhere.append((before, control))
+    if not lesions:
+        raise DatasetError(f"no photographs with lesion masks in {folder}; expected images/NAME.jpg, masks/NAME_MA.png")
+    return _effect(LESIONS, lesions), _effect(CONTROL, elsewhere)
+
+
+_Pair = tuple[Prediction | Ungraded, Prediction | Ungraded]
+
+
+def _read(path: Path) -> Picture:
+    try:
+        return read_image(path, at_least_px=512)
+    except UngradableError as error:
+        raise DatasetError(
+            f"{path} cannot be read ({error}); prepare the data set where its photographs are"
+        ) from error
+
+
+def _grade_changes(grader: Grader, photographs: Sequence[Picture]) -> dict[str, list[_Pair]]:
+    fields = [find_field_of_view(photograph) for photograph in photographs]
+    before = grader.grade_pictures(photographs)
+    pairs: dict[str, list[_Pair]] = {}
+    for name, change in INTERVENTIONS.items():
+        changed = [change(photograph, fov) for photograph, fov in zip(photographs, fields, strict=True)]
+        applied = [i for i, picture in enumerate(changed) if picture is not None]
+        after = grader.grade_pictures([picture for picture in changed if picture is not None])
+        pairs[name] = [(before[i], result) for i, result in zip(applied, after, strict=True)]
+    return pairs
+
+
+def _effect(name: str, pairs: Sequence[_Pair]) -> InterventionEffect:
+    kept = [(a, b) for a, b in pairs if isinstance(a, Prediction) and isinstance(b, Prediction)]
+    changes = np.array([abs(after.expected_grade - before.expected_grade) for before, after in kept])
+    interval = mean_interval(changes)
+    return InterventionEffect(
+        name=name,
+        num_photographs=len(kept),
+        mean_change=float(changes.mean()) if kept else None,
+        mean_low=interval[0] if interval else None,
+        mean_high=interval[1] if interval else None,
+        percentile_95=float(np.percentile(changes, 95)) if kept else None,
+        flip_fraction=sum(before.grade != after.grade for before, after in kept) / len(kept) if kept else None,
+        num_lost=len(pairs) - len(kept),
+    )
+
+
+def _cut_rows(photograph: Picture, field_of_view: FieldOfView) -> tuple[int, int] | None:
+    """First and last row + 1 of a photograph cut at CUT_FRACTION of the radius; None where it shows no more anyway."""
+    reach = CUT_FRACTION * field_of_view.radius_y
+    first, last = round(field_of_view.center_y - reach), round(field_of_view.center_y + reach)
+    shows_more = field_of_view.top < first - 0.02 * reach and field_of_view.bottom > last + 0.02 * reach
+    return (max(first, 0), last + 1) if shows_more else None
+
+
+def _cut(photograph: Picture, field_of_view: FieldOfView) -> Picture | None:
+    rows = _cut_rows(photograph, field_of_view)
+    return None if rows is None else np.ascontiguousarray(photograph[rows[0] : rows[1]])
+
+
+def _bars(photograph: Picture, field_of_view: FieldOfView) -> Picture | None:
+    rows = _cut_rows(photograph, field_of_view)
+    if rows is None:
+        return None
+    masked = np.zeros_like(photograph)
+    masked[rows[0] : rows[1]] = photograph[rows[0] : rows[1]]
+    return masked
+
+
+def _resized(photograph: Picture, share_x: float, share_y: float) -> Picture:
+    height, width = photograph.shape[:2]
+    interpolation = cv2.INTER_AREA if min(share_x, share_y) < 1 else cv2.INTER_CUBIC
+    size = (round(width * share_x), round(height * share_y))
+    return np.asarray(cv2.resize(photograph, size, interpolation=interpolation), np.uint8)
+
+
+def _with_margin(photograph: Picture, field_of_view: FieldOfView) -> Picture:
+    height, width = photograph.shape[:2]
+    return np.asarray(cv2.copyMakeBorder(photograph, 0, height // 5, width // 5, 0, cv2.BORDER_CONSTANT), np.uint8)
+
+
+def _recompressed(photograph: Picture, field_of_view: FieldOfView) -> Picture:
+    encoded = io.BytesIO()
+    Image.fromarray(photograph).save(encoded, "JPEG", quality=50)
+    return decode_image(encoded.getvalue())
+
+
+def _scaled(photograph: Picture, gains: tuple[float, float, float]) -> Picture:
+    return np.asarray(np.clip(np.rint(photograph * np.array(gains)), 0, 255), np.uint8)
+
+
+INTERVENTIONS: dict[str, Change] = {
+    "cut above and below": _cut,
+    "bars above and below": _bars,
+    "squashed to 3/4 of its width": lambda photograph, fov: _resized(photograph, 0.75, 1.0),
+    "stretched to 4/3 of its height": lambda photograph, fov: _resized(photograph, 1.0, 4 / 3),
+    "margin on two sides": _with_margin,
+    "compressed again (JPEG 50)": _recompressed,
+    "tinted (red x 0.9, blue x 1.2)": lambda photograph, fov: _scaled(photograph, (0.9, 1.0, 1.2)),
+    "darkened (x 0.7)": lambda photograph, fov: _scaled(photograph, (0.7, 0.7, 0.7)),
+}
+
+
+def _photographs_with_lesions(folder: Path) -> Iterator[tuple[Picture, NDArray[np.bool_]]]:
+    """Photographs of at most 1,024 px and the union of their lesions' masks."""
+    for found in find_images([folder / "images"]) if (folder / "images").is_dir() else []:
+        paths = [folder / "masks" / f"{found.path.stem}_{kind}.png" for kind in _LESION_KINDS]
+        masks = [read_image(path).max(axis=2) > 127 for path in paths if path.is_file()]
+        if not masks:
+            continue
+        photograph, union = read_image(found.path), np.any(masks, axis=0)
+        scale = min(1.0, _LESION_SIDE_PX / max(photograph.shape[:2]))
+        if union.shape != photograph.shape[:2]:
+            raise DatasetError(f"the masks of {found.name} are not of its size; give masks of the photograph's pixels")
+        small = _resized(photograph, scale, scale) if scale < 1 else photograph
+        share = cv2.resize(union.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
+        yield small, share > 0.1
+
+
+def _mirrored(mask: NDArray[np.bool_], field_of_view: FieldOfView) -> NDArray[np.bool_]:
+    """The mask on the other side of the disc's vertical axis."""
+    columns = np.rint(2 * field_of_view.center_x - np.arange(mask.shape[1])).astype(int)
+    inside = (columns >= 0) & (columns < mask.shape[1])
+    mirrored = np.zeros_like(mask)
+    mirrored[:, inside] = mask[:, columns[inside]]
+    return mirrored
+
+
+def _covered(photograph: Picture, mask: NDArray[np.bool_]) -> Picture:
+    """What the mask marks, with a little of its border, is filled from its surroundings."""
+    grown = cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+    return np.asarray(cv2.inpaint(photograph, grown, 5, cv2.INPAINT_TELEA), np.uint8)
