@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import timm
@@ -33,7 +34,7 @@ from fundusgrade.cli import app
 from fundusgrade.dataset import load_dataset
 from fundusgrade.grades import RESEARCH_USE, Prediction
 from fundusgrade.grading import Grader
-from fundusgrade.images import read_image
+from fundusgrade.images import read_image, write_image
 from fundusgrade.options import DeviceName, Precision
 from tests.models_for_tests import (
     install_dataset,
@@ -68,7 +69,7 @@ OPTIONS = {
         *("--epochs", "--batch-size", "--learning-rate", "--layer-decay", "--class-weights", "--patience", "--seed"),
         *("--resume", "--overwrite", "--adjust", "--no-adjust"),
     },
-    "evaluate": {"--model", "--data", "--split", "--out", "--device", "--precision"},
+    "evaluate": {"--model", "--data", "--split", "--out", "--audit", "--device", "--precision"},
     "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--device", "--precision"},
     "predict": {"--csv", "--model", "--device", "--precision", "--batch-size", "--require-gradable"},
     "explain": {"--out", "--model", "--target", "--device", "--precision"},
@@ -561,12 +562,53 @@ def test_evaluate_uses_the_test_split_and_the_default_model(workplace: Path) -> 
     assert (model["model"], model["num_photographs"]) == ("tiny", len(dataset.graded_rows("test")))
 
 
+def test_audit_of_data_and_model_shows_tables_a_sentence_and_writes_files(workplace: Path) -> None:
+    save_labeled_photographs(workplace / "eyes", 60)
+    assert Outcome("fundusgrade preprocess eyes --method natural --size 64").code == 0
+    install_model()
+    alone = Outcome("fundusgrade audit eyes")
+    assert alone.code == 0
+    assert "color and sharpness" in alone.stdout and "Without any retina" in alone.stdout
+    outcome = Outcome("fundusgrade audit eyes --model tiny --limit 4 --out found --device cpu --precision float32")
+    assert outcome.code == 0
+    assert "cut above and below" in outcome.stdout and "was not measured" in outcome.stdout
+    written = json.loads((workplace / "found" / "audit.json").read_text())
+    assert (written["data"], written["model"]) == ("eyes", "tiny")
+    assert [probe["num_photographs"] for probe in written["probes"]] == [60] * 5
+    assert written["conclusion"] in outcome.stdout.replace("\n", " ")
+    assert read_image(workplace / "found" / "audit.png").shape[0] > 300
+    evaluated = Outcome("fundusgrade evaluate --model tiny --audit --out scores --device cpu --precision float32")
+    assert evaluated.code == 0
+    assert (workplace / "scores" / "audit-tiny" / "audit.json").is_file()
+
+
+def test_require_gradable_withholds_what_is_in_doubt(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [0])
+    sharp = read_image(workplace / "images" / "eye00.png")
+    blurred = cv2.GaussianBlur(sharp, (0, 0), 6)
+    write_image(workplace / "images" / "blurred.png", np.asarray(blurred, np.uint8))
+    told = Outcome("fundusgrade predict images --csv out.csv")
+    assert told.code == 0
+    assert "1 of those graded are of doubtful quality" in told.stderr
+    doubted, good = rows_of((workplace / "out.csv").read_text())
+    assert (doubted["gradable"], doubted["quality_reasons"]) == ("no", "out of focus or veiled")
+    assert (good["gradable"], good["quality_reasons"]) == ("yes", "")
+    assert doubted["grade"] != ""
+    withheld = Outcome("fundusgrade predict images --csv out.csv --require-gradable")
+    assert withheld.code == 3
+    doubted, good = rows_of((workplace / "out.csv").read_text())
+    assert (doubted["grade"], doubted["gradable"]) == ("", "no")
+    assert doubted["error"] == "not gradable: out of focus or veiled"
+    assert good["grade"] != ""
+
+
 def test_evaluate_refuses_pictures_prepared_otherwise() -> None:
     install_dataset("drawn", size_px=48)
     install_model()
     outcome = Outcome("fundusgrade evaluate")
     assert (outcome.code, outcome.stdout) == (1, "")
-    assert "`fundusgrade preprocess FOLDER --name NAME --method natural --size 64`" in outcome.stderr
+    assert "`fundusgrade preprocess FOLDER --name NAME --method natural --outline band --size 64`" in outcome.stderr
 
 
 def test_lists_of_an_empty_store_say_how_to_fill_it() -> None:

@@ -124,7 +124,8 @@ def test_a_spot_comes_back_to_where_it_was(view: str, size_px: int) -> None:
         back = prepared.placement.to_photograph(prepared.picture[..., 0].astype(np.float32))
         assert back.shape == (height, width) and back.dtype == np.float32
         peak_y, peak_x = np.unravel_index(int(np.argmax(back)), back.shape)
-        pixel = 1 / prepared.placement.scale_x  # a canonical pixel on the photograph: the peak can stand on whole ones
+        # A canonical pixel on the photograph: the peak can stand on whole ones.
+        pixel = 1 / min(prepared.placement.scale_x, prepared.placement.scale_y)
         assert np.hypot(peak_x - spot_x, peak_y - spot_y) < max(1.5, 0.75 * pixel)
         centroid = np.average(x, weights=back), np.average(y, weights=back)
         # A tenth of a canonical pixel: half a pixel lost in reducing the photograph would be more.

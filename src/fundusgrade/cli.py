@@ -28,7 +28,10 @@ from fundusgrade.preprocess import MAX_SIZE_PX, MIN_SIZE_PX, Method, Outline, Pr
 if TYPE_CHECKING:
     from fundusgrade.audit import InterventionEffect
     from fundusgrade.dataset import PreparedDataset
+    from fundusgrade.grading import Grader
+    from fundusgrade.shortcuts import ShortcutProbe
 
+AUDIT_LIMIT = 300
 EXIT_ERROR = 1
 EXIT_UNGRADED = 3
 EXIT_INTERRUPTED = 130
@@ -212,24 +215,31 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Data set, by name or folder; the only one if not given.")] = None,
     split: Annotated[Split, typer.Option(help="Which photographs.")] = Split.TEST,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and confusion.png.")] = None,
+    audit: Annotated[bool, typer.Option("--audit", help="Audit data and models too; see `fundusgrade audit`.")] = False,
     device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
     precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
 ) -> None:
     """Score models on a split: kappa, accuracy, each grade, referable disease; confusion matrices."""
     from fundusgrade import report, store
+    from fundusgrade.audit import Audit, conclusion
     from fundusgrade.dataset import load_dataset
     from fundusgrade.figures import ModelEvaluation
     from fundusgrade.grading import Grader
 
     dataset = load_dataset(store.resolve_dataset(data))
-    evaluations = []
-    for wanted in _models(model):
-        grader = Grader.load(wanted, device=device, precision=precision)
-        evaluations.append(ModelEvaluation(model=grader.name, evaluation=grader.evaluate(dataset, split.value)))
+    graders = [Grader.load(wanted, device=device, precision=precision) for wanted in _models(model)]
+    evaluations = [ModelEvaluation(model=each.name, evaluation=each.evaluate(dataset, split.value)) for each in graders]
     _show(report.evaluation_table(evaluations))
     if out is not None:
         report.write_evaluation(evaluations, out, data=dataset.name, split=split.value)
         _message(f"written: {_escaped(str(out / 'evaluation.json'))}, {_escaped(str(out / 'confusion.png'))}")
+    probes = _shortcuts(dataset) if audit else ()
+    for grader in graders if audit else ():
+        effects = _interventions(dataset, grader, split, AUDIT_LIMIT, None)
+        found = Audit(data=dataset.name, model=grader.name, probes=probes, effects=effects)
+        typer.echo(conclusion(found))
+        if out is not None:
+            report.write_audit(found, out / f"audit-{grader.name}")
 
 
 @app.command()
@@ -237,7 +247,7 @@ def audit(
     data: Annotated[str, typer.Argument(help="Data set, by name or folder.")],
     model: Annotated[str | None, typer.Option(help="Model to change photographs for, by name or path.")] = None,
     split: Annotated[Split, typer.Option(help="Photographs that are changed.")] = Split.TEST,
-    limit: Annotated[int, typer.Option(min=1, help="Photographs that are changed at most.")] = 300,
+    limit: Annotated[int, typer.Option(min=1, help="Photographs that are changed at most.")] = AUDIT_LIMIT,
     lesions: Annotated[Path | None, typer.Option(help="Folder with images/ and masks/ in IDRiD's layout.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for audit.json and audit.png.")] = None,
     device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
@@ -247,19 +257,15 @@ def audit(
     from fundusgrade import report, store
     from fundusgrade.audit import Audit, conclusion
     from fundusgrade.dataset import load_dataset
-    from fundusgrade.shortcuts import measure_shortcuts
+    from fundusgrade.grading import Grader
 
     dataset = load_dataset(store.resolve_dataset(data))
-    with _counting("measuring") as on_progress:
-        probes = measure_shortcuts(dataset, on_progress=on_progress)
-    name: str | None = None
+    probes, name = _shortcuts(dataset), None
     effects: tuple[InterventionEffect, ...] = ()
     if model is not None:
-        name, effects = _interventions(model, dataset, split, limit, lesions, device, precision)
+        grader = Grader.load(model, device=device, precision=precision)
+        name, effects = grader.name, _interventions(dataset, grader, split, limit, lesions)
     found = Audit(data=dataset.name, model=name, probes=probes, effects=effects)
-    _show(report.shortcuts_table(probes))
-    if name is not None:
-        _show(report.interventions_table(effects, model=name))
     typer.echo(conclusion(found))
     if out is not None:
         report.write_audit(found, out)
@@ -354,23 +360,29 @@ def list_datasets() -> None:
         _message("no data set yet; make one with `fundusgrade preprocess FOLDER`")
 
 
+def _shortcuts(dataset: PreparedDataset) -> tuple[ShortcutProbe, ...]:
+    """Measure and show what gives the grade away."""
+    from fundusgrade import report
+    from fundusgrade.shortcuts import measure_shortcuts
+
+    with _counting("measuring") as on_progress:
+        probes = measure_shortcuts(dataset, on_progress=on_progress)
+    _show(report.shortcuts_table(probes))
+    return probes
+
+
 def _interventions(
-    model: str,
-    dataset: PreparedDataset,
-    split: Split,
-    limit: int,
-    lesions: Path | None,
-    device: DeviceName,
-    precision: Precision,
-) -> tuple[str, tuple[InterventionEffect, ...]]:
-    """The model's name and how it minds changes of the photographs."""
-    from fundusgrade.grading import Grader
+    dataset: PreparedDataset, grader: Grader, split: Split, limit: int, lesions: Path | None
+) -> tuple[InterventionEffect, ...]:
+    """Measure and show how a model minds changes of the photographs."""
+    from fundusgrade import report
     from fundusgrade.interventions import measure_interventions, measure_lesions
 
-    grader = Grader.load(model, device=device, precision=precision)
     with _counting("changing") as on_progress:
         effects = measure_interventions(grader, dataset, split.value, limit=limit, on_progress=on_progress)
-    return grader.name, effects + (measure_lesions(grader, lesions) if lesions is not None else ())
+    effects += measure_lesions(grader, lesions) if lesions is not None else ()
+    _show(report.interventions_table(effects, model=grader.name))
+    return effects
 
 
 def _models(named: list[str] | None) -> list[str | None]:

@@ -139,11 +139,12 @@ class Grader:
         Raises DatasetError where it was prepared otherwise than the model's training data.
         """
         if dataset.recipe != self.recipe:
+            has, needs = dataset.recipe, self.recipe
             raise DatasetError(
-                f"the data set {dataset.name!r} is {dataset.recipe.method.value} at {dataset.recipe.size_px} px, the "
-                f"model {self.name!r} needs {self.recipe.method.value} at {self.recipe.size_px} px; prepare it "
-                f"again with `fundusgrade preprocess FOLDER --name NAME --method {self.recipe.method.value} "
-                f"--size {self.recipe.size_px}`"
+                f"the data set {dataset.name!r} is {has.method.value}, {has.outline.value} at {has.size_px} px, the "
+                f"model {self.name!r} needs {needs.method.value}, {needs.outline.value} at {needs.size_px} px; prepare "
+                f"it again with `fundusgrade preprocess FOLDER --name NAME --method {needs.method.value} "
+                f"--outline {needs.outline.value} --size {needs.size_px}`"
             )
         pictures = load_pictures(dataset, rows)
         return predict_probabilities(self._network, pictures.pixels, self.choice, self._batch_size)

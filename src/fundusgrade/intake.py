@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from fundusgrade.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.images import Picture, read_image
 from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess
@@ -20,7 +23,7 @@ MIN_DECODED_PX = WORKING_SIZE_PX
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Intake:
-    """A photograph (H, W, 3) as it was decoded, its canonical picture, and what was measured on it."""
+    """A photograph (H, W, 3), reduced as far as its canonical picture allows; that picture; what was measured on it."""
 
     photograph: Picture
     prepared: PreprocessedImage
@@ -32,12 +35,18 @@ def take_in(path: Path, recipe: PreprocessRecipe) -> Intake:
 
     Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.
     """
-    at_least_px = max(MIN_DECODED_PX, math.ceil(DECODING_MARGIN * recipe.size_px))
-    return take_in_picture(read_image(path, at_least_px=at_least_px), recipe)
+    return take_in_picture(read_image(path, at_least_px=_num_pixels_needed(recipe)), recipe)
 
 
 def take_in_picture(photograph: Picture, recipe: PreprocessRecipe) -> Intake:
     """The same for a photograph in memory. Raises NoRetinaError where it shows no retina."""
+    while min(photograph.shape[:2]) // 2 >= _num_pixels_needed(recipe):
+        half = (photograph.shape[1] // 2, photograph.shape[0] // 2)
+        photograph = np.asarray(cv2.resize(photograph, half, interpolation=cv2.INTER_AREA), np.uint8)
     field_of_view = find_field_of_view(photograph)
     quality = measure_quality(photograph, field_of_view)
     return Intake(photograph=photograph, prepared=preprocess(photograph, field_of_view, recipe), quality=quality)
+
+
+def _num_pixels_needed(recipe: PreprocessRecipe) -> int:
+    return max(MIN_DECODED_PX, math.ceil(DECODING_MARGIN * recipe.size_px))

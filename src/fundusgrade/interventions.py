@@ -27,6 +27,7 @@ from fundusgrade.metrics import mean_interval
 from fundusgrade.shortcuts import locate_photograph
 
 CUT_FRACTION = 0.75
+SQUASHED_ASPECT = 0.75
 _LESION_KINDS = ("MA", "HE", "EX", "SE")
 _LESION_SIDE_PX = 1024
 _CHUNK = 32
@@ -143,6 +144,23 @@ def _bars(photograph: Picture, field_of_view: FieldOfView) -> Picture | None:
     return masked
 
 
+def _squashed(photograph: Picture, field_of_view: FieldOfView) -> Picture:
+    """The disc as wide as high, or 3/4 as wide where it is round already; the longer side is shortened."""
+    factor = _other_aspect(field_of_view)
+    return _resized(photograph, min(1.0, factor), min(1.0, 1 / factor))
+
+
+def _stretched(photograph: Picture, field_of_view: FieldOfView) -> Picture:
+    """The same shape by lengthening the other side, which loses no detail."""
+    factor = _other_aspect(field_of_view)
+    return _resized(photograph, max(1.0, factor), max(1.0, 1 / factor))
+
+
+def _other_aspect(field_of_view: FieldOfView) -> float:
+    is_round = abs(field_of_view.aspect - 1) < 0.12
+    return (SQUASHED_ASPECT if is_round else 1.0) / field_of_view.aspect
+
+
 def _resized(photograph: Picture, share_x: float, share_y: float) -> Picture:
     height, width = photograph.shape[:2]
     interpolation = cv2.INTER_AREA if min(share_x, share_y) < 1 else cv2.INTER_CUBIC
@@ -155,9 +173,9 @@ def _with_margin(photograph: Picture, field_of_view: FieldOfView) -> Picture:
     return np.asarray(cv2.copyMakeBorder(photograph, 0, height // 5, width // 5, 0, cv2.BORDER_CONSTANT), np.uint8)
 
 
-def _recompressed(photograph: Picture, field_of_view: FieldOfView) -> Picture:
+def _recompressed(photograph: Picture, quality: int) -> Picture:
     encoded = io.BytesIO()
-    Image.fromarray(photograph).save(encoded, "JPEG", quality=50)
+    Image.fromarray(photograph).save(encoded, "JPEG", quality=quality)
     return decode_image(encoded.getvalue())
 
 
@@ -168,10 +186,11 @@ def _scaled(photograph: Picture, gains: tuple[float, float, float]) -> Picture:
 INTERVENTIONS: dict[str, Change] = {
     "cut above and below": _cut,
     "bars above and below": _bars,
-    "squashed to 3/4 of its width": lambda photograph, fov: _resized(photograph, 0.75, 1.0),
-    "stretched to 4/3 of its height": lambda photograph, fov: _resized(photograph, 1.0, 4 / 3),
+    "squashed to another aspect": _squashed,
+    "stretched to another aspect": _stretched,
     "margin on two sides": _with_margin,
-    "compressed again (JPEG 50)": _recompressed,
+    "compressed again (JPEG 75)": lambda photograph, fov: _recompressed(photograph, 75),
+    "compressed again (JPEG 50)": lambda photograph, fov: _recompressed(photograph, 50),
     "tinted (red x 0.9, blue x 1.2)": lambda photograph, fov: _scaled(photograph, (0.9, 1.0, 1.2)),
     "darkened (x 0.7)": lambda photograph, fov: _scaled(photograph, (0.7, 0.7, 0.7)),
 }
