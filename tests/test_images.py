@@ -21,7 +21,15 @@ from PIL import Image, ImageOps
 
 from fundusgrade import decoding
 from fundusgrade.errors import FundusgradeError, StoreError, UnreadableImageError
-from fundusgrade.images import Picture, encode_png, find_images, hash_file, read_image, write_image
+from fundusgrade.images import (
+    Picture,
+    encode_png,
+    find_images,
+    hash_file,
+    jpeg_quantization,
+    read_image,
+    write_image,
+)
 
 HEIGHT, WIDTH = 48, 64
 
@@ -654,3 +662,22 @@ def test_hash(tmp_path: Path) -> None:
     content = random.Random(0).randbytes(3_000_000)
     (tmp_path / "file").write_bytes(content)
     assert hash_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_jpeg_may_come_reduced_but_not_below_what_is_asked_for(tmp_path: Path) -> None:
+    gradient = np.repeat(np.linspace(0, 255, 1200, dtype=np.uint8)[None], 800, axis=0)
+    Image.fromarray(np.dstack([gradient] * 3)).save(tmp_path / "a.jpg", quality=95)
+    for at_least_px, height in ((None, 800), (801, 800), (500, 800), (400, 400), (200, 200), (110, 200), (90, 100)):
+        picture = read_image(tmp_path / "a.jpg", at_least_px=at_least_px)
+        assert picture.shape == (height, height * 3 // 2, 3)
+        assert np.abs(picture[0, :, 0].astype(int) - np.linspace(0, 255, picture.shape[1])).max() < 4
+
+
+def test_strength_of_jpeg_compression_is_read_without_decoding(tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
+    for quality in (30, 90):
+        noise.save(tmp_path / f"{quality}.jpg", quality=quality)
+    noise.save(tmp_path / "a.png")
+    (tmp_path / "empty.jpg").touch()
+    assert jpeg_quantization(tmp_path / "30.jpg") > 3 * jpeg_quantization(tmp_path / "90.jpg") > 0
+    assert jpeg_quantization(tmp_path / "a.png") == jpeg_quantization(tmp_path / "empty.jpg") == 0

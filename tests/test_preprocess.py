@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from fundusgrade.errors import NoRetinaError
 from fundusgrade.field_of_view import FieldOfView
 from fundusgrade.images import Picture
 from fundusgrade.preprocess import (
+    BAND_FRACTION,
     GRAHAM_GAIN,
     GRAHAM_SIGMA_FRACTION,
     MAX_SIZE_PX,
@@ -21,6 +22,8 @@ from fundusgrade.preprocess import (
     Outline,
     Placement,
     PreprocessRecipe,
+    canonical_outline,
+    local_mean,
     preprocess,
 )
 from tests.drawn_eyes import (
@@ -309,3 +312,79 @@ def test_every_size_between_is_made(size_px: int) -> None:
     prepared = preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=size_px))
     assert prepared.picture.shape == (size_px, size_px, 3)
     assert PreprocessRecipe(size_px=MAX_SIZE_PX).size_px == MAX_SIZE_PX
+
+
+# The neutral outline
+
+BAND = PreprocessRecipe(method=Method.BEN_GRAHAM, size_px=SIZE_PX)
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_every_view_fills_the_same_outline(method: Method) -> None:
+    recipe = PreprocessRecipe(method=method, size_px=SIZE_PX)
+    outline = canonical_outline(recipe)
+    height = 2 * BAND_FRACTION * recipe.radius_px
+    assert outline.any(axis=1).sum() == pytest.approx(height, abs=1)
+    eye = healthy_eye(300)
+    for seen in (
+        eye,
+        cut(eye, top=0.12, bottom=0.12),
+        cut(eye, top=0.25, left=0.1),
+        squash(eye, width_px=240, height_px=300),
+    ):
+        prepared = preprocess_photograph(seen.photograph, recipe)
+        assert (prepared.picture[~outline] == recipe.fill).all()
+        assert not (prepared.mask & ~outline).any()
+        filled = (prepared.picture != recipe.fill).any(axis=2)
+        assert filled[outline].mean() > 0.9
+
+
+def test_a_cut_beyond_the_band_changes_nothing_inside_it() -> None:
+    """Pixels, not only the outline: no local mean and no histogram reaches over the band's edge."""
+    photograph = healthy_eye(128).photograph
+    fov = field(Ellipse(center_x=63.5, center_y=63.5, radius_x=62, radius_y=62), photograph)
+    barred = photograph.copy()
+    barred[:16], barred[112:] = 0, 0
+    narrow = replace(fov, top=16, bottom=111)
+    for method in Method:
+        recipe = PreprocessRecipe(method=method, size_px=SIZE_PX)
+        whole, seen = preprocess(photograph, fov, recipe), preprocess(barred, narrow, recipe)
+        assert np.abs(whole.picture.astype(int) - seen.picture).max() <= 1
+        assert np.array_equal(whole.mask, seen.mask)
+
+
+def test_what_a_photograph_lacks_of_the_band_is_its_mirror_image() -> None:
+    recipe = PreprocessRecipe(method=Method.NATURAL, size_px=SIZE_PX)
+    photograph = np.random.default_rng(0).integers(1, 255, (SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
+    last = SIZE_PX // 2 + 20
+    prepared = preprocess(photograph, replace(as_it_is(recipe), bottom=last), recipe)
+    outline = canonical_outline(recipe)
+    for row in range(last + 1, last + 8):
+        both = outline[row] & outline[2 * last - row]
+        assert both.sum() > 50
+        assert np.array_equal(prepared.picture[row][both], prepared.picture[2 * last - row][both])
+        assert not prepared.mask[row].any()
+
+
+def test_a_wide_local_mean_is_the_same_on_a_reduced_copy() -> None:
+    rng = np.random.default_rng(0)
+    values = cv2.GaussianBlur(rng.uniform(0, 255, (256, 256, 3)).astype(np.float32), (0, 0), 2)
+    mask = canonical_outline(PreprocessRecipe(size_px=256, outline=Outline.DISC))
+    weight = mask.astype(np.float32)
+    exact = cv2.GaussianBlur(values * weight[..., None], (0, 0), 9.0)
+    exact /= np.maximum(cv2.GaussianBlur(weight, (0, 0), 9.0), 1e-6)[..., None]
+    assert np.abs(local_mean(values, mask, 9.0) - exact)[mask].max() < 1.0
+
+
+def test_a_recipe_comes_back_from_its_description() -> None:
+    recipe = PreprocessRecipe(method=Method.CLAHE, outline=Outline.DISC, size_px=77)
+    assert PreprocessRecipe.from_json(asdict(recipe)) == recipe
+    for broken in ({}, {"method": "magic", "outline": "band"}, {**asdict(recipe), "extra": 1}):
+        with pytest.raises((KeyError, ValueError, TypeError)):
+            PreprocessRecipe.from_json(broken)
+
+
+def test_a_placement_resized_twice_is_as_it_was() -> None:
+    placement = preprocess_photograph(plain_retina(128).photograph, BAND).placement
+    twice = placement.resized_to(512, 384).resized_to(128, 128)
+    assert asdict(twice) == pytest.approx(asdict(placement))

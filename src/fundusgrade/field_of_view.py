@@ -34,8 +34,8 @@ MIN_POINTS_FRACTION = 0.12
 # A straight side of the bright region longer than this share of the picture is a cut: a disc touches its bounding
 # box along a sixth of the picture's side at most.
 CUT_CHORD_FRACTION = 0.3
-_NUM_DRAWS = 400
-_NUM_VOTERS = 150
+_NUM_DRAWS = 250
+_NUM_VOTERS = 120
 # Brightness is followed this far (px of the reduced copy) to both sides of the outline.
 _REACH_PX = 5.0
 _MIN_REFINED_POINTS = 24
@@ -116,7 +116,7 @@ def find_field_of_view(photograph: Picture) -> FieldOfView:
     height, width = photograph.shape[:2]
     scale = min(1.0, WORKING_SIZE_PX / max(height, width))
     small_size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(_halved(photograph), small_size, interpolation=cv2.INTER_AREA) if scale < 1 else photograph
+    small = cv2.resize(_halved(photograph), small_size, interpolation=cv2.INTER_LINEAR) if scale < 1 else photograph
     foreground = bright_region(small)
     contour = _contour(foreground)
     frame = _visible_frame(contour, foreground.shape)

@@ -110,11 +110,13 @@ def kappa_interval(
     """
     rows, columns = _checked_grades(grades, "grades"), _checked_grades(predicted, "predicted grades")
     _, group = np.unique(np.asarray(groups), return_inverse=True)
-    num_groups = int(group.max()) + 1 if group.size else 0
+    if group.size == 0:
+        return None
+    num_groups = int(group.max()) + 1
     cells = np.zeros((num_groups, NUM_GRADES**2), np.int64)
     np.add.at(cells, (group, rows * NUM_GRADES + columns), 1)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(num_groups, np.full(num_groups, 1 / max(num_groups, 1)), size=num_draws)
+    draws = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_draws)
     kappas = [_matrix_kappa(matrix.reshape(NUM_GRADES, NUM_GRADES)) for matrix in draws @ cells]
     defined = [kappa for kappa in kappas if kappa is not None]
     return _percentile_interval(np.array(defined)) if defined else None

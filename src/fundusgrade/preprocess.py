@@ -218,21 +218,17 @@ def _placement(photograph: Picture, field_of_view: FieldOfView, recipe: Preproce
 
 
 def _warp(photograph: Picture, field_of_view: FieldOfView, placement: Placement, size_px: int) -> Picture:
-    """Resample to the canonical picture; a strong reduction averages areas first, as warping alone would alias.
+    """Resample to the canonical picture; a strong reduction halves first, by averages, as warping alone would alias.
 
     Only what is seen of the retina takes part, or a dark bar beside it would be averaged into its last row.
     """
     left, top = max(0, round(field_of_view.left)), max(0, round(field_of_view.top))
     seen = photograph[top : round(field_of_view.bottom) + 1, left : round(field_of_view.right) + 1]
     height, width = seen.shape[:2]
-    reduced_width = min(width, max(1, round(width * placement.scale_x * 1.5)))
-    reduced_height = min(height, max(1, round(height * placement.scale_y * 1.5)))
-    while seen.shape[1] >= 2 * reduced_width and seen.shape[0] >= 2 * reduced_height:
-        # Whole factors are reduced much faster.
+    needed_width, needed_height = width * placement.scale_x, height * placement.scale_y
+    while seen.shape[1] > 2.1 * needed_width and seen.shape[0] > 2.1 * needed_height and min(seen.shape[:2]) > 1:
         half = (seen.shape[1] // 2, seen.shape[0] // 2)
         seen = np.asarray(cv2.resize(seen, half, interpolation=cv2.INTER_AREA), np.uint8)
-    if reduced_width < 0.75 * seen.shape[1] or reduced_height < 0.75 * seen.shape[0]:
-        seen = np.asarray(cv2.resize(seen, (reduced_width, reduced_height), interpolation=cv2.INTER_AREA), np.uint8)
     factor_x, factor_y = width / seen.shape[1], height / seen.shape[0]
     # Reduced pixel u stands at photograph x = left + (u + 0.5) factor - 0.5.
     scale_x, scale_y = placement.scale_x * factor_x, placement.scale_y * factor_y
@@ -252,7 +248,8 @@ def _ben_graham(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe
     sigma_px = recipe.radius_px * GRAHAM_SIGMA_FRACTION
     values = disc.astype(np.float32)
     mean = local_mean(values, mask, sigma_px)
-    return np.asarray(np.clip(np.rint(GRAHAM_GAIN * (values - mean) + MIDDLE_GRAY), 0, 255), np.uint8)
+    contrast = cv2.addWeighted(values, GRAHAM_GAIN, mean, -GRAHAM_GAIN, MIDDLE_GRAY, dtype=cv2.CV_8U)
+    return np.asarray(contrast, np.uint8)
 
 
 def local_mean(values: NDArray[np.float32], mask: NDArray[np.bool_], sigma_px: float) -> NDArray[np.float32]:
