@@ -190,16 +190,10 @@ class _Seen:
         """Continue the retina beyond a cut by its mirror image: a gray margin would tell how the picture was cut."""
         if (self.left, self.top) == (0, 0) and (self.bottom + 1, self.right + 1) == disc.shape[:2]:
             return disc
-        rows = _reflected(disc.shape[0], self.top, self.bottom)
-        columns = _reflected(disc.shape[1], self.left, self.right)
-        return np.ascontiguousarray(disc[rows][:, columns])
-
-
-def _reflected(count: int, first: int, last: int) -> NDArray[np.int64]:
-    """Indices 0 to count - 1, folded back into first to last."""
-    index = np.arange(count)
-    folded = np.where(index < first, 2 * first - index, np.where(index > last, 2 * last - index, index))
-    return np.clip(folded, first, last)
+        height, width = disc.shape[:2]
+        seen = disc[self.top : self.bottom + 1, self.left : self.right + 1]
+        margins = (self.top, height - 1 - self.bottom, self.left, width - 1 - self.right)
+        return np.asarray(cv2.copyMakeBorder(seen, *margins, cv2.BORDER_REFLECT_101), np.uint8)
 
 
 def _placement(photograph: Picture, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> Placement:
@@ -252,14 +246,20 @@ def _ben_graham(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe
     return np.asarray(contrast, np.uint8)
 
 
-def local_mean(values: NDArray[np.float32], mask: NDArray[np.bool_], sigma_px: float) -> NDArray[np.float32]:
+def local_mean(
+    values: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    sigma_px: float,
+    *,
+    smallest_sigma_px: float = SMALLEST_REDUCED_SIGMA_PX,
+) -> NDArray[np.float32]:
     """Mean of `values` (H, W) or (H, W, 3) around each pixel over those in the mask, in a Gaussian window.
 
-    A wide window is taken on a copy of half the size or less, where it shows nothing that would be lost.
+    A wide window is taken on a reduced copy on which its sigma keeps `smallest_sigma_px`: it shows nothing finer.
     """
     weight = mask.astype(np.float32)
     weighted = values * (weight[..., None] if values.ndim == 3 else weight)
-    factor = max(1, int(sigma_px / SMALLEST_REDUCED_SIGMA_PX))
+    factor = max(1, int(sigma_px / smallest_sigma_px))
     size = (mask.shape[1] // factor, mask.shape[0] // factor)
     if factor > 1:
         weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)

@@ -114,8 +114,8 @@ def _level(values: NDArray[np.uint8], share: float) -> float:
 def _fine_structure(picture: Picture, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Green between 1 and 4 px of blur, where vessels and lesions are; absolute, and over the local mean."""
     green = picture[..., 1].astype(np.float32)
-    detail = cv2.GaussianBlur(green, (0, 0), 1) - local_mean(green, mask, 4)
-    return detail, detail / np.maximum(local_mean(green, mask, 6), 8)
+    detail = cv2.GaussianBlur(green, (0, 0), 1) - local_mean(green, mask, 4, smallest_sigma_px=2)
+    return detail, detail / np.maximum(local_mean(green, mask, 6, smallest_sigma_px=2), 8)
 
 
 def _refuse_what_is_no_retina(quality: Quality) -> None:
