@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -27,6 +28,7 @@ MAX_SIZE_PX = 2048
 GRAHAM_SIGMA_FRACTION = 1 / 30
 GRAHAM_VISIBLE_FRACTION = 0.9
 GRAHAM_GAIN = 4.0
+MIN_ANTIALIASING_SIGMA_PX = 0.3
 # A Gaussian window is taken on a reduced copy as long as its sigma there keeps this many pixels.
 SMALLEST_REDUCED_SIGMA_PX = 4.2
 MIDDLE_GRAY = 128
@@ -212,7 +214,7 @@ def _placement(photograph: Picture, field_of_view: FieldOfView, recipe: Preproce
 
 
 def _warp(photograph: Picture, field_of_view: FieldOfView, placement: Placement, size_px: int) -> Picture:
-    """Resample to the canonical picture; a strong reduction halves first, by averages, as warping alone would alias.
+    """Resample to the canonical picture; halved and blurred as far as sampling would alias.
 
     Only what is seen of the retina takes part, or a dark bar beside it would be averaged into its last row.
     """
@@ -223,6 +225,12 @@ def _warp(photograph: Picture, field_of_view: FieldOfView, placement: Placement,
     while seen.shape[1] > 2.1 * needed_width and seen.shape[0] > 2.1 * needed_height and min(seen.shape[:2]) > 1:
         half = (seen.shape[1] // 2, seen.shape[0] // 2)
         seen = np.asarray(cv2.resize(seen, half, interpolation=cv2.INTER_AREA), np.uint8)
+    sigma_x, sigma_y = (
+        _antialiasing_sigma_px(seen.shape[1] / needed_width),
+        _antialiasing_sigma_px(seen.shape[0] / needed_height),
+    )
+    if max(sigma_x, sigma_y) > MIN_ANTIALIASING_SIGMA_PX:
+        seen = np.asarray(cv2.GaussianBlur(seen, (0, 0), max(sigma_x, 0.1), sigmaY=max(sigma_y, 0.1)), np.uint8)
     factor_x, factor_y = width / seen.shape[1], height / seen.shape[0]
     # Reduced pixel u stands at photograph x = left + (u + 0.5) factor - 0.5.
     scale_x, scale_y = placement.scale_x * factor_x, placement.scale_y * factor_y
@@ -231,6 +239,11 @@ def _warp(photograph: Picture, field_of_view: FieldOfView, placement: Placement,
     matrix = np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]], np.float64)
     warped = cv2.warpAffine(seen, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(warped, np.uint8)
+
+
+def _antialiasing_sigma_px(reduction: float) -> float:
+    """The blur that a picture needs before it is reduced by sampling, if a pixel is a Gaussian of half its width."""
+    return 0.5 * math.sqrt(max(reduction, 1.0) ** 2 - 1)
 
 
 def _ben_graham(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Picture:

@@ -19,9 +19,9 @@ from fundusgrade.images import Picture
 
 FINGERPRINT_SIDE = 16
 FINGERPRINT_BITS = FINGERPRINT_SIDE * FINGERPRINT_SIDE
-# On APTOS 2019 true copies differ in at most 3 of the 256 bits, one eye photographed twice in 21 to 26, the nearest
+# On APTOS 2019 true copies differ in at most 3 of the 256 bits, one eye photographed twice in 22 to 28, the nearest
 # different eyes in 30. Of 247 photographs recompressed and reduced to 3/4, 241 stay within 20.
-MAX_DIFFERENT_BITS = 27
+MAX_DIFFERENT_BITS = 28
 SPLIT_FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
 NUM_FOLDS = 5
 
