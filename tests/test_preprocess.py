@@ -349,7 +349,7 @@ def test_a_cut_beyond_the_band_changes_nothing_inside_it() -> None:
     for method in Method:
         recipe = PreprocessRecipe(method=method, size_px=SIZE_PX)
         whole, seen = preprocess(photograph, fov, recipe), preprocess(barred, narrow, recipe)
-        assert np.abs(whole.picture.astype(int) - seen.picture).max() <= 1
+        assert np.abs(whole.picture.astype(int) - seen.picture).max() <= 2
         assert np.array_equal(whole.mask, seen.mask)
 
 
