@@ -18,7 +18,7 @@ from PIL import Image
 from fundusgrade.audit import CONTROL, LESIONS, InterventionEffect
 from fundusgrade.dataset import PreparedDataset
 from fundusgrade.decoding import decode_image
-from fundusgrade.errors import DatasetError, UngradableError
+from fundusgrade.errors import DatasetError, NoRetinaError, UngradableError
 from fundusgrade.field_of_view import FieldOfView, find_field_of_view
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading import Grader
@@ -95,15 +95,23 @@ def _read(path: Path) -> Picture:
 
 
 def _grade_changes(grader: Grader, photographs: Sequence[Picture]) -> dict[str, list[_Pair]]:
-    fields = [find_field_of_view(photograph) for photograph in photographs]
-    before = grader.grade_pictures(photographs)
+    seen = [(photograph, fov) for photograph in photographs if (fov := _field_of_view(photograph)) is not None]
+    before = grader.grade_pictures([photograph for photograph, _ in seen])
     pairs: dict[str, list[_Pair]] = {}
     for name, change in INTERVENTIONS.items():
-        changed = [change(photograph, fov) for photograph, fov in zip(photographs, fields, strict=True)]
+        changed = [change(photograph, fov) for photograph, fov in seen]
         applied = [i for i, picture in enumerate(changed) if picture is not None]
         after = grader.grade_pictures([picture for picture in changed if picture is not None])
         pairs[name] = [(before[i], result) for i, result in zip(applied, after, strict=True)]
     return pairs
+
+
+def _field_of_view(photograph: Picture) -> FieldOfView | None:
+    """None where there is none any more: the photograph may have been replaced since it was prepared."""
+    try:
+        return find_field_of_view(photograph)
+    except NoRetinaError:
+        return None
 
 
 def _effect(name: str, pairs: Sequence[_Pair]) -> InterventionEffect:
