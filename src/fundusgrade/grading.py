@@ -130,7 +130,8 @@ class Grader:
             photograph=photograph,
             prediction=prediction,
             target=heat_map.target,
-            heat=prepared.placement.resized_to(height, width).to_photograph(heat_map.values),
+            # The network sees no more of the photograph than the mask: outside of it there is no evidence.
+            heat=prepared.placement.resized_to(height, width).to_photograph(heat_map.values * prepared.mask),
         )
 
     def grade_rows(self, dataset: PreparedDataset, rows: tuple[ManifestRow, ...]) -> NDArray[np.float64]:
