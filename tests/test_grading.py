@@ -251,8 +251,8 @@ def test_a_data_set_prepared_otherwise_is_refused_with_the_command_that_helps() 
         load("graham").evaluate(dataset, "test")
     message = str(raised.value)
     assert f"'drawn' is natural, band at {SIZE_PX} px" in message
-    assert f"'graham' needs ben-graham at {SIZE_PX} px" in message
-    assert f"`fundusgrade preprocess FOLDER --name NAME --method ben-graham --size {SIZE_PX}`" in message
+    assert f"'graham' needs ben-graham, band at {SIZE_PX} px" in message
+    assert f"`fundusgrade preprocess FOLDER --name NAME --method ben-graham --outline band --size {SIZE_PX}`" in message
 
 
 @pytest.mark.parametrize("arch", ["cnn", "test_vit", "test_resnet", "test_efficientnet"])
