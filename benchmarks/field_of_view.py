@@ -10,7 +10,6 @@ degrees are drawn again.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -96,14 +95,6 @@ def measure_drawn(count: int) -> None:
         print(f"  not found, {number}: {reason}")
 
 
-def mask_of(fov: FieldOfView, height: int, width: int) -> NDArray[np.bool_]:
-    """What the field of view says is retina, (H, W)."""
-    y, x = np.mgrid[:height, :width]
-    inside = np.hypot((x - fov.center_x) / fov.radius_x, (y - fov.center_y) / fov.radius_y) <= 1
-    framed = (x >= fov.left) & (x <= fov.right) & (y >= fov.top) & (y <= fov.bottom)
-    return np.asarray(inside & framed)
-
-
 def measure_drive(folder: Path) -> None:
     """Print the overlap with DRIVE's masks."""
     overlaps = []
@@ -111,7 +102,8 @@ def measure_drive(folder: Path) -> None:
         photograph = read_image(path)
         [mask_path] = (folder / "fov_masks").glob(f"{path.stem.split('_')[0]}*")
         truth = read_image(mask_path).max(axis=2) > 127
-        found = mask_of(find_field_of_view(photograph), *photograph.shape[:2])
+        height, width = photograph.shape[:2]
+        found = find_field_of_view(photograph).mask(height=height, width=width)
         overlaps.append((found & truth).sum() / (found | truth).sum())
     print(f"DRIVE, {len(overlaps)} masks: mean IoU {np.mean(overlaps):.4f}, worst {np.min(overlaps):.4f}")
 
@@ -125,7 +117,6 @@ def main() -> None:
     measure_drawn(arguments.count)
     if arguments.drive is not None:
         measure_drive(arguments.drive)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

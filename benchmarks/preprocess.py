@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.field_of_view import FieldOfView, find_field_of_view
+from fundusgrade.field_of_view import find_field_of_view
 from fundusgrade.images import Picture, find_images, read_image
 from fundusgrade.intake import take_in, take_in_picture
 from fundusgrade.preprocess import PreprocessRecipe
@@ -90,7 +90,8 @@ def measure_folder(folder: Path, size_px: int, repeats: int) -> None:
 
 def masks_of(photograph: Picture) -> dict[str, NDArray[np.bool_]]:
     """What each program takes for retina, (H, W)."""
-    masks = {"ours": _mask(find_field_of_view(photograph), *photograph.shape[:2])}
+    height, width = photograph.shape[:2]
+    masks = {"ours": find_field_of_view(photograph).mask(height=height, width=width)}
     with contextlib.suppress(ImportError):
         from rtnls_fundusprep.mask_extraction import get_cfi_bounds
 
@@ -100,12 +101,6 @@ def masks_of(photograph: Picture) -> dict[str, NDArray[np.bool_]]:
 
         masks["fundus-image-toolbox"] = np.asarray(get_mask(photograph)[0]) > 0
     return masks
-
-
-def _mask(fov: FieldOfView, height: int, width: int) -> NDArray[np.bool_]:
-    y, x = np.mgrid[:height, :width]
-    inside = np.hypot((x - fov.center_x) / fov.radius_x, (y - fov.center_y) / fov.radius_y) <= 1
-    return np.asarray(inside & (x >= fov.left) & (x <= fov.right) & (y >= fov.top) & (y <= fov.bottom))
 
 
 def compare_on_drive(folder: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import NoRetinaError
-from fundusgrade.images import Picture
+from fundusgrade.images import Picture, halved
 
 WORKING_SIZE_PX = 320
 # Below this spread between the dark and the bright part of a picture (of 255) there is nothing to tell apart.
@@ -71,6 +71,13 @@ class FieldOfView:
         """Width over height of the ellipse: 1.0 for a picture that was not squashed."""
         return self.radius_x / self.radius_y
 
+    def mask(self, *, height: int, width: int) -> NDArray[np.bool_]:
+        """Which pixels of the photograph (height, width) show retina."""
+        y, x = np.ogrid[:height, :width]
+        inside = np.hypot((x - self.center_x) / self.radius_x, (y - self.center_y) / self.radius_y) <= 1
+        seen = (x >= self.left) & (x <= self.right) & (y >= self.top) & (y <= self.bottom)
+        return np.asarray(inside & seen)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Frame:
@@ -116,7 +123,10 @@ def find_field_of_view(photograph: Picture) -> FieldOfView:
     height, width = photograph.shape[:2]
     scale = min(1.0, WORKING_SIZE_PX / max(height, width))
     small_size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(_halved(photograph), small_size, interpolation=cv2.INTER_LINEAR) if scale < 1 else photograph
+    reduced = photograph
+    while max(reduced.shape[:2]) >= 2 * WORKING_SIZE_PX and min(reduced.shape[:2]) >= 2:
+        reduced = halved(reduced)
+    small = cv2.resize(reduced, small_size, interpolation=cv2.INTER_LINEAR) if scale < 1 else photograph
     foreground = bright_region(small)
     contour = _contour(foreground)
     frame = _visible_frame(contour, foreground.shape)
@@ -131,22 +141,14 @@ def find_field_of_view(photograph: Picture) -> FieldOfView:
     raise NoRetinaError(f"no retina found: {reason}; expected a bright disc on a dark ground")
 
 
-def _halved(photograph: Picture) -> Picture:
-    """Halved as often as it stays larger than the working size: whole factors are reduced much faster."""
-    while max(photograph.shape[:2]) >= 2 * WORKING_SIZE_PX and min(photograph.shape[:2]) >= 2:
-        half = (photograph.shape[1] // 2, photograph.shape[0] // 2)
-        photograph = np.asarray(cv2.resize(photograph, half, interpolation=cv2.INTER_AREA), np.uint8)
-    return photograph
-
-
 def bright_region(small: Picture) -> NDArray[np.bool_]:
     """The largest bright region (H, W) of a small picture, holes filled, whatever its shape.
 
     Brightness is the strongest channel: the retina is red, not gray. Raises NoRetinaError where nothing is bright.
     """
-    strongest = cv2.max(cv2.max(small[..., 0], small[..., 1]), small[..., 2])
-    value = cv2.medianBlur(strongest, 5)
-    dark, bright = _percentiles(_without_black_margin(value), (0.005, 0.9))
+    value = cv2.medianBlur(_strongest_channel(small), 5)
+    inner = _without_black_margin(value)
+    dark, bright = level_below(inner, 0.005), level_below(inner, 0.9)
     if bright - dark < MIN_CONTRAST:
         raise NoRetinaError(
             f"no retina found: the picture is nearly uniform (brightness {dark:.0f} to {bright:.0f} of 255); "
@@ -164,11 +166,14 @@ def bright_region(small: Picture) -> NDArray[np.bool_]:
     return np.asarray(filled, np.bool_)
 
 
-def _percentiles(value: NDArray[np.uint8], shares: tuple[float, float]) -> tuple[float, float]:
-    """The levels below which these shares of the pixels lie, from a histogram."""
-    cumulated = np.cumsum(np.bincount(value.ravel(), minlength=256))
-    low, high = np.searchsorted(cumulated, np.array(shares) * cumulated[-1])
-    return float(low), float(high)
+def level_below(values: NDArray[np.uint8], share: float) -> float:
+    """The level, 0-255, below which this share of the pixels lies, from a histogram."""
+    cumulated = np.cumsum(np.bincount(values.ravel(), minlength=256))
+    return float(np.searchsorted(cumulated, share * cumulated[-1]))
+
+
+def _strongest_channel(small: Picture) -> NDArray[np.uint8]:
+    return np.asarray(cv2.max(cv2.max(small[..., 0], small[..., 1]), small[..., 2]), np.uint8)
 
 
 def _without_black_margin(value: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -353,8 +358,7 @@ def _half_way_points(ellipse: NDArray[np.float64], small: Picture, frame: _Frame
     places = places[((places >= low) & (places <= high)).all(axis=(1, 2))]
     if len(places) == 0:
         return np.zeros((0, 2))
-    strongest = cv2.max(cv2.max(small[..., 0], small[..., 1]), small[..., 2])
-    brightness = cv2.GaussianBlur(strongest.astype(np.float32), (0, 0), 0.7)
+    brightness = cv2.GaussianBlur(_strongest_channel(small).astype(np.float32), (0, 0), 0.7)
     profile = cv2.remap(
         brightness, places[..., 0].astype(np.float32), places[..., 1].astype(np.float32), cv2.INTER_LINEAR
     )

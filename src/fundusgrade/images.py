@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import cv2
+import numpy as np
 from PIL import Image
 
 from fundusgrade.decoding import COPY_AGAIN, Picture, decode_image, in_words
@@ -23,6 +25,7 @@ __all__ = [
     "Picture",
     "encode_png",
     "find_images",
+    "halved",
     "hash_file",
     "jpeg_quantization",
     "read_image",
@@ -97,6 +100,12 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes in hexadecimal; raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def halved(picture: Picture) -> Picture:
+    """A picture of half the size, each pixel the mean of four: whole factors are reduced much faster than others."""
+    half = (picture.shape[1] // 2, picture.shape[0] // 2)
+    return np.asarray(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def jpeg_quantization(path: Path) -> float:

@@ -6,11 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from fundusgrade.field_of_view import WORKING_SIZE_PX, find_field_of_view
-from fundusgrade.images import Picture, read_image
+from fundusgrade.images import Picture, halved, read_image
 from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess
 from fundusgrade.quality import Quality, measure_quality
 
@@ -41,8 +38,7 @@ def take_in(path: Path, recipe: PreprocessRecipe) -> Intake:
 def take_in_picture(photograph: Picture, recipe: PreprocessRecipe) -> Intake:
     """The same for a photograph in memory. Raises NoRetinaError where it shows no retina."""
     while min(photograph.shape[:2]) // 2 >= _num_pixels_needed(recipe):
-        half = (photograph.shape[1] // 2, photograph.shape[0] // 2)
-        photograph = np.asarray(cv2.resize(photograph, half, interpolation=cv2.INTER_AREA), np.uint8)
+        photograph = halved(photograph)
     field_of_view = find_field_of_view(photograph)
     quality = measure_quality(photograph, field_of_view)
     return Intake(photograph=photograph, prepared=preprocess(photograph, field_of_view, recipe), quality=quality)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.field_of_view import FieldOfView
-from fundusgrade.images import Picture
+from fundusgrade.images import Picture, halved
 
 RECIPE_VERSION = 2
 MIN_SIZE_PX = 32
@@ -223,8 +223,7 @@ def _warp(photograph: Picture, field_of_view: FieldOfView, placement: Placement,
     height, width = seen.shape[:2]
     needed_width, needed_height = width * placement.scale_x, height * placement.scale_y
     while seen.shape[1] > 2.1 * needed_width and seen.shape[0] > 2.1 * needed_height and min(seen.shape[:2]) > 1:
-        half = (seen.shape[1] // 2, seen.shape[0] // 2)
-        seen = np.asarray(cv2.resize(seen, half, interpolation=cv2.INTER_AREA), np.uint8)
+        seen = halved(seen)
     sigma_x, sigma_y = (
         _antialiasing_sigma_px(seen.shape[1] / needed_width),
         _antialiasing_sigma_px(seen.shape[0] / needed_height),

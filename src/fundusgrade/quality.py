@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import NoRetinaError
-from fundusgrade.field_of_view import FieldOfView
+from fundusgrade.field_of_view import FieldOfView, level_below
 from fundusgrade.images import Picture
 from fundusgrade.preprocess import Method, Outline, PreprocessRecipe, local_mean, preprocess
 
@@ -87,28 +87,22 @@ def measure_quality(photograph: Picture, field_of_view: FieldOfView) -> Quality:
     channels = [channel[inner] for channel in cv2.split(prepared.picture)]
     luminance = cv2.cvtColor(prepared.picture, cv2.COLOR_RGB2GRAY)[inner]
     strongest, weakest = np.maximum.reduce(channels), np.minimum.reduce(channels)
-    red, blue = _level(channels[0], 0.5), _level(channels[2], 0.5)
+    red, blue = level_below(channels[0], 0.5), level_below(channels[2], 0.5)
     detail, relative = (values[inner] for values in _fine_structure(prepared.picture, prepared.mask))
     measured = {
         "visible_fraction": field_of_view.visible_fraction,
-        "brightness": _level(luminance, 0.5),
+        "brightness": level_below(luminance, 0.5),
         "dark_fraction": (strongest < DARK_BELOW).mean(),
         "overexposed_fraction": (luminance > BURNT_FROM).mean(),
         "vessel_contrast": -np.partition(relative, len(relative) // 50)[len(relative) // 50],
         "detail": detail.std(),
         "redness": (red - blue) / max(red + blue, 1.0),
-        "color": _level(strongest - weakest, 0.95),
+        "color": level_below(strongest - weakest, 0.95),
     }
     # Rounded here, so that a verdict is the same after a trip through a file.
     quality = Quality(**{name: round(float(value), 4) for name, value in measured.items()})
     _refuse_what_is_no_retina(quality)
     return quality
-
-
-def _level(values: NDArray[np.uint8], share: float) -> float:
-    """The level below which this share of the pixels lies, from a histogram."""
-    cumulated = np.cumsum(np.bincount(values, minlength=256))
-    return float(np.searchsorted(cumulated, share * cumulated[-1]))
 
 
 def _fine_structure(picture: Picture, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

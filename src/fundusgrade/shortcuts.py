@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from fundusgrade.dataset import ManifestRow, PreparedDataset
 from fundusgrade.errors import DatasetError, NoRetinaError, UngradableError
-from fundusgrade.field_of_view import bright_region
+from fundusgrade.field_of_view import WORKING_SIZE_PX, bright_region
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.images import Picture, jpeg_quantization, read_image
 from fundusgrade.metrics import evaluate_predictions, kappa_interval
 
 Features = NDArray[np.float64]
-_WORKING_SIZE_PX = 320
 _MIN_PHOTOGRAPHS = 50
 
 
@@ -92,19 +91,20 @@ def _measure(dataset: PreparedDataset, row: ManifestRow) -> dict[tuple[str, str]
         ) from error
     height, width = photograph.shape[:2]
     small = _reduced(photograph)
+    region = _region(small)
     shown = (prepared != dataset.recipe.fill).any(axis=2)
     return {
-        ("outline", "photograph"): outline_features(_region(small)),
+        ("outline", "photograph"): outline_features(region),
         ("outline", "prepared"): outline_features(shown),
         ("file", "photograph"): [width, height, width / height, num_bytes, num_bytes / (width * height), quantization],
-        ("color and sharpness", "photograph"): appearance_features(small, _region(small)),
+        ("color and sharpness", "photograph"): appearance_features(small, region),
         ("color and sharpness", "prepared"): appearance_features(prepared, shown),
     }
 
 
 def _reduced(photograph: Picture) -> Picture:
     height, width = photograph.shape[:2]
-    scale = min(1.0, _WORKING_SIZE_PX / max(height, width))
+    scale = min(1.0, WORKING_SIZE_PX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), np.uint8) if scale < 1 else photograph
 
