@@ -17,7 +17,7 @@ ROOMS = [
     *("__init__", "errors", "grades", "options", "decoding", "images", "field_of_view", "preprocess", "quality"),
     *("intake", "overlay", "metrics", "store", "labels", "splits", "overview", "preparing", "dataset"),
     *("shortcuts", "audit"),
-    *("device", "model", "checkpoint", "batches", "adjustment", "run_state", "training", "explain", "grading"),
+    *("device", "model", "checkpoint", "batches", "losses", "calibration", "run_state", "training", "explain", "grading"),
     "interventions",
     *("figures", "report", "model_card", "progress", "runs", "cli", "__main__"),
 ]

@@ -19,7 +19,7 @@ from fundusgrade.images import read_image
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.progress import TrainingProgress
 from fundusgrade.run_state import STATE_FILE, EpochRecord, TrainOptions
-from fundusgrade.runs import FinishedRun, RunPlan, plan_run, run_training
+from fundusgrade.runs import FinishedRun, RunPlan, RunRequest, plan_run, run_training
 from tests.prepared import prepared_dataset
 
 QUICK = TrainOptions(arch="cnn", epochs=2, batch_size=8)
@@ -33,7 +33,7 @@ def _toy(home: Path) -> None:
 def plan(
     *, name: str | None = None, options: TrainOptions = QUICK, resume: bool = False, overwrite: bool = False
 ) -> RunPlan:
-    return plan_run(data=None, name=name, options=options, resume=resume, overwrite=overwrite)
+    return plan_run(RunRequest(name=name, options=options, resume=resume, overwrite=overwrite))
 
 
 def run(a_plan: RunPlan, told: io.StringIO | None = None) -> FinishedRun:

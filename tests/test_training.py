@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from fundusgrade import store, training
-from fundusgrade.adjustment import frequency_offsets
 from fundusgrade.batches import load_pictures
 from fundusgrade.checkpoint import load_checkpoint
 from fundusgrade.dataset import PreparedDataset, load_dataset
@@ -108,13 +107,13 @@ def metrics_in(directory: Path) -> list[dict[str, object]]:
 
 def test_class_weights_equal_those_by_hand() -> None:
     grades = torch.tensor([0] * 8 + [1] * 4 + [2] * 2 + [4] * 2)  # grade 3 is absent
-    inverse = class_weights(grades, 1.0)
+    inverse = class_weights(grades, ClassWeights.INVERSE)
     assert inverse.tolist() == pytest.approx([16 / (4 * 8), 16 / (4 * 4), 16 / (4 * 2), 0, 16 / (4 * 2)])
-    root = class_weights(grades, 0.5)
+    root = class_weights(grades, ClassWeights.SQRT)
     scale = 16 / (math.sqrt(8) + math.sqrt(4) + 2 * math.sqrt(2))
     expected = [scale / math.sqrt(8), scale / math.sqrt(4), scale / math.sqrt(2), 0, scale / math.sqrt(2)]
     assert root.tolist() == pytest.approx(expected)
-    assert class_weights(grades, 0.0).tolist() == pytest.approx([1, 1, 1, 0, 1])
+    assert class_weights(grades, ClassWeights.NONE).tolist() == pytest.approx([1, 1, 1, 0, 1])
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -217,20 +216,37 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path: P
     assert not equal(weights_in(tmp_path / "a"), weights_in(tmp_path / "c"))
 
 
-@pytest.mark.parametrize("kind", list(ClassWeights))
-def test_class_weights_reach_the_loss(tmp_path: Path, kind: ClassWeights) -> None:
+@pytest.mark.parametrize("loss", list(Loss))
+def test_the_loss_of_an_epoch_is_that_of_its_batches(tmp_path: Path, loss: Loss) -> None:
+    """One step of one batch: the loss is that of the untouched network on the augmented, weighted pictures."""
     dataset = prepared_dataset(tmp_path / "toy", grades=(0, 0, 0, 0, 2))
-    options = replace(QUICK, epochs=1, class_weights=kind, adjust=False)
+    options = replace(QUICK, epochs=1, batch_size=64, loss=loss, class_weights=ClassWeights.SQRT).filled()
+    assert options.head is not None
     result = train(dataset, options, FLOAT32, tmp_path / "run", observer=Quiet())
-    assert math.isfinite(result.history[0].train_loss)
-    evaluated = load_checkpoint(tmp_path / "run" / store.MODEL_FILE)
-    validation = load_pictures(dataset, dataset.graded_rows("validation"))
-    weight = class_weights(
-        load_pictures(dataset, dataset.graded_rows("train")).grades, training.CLASS_WEIGHT_POWERS[kind]
-    )
-    logits = torch.from_numpy(predict_probabilities(evaluated.network, validation.pixels, FLOAT32)).log()
-    expected = torch.nn.functional.cross_entropy(logits, validation.grades, weight=weight.double())
-    assert result.history[0].validation_loss == pytest.approx(float(expected), rel=1e-6)
+    torch.manual_seed(options.seed)
+    network = build_network(network_spec("cnn", 32, band_rows=dataset.recipe.band_rows, head=options.head))
+    pictures = load_pictures(dataset, dataset.graded_rows("train"))
+    weights = class_weights(pictures.grades, ClassWeights.SQRT)[pictures.grades]
+    (batch,) = training_batches(replace(pictures, weights=weights), 64, seed=0, epoch=1, device=torch.device("cpu"))
+    torch.manual_seed(options.seed * 1_000_003 + 1)
+    outputs = network.train().outputs(lay_out(network, batch.pictures))
+    expected = graded_loss(options.head, loss, outputs, batch.grades, batch.weights)
+    assert result.history[0].train_loss == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_several_data_sets_count_alike_in_the_loss(tmp_path: Path) -> None:
+    first = prepared_dataset(tmp_path / "first", grades=(0, 0, 0, 0, 2))
+    second = prepared_dataset(tmp_path / "second", grades=(0, 2), seed=9)
+    both = join_datasets([first, second])
+    rows = both.graded_rows("train")
+    options = replace(QUICK, class_weights=ClassWeights.NONE).filled()
+    weights = training._weighted(load_pictures(both, rows), both, options).weights
+    assert weights is not None
+    for name in (first.name, second.name):
+        share = sum(float(weight) for weight, row in zip(weights, rows, strict=True) if row.origin == name)
+        assert share == pytest.approx(len(rows) / 2, rel=1e-5)
+    train(both, replace(QUICK, epochs=1), FLOAT32, tmp_path / "run", observer=Quiet())
+    assert load_checkpoint(tmp_path / "run" / store.MODEL_FILE).description.provenance.data_name == both.name
 
 
 @pytest.mark.parametrize(
@@ -328,7 +344,7 @@ def test_the_best_epoch_is_kept_and_not_the_last(
 ) -> None:
     scripted(monkeypatch, [0.2, 0.6, 0.3, 0.6])
     notebook = Notebook(tmp_path)
-    result = train(toy, replace(QUICK, epochs=4, adjust=False), FLOAT32, tmp_path, observer=notebook)
+    result = train(toy, replace(QUICK, epochs=4, calibrate=False), FLOAT32, tmp_path, observer=notebook)
     assert (result.best_epoch, notebook.bests) == (2, [True, True, False, False])
     final = weights_in(tmp_path)
     assert equal(final, notebook.models[1])
@@ -341,18 +357,40 @@ def test_the_best_epoch_is_kept_and_not_the_last(
     assert (recorded["best_epoch"], recorded["validation_kappa"]) == (2, 0.6)
 
 
-def test_the_saved_model_is_adjusted_and_scored_with_its_offsets(tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", list(Head))
+@pytest.mark.parametrize("decision", list(Decision))
+def test_the_saved_model_is_calibrated_and_scored_as_it_will_grade(
+    tmp_path: Path, head: Head, decision: Decision
+) -> None:
     dataset = prepared_dataset(tmp_path / "toy", grades=(0, 0, 0, 0, 2, 0, 0, 4, 1, 3))
-    train(dataset, replace(QUICK, epochs=1), FLOAT32, tmp_path / "run", observer=Quiet())
-    description = load_checkpoint(tmp_path / "run" / store.MODEL_FILE).description
-    metrics, network = description.provenance.metrics, load_checkpoint(tmp_path / "run" / store.MODEL_FILE).network
+    options = replace(QUICK, epochs=1, head=head, decision=decision)
+    train(dataset, options, FLOAT32, tmp_path / "run", observer=Quiet())
+    checkpoint = load_checkpoint(tmp_path / "run" / store.MODEL_FILE)
+    description, metrics = checkpoint.description, checkpoint.description.provenance.metrics
     validation = load_pictures(dataset, dataset.graded_rows("validation"))
-    scored = evaluate_predictions(validation.grades.numpy(), predict_probabilities(network, validation.pixels, FLOAT32))
-    assert metrics["validation_kappa"] == scored.kappa
-    assert metrics["validation_accuracy"] == scored.accuracy
-    counts = np.bincount(load_pictures(dataset, dataset.graded_rows("train")).grades.numpy(), minlength=5)
-    assert metrics["adjusted_share"] is not None
-    assert description.network.logit_offsets == pytest.approx(frequency_offsets(counts, metrics["adjusted_share"]))
+    grades, pixels = validation.grades.numpy(), validation.pixels
+    probabilities = predict_probabilities(checkpoint.network, pixels, FLOAT32)
+    scored = evaluate_predictions(grades, probabilities, description.thresholds)
+    assert (metrics["validation_kappa"], metrics["validation_accuracy"]) == (scored.kappa, scored.accuracy)
+    assert (description.thresholds is None) == (decision is Decision.MOST_PROBABLE)
+    assert description.conformity == pytest.approx(sorted(conformity_scores(probabilities, grades)), abs=1e-4)
+
+
+def test_the_reference_recipe_fits_nothing(tmp_path: Path, toy: PreparedDataset) -> None:
+    train(toy, replace(QUICK, recipe=Recipe.REFERENCE, epochs=1), FLOAT32, tmp_path, observer=Quiet())
+    description = load_checkpoint(tmp_path / store.MODEL_FILE).description
+    assert description.network.calibration == UNCALIBRATED
+    assert (description.thresholds, description.conformity) == (None, ())
+    recorded = description.provenance.options
+    assert (recorded["loss"], recorded["class_weights"]) == ("cross-entropy", "inverse")
+
+
+def test_a_model_carries_marks_of_what_it_was_trained_and_chosen_on(tmp_path: Path, toy: PreparedDataset) -> None:
+    train(toy, replace(QUICK, epochs=1), FLOAT32, tmp_path, observer=Quiet())
+    exposure = load_checkpoint(tmp_path / store.MODEL_FILE).exposure
+    seen = (*toy.graded_rows("train"), *toy.graded_rows("validation"))
+    assert set(find_overlap(exposure, toy, seen).sources) == {row.source for row in seen}
+    assert find_overlap(exposure, toy, toy.graded_rows("test")).files == ()
 
 
 def test_an_undefined_kappa_is_worse_than_any(

@@ -16,8 +16,12 @@ from fundusgrade.dataset import ManifestRow, PreparedDataset
 from fundusgrade.errors import DatasetError, UnreadableImageError
 from fundusgrade.images import read_image
 from fundusgrade.model import scale_pixels, to_pixels
+from fundusgrade.preprocess import Outline
 
 # How far augmentation goes. Retinas have no up or down for a lesion, and cameras differ in light, color and distance.
+ANY_TURN = math.pi
+# A band that is turned far is no longer where the network looks.
+BAND_TURN = math.radians(20)
 MAX_ZOOM = 0.1
 MAX_SHIFT_FRACTION = 0.03
 MAX_BRIGHTNESS = 0.1
@@ -27,11 +31,17 @@ MAX_SATURATION = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradedPictures:
-    """A split in memory: `pixels` (N, 3, S, S) uint8, `grades` (N,) int64, and the gray value around the retina."""
+    """A split in memory: `pixels` (N, 3, S, S) uint8, `grades` (N,) int64, and the gray value around the retina.
+
+    `max_turn` is how far a picture may be turned without losing what it shows, in radians. `weights` (N,) say how much
+    each counts in the loss; all count alike where there are none.
+    """
 
     pixels: Tensor
     grades: Tensor
     fill: int
+    max_turn: float = ANY_TURN
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.grades)
@@ -39,10 +49,19 @@ class GradedPictures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Augmented pictures (B, 3, S, S) float32 in [0, 1] with their grades (B,)."""
+    """Augmented pictures (B, 3, S, S) float32 in [0, 1] with their grades and weights (B,).
+
+    Where two pictures were mixed into one, the first has `share` of it and the other, as `mirrored` has them, the rest.
+    """
 
     pictures: Tensor
     grades: Tensor
+    weights: Tensor
+    share: float = 1.0
+
+    def mirrored(self) -> tuple[Tensor, Tensor]:
+        """Grades and weights of the other picture of each mixture: the batch from its end."""
+        return self.grades.flip(0), self.weights.flip(0)
 
 
 def load_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> GradedPictures:
@@ -69,7 +88,8 @@ def load_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Grad
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(load, range(len(rows))))
     grades = torch.tensor([-1 if row.grade is None else int(row.grade) for row in rows])
-    return GradedPictures(pixels=pixels, grades=grades, fill=dataset.recipe.fill)
+    max_turn = BAND_TURN if dataset.recipe.outline is Outline.BAND else ANY_TURN
+    return GradedPictures(pixels=pixels, grades=grades, fill=dataset.recipe.fill, max_turn=max_turn)
 
 
 def num_batches(num_pictures: int, batch_size: int) -> int:
@@ -78,27 +98,37 @@ def num_batches(num_pictures: int, batch_size: int) -> int:
 
 
 def training_batches(
-    pictures: GradedPictures, batch_size: int, *, seed: int, epoch: int, device: torch.device
+    pictures: GradedPictures, batch_size: int, *, seed: int, epoch: int, device: torch.device, mixup: float = 0.0
 ) -> Iterator[Batch]:
-    """One epoch in an order and with changes that follow from seed and epoch alone, so that a run can be resumed."""
+    """One epoch in an order and with changes that follow from seed and epoch alone, so that a run can be resumed.
+
+    With `mixup` > 0 pairs of pictures are mixed by shares from Beta(mixup, mixup) (Zhang et al., ICLR 2018).
+    """
     generator = torch.Generator().manual_seed(_mixed_seed(seed, epoch))
     order = torch.randperm(len(pictures), generator=generator)
     for step in range(num_batches(len(pictures), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
         pixels = scale_pixels(pictures.pixels[chosen].to(device))
-        yield Batch(pictures=augment(pixels, pictures.fill / 255, generator), grades=pictures.grades[chosen].to(device))
+        changed = augment(pixels, pictures.fill / 255, generator, pictures.max_turn)
+        grades = pictures.grades[chosen].to(device)
+        share = _mixing_share(mixup, _mixed_seed(seed, epoch) + step)
+        if share < 1:
+            changed = share * changed + (1 - share) * changed.flip(0)
+        weights = torch.ones(len(chosen)) if pictures.weights is None else pictures.weights[chosen]
+        yield Batch(pictures=changed, grades=grades, weights=weights.to(device), share=share)
 
 
-def augment(pictures: Tensor, fill: float, generator: torch.Generator) -> Tensor:
+def augment(pictures: Tensor, fill: float, generator: torch.Generator, max_turn: float = ANY_TURN) -> Tensor:
     """Turn, mirror, zoom, shift and re-light each picture of a batch (B, 3, S, S) in [0, 1] differently."""
-    turned = _turn(pictures - fill, generator) + fill
+    turned = _turn(pictures - fill, generator, max_turn) + fill
     return _relight(turned, fill, generator).clamp_(0, 1)
 
 
-def _turn(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Any rotation, mirrored or not, with a little zoom and shift; what comes in from outside is 0."""
+def _turn(pictures: Tensor, generator: torch.Generator, max_turn: float) -> Tensor:
+    """Rotated, mirrored or not both ways, with a little zoom and shift; what comes in from outside is 0."""
     count = len(pictures)
-    angle = _uniform(count, math.pi, generator)
+    angle = _uniform(count, max_turn, generator)
+    angle = angle + math.pi * (torch.rand(count, generator=generator) < 0.5)
     zoom = 1 + _uniform(count, MAX_ZOOM, generator)
     mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
@@ -124,6 +154,12 @@ def _relight(pictures: Tensor, fill: float, generator: torch.Generator) -> Tenso
 
 def _uniform(count: int, limit: float, generator: torch.Generator) -> Tensor:
     return (torch.rand(count, generator=generator) * 2 - 1) * limit
+
+
+def _mixing_share(alpha: float, seed: int) -> float:
+    """Share of the first of two mixed pictures, at least one half; 1 where nothing is mixed."""
+    share = float(np.random.default_rng(seed).beta(alpha, alpha)) if alpha > 0 else 1.0
+    return max(share, 1 - share)
 
 
 def _mixed_seed(seed: int, epoch: int) -> int:

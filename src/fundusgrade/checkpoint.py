@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import timm
@@ -20,14 +22,21 @@ from torch import Tensor
 
 from fundusgrade import __version__, store
 from fundusgrade.errors import CheckpointError
+from fundusgrade.exposure import MARK_BYTES, Exposure
 from fundusgrade.grades import NUM_GRADES
-from fundusgrade.model import NO_OFFSETS, GradingNetwork, NetworkSpec, build_network
+from fundusgrade.heads import NO_OFFSETS, NUM_CUTS, Calibration
+from fundusgrade.model import GradingNetwork, NetworkSpec, build_network
+from fundusgrade.options import Head
 from fundusgrade.preprocess import RECIPE_VERSION, PreprocessRecipe
+from fundusgrade.splits import FINGERPRINT_BITS
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fundusgrade"
 # SHA-256 of the description: one wrong digit of a mean would change grades without a trace. Early files lack it.
 HASH_KEY = "fundusgrade_sha256"
+# Tensors that are not the network's: marks of the photographs it was trained on, and their width in bytes.
+_SEEN = "seen."
+_MARKS = {"files": MARK_BYTES, "fingerprints": FINGERPRINT_BITS // 8, "patients": MARK_BYTES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +54,18 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointDescription:
-    """What stands in the header; `weights_sha256` is that of the tensors' names and bytes."""
+    """What stands in the header; `weights_sha256` is that of the tensors' names and bytes.
+
+    `thresholds` are the four of the expected grade that decide the grade; None where the most probable one is taken.
+    `conformity` are the sorted conformity scores of the validation photographs, for sets at any coverage.
+    """
 
     name: str
     network: NetworkSpec
     recipe: PreprocessRecipe
     provenance: Provenance
+    thresholds: tuple[float, ...] | None = None
+    conformity: tuple[float, ...] = ()
     weights_sha256: str = ""
 
     def to_json(self) -> str:
@@ -59,26 +74,36 @@ class CheckpointDescription:
             "format": FORMAT_VERSION,
             "name": self.name,
             **asdict(self.network),
+            "thresholds": self.thresholds,
             "recipe": asdict(self.recipe),
             **asdict(self.provenance),
             "weights_sha256": self.weights_sha256,
+            "conformity": self.conformity,
         }
         return json.dumps(described, indent=2) + "\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A network ready to use, in evaluation mode on the CPU, with its description."""
+    """A network ready to use, in evaluation mode on the CPU, with its description and the marks of what it has seen."""
 
     description: CheckpointDescription
     network: GradingNetwork
+    exposure: Exposure
 
 
 def save_checkpoint(
-    path: Path, network: GradingNetwork, description: CheckpointDescription, *, half: bool = False
+    path: Path,
+    network: GradingNetwork,
+    description: CheckpointDescription,
+    *,
+    exposure: Exposure | None = None,
+    half: bool = False,
 ) -> None:
     """Write `path` and its readable copy `model.json`; `half` stores float16, for models that ship."""
     state = {name: _stored(tensor, half) for name, tensor in network.state_dict().items()}
+    for name in _MARKS if exposure is not None else ():
+        state[_SEEN + name] = torch.from_numpy(getattr(exposure, name).copy())
     description = replace(description, weights_sha256=_hash_tensors(state))
     text = description.to_json()
     metadata = {METADATA_KEY: text, HASH_KEY: store.hash_text(text)}
@@ -97,6 +122,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"the weights in {path} are not those that were saved (hash differs); copy the file again"
         )
+    exposure = _take_exposure(state, path)
     # building and filling fail in many ways where the description is sound JSON, but of no network that exists here
     try:
         network = build_network(description.network)
@@ -108,7 +134,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"the weights in {path} do not fit {description.network.arch} as timm {timm.__version__} builds it "
             f"({error}); install timm {description.provenance.versions.get('timm')}, or copy the file again"
         ) from error
-    return Checkpoint(description=description, network=network.eval())
+    return Checkpoint(description=description, network=network.eval(), exposure=exposure)
+
+
+def _take_exposure(state: dict[str, Tensor], path: Path) -> Exposure:
+    """The marks, taken out of the tensors; the first files have none."""
+    marks = {}
+    for name, num_bytes in _MARKS.items():
+        table = state.pop(_SEEN + name, torch.zeros((0, num_bytes), dtype=torch.uint8))
+        if table.dtype != torch.uint8 or table.ndim != 2 or table.shape[1] != num_bytes:
+            raise CheckpointError(f"the marks of training photographs in {path} are damaged; copy the file again")
+        marks[name] = table.numpy()
+    return Exposure(**marks)
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
@@ -157,22 +194,55 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
                 size_px=int(described["size_px"]),
                 mean=tuple(described["mean"]),
                 std=tuple(described["std"]),
-                logit_offsets=_offsets(described),
+                rows=None if described.get("rows") is None else _two(described["rows"]),
+                head=Head(described.get("head", Head.SOFTMAX)),
+                calibration=_calibration(described),
             ),
             recipe=PreprocessRecipe.from_json(recipe),
             provenance=Provenance(**{name: described[name] for name in Provenance.__dataclass_fields__}),
             weights_sha256=str(described["weights_sha256"]),
+            thresholds=_thresholds(described),
+            conformity=_numbers(described.get("conformity", ())),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
 
 
-def _offsets(described: dict[str, object]) -> tuple[float, ...]:
-    """The logits' offsets; the first files have none. Raises ValueError where they are not five finite numbers."""
-    values = described.get("logit_offsets", NO_OFFSETS)
-    if not isinstance(values, list | tuple) or len(values) != NUM_GRADES or not all(map(math.isfinite, values)):
-        raise ValueError(f"logit_offsets are {values}, expected {NUM_GRADES} numbers")
-    return tuple(float(value) for value in values)
+def _calibration(described: dict[str, object]) -> Calibration:
+    """The calibration; the first files have logit offsets alone, or nothing. Raises ValueError for what is none."""
+    values = described.get("calibration", {"offsets": described.get("logit_offsets", NO_OFFSETS)})
+    if not isinstance(values, dict):
+        raise ValueError(f"the calibration is {values}, expected temperature, offsets and cutpoints")
+    calibration = Calibration(**{name: _numbers(value) for name, value in values.items()})
+    lengths = (len(calibration.offsets), len(calibration.cutpoints))
+    if lengths != (NUM_GRADES, NUM_CUTS) or not calibration.temperature > 0:
+        raise ValueError(f"the calibration is {values}, expected {NUM_GRADES} offsets and {NUM_CUTS} cutpoints")
+    return calibration
+
+
+def _thresholds(described: dict[str, object]) -> tuple[float, ...] | None:
+    """Thresholds; the first files have none. Raises ValueError where they are not four rising numbers."""
+    values = described.get("thresholds")
+    if values is None:
+        return None
+    thresholds: tuple[float, ...] = _numbers(values)
+    if len(thresholds) != NUM_CUTS or list(thresholds) != sorted(thresholds):
+        raise ValueError(f"the thresholds are {values}, expected {NUM_CUTS} rising numbers")
+    return thresholds
+
+
+def _numbers(value: object) -> Any:
+    """A finite number, or a tuple of them, as JSON has them. Raises ValueError for anything else."""
+    if isinstance(value, list | tuple):
+        return tuple(_numbers(each) for each in value)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _two(values: Sequence[object]) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)  # type: ignore[call-overload]
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,12 +23,15 @@ from typer.core import TyperGroup
 from fundusgrade import __version__
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.grades import RESEARCH_USE
-from fundusgrade.options import ClassWeights, DeviceName, Precision, Split
+from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe, Split
 from fundusgrade.preprocess import MAX_SIZE_PX, MIN_SIZE_PX, Method, Outline, PreprocessRecipe
+from fundusgrade.splits import NUM_FOLDS
 
 if TYPE_CHECKING:
-    from fundusgrade.audit import InterventionEffect
+    from fundusgrade.assessment import Assessment
+    from fundusgrade.audit import Audit, InterventionEffect
     from fundusgrade.dataset import PreparedDataset
+    from fundusgrade.evaluating import Candidate
     from fundusgrade.grading import Grader
     from fundusgrade.shortcuts import ShortcutProbe
 
@@ -168,42 +172,63 @@ def preprocess(
 @app.command()
 def train(
     arch: Annotated[str, typer.Option(help="cnn, resnet50, vit (ViT-B/16), or any model name of timm.")] = "resnet50",
-    data: Annotated[str | None, typer.Option(help="Data set, by name or folder; the only one if not given.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Data set, by name or folder; several count alike.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; DATA-ARCH if not given.")] = None,
     device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
     precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
+    recipe: Annotated[Recipe, typer.Option(help="Loss, weights and decision, where not named.")] = Recipe.OWN,
     init_weights: Annotated[Path | None, typer.Option(help="Pretrained weights, a .safetensors file.")] = None,
     pretrained: Annotated[bool, typer.Option(help="Start from timm's pretrained weights.")] = True,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.")] = None,
     batch_size: Annotated[int, typer.Option(min=2, help="Photographs per step.")] = 32,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Highest learning rate.")] = None,
     layer_decay: Annotated[float | None, typer.Option(min=0.1, max=1.0, help="Rate of a layer over the next.")] = None,
-    class_weights: Annotated[ClassWeights, typer.Option(help="Weight of rare grades.")] = ClassWeights.INVERSE,
+    head: Annotated[Head | None, typer.Option(help="What the last layer says; the loss's if not given.")] = None,
+    loss: Annotated[Loss | None, typer.Option(help="What is minimized; the head's if not given.")] = None,
+    class_weights: Annotated[ClassWeights | None, typer.Option(help="Weight of rare grades.")] = None,
+    decision: Annotated[Decision | None, typer.Option(help="How probabilities become a grade.")] = None,
+    calibrate: Annotated[
+        bool | None, typer.Option("--calibrate/--no-calibrate", help="Fit confidence and thresholds on validation.")
+    ] = None,
+    mixup: Annotated[float, typer.Option(min=0.0, max=1.0, help="Mix pairs of photographs; 0 for none.")] = 0.0,
+    ema_decay: Annotated[float, typer.Option(min=0.0, max=0.9999, help="Memory of the weights' average.")] = 0.99,
     patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better kappa before stopping.")] = None,
-    adjust: Annotated[bool, typer.Option(help="Undo class weights as far as validation kappa gains.")] = True,
+    folds: Annotated[int | None, typer.Option(min=2, help="Train this many folds, each tested on the rest.")] = None,
+    fold: Annotated[int | None, typer.Option(min=1, help="Train one fold only, of 5 if --folds is not given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or run of this name.")] = False,
 ) -> None:
     """Train a network, keep its best epoch by validation kappa, and install it in the store."""
-    from fundusgrade import runs
+    from fundusgrade import cross_validation, runs
     from fundusgrade.training import TrainOptions
 
     options = TrainOptions(
         arch=arch,
+        recipe=recipe,
         init_weights=str(init_weights) if init_weights else None,
         pretrained=pretrained,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         layer_decay=layer_decay,
+        head=head,
+        loss=loss,
         class_weights=class_weights,
+        decision=decision,
+        calibrate=calibrate,
+        mixup=mixup,
+        ema_decay=ema_decay,
         patience=patience,
-        adjust=adjust,
+        fold=fold,
+        num_folds=folds or NUM_FOLDS,
         seed=seed,
     )
-    plan = runs.plan_run(data=data, name=name, options=options, resume=resume, overwrite=overwrite)
-    finished = runs.run_training(plan, device=device, precision=precision, console=_console())
+    request = runs.RunRequest(data=tuple(data or ()), name=name, options=options, resume=resume, overwrite=overwrite)
+    if folds is None and fold is None:
+        finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=_console())
+    else:
+        finished = cross_validation.cross_validate(request, device=device, precision=precision, console=_console())
     typer.echo(finished.summary)
     if finished.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -212,34 +237,43 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[list[str] | None, typer.Option(help="Model, by name or path; several stand side by side.")] = None,
+    predictions: Annotated[
+        list[str] | None, typer.Option(help="Predictions made before (`train --folds`), by name or path.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Data set, by name or folder; the only one if not given.")] = None,
     split: Annotated[Split, typer.Option(help="Which photographs.")] = Split.TEST,
-    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and confusion.png.")] = None,
+    by: Annotated[list[str] | None, typer.Option(help="Score subgroups too: quality, eye, site, ...")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, confusion.png, predictions.")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML file for the whole report.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Worst errors of each model shown in the report.")] = 6,
     audit: Annotated[bool, typer.Option("--audit", help="Audit data and models too; see `fundusgrade audit`.")] = False,
+    coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="How often sets hold the true grade.")] = 0.9,
+    tta: Annotated[bool, typer.Option("--tta", help="Grade each photograph mirrored too.")] = False,
+    allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Score photographs of the training, too.")] = False,
+    draws: Annotated[int, typer.Option(min=100, help="Draws of the bootstrap.")] = 1000,
     device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
     precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
 ) -> None:
-    """Score models on a split: kappa, accuracy, each grade, referable disease; confusion matrices."""
-    from fundusgrade import report, store
-    from fundusgrade.audit import Audit, conclusion
+    """Score models on the same photographs, with intervals, and compare them; write a report."""
+    from fundusgrade import evaluating, store
     from fundusgrade.dataset import load_dataset
-    from fundusgrade.figures import ModelEvaluation
-    from fundusgrade.grading import Grader
 
-    dataset = load_dataset(store.resolve_dataset(data))
-    graders = [Grader.load(wanted, device=device, precision=precision) for wanted in _models(model)]
-    evaluations = [ModelEvaluation(model=each.name, evaluation=each.evaluate(dataset, split.value)) for each in graders]
-    _show(report.evaluation_table(evaluations))
-    if out is not None:
-        report.write_evaluation(evaluations, out, data=dataset.name, split=split.value)
-        _message(f"written: {_escaped(str(out / 'evaluation.json'))}, {_escaped(str(out / 'confusion.png'))}")
-    probes = _shortcuts(dataset) if audit else ()
-    for grader in graders if audit else ():
-        effects = _interventions(dataset, grader, split, AUDIT_LIMIT, None)
-        found = Audit(data=dataset.name, model=grader.name, probes=probes, effects=effects)
-        typer.echo(conclusion(found))
-        if out is not None:
-            report.write_audit(found, out / f"audit-{grader.name}")
+    files = [evaluating.candidate_from_file(each) for each in predictions or ()]
+    dataset = load_dataset(store.resolve_dataset(data or (files[0].predictions.data if files else None)))
+    wanted = _models(model) if model or not files else []
+    candidates = files + [
+        evaluating.candidate_from_model(
+            each, dataset, split.value, device=device, precision=precision, tta=tta, allow_seen=allow_seen
+        )
+        for each in wanted
+    ]
+    found = evaluating.assess_candidates(
+        candidates, dataset, part=split.value, columns=by or (), coverage=coverage, num_draws=draws
+    )
+    _show_assessment(found, candidates, out)
+    audited = [_audit_candidate(each, dataset, split, out) for each in candidates] if audit else []
+    if report is not None:
+        _write_report(report, candidates, dataset, found, pictures, audited)
 
 
 @app.command()
@@ -283,6 +317,12 @@ def predict(
     require_gradable: Annotated[
         bool, typer.Option("--require-gradable", help="Withhold the grade of photographs of doubtful quality.")
     ] = False,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Grade each photograph mirrored too: slower, a little better.")
+    ] = False,
+    coverage: Annotated[
+        float | None, typer.Option(min=0.5, max=0.99, help="Add grade_low,grade_high: hold the true grade so often.")
+    ] = None,
 ) -> None:
     """Grade photographs. One that cannot be graded is a row with the reason, and the exit code is 3."""
     from fundusgrade.errors import DatasetError
@@ -296,11 +336,20 @@ def predict(
             f"no photographs in {', '.join(map(str, photographs))}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     grader = Grader.load(
-        model, device=device, precision=precision, batch_size=batch_size, require_gradable=require_gradable
+        model,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        require_gradable=require_gradable,
+        tta=tta,
+        coverage=coverage,
     )
     _message(_escaped(f"model {grader.name}; {grader.choice.describe()}"))
     rows_on_screen = csv is None and sys.stdout.isatty()  # a bar would run into them
-    with PredictionWriter(csv) as writer, _counting("grading", hidden=rows_on_screen) as on_progress:
+    with (
+        PredictionWriter(csv, with_ranges=coverage is not None) as writer,
+        _counting("grading", hidden=rows_on_screen) as on_progress,
+    ):
         for done, result in enumerate(grader.grade_all(found), start=1):
             writer.write(result)
             on_progress(done, len(found))
@@ -383,6 +432,59 @@ def _interventions(
     effects += measure_lesions(grader, lesions) if lesions is not None else ()
     _show(report.interventions_table(effects, model=grader.name))
     return effects
+
+
+def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:
+    """Tables on stdout, files in `out`, what each model has seen on stderr."""
+    from fundusgrade import report
+
+    _show(report.scores_table(found))
+    _show(report.evaluation_table(report.model_evaluations(found)))
+    if found.comparisons:
+        _show(report.comparisons_table(found))
+    for candidate in candidates:
+        _message(_escaped(f"{candidate.predictions.model}: {candidate.seen}"))
+    if out is not None:
+        report.write_evaluation(found, [candidate.predictions for candidate in candidates], out)
+        _message(f"written: {_escaped(str(out / 'evaluation.json'))}, {_escaped(str(out / 'confusion.png'))}")
+
+
+def _audit_candidate(candidate: Candidate, dataset: PreparedDataset, split: Split, out: Path | None) -> Audit:
+    """Audit data and, where it is at hand, the model."""
+    from fundusgrade import report
+    from fundusgrade.audit import Audit, conclusion
+
+    name = candidate.predictions.model
+    effects = _interventions(dataset, candidate.grader, split, AUDIT_LIMIT, None) if candidate.grader else ()
+    found = Audit(data=dataset.name, model=name if effects else None, probes=_shortcuts(dataset), effects=effects)
+    typer.echo(conclusion(found))
+    if out is not None:
+        report.write_audit(found, out / f"audit-{name}")
+    return found
+
+
+def _write_report(
+    path: Path,
+    candidates: Sequence[Candidate],
+    dataset: PreparedDataset,
+    found: Assessment,
+    num_pictures: int,
+    audited: Sequence[Audit],
+) -> None:
+    from fundusgrade import store
+    from fundusgrade.describing import report_context
+    from fundusgrade.html_report import report_html
+
+    context = report_context(
+        candidates, dataset, found, num_pictures=num_pictures, audit=audited[0] if audited else None, command=_command()
+    )
+    store.write_atomically(path, report_html(found, context))
+    _message(f"written: {_escaped(str(path))}")
+
+
+def _command() -> str:
+    """The command as it was given, for whoever wants to run it again."""
+    return shlex.join(["fundusgrade", *sys.argv[1:]])
 
 
 def _models(named: list[str] | None) -> list[str | None]:

@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fundusgrade import __version__, store
@@ -24,10 +24,12 @@ from fundusgrade.preparing import Record, prepare_photographs
 from fundusgrade.preprocess import PreprocessRecipe
 from fundusgrade.quality import Quality
 from fundusgrade.splits import (
+    FOLD_FRACTIONS,
     NUM_FOLDS,
     SPLIT_FRACTIONS,
     Grouping,
     Identity,
+    deal_folds,
     group_photographs,
     split_groups,
 )
@@ -42,7 +44,7 @@ class ManifestRow:
     """One photograph of a data set. `image` is its picture below the data set's folder, empty where `error` says why.
 
     `source` is the photograph's name, below the data set's `root`. `group` ties copies and a patient's photographs;
-    `conflict` marks copies that carry different grades.
+    `conflict` marks copies that carry different grades. `origin` names the data set where several were joined.
     """
 
     image: str
@@ -59,11 +61,13 @@ class ManifestRow:
     sha256: str
     fingerprint: str | None
     quality: Quality | None = None
+    origin: str | None = None
 
 
+_NOT_COLUMNS = ("quality", "origin")
 _QUALITY_COLUMNS = tuple(Quality.__dataclass_fields__)
 MANIFEST_COLUMNS = (
-    *(name for name in ManifestRow.__dataclass_fields__ if name != "quality"),
+    *(name for name in ManifestRow.__dataclass_fields__ if name not in _NOT_COLUMNS),
     *("gradable", "quality_reasons"),
     *_QUALITY_COLUMNS,
 )
@@ -85,6 +89,33 @@ class PreparedDataset:
         """Rows with a picture and a grade, of one split or of all ("all" or None)."""
         usable = (row for row in self.rows if row.error is None and row.grade is not None)
         return tuple(row for row in usable if split in (None, "all", row.split))
+
+    def with_fold(self, fold: int, num_folds: int = NUM_FOLDS) -> PreparedDataset:
+        """The same data set with fold 1..num_folds as its test split, and an eighth of the rest to validate on.
+
+        Folds never separate what belongs together; those of the manifest are used where there are as many. Raises
+        DatasetError for a fold that does not exist.
+        """
+        if not 1 <= fold <= num_folds or num_folds < 2:
+            raise DatasetError(f"there is no fold {fold} of {num_folds}; expected 1 to {num_folds}, of at least 2")
+        rows = self.graded_rows()
+        folds = deal_folds([row.group for row in rows], [_grade_of(row) for row in rows], num_folds, self.seed)
+        rest = [row for row, number in zip(rows, folds, strict=True) if number != fold - 1]
+        parts = split_groups(
+            [row.group for row in rest], [_grade_of(row) for row in rest], FOLD_FRACTIONS, self.seed + 1 + fold
+        )
+        is_validation = {row.source for row, part in zip(rest, parts, strict=True) if part == 1}
+        in_fold = {row.source for row, number in zip(rows, folds, strict=True) if number == fold - 1}
+        splits = {
+            row.source: "test" if row.source in in_fold else "validation" if row.source in is_validation else "train"
+            for row in rows
+        }
+        return replace(self, rows=tuple(replace(row, split=splits.get(row.source)) for row in self.rows))
+
+
+def _grade_of(row: ManifestRow) -> Grade:
+    assert row.grade is not None, "only graded rows are dealt"
+    return row.grade
 
 
 def prepare_dataset(
@@ -128,6 +159,54 @@ def load_dataset(directory: Path) -> PreparedDataset:
         raise DatasetError(
             f"the data set in {directory} cannot be read ({error!r}); make it again with `fundusgrade preprocess`"
         ) from error
+
+
+def join_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
+    """Several data sets as one to train on; each photograph keeps its split and, as `origin`, the name of its set.
+
+    Raises DatasetError where they were prepared differently, or where a photograph of one set's training split is held
+    out in another.
+    """
+    first, *others = datasets
+    if not others:
+        return first
+    for other in others:
+        if other.recipe != first.recipe:
+            raise DatasetError(
+                f"{first.name!r} is {_in_words(first.recipe)}, {other.name!r} is {_in_words(other.recipe)}; "
+                "prepare them alike"
+            )
+    rows, num_groups = [], 0
+    for dataset in datasets:
+        for row in dataset.rows:
+            image = (dataset.directory / row.image).as_posix() if row.image else ""
+            source = f"{dataset.name}/{row.source}"
+            rows.append(
+                replace(row, image=image, source=source, group=row.group + num_groups, origin=dataset.name, fold=None)
+            )
+        num_groups = 1 + max((row.group for row in rows), default=-1)
+    _refuse_parted_copies(rows)
+    return PreparedDataset(
+        directory=first.directory.parent,
+        name="+".join(dataset.name for dataset in datasets),
+        recipe=first.recipe,
+        seed=first.seed,
+        hash=store.hash_text("\n".join(dataset.hash for dataset in datasets)),
+        rows=tuple(rows),
+    )
+
+
+def _refuse_parted_copies(rows: Sequence[ManifestRow]) -> None:
+    split_of: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        if row.split is None:
+            continue
+        split, source = split_of.setdefault(row.sha256, (row.split, row.source))
+        if split != row.split:
+            raise DatasetError(
+                f"{source} ({split}) and {row.source} ({row.split}) are the same file: a photograph that is held out "
+                "in one data set must not train in another; prepare both as one data set"
+            )
 
 
 def _refuse_other_recipe(directory: Path, recipe: PreprocessRecipe) -> None:
@@ -214,7 +293,7 @@ def _deal(
     groups = [grouping.groups[i] for i in usable]
     grades = [grade for i in usable if (grade := samples[i].grade) is not None]
     parts = split_groups(groups, grades, tuple(SPLIT_FRACTIONS.values()), seed)
-    folds = split_groups(groups, grades, (1 / NUM_FOLDS,) * NUM_FOLDS, seed + 1)
+    folds = deal_folds(groups, grades, NUM_FOLDS, seed)
     names = tuple(SPLIT_FRACTIONS)
     return {i: names[part] for i, part in zip(usable, parts, strict=True)}, dict(zip(usable, folds, strict=True))
 
@@ -225,7 +304,7 @@ def manifest_text(rows: Sequence[ManifestRow]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(MANIFEST_COLUMNS)
     for row in rows:
-        cells = [getattr(row, column) for column in ManifestRow.__dataclass_fields__ if column != "quality"]
+        cells = [getattr(row, column) for column in ManifestRow.__dataclass_fields__ if column not in _NOT_COLUMNS]
         labels = ["" if cell is None else int(cell) if isinstance(cell, int) else cell for cell in cells]
         writer.writerow([*labels, *_quality_cells(row.quality)])
     return out.getvalue()

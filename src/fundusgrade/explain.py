@@ -89,7 +89,7 @@ def explain(network: GradingNetwork, picture: Picture, *, target: Target, device
     has no last map that Grad-CAM could use.
     """
     height, width = picture.shape[:2]
-    final = _find_final_map(network, height, width)
+    final = _find_final_map(network, *network.spec.input_px)
     with _undisturbed(network, device), _captured(network, final) as cam:
         inputs = lay_out(network, to_tensor(picture)[None].to(device))
         logits = cam.activations_and_grads(inputs)[0].float()
@@ -97,8 +97,11 @@ def explain(network: GradingNetwork, picture: Picture, *, target: Target, device
         score = _score(resolved, logits)
         cells = _signed_cells(cam, score, network)
     positive = torch.from_numpy(cells).clamp(min=0)[None, None]
-    values = nn.functional.interpolate(positive, size=(height, width), mode="bilinear", align_corners=False)
-    return HeatMap(values=values[0, 0].numpy(), cells=cells, target=resolved, score=float(score.detach()))
+    top, bottom = network.spec.rows or (0, height)
+    values = np.zeros((height, width), np.float32)
+    seen = nn.functional.interpolate(positive, size=(bottom - top, width), mode="bilinear", align_corners=False)
+    values[top:bottom] = seen[0, 0].numpy()
+    return HeatMap(values=values, cells=cells, target=resolved, score=float(score.detach()))
 
 
 def grade_target(grade: Grade) -> Target:

@@ -50,13 +50,17 @@ GRADE_LABELS: tuple[str, ...] = tuple(grade.label for grade in Grade)
 class Prediction:
     """The grade of one photograph; `probabilities` are those of grades 0-4 and sum to 1.
 
-    `quality_reasons` say in plain words why the photograph should not be trusted to show its grade.
+    `thresholds` are the model's four of the expected grade; without them the most probable grade is taken.
+    `quality_reasons` say in plain words why the photograph should not be trusted to show its grade. `grade_range` is
+    the lowest and highest grade of the set that holds the true grade at the coverage asked for; None where none was.
     """
 
     image: str
     model: str
     probabilities: tuple[float, ...]
+    thresholds: tuple[float, ...] | None = None
     quality_reasons: tuple[str, ...] = ()
+    grade_range: tuple[Grade, Grade] | None = None
 
     @property
     def gradable(self) -> bool:
@@ -65,7 +69,9 @@ class Prediction:
 
     @property
     def grade(self) -> Grade:
-        """The most probable grade; of equally probable ones the lower."""
+        """How many thresholds the expected grade reaches, or the most probable grade (the lower of equals)."""
+        if self.thresholds is not None:
+            return Grade(sum(self.expected_grade >= threshold for threshold in self.thresholds))
         return Grade(max(range(NUM_GRADES), key=lambda grade: self.probabilities[grade]))
 
     @property

@@ -23,16 +23,18 @@ from numpy.typing import NDArray
 from fundusgrade import store
 from fundusgrade.batches import load_pictures
 from fundusgrade.checkpoint import Checkpoint, load_checkpoint
+from fundusgrade.conformal import grade_sets, score_limit
 from fundusgrade.dataset import ManifestRow, PreparedDataset
 from fundusgrade.device import DeviceChoice, choose_device
-from fundusgrade.errors import DatasetError, UngradableError
+from fundusgrade.errors import CheckpointError, DatasetError, UngradableError
 from fundusgrade.explain import PREDICTED, Target, explain, grade_target
-from fundusgrade.grades import Prediction, Ungraded
+from fundusgrade.grades import NUM_GRADES, Grade, Prediction, Ungraded
 from fundusgrade.images import FoundImage, Picture, read_image
 from fundusgrade.intake import Intake, take_in, take_in_picture
-from fundusgrade.metrics import Evaluation, evaluate_predictions
+from fundusgrade.metrics import Evaluation, decide_grades, evaluate_predictions
 from fundusgrade.model import predict_probabilities, prepare_for, to_pixels
 from fundusgrade.options import DeviceName, Precision
+from fundusgrade.predictions import PredictionSet, ScoredPhotographs
 from fundusgrade.preprocess import PreprocessRecipe
 
 DEFAULT_BATCH_SIZE = 16
@@ -57,12 +59,17 @@ class Grader:
         choice: DeviceChoice,
         batch_size: int = DEFAULT_BATCH_SIZE,
         require_gradable: bool = False,
+        tta: bool = False,
+        coverage: float | None = None,
     ) -> None:
         self.description = checkpoint.description
+        self.exposure = checkpoint.exposure
         self.choice = choice
         self._network = prepare_for(checkpoint.network, choice).eval()
         self._batch_size = batch_size
         self._require_gradable = require_gradable
+        self._tta = tta
+        self._score_limit = None if coverage is None else _score_limit(checkpoint, coverage)
 
     @classmethod
     def load(
@@ -73,13 +80,17 @@ class Grader:
         precision: Precision = Precision.AUTO,
         batch_size: int = DEFAULT_BATCH_SIZE,
         require_gradable: bool = False,
+        tta: bool = False,
+        coverage: float | None = None,
     ) -> Grader:
         """Load a model by name or path, the shipped one if None; with `require_gradable` doubtful grades are withheld.
 
-        Raises StoreError for an unknown name, CheckpointError for a damaged file, DeviceError for a missing device.
+        With `tta` each photograph is graded mirrored too; `coverage` asks for the range of grades that holds the true
+        one that often. Raises StoreError for an unknown name, CheckpointError for a damaged file or one without the
+        scores that a range needs, DeviceError for a missing device.
         """
         checkpoint = load_checkpoint(store.resolve_model(model))
-        return cls(checkpoint, choose_device(device, precision), batch_size, require_gradable)
+        return cls(checkpoint, choose_device(device, precision), batch_size, require_gradable, tta, coverage)
 
     @property
     def name(self) -> str:
@@ -148,13 +159,38 @@ class Grader:
                 f"--outline {needs.outline.value} --size {needs.size_px}`"
             )
         pictures = load_pictures(dataset, rows)
-        return predict_probabilities(self._network, pictures.pixels, self.choice, self._batch_size)
+        return predict_probabilities(self._network, pictures.pixels, self.choice, self._batch_size, tta=self._tta)
 
     def evaluate(self, dataset: PreparedDataset, split: str) -> Evaluation:
         """Score the model on one split ("train", "validation", "test" or "all") of a prepared data set."""
         rows = dataset.graded_rows(split)
-        probabilities = self.grade_rows(dataset, rows)
-        return evaluate_predictions([int(row.grade) for row in rows if row.grade is not None], probabilities)
+        probabilities, thresholds = self.grade_rows(dataset, rows), self.description.thresholds
+        return evaluate_predictions([row.grade for row in rows if row.grade is not None], probabilities, thresholds)
+
+    def predict_dataset(self, dataset: PreparedDataset, split: str, *, fold: int = 0) -> PredictionSet:
+        """Predictions of one split; with those of the validation split where that is another and of the training data.
+
+        `fold` is written beside them, for files that hold several networks' predictions.
+        """
+        own = dataset.hash == self.description.provenance.data_hash and split in ("test", "train")
+        validation = dataset.graded_rows("validation") if own else ()
+        return PredictionSet(
+            model=self.name,
+            data=dataset.name,
+            test=self._predict_rows(dataset, dataset.graded_rows(split), fold),
+            validation=self._predict_rows(dataset, validation, fold),
+        )
+
+    def _predict_rows(self, dataset: PreparedDataset, rows: tuple[ManifestRow, ...], fold: int) -> ScoredPhotographs:
+        probabilities = self.grade_rows(dataset, rows) if rows else np.zeros((0, NUM_GRADES))
+        return ScoredPhotographs(
+            sources=tuple(row.source for row in rows),
+            grades=np.array([row.grade for row in rows], np.int64),
+            predicted=decide_grades(probabilities, self.description.thresholds),
+            probabilities=probabilities,
+            groups=np.array([row.group for row in rows], np.int64),
+            folds=np.full(len(rows), fold, np.int64),
+        )
 
     def _submit(self, pool: ThreadPoolExecutor, found: FoundImage) -> _Preparing:
         return _Preparing(name=found.name, future=pool.submit(_prepare, found.path, self.recipe))
@@ -189,16 +225,34 @@ class Grader:
         if not items:
             return []
         pixels = torch.stack([to_pixels(intake.prepared.picture) for _, intake in items])
-        probabilities = predict_probabilities(self._network, pixels, self.choice, self._batch_size)
+        probabilities = predict_probabilities(self._network, pixels, self.choice, self._batch_size, tta=self._tta)
         return [
             Prediction(
                 image=name,
                 model=self.name,
                 probabilities=tuple(float(p) for p in row),
+                thresholds=self.description.thresholds,
                 quality_reasons=intake.quality.reasons,
+                grade_range=grade_range,
             )
-            for (name, intake), row in zip(items, probabilities, strict=True)
+            for (name, intake), row, grade_range in zip(items, probabilities, self._ranges(probabilities), strict=True)
         ]
+
+    def _ranges(self, probabilities: NDArray[np.float64]) -> list[tuple[Grade, Grade] | None]:
+        if self._score_limit is None:
+            return [None] * len(probabilities)
+        low, high = grade_sets(probabilities, self._score_limit)
+        return [(Grade(first), Grade(last)) for first, last in zip(low.tolist(), high.tolist(), strict=True)]
+
+
+def _score_limit(checkpoint: Checkpoint, coverage: float) -> float:
+    scores = checkpoint.description.conformity
+    if not scores:
+        raise CheckpointError(
+            f"the model {checkpoint.description.name!r} cannot say ranges of grades: it holds no conformity scores of "
+            "validation photographs; train it again without --no-calibrate, or leave --coverage out"
+        )
+    return score_limit(np.array(scores), coverage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

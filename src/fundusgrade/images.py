@@ -73,6 +73,13 @@ def write_image(path: Path, picture: Picture) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def encode_jpeg(picture: Picture, quality: int = 85) -> bytes:
+    """A picture as the bytes of a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
 def encode_png(picture: Picture) -> bytes:
     """A picture as the bytes of a PNG file."""
     buffer = io.BytesIO()

@@ -51,16 +51,37 @@ class Evaluation:
     sight_threatening: BinaryScores
 
 
-def evaluate_predictions(grades: ArrayLike, probabilities: ArrayLike) -> Evaluation:
+def decide_grades(probabilities: NDArray[np.float64], thresholds: tuple[float, ...] | None) -> NDArray[np.int64]:
+    """Grades (N,) from probabilities (N, 5): the most probable one, or the number of thresholds that are reached.
+
+    `thresholds` are four rising values of the expected grade; of equally probable grades the lower is taken.
+    """
+    if thresholds is None:
+        return np.asarray(probabilities.argmax(axis=1), np.int64)
+    return np.asarray(np.searchsorted(thresholds, expected_grades(probabilities), side="right"), np.int64)
+
+
+def expected_grades(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of the grade (N,), 0 to 4, under probabilities (N, 5)."""
+    return np.asarray(probabilities @ np.arange(NUM_GRADES), np.float64)
+
+
+def evaluate_predictions(
+    grades: ArrayLike,
+    probabilities: ArrayLike,
+    thresholds: tuple[float, ...] | None = None,
+    *,
+    predicted: ArrayLike | None = None,
+) -> Evaluation:
     """Score predictions against true grades.
 
-    `grades` are (N,) whole numbers 0-4, `probabilities` (N, 5) with rows that sum to 1; the predicted grade is the
-    most probable one, of equally probable ones the lower. Raises MetricsError where they are anything else or empty.
+    `grades` are (N,) whole numbers 0-4, `probabilities` (N, 5) with rows that sum to 1; the predicted grades are those
+    given (N,), else those of `decide_grades`. Raises MetricsError where they are anything else or empty.
     """
     true_grades = _checked_grades(grades, "grades")
     scores = _checked_probabilities(probabilities, num_photographs=true_grades.size)
-    predicted = scores.argmax(axis=1)
-    matrix = confusion_matrix(true_grades, predicted)
+    decided = decide_grades(scores, thresholds) if predicted is None else _checked_grades(predicted, "predicted grades")
+    matrix = confusion_matrix(true_grades, decided)
     per_grade = tuple(_grade_scores(matrix, grade) for grade in range(NUM_GRADES))
     return Evaluation(
         num_photographs=true_grades.size,
@@ -69,10 +90,10 @@ def evaluate_predictions(grades: ArrayLike, probabilities: ArrayLike) -> Evaluat
         accuracy=_ratio(int(matrix.trace()), true_grades.size),
         balanced_accuracy=_mean_of_defined([scores_of.recall for scores_of in per_grade]),
         macro_f1=_mean_of_defined([scores_of.f1 for scores_of in per_grade]),
-        mean_absolute_error=float(np.abs(true_grades - predicted).mean()),
+        mean_absolute_error=float(np.abs(true_grades - decided).mean()),
         grades=per_grade,
-        referable=_binary_scores(true_grades, scores, REFERABLE_FROM),
-        sight_threatening=_binary_scores(true_grades, scores, SIGHT_THREATENING_FROM),
+        referable=_binary_scores(true_grades, decided, scores, REFERABLE_FROM),
+        sight_threatening=_binary_scores(true_grades, decided, scores, SIGHT_THREATENING_FROM),
     )
 
 
@@ -161,9 +182,11 @@ def _grade_scores(matrix: NDArray[np.int64], grade: int) -> GradeScores:
     )
 
 
-def _binary_scores(grades: NDArray[np.int64], probabilities: NDArray[np.float64], from_grade: int) -> BinaryScores:
+def _binary_scores(
+    grades: NDArray[np.int64], predicted: NDArray[np.int64], probabilities: NDArray[np.float64], from_grade: int
+) -> BinaryScores:
     positive = grades >= from_grade
-    called_positive = probabilities.argmax(axis=1) >= from_grade
+    called_positive = predicted >= from_grade
     num_positive = int(positive.sum())
     num_negative = int(positive.size) - num_positive
     return BinaryScores(

@@ -1,11 +1,14 @@
-"""Architecture names -> networks; picture -> tensor; logits -> probabilities."""
+"""Architecture names -> networks; picture -> tensor; pictures -> probabilities."""
 
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -17,21 +20,26 @@ from torch import Tensor, nn
 from fundusgrade.device import DeviceChoice
 from fundusgrade.errors import CheckpointError, WeightsUnavailableError
 from fundusgrade.grades import NUM_GRADES
+from fundusgrade.heads import NUM_OUTPUTS, UNCALIBRATED, Calibration, grade_logits
 from fundusgrade.images import Picture
+from fundusgrade.options import Head
 
 CNN = "cnn"
 # Short names for what the reference compares; any other name is timm's own.
 _TIMM_NAMES = {"resnet50": "resnet50", "vit": "vit_base_patch16_224"}
 _PLAIN_MEAN = (0.5, 0.5, 0.5)
 _PLAIN_STD = (0.25, 0.25, 0.25)
-NO_OFFSETS = (0.0,) * NUM_GRADES
+# Networks halve their maps four or five times; a number of rows that can be halved often wastes none at the edges.
+_ROW_STEP = 16
+# Where a regression begins: near the mean grade of the usual data sets.
+_FIRST_SEVERITY = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     """Everything needed to build a network again: `arch` as the user names it, input size in px, normalization.
 
-    `logit_offsets` are added to the logits: how far probabilities were brought back to the data's frequencies.
+    `rows` are the first row of the picture that the network looks at and the one after the last; None stands for all.
     """
 
     arch: str
@@ -39,13 +47,21 @@ class NetworkSpec:
     size_px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    logit_offsets: tuple[float, ...] = NO_OFFSETS
+    rows: tuple[int, int] | None = None
+    head: Head = Head.SOFTMAX
+    calibration: Calibration = UNCALIBRATED
+
+    @property
+    def input_px(self) -> tuple[int, int]:
+        """Height and width of what the network looks at."""
+        top, bottom = self.rows or (0, self.size_px)
+        return bottom - top, self.size_px
 
 
 class SmallCnn(nn.Module):
     """Three convolution layers and a linear one, trained from scratch: the baseline of the comparison."""
 
-    def __init__(self, dropout: float = 0.2) -> None:
+    def __init__(self, num_outputs: int = NUM_GRADES, dropout: float = 0.2) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(3, 32, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
@@ -53,21 +69,22 @@ class SmallCnn(nn.Module):
             nn.Conv2d(64, 128, 5, padding=2, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
         )  # fmt: skip
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(128, NUM_GRADES)
+        self.classifier = nn.Linear(128, num_outputs)
+        if num_outputs == 1:
+            nn.init.constant_(self.classifier.bias, _FIRST_SEVERITY)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalized pictures (B, 3, S, S) -> logits (B, 5)."""
+        """Normalized pictures (B, 3, S, S) -> outputs of the head (B, n)."""
         pooled = self.features(x).mean(dim=(2, 3))
         logits: Tensor = self.classifier(self.dropout(pooled))
         return logits
 
 
 class GradingNetwork(nn.Module):
-    """A backbone with five outputs; pictures (B, 3, S, S) in [0, 1] -> logits (B, 5). It normalizes by itself."""
+    """A backbone with a head; pictures (B, 3, S, S) in [0, 1] -> logits (B, 5). It normalizes by itself."""
 
     mean: Tensor
     std: Tensor
-    offsets: Tensor
 
     def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -75,17 +92,22 @@ class GradingNetwork(nn.Module):
         self.backbone = backbone
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("offsets", torch.tensor(spec.logit_offsets), persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S) float in [0, 1] -> logits (B, 5)."""
-        logits: Tensor = self.backbone((pictures - self.mean) / self.std)
-        return logits + self.offsets
+        """Pictures (B, 3, S, S) float in [0, 1] -> calibrated logits (B, 5), float32."""
+        return grade_logits(self.spec.head, self.outputs(pictures), self.spec.calibration)
 
-    def set_offsets(self, offsets: tuple[float, ...]) -> None:
-        """Use other offsets (5) of the logits from now on."""
-        self.spec = replace(self.spec, logit_offsets=offsets)
-        self.offsets = torch.tensor(offsets, device=self.offsets.device)
+    def outputs(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, S, S) float in [0, 1] -> outputs of the head (B, n), float32, as the loss wants them."""
+        if self.spec.rows is not None:
+            top, bottom = self.spec.rows
+            pictures = pictures[:, :, top:bottom]
+        outputs: Tensor = self.backbone((pictures - self.mean) / self.std)
+        return outputs.float()
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Read the outputs with another calibration from now on."""
+        self.spec = replace(self.spec, calibration=calibration)
 
     @property
     def likes_channels_last(self) -> bool:
@@ -93,10 +115,16 @@ class GradingNetwork(nn.Module):
         return any(isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in self.modules())
 
 
-def network_spec(arch: str, size_px: int) -> NetworkSpec:
-    """The network that an architecture's name means. Raises WeightsUnavailableError for an unknown name."""
+def network_spec(
+    arch: str, size_px: int, *, band_rows: tuple[int, int] | None = None, head: Head = Head.SOFTMAX
+) -> NetworkSpec:
+    """The network that an architecture's name means, for pictures whose retina lies in `band_rows`.
+
+    Raises WeightsUnavailableError for an unknown name.
+    """
     if arch == CNN:
-        return NetworkSpec(arch=arch, timm_name=None, size_px=size_px, mean=_PLAIN_MEAN, std=_PLAIN_STD)
+        spec = NetworkSpec(arch=arch, timm_name=None, size_px=size_px, mean=_PLAIN_MEAN, std=_PLAIN_STD, head=head)
+        return replace(spec, rows=_rows(size_px, band_rows, _ROW_STEP))
     timm_name = _TIMM_NAMES.get(arch, arch)
     base = timm_name.split(".")[0]
     if not timm.is_model(base):
@@ -111,12 +139,30 @@ def network_spec(arch: str, size_px: int) -> NetworkSpec:
         known = ", ".join(timm.list_models(f"{base}.*", pretrained=True))
         raise WeightsUnavailableError(f"--arch {arch}: {base} has no such weights; it has {known or 'none'}") from error
     mean, std = (config.mean, config.std) if config is not None else (_PLAIN_MEAN, _PLAIN_STD)
-    return NetworkSpec(arch=arch, timm_name=timm_name, size_px=size_px, mean=_three(mean), std=_three(std))
+    rows = _rows(size_px, band_rows, _patch_px(timm_name) or _ROW_STEP)
+    return NetworkSpec(
+        arch=arch, timm_name=timm_name, size_px=size_px, mean=_three(mean), std=_three(std), head=head, rows=rows
+    )
+
+
+def _rows(size_px: int, band_rows: tuple[int, int] | None, step: int) -> tuple[int, int] | None:
+    """The band and a little more: as many rows in the middle as the network divides without a rest."""
+    if band_rows is None:
+        return None
+    height = math.ceil((band_rows[1] - band_rows[0]) / step) * step
+    top = (size_px - height) // 2
+    return (top, top + height) if height < size_px else None
+
+
+def _patch_px(timm_name: str) -> int | None:
+    """Side of a vision transformer's patches, as its name says; None for others."""
+    found = re.search(r"patch(\d+)", timm_name)
+    return int(found.group(1)) if found else None
 
 
 def build_network(spec: NetworkSpec) -> GradingNetwork:
     """A network with random weights, for weights that are loaded afterwards."""
-    return GradingNetwork(spec, SmallCnn() if spec.timm_name is None else _timm_model(spec))
+    return GradingNetwork(spec, SmallCnn(NUM_OUTPUTS[spec.head]) if spec.timm_name is None else _timm_model(spec))
 
 
 def start_network(spec: NetworkSpec, *, init_weights: Path | None, pretrained: bool) -> GradingNetwork:
@@ -129,21 +175,31 @@ def start_network(spec: NetworkSpec, *, init_weights: Path | None, pretrained: b
             raise WeightsUnavailableError("--init-weights: the cnn is trained from scratch; leave the option out")
         return build_network(spec)
     if init_weights is not None:
-        return GradingNetwork(spec, _from_file(spec, init_weights))
+        return GradingNetwork(spec, _without_opinion(spec, _from_file(spec, init_weights)))
     if not pretrained:
-        return GradingNetwork(spec, _timm_model(spec))
-    return GradingNetwork(spec, _from_hub(spec))
+        return GradingNetwork(spec, _without_opinion(spec, _timm_model(spec)))
+    return GradingNetwork(spec, _without_opinion(spec, _from_hub(spec)))
+
+
+def _without_opinion(spec: NetworkSpec, backbone: Any) -> nn.Module:
+    """A last layer of zeros: timm's random ones begin with a loss that takes an epoch to undo."""
+    last = backbone.get_classifier()
+    if isinstance(last, nn.Linear):
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, _FIRST_SEVERITY if spec.head is Head.REGRESSION else 0.0)
+    model: nn.Module = backbone
+    return model
 
 
 def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
     """timm's model at our input size. Only models with a fixed input size take `img_size`."""
     config = timm.get_pretrained_cfg(spec.timm_name)
     if config is not None and config.fixed_input_size:
-        arguments["img_size"] = spec.size_px
-    arguments = {"pretrained": False, "num_classes": NUM_GRADES, **arguments}
+        arguments["img_size"] = spec.input_px
+    arguments = {"pretrained": False, "num_classes": NUM_OUTPUTS[spec.head], **arguments}
     model: nn.Module = timm.create_model(spec.timm_name, **arguments)
     patch_px = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if patch_px and any(spec.size_px % side for side in patch_px):
+    if patch_px and any(side_px % patch for side_px, patch in zip(spec.input_px, patch_px, strict=True)):
         raise WeightsUnavailableError(
             f"{spec.timm_name} cuts pictures into patches of {patch_px[0]} px, which {spec.size_px} px cannot be; "
             "prepare the data with a --size that is a multiple"
@@ -215,11 +271,6 @@ def scale_pixels(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32) / 255
 
 
-def grade_probabilities(logits: Tensor) -> Tensor:
-    """Logits (B, 5) -> probabilities (B, 5), float32."""
-    return torch.softmax(logits.float(), dim=1)
-
-
 def prepare_for(network: GradingNetwork, choice: DeviceChoice) -> GradingNetwork:
     """Move a network to the chosen device, in the memory layout that is fast there."""
     if network.likes_channels_last:
@@ -232,30 +283,45 @@ def lay_out(network: GradingNetwork, pictures: Tensor) -> Tensor:
     return pictures.contiguous(memory_format=torch.channels_last) if network.likes_channels_last else pictures
 
 
-@torch.inference_mode()
 def predict_probabilities(
-    network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, batch_size: int = 32
+    network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, batch_size: int = 32, *, tta: bool = False
 ) -> NDArray[np.float64]:
     """Probabilities (N, 5) of preprocessed pictures (N, 3, S, S) uint8, in evaluation mode."""
+    return to_probabilities(network.spec, predict_outputs(network, pixels, choice, batch_size, tta=tta))
+
+
+@torch.inference_mode()
+def predict_outputs(
+    network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, batch_size: int = 32, *, tta: bool = False
+) -> Tensor:
+    """Outputs of the head (N, n) float32 on the CPU; with `tta` the mean over the four mirrored pictures."""
     was_training = network.training
     network.eval()
     starts = range(0, len(pixels), batch_size)
     try:
-        parts = [_predict_batch(network, pixels[start : start + batch_size], choice) for start in starts]
+        parts = [_predict_batch(network, pixels[start : start + batch_size], choice, tta) for start in starts]
     finally:
         network.train(was_training)
-    return np.concatenate(parts) if parts else np.zeros((0, NUM_GRADES))
+    return torch.cat(parts) if parts else torch.zeros(0, NUM_OUTPUTS[network.spec.head])
 
 
-def _predict_batch(network: GradingNetwork, pixels: Tensor, choice: DeviceChoice) -> NDArray[np.float64]:
+def to_probabilities(spec: NetworkSpec, outputs: Tensor, calibration: Calibration | None = None) -> NDArray[np.float64]:
+    """Outputs (N, n) -> probabilities (N, 5), by the network's own calibration if no other is given."""
+    chosen = spec.calibration if calibration is None else calibration
+    return torch.softmax(grade_logits(spec.head, outputs.double(), chosen), dim=1).cpu().numpy()
+
+
+def _predict_batch(network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, tta: bool) -> Tensor:
+    pictures = scale_pixels(pixels.to(choice.device))
+    views = [pictures, pictures.flip(3), pictures.flip(2), pictures.flip(2, 3)] if tta else [pictures]
     with choice.autocast():
-        logits = network(lay_out(network, scale_pixels(pixels.to(choice.device))))
-    if not torch.isfinite(logits).all():
+        outputs = torch.stack([network.outputs(lay_out(network, view)) for view in views]).mean(dim=0)
+    if not torch.isfinite(outputs).all():
         raise CheckpointError(
             f"the network {network.spec.arch} gave values that are not numbers at {choice.precision.value}; "
             "try --precision float32; if that does not help, the checkpoint is damaged"
         )
-    return grade_probabilities(logits).double().cpu().numpy()
+    return outputs.cpu()
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:

@@ -24,11 +24,48 @@ class Precision(StrEnum):
 
 
 class ClassWeights(StrEnum):
-    """How much a rare grade's photograph counts in the loss: by the inverse of its frequency, its root, or as any."""
+    """How much a rare grade's photograph counts in the loss.
+
+    By the inverse of its frequency, the root of that, the inverse effective number (Cui et al., CVPR 2019), or as any.
+    """
 
     INVERSE = "inverse"
     SQRT = "sqrt"
+    EFFECTIVE = "effective"
     NONE = "none"
+
+
+class Head(StrEnum):
+    """What the network's last layer says: five grades, one severity, or four yes-or-no questions."""
+
+    SOFTMAX = "softmax"
+    REGRESSION = "regression"
+    CUMULATIVE = "cumulative"
+    CORN = "corn"
+
+
+class Loss(StrEnum):
+    """What training minimizes."""
+
+    CROSS_ENTROPY = "cross-entropy"
+    SOFT_LABELS = "soft-labels"
+    DISTANCE = "distance"
+    SMOOTH_L1 = "smooth-l1"
+    SQUARED = "squared"
+
+
+class Recipe(StrEnum):
+    """A whole way to train: ours, or the one of the study that this tool compares itself with."""
+
+    OWN = "own"
+    REFERENCE = "reference"
+
+
+class Decision(StrEnum):
+    """How probabilities become a grade: the most probable one, or thresholds of the expected grade."""
+
+    MOST_PROBABLE = "most-probable"
+    THRESHOLDS = "thresholds"
 
 
 class Split(StrEnum):

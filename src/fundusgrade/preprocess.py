@@ -82,6 +82,14 @@ class PreprocessRecipe:
         return self.size_px / 2 / visible
 
     @property
+    def band_rows(self) -> tuple[int, int]:
+        """First row, and the one after the last, that can show retina; all rows for a whole disc."""
+        if self.outline is Outline.DISC:
+            return 0, self.size_px
+        half = min(self.size_px // 2, math.ceil(BAND_FRACTION * self.radius_px))
+        return self.size_px // 2 - half, self.size_px // 2 + half
+
+    @property
     def fill(self) -> int:
         """Gray value of everything that is not retina."""
         return MIDDLE_GRAY if self.method is Method.BEN_GRAHAM else 0

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from rich.table import Table
 from rich.text import Text
 
+from fundusgrade.assessment import Assessment
 from fundusgrade.audit import Audit, InterventionEffect, conclusion
 from fundusgrade.errors import StoreError
 from fundusgrade.figures import ModelEvaluation, draw_audit, draw_confusion_matrices, printable
@@ -29,6 +30,8 @@ from fundusgrade.grades import (
     Prediction,
     Ungraded,
 )
+from fundusgrade.predictions import PredictionSet, write_predictions
+from fundusgrade.resampling import Estimate
 from fundusgrade.store import StoredDataset, StoredModel, write_atomically
 
 if TYPE_CHECKING:
@@ -41,6 +44,9 @@ PREDICTION_COLUMNS = (
     *("expected_grade", "referable_probability", "gradable", "quality_reasons", "model", "error"),
 )
 
+RANGE_COLUMNS = ("grade_low", "grade_high")
+"""Beside them where a coverage was asked for."""
+
 # A spreadsheet runs a cell that begins with one of these, also in full width, after skipping blanks and control
 # characters. Some split cells at semicolons, tabs and line breaks as well, so what follows those begins a cell too.
 _FORMULA_START = re.compile(r"(^|[;\t\r\n])(?=[\s\x00-\x20\x7f-\xa0\u200b\ufeff]*[=+\-@＝＋－＠])|^(?=[\t\r])")
@@ -50,13 +56,16 @@ _NEEDS_QUOTES = re.compile(r'[,;"\t\r\n]')
 class PredictionWriter:
     """Streams predictions to a CSV file, or to standard output where `path` is None; use it in a `with` block.
 
+    With `with_ranges` each row ends with the lowest and highest grade of its range.
+
     The rows go to `<name>.partial` beside the file, which takes its name when the block ends well. When it does not,
     the partial file stays and a note on the exception names it. Raises StoreError where the file cannot be written,
     already on entering the block.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, with_ranges: bool = False) -> None:
         self.path = path
+        self._range_columns = RANGE_COLUMNS if with_ranges else ()
         self.num_graded = 0
         self.num_ungraded = 0
         self.num_doubtful = 0
@@ -67,17 +76,18 @@ class PredictionWriter:
         if self.path is not None:
             with self._write_errors():
                 self._stream = self._open(self.path)
-        self._write_line(",".join(PREDICTION_COLUMNS))
+        self._write_line(",".join([*PREDICTION_COLUMNS, *self._range_columns]))
         return self
 
     def write(self, result: Prediction | Ungraded) -> None:
         """Write one row; it is in the file when this returns."""
         if isinstance(result, Prediction):
-            self._write_line(_prediction_line(result))
+            low, high = result.grade_range or (result.grade, result.grade)
+            self._write_line(_prediction_line(result) + (f",{low:d},{high:d}" if self._range_columns else ""))
             self.num_graded += 1
             self.num_doubtful += not result.gradable
         else:
-            self._write_line(_ungraded_line(result))
+            self._write_line(_ungraded_line(result) + "," * len(self._range_columns))
             self.num_ungraded += 1
 
     def __exit__(
@@ -261,10 +271,42 @@ def write_audit(audit: Audit, folder: Path) -> None:
     draw_audit(audit, folder / "audit.png")
 
 
-def evaluation_json(evaluations: Sequence[ModelEvaluation], *, data: str, split: str) -> str:
-    """All scores as indented JSON, keys in the order of the fields; undefined scores are null."""
-    models = [{"model": each.model, **asdict(each.evaluation)} for each in evaluations]
-    return json.dumps({"data": data, "split": split, "models": models}, indent=2, allow_nan=False)
+def scores_table(assessment: Assessment) -> Table:
+    """Every score with its 95 % interval for the terminal: one column per model."""
+    table = Table("score (95 % interval)", caption=RESEARCH_USE)
+    for model in assessment.models:
+        table.add_column(Text(printable(model.model)), justify="right")
+    columns = [{score.name: score.estimate for score in model.scores} for model in assessment.models]
+    for name in columns[0]:
+        table.add_row(name, *(_estimate(column[name]) for column in columns))
+    for place, reliability in enumerate(assessment.models[0].reliability):
+        errors = [model.reliability[place].calibration_error for model in assessment.models]
+        table.add_row(f"calibration error, {reliability.what}", *map(_estimate, errors))
+    return table
+
+
+def comparisons_table(assessment: Assessment) -> Table:
+    """Every pair of models: differences on the same photographs with intervals, and p-values corrected by Holm."""
+    table = Table("models", "kappa", "p", "accuracy", "p (McNemar)", "right only by first, second", "kappa between")
+    for pair in assessment.comparisons:
+        table.add_row(
+            Text(printable(f"{pair.first} - {pair.second}")),
+            *(_estimate(pair.kappa_difference), f"{pair.kappa_p:.3f}"),
+            *(_estimate(pair.accuracy_difference), f"{pair.mcnemar_p:.3f}"),
+            *(f"{pair.num_first_only}, {pair.num_second_only}", number(pair.agreement_kappa)),
+        )
+    return table
+
+
+def _estimate(of: Estimate) -> str:
+    if of.value is None:
+        return "undefined"
+    return f"{of.value:.3f} ({_interval(of.low, of.high)})"
+
+
+def evaluation_json(assessment: Assessment) -> str:
+    """All that was measured as indented JSON, keys in the order of the fields; undefined scores are null."""
+    return json.dumps(asdict(assessment), indent=2, allow_nan=False)
 
 
 def dataset_summary(dataset: PreparedDataset) -> str:
@@ -301,10 +343,20 @@ def prediction_line(prediction: Prediction) -> str:
     )
 
 
-def write_evaluation(evaluations: Sequence[ModelEvaluation], folder: Path, *, data: str, split: str) -> None:
-    """Write evaluation.json and confusion.png into a folder, which is made. Raises StoreError where it cannot be."""
-    write_atomically(folder / "evaluation.json", evaluation_json(evaluations, data=data, split=split) + "\n")
-    draw_confusion_matrices(evaluations, folder / "confusion.png")
+def write_evaluation(assessment: Assessment, sets: Sequence[PredictionSet], folder: Path) -> None:
+    """Write evaluation.json, confusion.png and each model's predictions into a folder, which is made.
+
+    Raises StoreError where they cannot be written.
+    """
+    write_atomically(folder / "evaluation.json", evaluation_json(assessment) + "\n")
+    for predictions in sets:
+        write_predictions(predictions, folder / f"predictions-{predictions.model}.csv")
+    draw_confusion_matrices(model_evaluations(assessment), folder / "confusion.png")
+
+
+def model_evaluations(assessment: Assessment) -> list[ModelEvaluation]:
+    """The plain scores of each model, for the table and the figure of confusion matrices."""
+    return [ModelEvaluation(model=each.model, evaluation=each.evaluation) for each in assessment.models]
 
 
 def models_table(models: Sequence[StoredModel], *, default: str) -> Table:

@@ -17,8 +17,10 @@ from torch.optim.swa_utils import AveragedModel
 from fundusgrade import store
 from fundusgrade.dataset import PreparedDataset
 from fundusgrade.errors import TrainingError
+from fundusgrade.losses import resolve_head_and_loss
 from fundusgrade.model import CNN, GradingNetwork
-from fundusgrade.options import ClassWeights
+from fundusgrade.options import ClassWeights, Decision, Head, Loss, Recipe
+from fundusgrade.splits import NUM_FOLDS
 
 STATE_FILE = "state.safetensors"
 METRICS_FILE = "metrics.jsonl"
@@ -26,9 +28,10 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """What a user decides; None stands for the architecture's own default. `epochs` includes the warm-up."""
+    """What a user decides; None stands for what recipe and architecture say. `epochs` includes the warm-up."""
 
     arch: str = "resnet50"
+    recipe: Recipe = Recipe.OWN
     init_weights: str | None = None
     pretrained: bool = True
     epochs: int | None = None
@@ -37,22 +40,27 @@ class TrainOptions:
     weight_decay: float = 0.05
     layer_decay: float | None = None
     warmup_epochs: float = 1.0
-    class_weights: ClassWeights = ClassWeights.INVERSE
+    class_weights: ClassWeights | None = None
+    head: Head | None = None
+    loss: Loss | None = None
+    decision: Decision | None = None
+    calibrate: bool | None = None
+    mixup: float = 0.0
     ema_decay: float = 0.99
     patience: int | None = None
     seed: int = 0
-    adjust: bool = True
+    fold: int | None = None
+    num_folds: int = NUM_FOLDS
 
     def filled(self) -> TrainOptions:
-        """The same options with the architecture's defaults in place of None."""
-        defaults = _arch_defaults(self.arch)
-        return replace(
-            self,
-            epochs=self.epochs if self.epochs is not None else defaults.epochs,
-            learning_rate=self.learning_rate if self.learning_rate is not None else defaults.learning_rate,
-            layer_decay=self.layer_decay if self.layer_decay is not None else defaults.layer_decay,
-            patience=self.patience if self.patience is not None else defaults.patience,
-        )
+        """The same options with the recipe's and the architecture's in place of None."""
+        head, loss = self.head, self.loss
+        if head is None and loss is None:
+            loss = _RECIPES[self.recipe].loss
+        head, loss = resolve_head_and_loss(head, loss)
+        values = {**asdict(_arch_defaults(self.arch)), **asdict(_RECIPES[self.recipe]), "head": head, "loss": loss}
+        missing = {name: value for name, value in values.items() if getattr(self, name) is None}
+        return replace(self, **missing)
 
     def recorded(self) -> dict[str, object]:
         """As they are written down: the start's file by name only, for its folder says something of the machine."""
@@ -96,6 +104,24 @@ class _ArchDefaults:
     learning_rate: float
     layer_decay: float
     patience: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RecipeDefaults:
+    loss: Loss
+    class_weights: ClassWeights
+    decision: Decision
+    calibrate: bool
+
+
+_RECIPES = {
+    Recipe.OWN: _RecipeDefaults(
+        loss=Loss.SMOOTH_L1, class_weights=ClassWeights.SQRT, decision=Decision.THRESHOLDS, calibrate=True
+    ),
+    Recipe.REFERENCE: _RecipeDefaults(
+        loss=Loss.CROSS_ENTROPY, class_weights=ClassWeights.INVERSE, decision=Decision.MOST_PROBABLE, calibrate=False
+    ),
+}
 
 
 def _arch_defaults(arch: str) -> _ArchDefaults:

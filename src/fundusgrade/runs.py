@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fundusgrade import store
 from fundusgrade.checkpoint import CheckpointDescription, load_checkpoint
-from fundusgrade.dataset import PreparedDataset, load_dataset
+from fundusgrade.dataset import PreparedDataset, join_datasets, load_dataset
 from fundusgrade.device import choose_device
 from fundusgrade.errors import TrainingError
 from fundusgrade.figures import draw_training_curves
@@ -40,10 +40,28 @@ class FinishedRun:
     interrupted: bool
 
 
-def plan_run(*, data: str | None, name: str | None, options: TrainOptions, resume: bool, overwrite: bool) -> RunPlan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What a user asks to be trained: data sets by name or folder (the only one if empty), a name or None, options."""
+
+    options: TrainOptions
+    data: tuple[str, ...] = ()
+    name: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+    def dataset(self) -> PreparedDataset:
+        """The data to train on: one set, or several joined. Raises StoreError or DatasetError where it cannot be."""
+        wanted: tuple[str | None, ...] = self.data or (None,)
+        return join_datasets([load_dataset(store.resolve_dataset(each)) for each in wanted])
+
+
+def plan_run(request: RunRequest) -> RunPlan:
     """Find data and a place for the run. Raises TrainingError where it would overwrite what was not given up."""
-    dataset = load_dataset(store.resolve_dataset(data))
-    name = store.checked_name(name or f"{dataset.name}-{options.arch}")
+    dataset, options, resume, overwrite = request.dataset(), request.options, request.resume, request.overwrite
+    if options.fold is not None:
+        dataset = dataset.with_fold(options.fold, options.num_folds)
+    name = store.checked_name(request.name or default_name(dataset, options))
     directory = store.run_directory(name)
     has_state, has_model = (
         (directory / STATE_FILE).is_file(),
@@ -58,6 +76,11 @@ def plan_run(*, data: str | None, name: str | None, options: TrainOptions, resum
     if not resume and not overwrite and has_model:
         raise TrainingError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
     return RunPlan(dataset=dataset, options=options.filled(), name=name, directory=directory, resume=resume)
+
+
+def default_name(dataset: PreparedDataset, options: TrainOptions) -> str:
+    """DATA-ARCH, in letters that a name may have."""
+    return f"{dataset.name}-{options.arch}".replace("+", "-")
 
 
 def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:
@@ -87,12 +110,11 @@ def _document(result: TrainResult) -> CheckpointDescription:
 
 
 def _summary(plan: RunPlan, result: TrainResult, best: CheckpointDescription, path: Path) -> str:
-    kappa, share = best.provenance.metrics["validation_kappa"], best.provenance.metrics.get("adjusted_share")
+    kappa = best.provenance.metrics["validation_kappa"]
     minutes = sum(record.seconds for record in result.history) / 60
     lines = [
         f"{result.outcome} after {len(result.history)} epochs, {minutes:.1f} minutes of training",
-        f"best epoch {result.best_epoch}: validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}"
-        + (f" with {share:.0%} of the class weights undone" if share else ""),
+        f"best epoch {result.best_epoch}: validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}",
         f"model {plan.name}: {path}",
     ]
     if result.outcome == "interrupted":

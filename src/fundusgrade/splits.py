@@ -24,6 +24,8 @@ FINGERPRINT_BITS = FINGERPRINT_SIDE * FINGERPRINT_SIDE
 MAX_DIFFERENT_BITS = 28
 SPLIT_FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
 NUM_FOLDS = 5
+# Training and validation of what is left when one fold is held out.
+FOLD_FRACTIONS = (7 / 8, 1 / 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,11 @@ def group_photographs(identities: Sequence[Identity]) -> Grouping:
         num_copy_groups=len(copy_sizes),
         num_copy_photographs=sum(copy_sizes),
     )
+
+
+def deal_folds(groups: Sequence[int], grades: Sequence[Grade], num_folds: int, seed: int) -> tuple[int, ...]:
+    """The fold, 0 to `num_folds - 1`, of each photograph: equal parts with equal grades that never part a group."""
+    return split_groups(groups, grades, (1 / num_folds,) * num_folds, seed + 1)
 
 
 def split_groups(

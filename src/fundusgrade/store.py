@@ -3,6 +3,7 @@
     <home>/datasets/<name>/   dataset.json, manifest.csv, overview.png, pictures/
     <home>/models/<name>/     model.safetensors, model.json, README.md, metrics.jsonl, curves.png
     <home>/runs/<name>/       a training run that is not finished yet
+    <home>/predictions/<name>.csv    what cross-validated networks say of photographs that they have not seen
 
 `FUNDUSGRADE_HOME` moves the directory. Models that ship with the package are found by name too.
 """
@@ -80,6 +81,24 @@ def model_directory(name: str) -> Path:
 def run_directory(name: str) -> Path:
     """Where a training run keeps its state until its model is installed."""
     return home() / "runs" / checked_name(name)
+
+
+def predictions_file(name: str) -> Path:
+    """Where pooled predictions of this name are kept."""
+    return home() / "predictions" / f"{checked_name(name)}.csv"
+
+
+def resolve_predictions(name_or_path: str) -> Path:
+    """A file of predictions, by name in the store or by path. Raises StoreError where there is none."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    folder = home() / "predictions"
+    named = folder / f"{name_or_path}.csv"
+    if _NAME.fullmatch(name_or_path) and named.is_file():
+        return named
+    known = sorted(each.stem for each in folder.glob("*.csv")) if folder.is_dir() else []
+    raise StoreError(f"no predictions {name_or_path!r}: neither a file nor a name in {folder}; {_listed(known)}")
 
 
 def checked_name(name: str) -> str:

@@ -22,25 +22,31 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fundusgrade import __version__, store
-from fundusgrade.adjustment import choose_adjustment
-from fundusgrade.batches import GradedPictures, load_pictures, num_batches, training_batches
+from fundusgrade.batches import Batch, GradedPictures, load_pictures, num_batches, training_batches
+from fundusgrade.calibration import choose_offsets, fit_calibration, fit_thresholds
 from fundusgrade.checkpoint import CheckpointDescription, Provenance, load_checkpoint, save_checkpoint
+from fundusgrade.conformal import conformity_scores
 from fundusgrade.dataset import PreparedDataset
 from fundusgrade.device import DeviceChoice
 from fundusgrade.errors import TrainingError
+from fundusgrade.exposure import exposure_of
 from fundusgrade.grades import NUM_GRADES
-from fundusgrade.metrics import evaluate_predictions
+from fundusgrade.heads import MIDDLES
+from fundusgrade.losses import graded_loss
+from fundusgrade.metrics import evaluate_predictions, expected_grades
 from fundusgrade.model import (
     CNN,
     GradingNetwork,
     build_network,
     lay_out,
     network_spec,
+    predict_outputs,
     predict_probabilities,
     prepare_for,
     start_network,
+    to_probabilities,
 )
-from fundusgrade.options import ClassWeights, Precision
+from fundusgrade.options import ClassWeights, Decision, Head, Precision
 from fundusgrade.run_state import STATE_FILE, EpochRecord, RunState, TrainOptions, load_state, save_state
 
 __all__ = [
@@ -54,8 +60,15 @@ __all__ = [
     "train",
 ]
 
-# A class weight is the inverse frequency to this power: 1 is the reference's loss, 0.5 a softer one, 0 none.
-CLASS_WEIGHT_POWERS = {ClassWeights.INVERSE: 1.0, ClassWeights.SQRT: 0.5, ClassWeights.NONE: 0.0}
+# A class weight is the inverse frequency to this power: 1 is the reference's loss, 0.5 a softer one, 0 none. Effective
+# numbers are no power; over the counts of a few thousand photographs they come close to this one.
+CLASS_WEIGHT_POWERS = {
+    ClassWeights.INVERSE: 1.0,
+    ClassWeights.SQRT: 0.5,
+    ClassWeights.EFFECTIVE: 0.75,
+    ClassWeights.NONE: 0.0,
+}
+_EFFECTIVE_BETA = 0.999
 _GRADIENT_NORM = 1.0
 _FINAL_RATE = 0.01
 _MAX_SEED = 2**32
@@ -98,47 +111,73 @@ def train(
     run = _start_run(dataset, options, choice, resume=resume)
     if resume:
         load_state(run, directory / STATE_FILE, dataset, options)
-    training = load_pictures(dataset, dataset.graded_rows("train"))
+    training = _weighted(load_pictures(dataset, dataset.graded_rows("train")), dataset, options)
     validation = load_pictures(dataset, dataset.graded_rows("validation"))
-    weights = class_weights(training.grades, CLASS_WEIGHT_POWERS[options.class_weights]).to(choice.device)
     outcome = "finished"
     try:
         for epoch in range(len(run.history) + 1, _epochs(options) + 1):
             if epoch - 1 - run.best_epoch >= (options.patience or epoch):
                 outcome = f"stopped early: no better kappa for {options.patience} epochs"
                 break
-            record = _train_epoch(run, training, validation, weights, options, choice, epoch, observer)
+            record = _train_epoch(run, training, validation, options, choice, epoch, observer)
             is_best = _finish_epoch(run, record, directory, dataset, options, choice)
             observer.epoch_done(record, is_best)
     except KeyboardInterrupt:
         outcome = "interrupted"
-    if options.adjust and run.history:
-        adjust_saved(directory / store.MODEL_FILE, training.grades, validation, choice)
+    if options.calibrate and run.history:
+        calibrate_saved(directory / store.MODEL_FILE, training.grades, validation, choice)
     return TrainResult(directory=directory, history=tuple(run.history), best_epoch=run.best_epoch, outcome=outcome)
 
 
-def adjust_saved(path: Path, training_grades: Tensor, validation: GradedPictures, choice: DeviceChoice) -> None:
-    """Choose a saved model's logit offsets on the validation split and save it with them and its scores."""
+def calibrate_saved(path: Path, training_grades: Tensor, validation: GradedPictures, choice: DeviceChoice) -> None:
+    """Fit a saved model's calibration and thresholds on the validation split, and save it with them and its scores."""
     checkpoint = load_checkpoint(path)
     network, provenance = prepare_for(checkpoint.network, choice), checkpoint.description.provenance
-    power = CLASS_WEIGHT_POWERS[ClassWeights(str(provenance.options["class_weights"]))]
+    options, grades = provenance.options, validation.grades.numpy()
+    power = CLASS_WEIGHT_POWERS[ClassWeights(str(options["class_weights"]))]
     counts = torch.bincount(training_grades, minlength=NUM_GRADES).numpy()
-    chosen = choose_adjustment(network, validation, counts, choice, class_weight_power=power)
-    network.set_offsets(chosen.offsets)
+    outputs = predict_outputs(network, validation.pixels, choice)
+    head, thresholds = network.spec.head, None
+    network.calibrate(fit_calibration(head, outputs, grades, counts, class_weight_power=power))
+    if Decision(str(options["decision"])) is Decision.THRESHOLDS:
+        thresholds = fit_thresholds(grades, expected_grades(to_probabilities(network.spec, outputs)))
+    elif head is Head.SOFTMAX:
+        network.calibrate(choose_offsets(outputs, grades, counts, class_weight_power=power))
+    probabilities = to_probabilities(network.spec, outputs)
+    evaluation = evaluate_predictions(grades, probabilities, thresholds)
     metrics = {
         **provenance.metrics,
-        "validation_kappa": chosen.evaluation.kappa,
-        "validation_accuracy": chosen.evaluation.accuracy,
-        "adjusted_share": chosen.share,
+        "validation_kappa": evaluation.kappa,
+        "validation_accuracy": evaluation.accuracy,
     }
-    description = replace(checkpoint.description, network=network.spec, provenance=replace(provenance, metrics=metrics))
-    save_checkpoint(path, network, description)
+    description = replace(
+        checkpoint.description,
+        network=network.spec,
+        thresholds=thresholds,
+        conformity=tuple(sorted(round(float(score), 4) for score in conformity_scores(probabilities, grades))),
+        provenance=replace(provenance, metrics=metrics),
+    )
+    save_checkpoint(path, network, description, exposure=checkpoint.exposure)
 
 
-def class_weights(grades: Tensor, power: float) -> Tensor:
-    """Weights (5,) by inverse frequency to a power, with mean 1 over the photographs; absent grades get 0."""
+def _weighted(training: GradedPictures, dataset: PreparedDataset, options: TrainOptions) -> GradedPictures:
+    """Photographs with their weights in the loss: by grade, and so that several data sets count alike."""
+    assert options.class_weights is not None, "options are filled before use"
+    origins = [row.origin or dataset.name for row in dataset.graded_rows("train")]
+    names, number, counts = np.unique(origins, return_inverse=True, return_counts=True)
+    by_origin = torch.from_numpy(len(origins) / (len(names) * counts))[number].float()
+    by_grade = class_weights(training.grades, options.class_weights)[training.grades]
+    return replace(training, weights=by_grade * by_origin)
+
+
+def class_weights(grades: Tensor, kind: ClassWeights) -> Tensor:
+    """Weights (5,) of the grades, with mean 1 over the photographs; absent grades get 0."""
     counts = torch.bincount(grades, minlength=NUM_GRADES).float()
-    raw = torch.where(counts > 0, counts.clamp(min=1) ** -power, 0.0)
+    if kind is ClassWeights.EFFECTIVE:
+        raw = (1 - _EFFECTIVE_BETA) / (1 - _EFFECTIVE_BETA ** counts.clamp(min=1))
+    else:
+        raw = counts.clamp(min=1) ** -CLASS_WEIGHT_POWERS[kind]
+    raw = torch.where(counts > 0, raw, 0.0)
     return raw * counts.sum() / (raw * counts).sum()
 
 
@@ -158,6 +197,7 @@ def _check_options(options: TrainOptions) -> None:
         ),
         (_epochs(options) < 1, "epochs must be at least 1"),
         (options.batch_size < 2, "the batch size must be at least 2"),
+        (not 0 <= options.mixup <= 1, "mixup must be in [0, 1]"),
         (not 0 <= options.ema_decay < 1, "the decay of the weight average must be in [0, 1)"),
         (not 0 <= options.seed < _MAX_SEED, f"the seed must be in [0, {_MAX_SEED})"),
     ]
@@ -173,7 +213,9 @@ def _epochs(options: TrainOptions) -> int:
 
 def _start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice, *, resume: bool) -> RunState:
     """The state before the first step; a run that is resumed needs no starting weights, so none are looked for."""
-    spec = network_spec(options.arch, dataset.recipe.size_px)
+    assert options.head is not None, "options are filled before use"
+    recipe = dataset.recipe
+    spec = network_spec(options.arch, recipe.size_px, band_rows=recipe.band_rows, head=options.head)
     init = Path(options.init_weights) if options.init_weights else None
     start = build_network(spec) if resume else start_network(spec, init_weights=init, pretrained=options.pretrained)
     network = prepare_for(start, choice)
@@ -204,7 +246,6 @@ def _train_epoch(
     run: RunState,
     training: GradedPictures,
     validation: GradedPictures,
-    weights: Tensor,
     options: TrainOptions,
     choice: DeviceChoice,
     epoch: int,
@@ -216,12 +257,14 @@ def _train_epoch(
     warmup_steps, num_steps = round(options.warmup_epochs * steps_per_epoch), _epochs(options) * steps_per_epoch
     started, losses, num_images = time.perf_counter(), [], 0
     run.network.train()
-    batches = training_batches(training, options.batch_size, seed=options.seed, epoch=epoch, device=choice.device)
+    batches = training_batches(
+        training, options.batch_size, seed=options.seed, epoch=epoch, device=choice.device, mixup=options.mixup
+    )
     for step, batch in enumerate(batches):
         factor = learning_rate_factor((epoch - 1) * steps_per_epoch + step, num_steps, warmup_steps)
         for group in run.optimizer.param_groups:
             group["lr"] = group["base_rate"] * factor
-        losses.append(_train_step(run, batch.pictures, batch.grades, weights, choice))
+        losses.append(_train_step(run, batch, options, choice))
         num_images += len(batch.grades)
         observer.batch_done(epoch, step + 1, steps_per_epoch, num_images)
     seconds = time.perf_counter() - started
@@ -231,18 +274,22 @@ def _train_epoch(
             f"the loss of epoch {epoch} is {train_loss}: training has diverged; start again with --overwrite and a "
             "lower --learning-rate, or with --precision float32 if it was another"
         )
-    return _validate(run, validation, weights, choice, EpochRecord(
+    return _validate(run, validation, options, choice, EpochRecord(
         epoch=epoch, train_loss=train_loss, validation_loss=0.0, validation_kappa=None, validation_accuracy=None,
         learning_rate=max(group["lr"] for group in run.optimizer.param_groups), seconds=round(seconds, 2),
         images_per_second=round(num_images / seconds, 2),
     ))  # fmt: skip
 
 
-def _train_step(run: RunState, pictures: Tensor, grades: Tensor, weights: Tensor, choice: DeviceChoice) -> Tensor:
+def _train_step(run: RunState, batch: Batch, options: TrainOptions, choice: DeviceChoice) -> Tensor:
     """One optimizer step; returns the loss, still on the device so that nothing waits for it."""
+    head, kind = options.head, options.loss
+    assert head is not None and kind is not None, "options are filled before use"
     with choice.autocast():
-        logits = run.network(lay_out(run.network, pictures))
-    loss = nn.functional.cross_entropy(logits.float(), grades, weight=weights)
+        outputs = run.network.outputs(lay_out(run.network, batch.pictures))
+    loss = graded_loss(head, kind, outputs, batch.grades, batch.weights)
+    if batch.share < 1:
+        loss = batch.share * loss + (1 - batch.share) * graded_loss(head, kind, outputs, *batch.mirrored())
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     run.scaler.unscale_(run.optimizer)
@@ -254,26 +301,28 @@ def _train_step(run: RunState, pictures: Tensor, grades: Tensor, weights: Tensor
 
 
 def _validate(
-    run: RunState, validation: GradedPictures, weights: Tensor, choice: DeviceChoice, record: EpochRecord
+    run: RunState,
+    validation: GradedPictures,
+    options: TrainOptions,
+    choice: DeviceChoice,
+    record: EpochRecord,
 ) -> EpochRecord:
+    """Scores of the averaged network before anything is fitted: thresholds lie in the middle between two grades."""
     probabilities = predict_probabilities(_averaged(run), validation.pixels, choice)
     grades = validation.grades.numpy()
-    evaluation = evaluate_predictions(grades, probabilities)
+    thresholds = MIDDLES if options.decision is Decision.THRESHOLDS else None
+    evaluation = evaluate_predictions(grades, probabilities, thresholds)
     return replace(
         record,
-        validation_loss=_weighted_log_loss(grades, probabilities, weights.cpu().double().numpy()),
+        validation_loss=log_loss(grades, probabilities),
         validation_kappa=evaluation.kappa,
         validation_accuracy=evaluation.accuracy,
     )
 
 
-def _weighted_log_loss(
-    grades: NDArray[np.int64], probabilities: NDArray[np.float64], weights: NDArray[np.float64]
-) -> float:
-    """The training loss on predictions already made."""
-    chosen = np.clip(probabilities[np.arange(len(grades)), grades], 1e-12, 1.0)
-    weight = weights[grades]
-    return float(-(weight * np.log(chosen)).sum() / max(weight.sum(), 1e-12))
+def log_loss(grades: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """Mean of the negative logarithm of each true grade's probability, for any head."""
+    return float(-np.log(np.clip(probabilities[np.arange(len(grades)), grades], 1e-12, 1.0)).mean())
 
 
 def _averaged(run: RunState) -> GradingNetwork:
@@ -327,7 +376,8 @@ def _save_best(
             versions=_versions(),
         ),
     )
-    save_checkpoint(directory / store.MODEL_FILE, network, description)
+    rows = (*dataset.graded_rows("train"), *dataset.graded_rows("validation"))
+    save_checkpoint(directory / store.MODEL_FILE, network, description, exposure=exposure_of(dataset, rows))
 
 
 def _describe_init(options: TrainOptions) -> str:

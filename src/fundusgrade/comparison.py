@@ -1,0 +1,179 @@
+"""Is one model better than another, or was it luck? Pairs of models on the same photographs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.grades import REFERABLE_FROM
+from fundusgrade.metrics import confusion_matrix, expected_grades, quadratic_weighted_kappa
+from fundusgrade.predictions import PredictionSet, ScoredPhotographs
+from fundusgrade.resampling import UNDEFINED, Estimate, Resample, estimate
+from fundusgrade.scores import accuracies, auc_covariance, decision_scores, kappas, weighted_matrices
+
+MAX_DISAGREEMENTS = 20
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disagreement:
+    """A photograph on which two models differ most."""
+
+    source: str
+    grade: int
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedComparison:
+    """Two models on the same photographs; p-values are corrected by Holm over all pairs, each kind of test by itself.
+
+    Differences are the first model's score less the second's. `agreement` (5, 5) counts photographs by the first
+    model's grade (row) and the second's (column). `num_first_only` counts photographs that only the first grades right.
+    """
+
+    first: str
+    second: str
+    kappa_difference: Estimate
+    kappa_p: float | None
+    accuracy_difference: Estimate
+    num_first_only: int
+    num_second_only: int
+    mcnemar_p: float
+    auc_difference: Estimate
+    auc_p: float | None
+    agreement_kappa: float | None
+    agreement: tuple[tuple[int, ...], ...]
+    disagreements: tuple[Disagreement, ...]
+
+
+def compare_all(sets: Sequence[PredictionSet], sample: Resample) -> tuple[PairedComparison, ...]:
+    """All pairs of models on the same test photographs in the same order, with Holm's correction."""
+    matrices = [weighted_matrices(sample, each.test.grades, each.test.predicted) for each in sets]
+    pairs = [_compare(sets[i], sets[j], matrices[i], matrices[j], sample) for i, j in combinations(range(len(sets)), 2)]
+    kappa_ps = correct_by_holm([pair.kappa_p for pair in pairs])
+    auc_ps = correct_by_holm([pair.auc_p for pair in pairs])
+    mcnemar_ps = correct_by_holm([pair.mcnemar_p for pair in pairs])
+    return tuple(
+        replace(pair, kappa_p=kappa_p, auc_p=auc_p, mcnemar_p=1.0 if mcnemar_p is None else mcnemar_p)
+        for pair, kappa_p, auc_p, mcnemar_p in zip(pairs, kappa_ps, auc_ps, mcnemar_ps, strict=True)
+    )
+
+
+def _compare(
+    first: PredictionSet,
+    second: PredictionSet,
+    first_matrices: NDArray[np.float64],
+    second_matrices: NDArray[np.float64],
+    sample: Resample,
+) -> PairedComparison:
+    """One pair, p-values uncorrected; the draws are the same for both, so what they share cancels."""
+    one, other = first.test, second.test
+    right, other_right = one.predicted == one.grades, other.predicted == other.grades
+    num_first_only, num_second_only = int((right & ~other_right).sum()), int((other_right & ~right).sum())
+    kappa_differences = kappas(first_matrices) - kappas(second_matrices)
+    auc_difference, auc_p = compare_aucs(one, other)
+    return PairedComparison(
+        first=first.model,
+        second=second.model,
+        kappa_difference=estimate(kappa_differences, sample),
+        kappa_p=bootstrap_p(kappa_differences[1:]),
+        accuracy_difference=estimate(accuracies(first_matrices) - accuracies(second_matrices), sample),
+        num_first_only=num_first_only,
+        num_second_only=num_second_only,
+        mcnemar_p=mcnemar_p(num_first_only, num_second_only),
+        auc_difference=auc_difference,
+        auc_p=auc_p,
+        agreement_kappa=quadratic_weighted_kappa(one.predicted, other.predicted),
+        agreement=tuple(tuple(row) for row in confusion_matrix(one.predicted, other.predicted).tolist()),
+        disagreements=find_disagreements(one, other),
+    )
+
+
+# Tests
+
+
+def bootstrap_p(differences: NDArray[np.float64]) -> float | None:
+    """Two-sided p-value of no difference from draws (D,) of it, NaN where undefined; None where all are.
+
+    Twice the share of draws on the rarer side of zero, at least 2 / (D + 1) (Davison and Hinkley 1997, section 4.2.5).
+    """
+    defined = differences[~np.isnan(differences)]
+    if not len(defined):
+        return None
+    rarer = min((defined <= 0).sum(), (defined >= 0).sum())
+    return min(1.0, 2 * (1 + int(rarer)) / (len(defined) + 1))
+
+
+def mcnemar_p(num_first_only: int, num_second_only: int) -> float:
+    """Exact two-sided p-value of McNemar's test (Psychometrika 1947): is either model alone right more often?
+
+    Counts photographs as if they were independent; 1 where the models are right and wrong together.
+    """
+    total, rarer = num_first_only + num_second_only, min(num_first_only, num_second_only)
+    tail = sum(math.comb(total, count) for count in range(rarer + 1))
+    # Whole numbers of any length: their quotient neither overflows nor vanishes.
+    return min(1.0, 2 * tail / 2**total)
+
+
+def compare_aucs(first: ScoredPhotographs, second: ScoredPhotographs) -> tuple[Estimate, float | None]:
+    """Difference of the areas under the curve of referable retinopathy, and its p-value, by `auc_covariance`.
+
+    Without interval and p-value where the variance is 0 or unknown.
+    """
+    positive = first.grades >= REFERABLE_FROM
+    if positive.all() or not positive.any():
+        return UNDEFINED, None
+    scores = np.stack([decision_scores(each.probabilities, int(REFERABLE_FROM)) for each in (first, second)])
+    areas, covariance = auc_covariance(positive, scores, first.groups)
+    difference = float(areas[0] - areas[1])
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    if not variance > 1e-15:
+        return Estimate(value=difference, low=None, high=None), None
+    error = math.sqrt(variance)
+    half = _NORMAL.inv_cdf(0.975) * error
+    p = 2 * _NORMAL.cdf(-abs(difference) / error)
+    return Estimate(value=difference, low=difference - half, high=difference + half), p
+
+
+def correct_by_holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
+    """P-values corrected for how many there are (Holm, Scandinavian Journal of Statistics 1979), in the same order.
+
+    None stays None and does not count.
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, i) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        corrected[i] = highest
+    return tuple(corrected)
+
+
+# Single photographs
+
+
+def find_disagreements(
+    first: ScoredPhotographs, second: ScoredPhotographs, limit: int = MAX_DISAGREEMENTS
+) -> tuple[Disagreement, ...]:
+    """Photographs whose predicted grades differ, the most first; of equals those whose expected grades differ more."""
+    apart = np.abs(first.predicted - second.predicted)
+    expected_apart = np.abs(expected_grades(first.probabilities) - expected_grades(second.probabilities))
+    order = np.lexsort((-expected_apart, -apart))[:limit]
+    return tuple(
+        Disagreement(
+            source=first.sources[i],
+            grade=int(first.grades[i]),
+            first=int(first.predicted[i]),
+            second=int(second.predicted[i]),
+        )
+        for i in order
+        if apart[i] > 0
+    )

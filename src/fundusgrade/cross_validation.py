@@ -1,0 +1,108 @@
+"""Folds: train each, and pool what the networks say of the photographs that they have not seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from fundusgrade import store
+from fundusgrade.checkpoint import load_checkpoint
+from fundusgrade.dataset import PreparedDataset
+from fundusgrade.device import choose_device
+from fundusgrade.errors import TrainingError
+from fundusgrade.grading import Grader
+from fundusgrade.metrics import quadratic_weighted_kappa
+from fundusgrade.options import DeviceName, Precision
+from fundusgrade.predictions import PredictionSet, joined, write_predictions
+from fundusgrade.run_state import STATE_FILE
+from fundusgrade.runs import FinishedRun, RunRequest, default_name, plan_run, run_training
+
+
+def fold_name(name: str, fold: int) -> str:
+    """The name of the model that was trained without this fold, which counts from 1."""
+    return f"{name}-fold{fold}"
+
+
+def cross_validate(
+    request: RunRequest, *, device: DeviceName, precision: Precision, console: Console, tta: bool = False
+) -> FinishedRun:
+    """Train the folds that are not there yet, one after the other, and pool the predictions of all.
+
+    Each fold is a run of its own that can be stopped and resumed; with a `fold` in the options only that one is
+    trained. Raises TrainingError where a fold was stopped before its end and is neither resumed nor given up.
+    """
+    wanted, dataset = request.options, request.dataset()
+    name = request.name or default_name(dataset, wanted)
+    for fold in range(1, wanted.num_folds + 1) if wanted.fold is None else (wanted.fold,):
+        if wanted.fold is None and not request.overwrite and _is_trained(fold_name(name, fold)):
+            console.print(f"fold {fold}: {fold_name(name, fold)} is in the store", highlight=False)
+            continue
+        console.print(f"fold {fold} of {wanted.num_folds}", highlight=False)
+        of_fold = replace(request, name=fold_name(name, fold), options=replace(wanted, fold=fold))
+        if wanted.fold is None and request.resume and not _is_begun(fold_name(name, fold)):
+            of_fold = replace(of_fold, resume=False)
+        finished = run_training(plan_run(of_fold), device=device, precision=precision, console=console)
+        console.print(finished.summary, highlight=False, soft_wrap=True)
+        if finished.interrupted:
+            return finished
+    return pool_folds(name, dataset, num_folds=wanted.num_folds, device=device, tta=tta)
+
+
+def pool_folds(
+    name: str, dataset: PreparedDataset, *, num_folds: int, device: DeviceName = DeviceName.AUTO, tta: bool = False
+) -> FinishedRun:
+    """Grade each fold's photographs with the network that was trained without it, and write all in one file.
+
+    Folds that were not trained are left out. Raises TrainingError where there are none, or where one is not of this
+    data set.
+    """
+    trained = [fold for fold in range(1, num_folds + 1) if _is_trained(fold_name(name, fold))]
+    if not trained:
+        raise TrainingError(f"no folds of {name!r} are in the store; train them with `fundusgrade train --folds`")
+    parts = [_grade_fold(name, dataset, fold, num_folds, device, tta) for fold in trained]
+    path = store.predictions_file(name)
+    pooled = PredictionSet(
+        model=name,
+        data=dataset.name,
+        test=joined([part.test for part in parts]),
+        validation=joined([part.validation for part in parts]),
+    )
+    write_predictions(pooled, path)
+    missing = f" (folds {', '.join(map(str, trained))} of {num_folds})" if len(trained) < num_folds else ""
+    return FinishedRun(path=path, summary=_summary(pooled, path, missing), interrupted=False)
+
+
+def _is_begun(name: str) -> bool:
+    return (store.run_directory(name) / STATE_FILE).is_file()
+
+
+def _is_trained(name: str) -> bool:
+    return (store.model_directory(name) / store.MODEL_FILE).is_file()
+
+
+def _grade_fold(
+    name: str, dataset: PreparedDataset, fold: int, num_folds: int, device: DeviceName, tta: bool
+) -> PredictionSet:
+    """Predictions of one fold's photographs and of the photographs on which its network was chosen."""
+    path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
+    checkpoint = load_checkpoint(path)
+    provenance = checkpoint.description.provenance
+    used = (provenance.data_hash, provenance.options.get("fold"), provenance.options.get("num_folds"))
+    if used != (dataset.hash, fold, num_folds):
+        raise TrainingError(
+            f"{fold_name(name, fold)} was trained on {provenance.data_name}, fold {used[1]} of {used[2]}; expected "
+            f"{dataset.name}, as it is now, fold {fold} of {num_folds}; train it again with --overwrite"
+        )
+    grader = Grader(checkpoint, choose_device(device), tta=tta)
+    return grader.predict_dataset(dataset.with_fold(fold, num_folds), "test", fold=fold)
+
+
+def _summary(pooled: PredictionSet, path: Path, missing: str) -> str:
+    test = pooled.test
+    kappa, accuracy = quadratic_weighted_kappa(test.grades, test.predicted), (test.grades == test.predicted).mean()
+    return (
+        f"out of fold{missing}: {len(test)} photographs, kappa {'undefined' if kappa is None else f'{kappa:.3f}'}, "
+        f"accuracy {accuracy:.1%}\npredictions {pooled.model}: {path}"
+    )

@@ -1,0 +1,172 @@
+"""What a report says of data, models and photographs, gathered from manifests, checkpoints and networks."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import timm
+import torch
+
+from fundusgrade import __version__, store
+from fundusgrade.assessment import Assessment, WorstError
+from fundusgrade.audit import Audit, conclusion
+from fundusgrade.dataset import ManifestRow, PreparedDataset
+from fundusgrade.errors import FundusgradeError
+from fundusgrade.evaluating import Candidate, explaining_grader
+from fundusgrade.explain import grade_target
+from fundusgrade.grades import Grade
+from fundusgrade.grading import Explanation, Grader
+from fundusgrade.images import Picture, encode_jpeg, read_image
+from fundusgrade.overlay import blend, scale_maximum
+from fundusgrade.report_context import DataDescription, GalleryItem, ModelDescription, ReportContext
+
+_PICTURE_PX = 320
+# A model trained and tested on the same source says little of another clinic.
+_LIMITS = (
+    "Grades of one reader per photograph are the truth here; readers of such photographs differ among themselves.",
+    "Intervals cover the chance of which patients were photographed, not another camera, population or reader.",
+)
+
+
+def report_context(
+    candidates: Sequence[Candidate],
+    dataset: PreparedDataset | None,
+    assessment: Assessment,
+    *,
+    num_pictures: int,
+    audit: Audit | None,
+    command: str,
+) -> ReportContext:
+    """Everything beside the scores; without a data set there are no pictures, and less is known of the data."""
+    sources = candidates[0].predictions.test.sources
+    return ReportContext(
+        title=f"Diabetic retinopathy grading on {assessment.data}",
+        created=store.now(),
+        versions=_versions(),
+        data=_describe_data(dataset, assessment, sources, candidates[0]),
+        models=tuple(_describe_model(candidate) for candidate in candidates),
+        limits=_LIMITS,
+        audit=audit,
+        conclusion="" if audit is None else conclusion(audit),
+        gallery=() if dataset is None else _gallery(candidates, dataset, assessment, num_pictures),
+        commands=(command,),
+    )
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    libraries = {"fundusgrade": __version__, "Python": platform.python_version()}
+    libraries |= {"PyTorch": str(torch.__version__), "timm": str(timm.__version__), "OpenCV": cv2.__version__}
+    return tuple(libraries.items())
+
+
+def _describe_data(
+    dataset: PreparedDataset | None, assessment: Assessment, sources: Sequence[str], candidate: Candidate
+) -> DataDescription:
+    test = candidate.predictions.test
+    counts = Counter(test.grades.tolist())
+    num_folds = len(set(test.folds.tolist()) - {0})
+    splits = (
+        f"{num_folds} folds, each graded by a network that was trained without it."
+        if num_folds
+        else f"One split, {assessment.part!r}."
+    )
+    known = set(sources)
+    rows = [] if dataset is None else [row for row in dataset.rows if row.source in known]
+    return DataDescription(
+        name=assessment.data,
+        num_photographs=assessment.num_photographs,
+        num_per_grade=tuple(counts[int(grade)] for grade in Grade),
+        num_groups=assessment.num_groups,
+        splits=splits + " Copies of a photograph and photographs of one patient are never parted.",
+        recipe="" if dataset is None else _describe_recipe(dataset),
+        manifest_hash="" if dataset is None else dataset.hash,
+        num_ungraded=None if dataset is None else sum(row.error is not None for row in dataset.rows),
+        num_doubtful=None if dataset is None else sum(_is_doubtful(row) for row in rows),
+    )
+
+
+def _is_doubtful(row: ManifestRow) -> bool:
+    return row.quality is not None and not row.quality.gradable
+
+
+def _describe_recipe(dataset: PreparedDataset) -> str:
+    recipe = dataset.recipe
+    return f"{recipe.method.value}, {recipe.outline.value}, {recipe.size_px} px, version {recipe.version}."
+
+
+def _describe_model(candidate: Candidate) -> ModelDescription:
+    description = candidate.description
+    if description is None:
+        return ModelDescription(
+            name=candidate.predictions.model, architecture="not known", training_data="not known", start="not known",
+            options=(), validation_kappa=None, weights_hash="", seen=candidate.seen,
+        )  # fmt: skip
+    provenance = description.provenance
+    return ModelDescription(
+        name=candidate.predictions.model,
+        architecture=description.network.timm_name or description.network.arch,
+        training_data=f"{provenance.data_name} (manifest {provenance.data_hash[:12]})",
+        start=provenance.init,
+        options=tuple((name, str(value)) for name, value in provenance.options.items() if value is not None),
+        validation_kappa=provenance.metrics.get("validation_kappa"),
+        weights_hash=description.weights_sha256,
+        seen=candidate.seen,
+    )
+
+
+def _gallery(
+    candidates: Sequence[Candidate], dataset: PreparedDataset, assessment: Assessment, num_pictures: int
+) -> tuple[GalleryItem, ...]:
+    """The worst errors of each model, as pictures; with heat maps where network and photograph are at hand."""
+    rows = {row.source: row for row in dataset.rows if row.image}
+    items = []
+    for candidate, model in zip(candidates, assessment.models, strict=True):
+        folds = dict(zip(candidate.predictions.test.sources, candidate.predictions.test.folds.tolist(), strict=True))
+        graders: dict[int, Grader | None] = {}
+        for error in [error for error in model.worst_errors if error.source in rows][:num_pictures]:
+            fold = folds[error.source]
+            if fold not in graders:
+                graders[fold] = explaining_grader(candidate, fold)
+            explanation = _explain(graders[fold], dataset, error)
+            picture = dataset.directory / rows[error.source].image
+            items.append(_gallery_item(candidate.predictions.model, error, explanation, picture))
+    return tuple(items)
+
+
+def _gallery_item(model: str, error: WorstError, explanation: Explanation | None, picture: Path) -> GalleryItem:
+    photograph = read_image(picture) if explanation is None else explanation.photograph
+    heat_map, maximum = None, scale_maximum([])
+    if explanation is not None:
+        maximum = scale_maximum([explanation.heat])
+        heat_map = encode_jpeg(_small(blend(photograph, explanation.heat, scale_max=maximum)))
+    return GalleryItem(
+        model=model,
+        source=error.source,
+        grade=error.grade,
+        predicted=error.predicted,
+        picture=encode_jpeg(_small(photograph)),
+        heat_map=heat_map,
+        heat_maximum=maximum,
+    )
+
+
+def _explain(grader: Grader | None, dataset: PreparedDataset, error: WorstError) -> Explanation | None:
+    """Where the evidence for the wrong grade lies; None where the network or the photograph is not at hand."""
+    if grader is None or dataset.root is None:
+        return None
+    try:
+        return grader.explain(dataset.root / error.source, target=grade_target(Grade(error.predicted)))
+    except (FundusgradeError, OSError):
+        return None
+
+
+def _small(photograph: Picture) -> Picture:
+    scale = _PICTURE_PX / max(photograph.shape[:2])
+    if scale >= 1:
+        return photograph
+    size = (max(1, round(photograph.shape[1] * scale)), max(1, round(photograph.shape[0] * scale)))
+    return cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)

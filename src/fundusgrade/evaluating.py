@@ -1,0 +1,128 @@
+"""Models and files of predictions brought before one set of photographs, with what each has seen of it before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fundusgrade import store
+from fundusgrade.assessment import Assessment, assess
+from fundusgrade.checkpoint import CheckpointDescription
+from fundusgrade.dataset import ManifestRow, PreparedDataset
+from fundusgrade.errors import DatasetError
+from fundusgrade.exposure import find_overlap
+from fundusgrade.grading import Grader
+from fundusgrade.options import DeviceName, Precision
+from fundusgrade.predictions import PredictionSet, read_predictions
+
+_NUM_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidate:
+    """A model under evaluation: what it predicts, itself where it is at hand, and what it has seen, in a sentence."""
+
+    predictions: PredictionSet
+    description: CheckpointDescription | None
+    seen: str
+    grader: Grader | None = None
+
+
+def candidate_from_model(
+    model: str | None,
+    dataset: PreparedDataset,
+    split: str,
+    *,
+    device: DeviceName = DeviceName.AUTO,
+    precision: Precision = Precision.AUTO,
+    tta: bool = False,
+    allow_seen: bool = False,
+) -> Candidate:
+    """Grade a split with a model, by name or path.
+
+    Raises DatasetError where photographs of the split, copies of them or other photographs of their patients were used
+    to train or to choose the model, unless `allow_seen`.
+    """
+    grader = Grader.load(model, device=device, precision=precision, tta=tta)
+    seen = check_seen(grader, dataset, dataset.graded_rows(split), allow_seen=allow_seen)
+    predictions = grader.predict_dataset(dataset, split)
+    return Candidate(predictions=predictions, description=grader.description, seen=seen, grader=grader)
+
+
+def candidate_from_file(name_or_path: str) -> Candidate:
+    """Predictions made before; of cross-validated ones the first fold's network says how all were made."""
+    predictions = read_predictions(store.resolve_predictions(name_or_path))
+    grader = _grader_of(predictions, fold=int(predictions.test.folds[0]))
+    pooled = f"each photograph was graded by one of {len(set(predictions.test.folds.tolist()))} networks that had not"
+    seen = (
+        f"Cross-validated: {pooled} seen it, its copies or its patient."
+        if predictions.test.folds.any()
+        else "Predictions from a file: what the model has seen was checked when they were made."
+    )
+    return Candidate(predictions=predictions, description=grader.description if grader else None, seen=seen)
+
+
+def explaining_grader(candidate: Candidate, fold: int) -> Grader | None:
+    """The network that graded the photographs of a fold, where it is at hand."""
+    return candidate.grader or _grader_of(candidate.predictions, fold)
+
+
+def check_seen(grader: Grader, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, allow_seen: bool) -> str:
+    """What the model has seen of these photographs, in a sentence. Raises DatasetError as `candidate_from_model`."""
+    exposure, trained_on = grader.exposure, grader.description.provenance.data_name
+    if not exposure.is_known:
+        return f"Trained on {trained_on}; its file holds no marks of training photographs, so overlap is not known."
+    overlap = find_overlap(exposure, dataset, rows)
+    known = f"Trained and chosen on {len(exposure.files)} different files of {trained_on}"
+    if not overlap.sources:
+        return f"{known}; none of the {len(rows)} photographs here, no copy of them and no patient is among those."
+    counts = (
+        f"{len(overlap.files)} of {len(rows)} photographs themselves, copies of {len(overlap.copies)} and other "
+        f"photographs of the patients of {len(overlap.patients)}"
+    )
+    if not allow_seen:
+        named = ", ".join(overlap.sources[:_NUM_NAMED])
+        raise DatasetError(
+            f"the model {grader.name!r} was trained or chosen on {counts}, such as {named}; its scores would be too good. "
+            "Choose a --split or --data that it has not seen, or add --allow-seen, which the results will say"
+        )
+    return f"{known}, among them {counts}: these scores are too good."
+
+
+def assess_candidates(
+    candidates: Sequence[Candidate],
+    dataset: PreparedDataset,
+    *,
+    part: str,
+    columns: Sequence[str] = (),
+    coverage: float = 0.9,
+    num_draws: int = 1000,
+) -> Assessment:
+    """Score and compare the candidates; `columns` of the manifest make subgroups. Raises as `assess` does."""
+    sets = [candidate.predictions for candidate in candidates]
+    values = manifest_columns(dataset, columns, sets[0].test.sources)
+    return assess(sets, part=part, coverage=coverage, num_draws=num_draws, columns=values)
+
+
+def manifest_columns(dataset: PreparedDataset, names: Sequence[str], sources: Sequence[str]) -> dict[str, list[str]]:
+    """Values of columns of the manifest for these photographs. Raises DatasetError for a column that is not there."""
+    rows = {row.source: row for row in dataset.rows}
+    return {name: [_cell(rows.get(source), name) for source in sources] for name in names}
+
+
+def _cell(row: ManifestRow | None, name: str) -> str:
+    if name == "quality":
+        return "" if row is None or row.quality is None else "gradable" if row.quality.gradable else "doubtful"
+    if name not in ManifestRow.__dataclass_fields__:
+        raise DatasetError(f"--by {name}: the manifest has no such column; expected quality, eye, site, conflict, ...")
+    value = None if row is None else getattr(row, name)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
+def _grader_of(predictions: PredictionSet, fold: int) -> Grader | None:
+    """The fold's network, where it is in the store."""
+    name = f"{predictions.model}-fold{fold}" if fold else predictions.model
+    found = any(model.name == name for model in store.list_models())
+    return Grader.load(name) if found else None

@@ -1,0 +1,72 @@
+"""What a report says beside the scores: data, models, limits, pictures, and how it was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fundusgrade.audit import Audit
+from fundusgrade.overlay import SCALE_FLOOR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataDescription:
+    """A data set; `splits` and `recipe` are sentences, None is what is not known.
+
+    `num_ungraded` counts photographs that could not be prepared, `num_doubtful` those of doubtful quality.
+    """
+
+    name: str
+    num_photographs: int
+    num_per_grade: tuple[int, ...]
+    num_groups: int | None
+    splits: str
+    recipe: str
+    manifest_hash: str
+    num_ungraded: int | None = None
+    num_doubtful: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDescription:
+    """A model; `start` is what its weights were before training, `seen` says which photographs it has seen."""
+
+    name: str
+    architecture: str
+    training_data: str
+    start: str
+    options: tuple[tuple[str, str], ...]
+    validation_kappa: float | None
+    weights_hash: str
+    seen: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryItem:
+    """A photograph that a model graded badly, as JPEG or PNG, and the same with its heat map where there is one.
+
+    `heat_maximum` is the heat that is drawn at full strength, in units of the score.
+    """
+
+    model: str
+    source: str
+    grade: int
+    predicted: int
+    picture: bytes
+    heat_map: bytes | None = None
+    heat_maximum: float = SCALE_FLOOR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportContext:
+    """All that a report needs beside the assessment; `conclusion` says in words what the audit found."""
+
+    title: str
+    created: str
+    versions: tuple[tuple[str, str], ...]
+    data: DataDescription
+    models: tuple[ModelDescription, ...] = ()
+    limits: tuple[str, ...] = ()
+    audit: Audit | None = None
+    conclusion: str = ""
+    gallery: tuple[GalleryItem, ...] = ()
+    commands: tuple[str, ...] = ()
