@@ -16,10 +16,14 @@ PACKAGE = Path(fundusgrade.__file__).parent
 ROOMS = [
     *("__init__", "errors", "grades", "options", "decoding", "images", "field_of_view", "preprocess", "quality"),
     *("intake", "overlay", "metrics", "store", "labels", "splits", "overview", "preparing", "dataset"),
-    *("shortcuts", "audit"),
-    *("device", "model", "checkpoint", "batches", "losses", "calibration", "run_state", "training", "explain", "grading"),
-    "interventions",
-    *("figures", "report", "model_card", "progress", "runs", "cli", "__main__"),
+    *("shortcuts", "audit", "exposure", "predictions", "resampling", "scores", "operating", "conformal"),
+    *("comparison", "assessment"),
+    *("device", "heads", "losses", "model", "checkpoint", "degrading", "batches", "calibration", "run_state"),
+    *("training", "explain", "grading"),
+    *("interventions", "evaluating"),
+    *("figures", "report", "model_card", "markup", "charts", "report_context", "page_style", "checklist"),
+    *("score_sections", "trust_sections", "comparison_sections", "html_report", "describing"),
+    *("progress", "runs", "cross_validation", "terminal", "cli", "__main__"),
 ]
 """Every module, each after those that it may import; PyTorch from `device` on."""
 

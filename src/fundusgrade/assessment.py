@@ -27,11 +27,11 @@ from fundusgrade.scores import (
     NamedEstimate,
     Reliability,
     ReliabilityBin,
-    accuracies,
     decision_scores,
     kappas,
     measure_reliability,
     score_predictions,
+    share_off_by,
     weighted_aucs,
     weighted_matrices,
 )
@@ -260,7 +260,7 @@ def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, sample: Resample
         value=subgroup.value,
         num_photographs=len(here),
         kappa=estimate(kappas(matrices), draws),
-        accuracy=estimate(accuracies(matrices), draws),
+        accuracy=share_off_by(here, draws, range(1)),
         referable_auc=estimate(areas, draws),
     )
 

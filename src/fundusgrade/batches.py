@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fundusgrade.dataset import ManifestRow, PreparedDataset
+from fundusgrade.degrading import degraded_pictures
 from fundusgrade.errors import DatasetError, UnreadableImageError
 from fundusgrade.images import read_image
 from fundusgrade.model import scale_pixels, to_pixels
@@ -27,6 +28,7 @@ MAX_SHIFT_FRACTION = 0.03
 MAX_BRIGHTNESS = 0.1
 MAX_CONTRAST = 0.2
 MAX_SATURATION = 0.2
+DEGRADED_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,8 @@ class GradedPictures:
     """A split in memory: `pixels` (N, 3, S, S) uint8, `grades` (N,) int64, and the gray value around the retina.
 
     `max_turn` is how far a picture may be turned without losing what it shows, in radians. `weights` (N,) say how much
-    each counts in the loss; all count alike where there are none.
+    each counts in the loss; all count alike where there are none. `degraded` are the same pictures as a worse camera
+    would show them; where there are any, half of the pictures of an epoch come from them.
     """
 
     pixels: Tensor
@@ -42,6 +45,7 @@ class GradedPictures:
     fill: int
     max_turn: float = ANY_TURN
     weights: Tensor | None = None
+    degraded: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.grades)
@@ -92,6 +96,17 @@ def load_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Grad
     return GradedPictures(pixels=pixels, grades=grades, fill=dataset.recipe.fill, max_turn=max_turn)
 
 
+def with_degraded(
+    pictures: GradedPictures, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int
+) -> GradedPictures:
+    """The same with degraded pictures beside them; where degrading leaves no retina, the picture as it is."""
+    degraded = pictures.pixels.clone()
+    for index, picture in enumerate(degraded_pictures(dataset, rows, seed=seed)):
+        if picture is not None:
+            degraded[index] = to_pixels(picture)
+    return replace(pictures, degraded=degraded)
+
+
 def num_batches(num_pictures: int, batch_size: int) -> int:
     """Batches of an epoch: a rest that is smaller than a batch is left to another epoch, unless it is all there is."""
     return max(1, num_pictures // batch_size)
@@ -108,7 +123,7 @@ def training_batches(
     order = torch.randperm(len(pictures), generator=generator)
     for step in range(num_batches(len(pictures), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
-        pixels = scale_pixels(pictures.pixels[chosen].to(device))
+        pixels = scale_pixels(_drawn(pictures, chosen, generator).to(device))
         changed = augment(pixels, pictures.fill / 255, generator, pictures.max_turn)
         grades = pictures.grades[chosen].to(device)
         share = _mixing_share(mixup, _mixed_seed(seed, epoch) + step)
@@ -116,6 +131,13 @@ def training_batches(
             changed = share * changed + (1 - share) * changed.flip(0)
         weights = torch.ones(len(chosen)) if pictures.weights is None else pictures.weights[chosen]
         yield Batch(pictures=changed, grades=grades, weights=weights.to(device), share=share)
+
+
+def _drawn(pictures: GradedPictures, chosen: Tensor, generator: torch.Generator) -> Tensor:
+    if pictures.degraded is None:
+        return pictures.pixels[chosen]
+    is_degraded = torch.rand(len(chosen), generator=generator) < DEGRADED_SHARE
+    return torch.where(is_degraded.view(-1, 1, 1, 1), pictures.degraded[chosen], pictures.pixels[chosen])
 
 
 def augment(pictures: Tensor, fill: float, generator: torch.Generator, max_turn: float = ANY_TURN) -> Tensor:

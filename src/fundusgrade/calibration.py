@@ -3,7 +3,7 @@
 A loss that weighs rare grades up teaches probabilities of a world where all grades are equally common; adding
 `power * log(frequency)` to the logits goes back towards this one (logit adjustment, Menon et al., ICLR 2021). One
 temperature makes confidence honest (Guo et al., ICML 2017), and a severity gets the cutpoints of an ordered logit
-(McCullagh, JRSS B 1980). All are fitted by log loss. Thresholds of the expected grade are then chosen by kappa.
+(McCullagh, JRSS B 1980). All are fitted by log loss. Thresholds of the expected grade are chosen afterwards.
 """
 
 from __future__ import annotations
@@ -104,10 +104,11 @@ def _fit_cutpoints(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:
 def fit_thresholds(
     grades: NDArray[np.int64], expected_grades: NDArray[np.float64], *, num_draws: int = 50, seed: int = 0
 ) -> tuple[float, ...]:
-    """Four rising thresholds of the expected grade (0 to 4) for the highest kappa: the mean over bootstrap draws.
+    """Four rising thresholds of the expected grade (0 to 4), the mean over bootstrap draws of those of highest merit.
 
-    The single best thresholds of a few hundred photographs hang on a few of them; their mean over draws with
-    replacement (bagging, Breiman, Machine Learning 1996) does so less. Seeded, so that the same data give the same.
+    Merit is kappa plus the mean of accuracy and macro F1: kappa alone gives up the grades in between. The single best
+    thresholds of a few hundred photographs hang on a few of them; their mean over draws with replacement (bagging,
+    Breiman, Machine Learning 1996) does so less. Seeded, so that the same data give the same.
     """
     bins = np.clip((expected_grades * _STEPS).round().astype(int), 0, _NUM_BINS - 1)
     rng = np.random.default_rng(seed)
@@ -126,7 +127,7 @@ _NUM_BINS = (NUM_GRADES - 1) * _STEPS + 1
 
 
 def _best_edges(counts: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bins (4,) at which the next grade begins, each moved in turn to the place of highest kappa until none moves."""
+    """Bins (4,) at which the next grade begins, each moved in turn to the place of highest merit until none moves."""
     below = np.concatenate([np.zeros((NUM_GRADES, 1)), counts.cumsum(axis=1)], axis=1)
     edges = np.round(np.array(MIDDLES) * _STEPS).astype(int) + 1
     for _ in range(20):
@@ -136,16 +137,16 @@ def _best_edges(counts: NDArray[np.float64]) -> NDArray[np.int64]:
             high = edges[cut + 1] if cut + 1 < NUM_CUTS else _NUM_BINS
             candidates = np.arange(low, high)
             if len(candidates):
-                edges[cut] = candidates[_kappas(below, edges, cut, candidates).argmax()]
+                edges[cut] = candidates[_merits(below, edges, cut, candidates).argmax()]
         if (edges == before).all():
             break
     return edges
 
 
-def _kappas(
+def _merits(
     below: NDArray[np.float64], edges: NDArray[np.int64], cut: int, candidates: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Kappa (C,) with one edge at each of the candidates."""
+    """Kappa + (accuracy + macro F1) / 2, (C,), with one edge at each of the candidates."""
     all_edges = np.repeat(edges[None], len(candidates), axis=0)
     all_edges[:, cut] = candidates
     bounds = np.concatenate(
@@ -155,4 +156,7 @@ def _kappas(
     distance = np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)) ** 2
     margins = matrices.sum(axis=2)[:, :, None] * matrices.sum(axis=1)[:, None, :]
     chance = (distance * margins).sum(axis=(1, 2)) / matrices.sum(axis=(1, 2))
-    return np.asarray(1 - (distance * matrices).sum(axis=(1, 2)) / np.maximum(chance, 1e-12))
+    kappa = 1 - (distance * matrices).sum(axis=(1, 2)) / np.maximum(chance, 1e-12)
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    f1 = 2 * hits / np.maximum(matrices.sum(axis=2) + matrices.sum(axis=1), 1e-12)
+    return np.asarray(kappa + (hits.sum(axis=1) / matrices.sum(axis=(1, 2)) + f1.mean(axis=1)) / 2)

@@ -76,7 +76,9 @@ def key(names: Sequence[str]) -> Html:
     entries = [
         element(
             "li",
-            element("span", _MARKER_SIGNS[i % len(_COLORS)], class_=f"series-{i % len(_COLORS) + 1}", aria_hidden="true"),
+            element(
+                "span", _MARKER_SIGNS[i % len(_COLORS)], class_=f"series-{i % len(_COLORS) + 1}", aria_hidden="true"
+            ),
             element("b", f" {letter(i)} "),
             escaped(name),
         )
@@ -134,7 +136,14 @@ def _draw_dot(axes: Axes, of: Estimate, height: float, series: int, *, name: str
     color = _COLORS[series % len(_COLORS)]
     words = f"{name}{number(of.value, digits)}"
     axes.text(
-        1.02, height, words, transform=axes.get_yaxis_transform(), va="center", fontsize=_TEXT, color=_INK, clip_on=False
+        1.02,
+        height,
+        words,
+        transform=axes.get_yaxis_transform(),
+        va="center",
+        fontsize=_TEXT,
+        color=_INK,
+        clip_on=False,
     )
     if of.value is None:
         return
@@ -164,7 +173,14 @@ def _label_ends(axes: Axes, lines: Sequence[Series]) -> None:
         place = max(min(max(end, low), high), place + least)
         words = line.label if line.series is None else letter(line.series)
         axes.text(
-            1.02, place, words, transform=axes.get_yaxis_transform(), va="center", fontsize=_TEXT, color=_INK, clip_on=False
+            1.02,
+            place,
+            words,
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=_TEXT,
+            color=_INK,
+            clip_on=False,
         )
 
 

@@ -6,18 +6,13 @@ everything else to stderr. Exit codes: 0 all graded, 1 error, 2 usage, 3 finishe
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 from fundusgrade import __version__
@@ -26,6 +21,7 @@ from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe, Split
 from fundusgrade.preprocess import MAX_SIZE_PX, MIN_SIZE_PX, Method, Outline, PreprocessRecipe
 from fundusgrade.splits import NUM_FOLDS
+from fundusgrade.terminal import command, console, counting, message, show, silence_stdout
 
 if TYPE_CHECKING:
     from fundusgrade.assessment import Assessment
@@ -48,17 +44,17 @@ class _ErrorBoundary(TyperGroup):
         try:
             return super().invoke(ctx)
         except FundusgradeError as error:
-            _message(f"[bold red]Error:[/] {_escaped(str(error))}")
+            message(str(error), lead="[bold red]Error:[/] ")
             for note in getattr(error, "__notes__", ()):
-                _message(_escaped(note))
+                message(note)
             raise typer.Exit(EXIT_ERROR) from None
         except KeyboardInterrupt as error:
             for note in getattr(error, "__notes__", ()):
-                _message(_escaped(note))
-            _message("Interrupted.")
+                message(note)
+            message("Interrupted.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
-            _silence_stdout()
+            silence_stdout()
             raise typer.Exit(EXIT_ERROR) from None
 
 
@@ -78,43 +74,9 @@ def main() -> None:
     app()
 
 
-def _console() -> Console:
-    return Console(stderr=True)
-
-
-def _message(text: str) -> None:
-    _console().print(text, soft_wrap=True, highlight=False)
-
-
-@contextlib.contextmanager
-def _counting(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for something that reports (done, total)."""
-    from fundusgrade.progress import progress_bar
-
-    with progress_bar(Console(stderr=True, force_terminal=False) if hidden else _console()) as progress:
-        task = progress.add_task(what, total=None, rate="")
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, rate=f"{progress.tasks[0].speed or 0:.1f}/s")
-
-        yield show
-
-
 def _default_name(source: Path) -> str:
     """A data set is named after its folder, in letters that every file system takes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name).strip("-.") or "dataset"
-
-
-def _silence_stdout() -> None:
-    """Whoever read the results has enough; what is still buffered must not fail once more when Python ends."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _version(wanted: bool) -> None:
@@ -155,7 +117,7 @@ def preprocess(
 
     columns = label_columns(image_column, grade_column, patient_column, eye_column, site_column)
     found = find_samples(sources, labels=labels, columns=columns)
-    with _counting("preparing") as on_progress:
+    with counting("preparing") as on_progress:
         prepared = datasets.prepare_dataset(
             found,
             name=name or _default_name(sources[0]),
@@ -191,6 +153,9 @@ def train(
         bool | None, typer.Option("--calibrate/--no-calibrate", help="Fit confidence and thresholds on validation.")
     ] = None,
     mixup: Annotated[float, typer.Option(min=0.0, max=1.0, help="Mix pairs of photographs; 0 for none.")] = 0.0,
+    degrade: Annotated[
+        bool, typer.Option("--degrade", help="Half of the photographs smaller, softer, compressed.")
+    ] = False,
     ema_decay: Annotated[float, typer.Option(min=0.0, max=0.9999, help="Memory of the weights' average.")] = 0.99,
     patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better kappa before stopping.")] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Train this many folds, each tested on the rest.")] = None,
@@ -218,6 +183,7 @@ def train(
         decision=decision,
         calibrate=calibrate,
         mixup=mixup,
+        degrade=degrade,
         ema_decay=ema_decay,
         patience=patience,
         fold=fold,
@@ -226,9 +192,9 @@ def train(
     )
     request = runs.RunRequest(data=tuple(data or ()), name=name, options=options, resume=resume, overwrite=overwrite)
     if folds is None and fold is None:
-        finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=_console())
+        finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=console())
     else:
-        finished = cross_validation.cross_validate(request, device=device, precision=precision, console=_console())
+        finished = cross_validation.cross_validate(request, device=device, precision=precision, console=console())
     typer.echo(finished.summary)
     if finished.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -303,7 +269,7 @@ def audit(
     typer.echo(conclusion(found))
     if out is not None:
         report.write_audit(found, out)
-        _message(f"written: {_escaped(str(out / 'audit.json'))}, {_escaped(str(out / 'audit.png'))}")
+        message(f"written: {out / 'audit.json'!s}, {out / 'audit.png'!s}")
 
 
 @app.command()
@@ -344,18 +310,18 @@ def predict(
         tta=tta,
         coverage=coverage,
     )
-    _message(_escaped(f"model {grader.name}; {grader.choice.describe()}"))
+    message(f"model {grader.name}; {grader.choice.describe()}")
     rows_on_screen = csv is None and sys.stdout.isatty()  # a bar would run into them
     with (
         PredictionWriter(csv, with_ranges=coverage is not None) as writer,
-        _counting("grading", hidden=rows_on_screen) as on_progress,
+        counting("grading", hidden=rows_on_screen) as on_progress,
     ):
         for done, result in enumerate(grader.grade_all(found), start=1):
             writer.write(result)
             on_progress(done, len(found))
     where = f" in {csv}" if csv else ""
     doubtful = f"; {writer.num_doubtful} of those graded are of doubtful quality" if writer.num_doubtful else ""
-    _message(f"{writer.num_graded} graded, {writer.num_ungraded} not{_escaped(where)}{doubtful}")
+    message(f"{writer.num_graded} graded, {writer.num_ungraded} not{where}{doubtful}")
     if writer.num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
 
@@ -384,7 +350,7 @@ def explain(
     draw_explanations(explanations, out)
     for explanation in explanations:
         typer.echo(prediction_line(explanation.prediction))
-    _message(f"written: {_escaped(str(out))}")
+    message(f"written: {out!s}")
 
 
 @app.command("models")
@@ -393,9 +359,9 @@ def list_models() -> None:
     from fundusgrade import report, store
 
     found = store.list_models()
-    _show(report.models_table(found, default=store.DEFAULT_MODEL))
+    show(report.models_table(found, default=store.DEFAULT_MODEL))
     if not found:
-        _message("no model yet; train one with `fundusgrade train`")
+        message("no model yet; train one with `fundusgrade train`")
 
 
 @app.command("datasets")
@@ -404,9 +370,9 @@ def list_datasets() -> None:
     from fundusgrade import report, store
 
     found = store.list_datasets()
-    _show(report.datasets_table(found))
+    show(report.datasets_table(found))
     if not found:
-        _message("no data set yet; make one with `fundusgrade preprocess FOLDER`")
+        message("no data set yet; make one with `fundusgrade preprocess FOLDER`")
 
 
 def _shortcuts(dataset: PreparedDataset) -> tuple[ShortcutProbe, ...]:
@@ -414,9 +380,9 @@ def _shortcuts(dataset: PreparedDataset) -> tuple[ShortcutProbe, ...]:
     from fundusgrade import report
     from fundusgrade.shortcuts import measure_shortcuts
 
-    with _counting("measuring") as on_progress:
+    with counting("measuring") as on_progress:
         probes = measure_shortcuts(dataset, on_progress=on_progress)
-    _show(report.shortcuts_table(probes))
+    show(report.shortcuts_table(probes))
     return probes
 
 
@@ -427,10 +393,10 @@ def _interventions(
     from fundusgrade import report
     from fundusgrade.interventions import measure_interventions, measure_lesions
 
-    with _counting("changing") as on_progress:
+    with counting("changing") as on_progress:
         effects = measure_interventions(grader, dataset, split.value, limit=limit, on_progress=on_progress)
     effects += measure_lesions(grader, lesions) if lesions is not None else ()
-    _show(report.interventions_table(effects, model=grader.name))
+    show(report.interventions_table(effects, model=grader.name))
     return effects
 
 
@@ -438,15 +404,15 @@ def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Pa
     """Tables on stdout, files in `out`, what each model has seen on stderr."""
     from fundusgrade import report
 
-    _show(report.scores_table(found))
-    _show(report.evaluation_table(report.model_evaluations(found)))
+    show(report.scores_table(found))
+    show(report.evaluation_table(report.model_evaluations(found)))
     if found.comparisons:
-        _show(report.comparisons_table(found))
+        show(report.comparisons_table(found))
     for candidate in candidates:
-        _message(_escaped(f"{candidate.predictions.model}: {candidate.seen}"))
+        message(f"{candidate.predictions.model}: {candidate.seen}")
     if out is not None:
         report.write_evaluation(found, [candidate.predictions for candidate in candidates], out)
-        _message(f"written: {_escaped(str(out / 'evaluation.json'))}, {_escaped(str(out / 'confusion.png'))}")
+        message(f"written: {out / 'evaluation.json'!s}, {out / 'confusion.png'!s}")
 
 
 def _audit_candidate(candidate: Candidate, dataset: PreparedDataset, split: Split, out: Path | None) -> Audit:
@@ -476,25 +442,12 @@ def _write_report(
     from fundusgrade.html_report import report_html
 
     context = report_context(
-        candidates, dataset, found, num_pictures=num_pictures, audit=audited[0] if audited else None, command=_command()
+        candidates, dataset, found, num_pictures=num_pictures, audit=audited[0] if audited else None, command=command()
     )
     store.write_atomically(path, report_html(found, context))
-    _message(f"written: {_escaped(str(path))}")
-
-
-def _command() -> str:
-    """The command as it was given, for whoever wants to run it again."""
-    return shlex.join(["fundusgrade", *sys.argv[1:]])
+    message(f"written: {path!s}")
 
 
 def _models(named: list[str] | None) -> list[str | None]:
     """The models to use: those named, or the shipped one."""
     return list(named) if named else [None]
-
-
-def _show(table: Table) -> None:
-    """A result: on stdout, and as wide as it needs to be where no terminal limits it."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=400)
-    console.print(table)

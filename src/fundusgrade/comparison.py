@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import combinations
 from statistics import NormalDist
 
@@ -118,9 +119,12 @@ def mcnemar_p(num_first_only: int, num_second_only: int) -> float:
     Counts photographs as if they were independent; 1 where the models are right and wrong together.
     """
     total, rarer = num_first_only + num_second_only, min(num_first_only, num_second_only)
-    tail = sum(math.comb(total, count) for count in range(rarer + 1))
-    # Whole numbers of any length: their quotient neither overflows nor vanishes.
-    return min(1.0, 2 * tail / 2**total)
+    # Whole numbers of any length: binomial coefficients neither overflow nor lose digits.
+    tail = coefficient = 1
+    for count in range(rarer):
+        coefficient = coefficient * (total - count) // (count + 1)
+        tail += coefficient
+    return min(1.0, float(Fraction(2 * tail, 1 << total)))
 
 
 def compare_aucs(first: ScoredPhotographs, second: ScoredPhotographs) -> tuple[Estimate, float | None]:

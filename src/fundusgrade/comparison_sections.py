@@ -33,9 +33,7 @@ def comparisons_section(assessment: Assessment) -> Html:
         one = len(assessment.models) < 2
         reason = "There is only one model, so there is nothing to compare." if one else "The models were not compared."
         return section("comparisons", title, missing(reason))
-    rows = [
-        DotRow(label=_pair(assessment, each), dots=(each.kappa_difference,)) for each in assessment.comparisons
-    ]
+    rows = [DotRow(label=_pair(assessment, each), dots=(each.kappa_difference,)) for each in assessment.comparisons]
     frame = Frame(title="Difference of kappa, first minus second", x_label="difference, 95 % interval")
     words = "Differences of kappa between pairs of models with 95 % intervals; the dashed line is no difference."
     return section(
@@ -43,8 +41,8 @@ def comparisons_section(assessment: Assessment) -> Html:
         title,
         paragraph(
             "Both models of a pair grade the same photographs, so their difference is known better than either score. "
-            "Right of zero the first is better. The p-value says how often chance alone would make such a difference; it "
-            "is corrected by Holm for the number of pairs, and above 0.05 a difference should not be called one. A "
+            "Right of zero the first is better. The p-value says how often chance alone would make such a difference; "
+            "it is corrected by Holm for the number of pairs, and above 0.05 a difference should not be called one. A "
             "significant difference may still be too small to matter."
         ),
         figure([dots_chart(rows, frame, words, reference=0.0, digits=3)], verdicts(assessment)),
@@ -63,7 +61,7 @@ def _verdict(assessment: Assessment, of: PairedComparison) -> str:
     if value is None:
         return f"{_pair(assessment, of)}: the difference is undefined."
     better, worse = (of.first, of.second) if value > 0 else (of.second, of.first)
-    if of.kappa_p < _SIGNIFICANT:
+    if of.kappa_p is not None and of.kappa_p < _SIGNIFICANT:
         return (
             f"{_named(assessment, better)} agrees better with the graders than {_named(assessment, worse)} "
             f"(by {number(abs(value))}, p {p_value(of.kappa_p)})."
@@ -133,8 +131,8 @@ def audit_section(context: ReportContext) -> Html:
             "audit",
             title,
             missing(
-                "Not run. Whether the grade can be told from the camera or the file instead of the retina is not known. "
-                "To find out, run this and make the report again:"
+                "Not run. Whether the grade can be told from the camera or the file instead of the retina is not "
+                "known. To find out, run this and make the report again:"
             ),
             element("pre", element("code", f"fundusgrade audit {context.data.name} --model MODEL"), tabindex="0"),
         )
@@ -142,9 +140,10 @@ def audit_section(context: ReportContext) -> Html:
         "audit",
         title,
         paragraph(
-            "First question: what tells the grade without any retina? A kappa near 0 is good news; a high one means that "
-            "a model can score well on this data set and fail at the next clinic. Second: how far does the grade move "
-            "when only the way of taking the photograph changes? It should move much more when lesions are covered."
+            "First question: what tells the grade without any retina? A kappa near 0 is good news; a high one means "
+            "that a model can score well on this data set and fail at the next clinic. Second: how far does the grade "
+            "move when only the way of taking the photograph changes? It should move much more when lesions are "
+            "covered."
         ),
         paragraph(context.conclusion or "No conclusion was drawn."),
         _audit_charts(audit),

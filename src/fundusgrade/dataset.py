@@ -75,7 +75,10 @@ MANIFEST_COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedDataset:
-    """A finished data set on disk; `hash` is that of its manifest, `root` the folder that its photographs came from."""
+    """A finished data set on disk; `hash` is that of its manifest, `root` the folder that its photographs came from.
+
+    `parts` are the data sets that were joined to this one, none of an ordinary one.
+    """
 
     directory: Path
     name: str
@@ -84,6 +87,18 @@ class PreparedDataset:
     hash: str
     rows: tuple[ManifestRow, ...]
     root: Path | None = None
+    parts: tuple[PreparedDataset, ...] = ()
+
+    def photograph_path(self, row: ManifestRow) -> Path:
+        """Where the photograph of a row lies. Raises DatasetError where the data set does not say so."""
+        for part in self.parts:
+            if part.name == row.origin:
+                return part.photograph_path(replace(row, source=row.source.removeprefix(f"{part.name}/")))
+        if self.root is None:
+            raise DatasetError(
+                f"the data set {self.name!r} does not say where its photographs are; run `fundusgrade preprocess` again"
+            )
+        return self.root / row.source
 
     def graded_rows(self, split: str | None = None) -> tuple[ManifestRow, ...]:
         """Rows with a picture and a grade, of one split or of all ("all" or None)."""
@@ -193,6 +208,7 @@ def join_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
         seed=first.seed,
         hash=store.hash_text("\n".join(dataset.hash for dataset in datasets)),
         rows=tuple(rows),
+        parts=tuple(datasets),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 import timm
 import torch
 
@@ -169,4 +170,4 @@ def _small(photograph: Picture) -> Picture:
     if scale >= 1:
         return photograph
     size = (max(1, round(photograph.shape[1] * scale)), max(1, round(photograph.shape[0] * scale)))
-    return cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -83,8 +83,8 @@ def check_seen(grader: Grader, dataset: PreparedDataset, rows: Sequence[Manifest
     if not allow_seen:
         named = ", ".join(overlap.sources[:_NUM_NAMED])
         raise DatasetError(
-            f"the model {grader.name!r} was trained or chosen on {counts}, such as {named}; its scores would be too good. "
-            "Choose a --split or --data that it has not seen, or add --allow-seen, which the results will say"
+            f"the model {grader.name!r} was trained or chosen on {counts}, such as {named}; its scores would be too "
+            "good. Choose a --split or --data that it has not seen, or add --allow-seen, which the results will say"
         )
     return f"{known}, among them {counts}: these scores are too good."
 

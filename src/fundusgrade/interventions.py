@@ -24,7 +24,6 @@ from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading import Grader
 from fundusgrade.images import Picture, find_images, read_image
 from fundusgrade.metrics import mean_interval
-from fundusgrade.shortcuts import locate_photograph
 
 CUT_FRACTION = 0.75
 SQUASHED_ASPECT = 0.75
@@ -52,7 +51,7 @@ def measure_interventions(
     if not rows:
         raise DatasetError(f"the data set {dataset.name!r} has no graded photographs in the split {split!r}")
     order = np.random.default_rng(0).permutation(len(rows))[:limit]
-    paths = [locate_photograph(dataset, rows[i]) for i in sorted(order)]
+    paths = [dataset.photograph_path(rows[i]) for i in sorted(order)]
     pairs: dict[str, list[_Pair]] = {name: [] for name in INTERVENTIONS}
     for start in range(0, len(paths), _CHUNK):
         photographs = [_read(path) for path in paths[start : start + _CHUNK]]

@@ -5,10 +5,12 @@ Follows the sections of Mitchell et al., Model Cards for Model Reporting (FAT* 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from fundusgrade.checkpoint import CheckpointDescription
 from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.heads import NO_OFFSETS, UNCALIBRATED
+from fundusgrade.options import Head
 
 _OPTIONS = (
     "epochs",
@@ -16,8 +18,10 @@ _OPTIONS = (
     "learning_rate",
     "layer_decay",
     "weight_decay",
-    "class_weights",
+    "mixup",
+    "degrade",
     "ema_decay",
+    "fold",
     "seed",
 )
 
@@ -48,11 +52,14 @@ def model_card(description: CheckpointDescription, limits: Sequence[str] = ()) -
 
 def _model_lines(description: CheckpointDescription) -> str:
     network, recipe = description.network, description.recipe
+    rows = f"rows {network.rows[0]} to {network.rows[1]} of " if network.rows else ""
     return _bullets(
         f"architecture: {network.arch}" + (f" (timm `{network.timm_name}`)" if network.timm_name else ""),
-        f"input: {recipe.size_px} x {recipe.size_px} px, preprocessing `{recipe.method.value}`, "
+        f"input: {rows}{recipe.size_px} x {recipe.size_px} px, preprocessing `{recipe.method.value}`, "
         f"outline `{recipe.outline.value}`",
         f"start: {description.provenance.init}",
+        f"head: {network.head.value}; {_calibration(description)}",
+        f"grade: {_decision(description)}",
         f"weights SHA-256: `{description.weights_sha256}`",
     )
 
@@ -62,9 +69,8 @@ def _training_lines(description: CheckpointDescription) -> str:
     options = {name: provenance.options.get(name) for name in _OPTIONS}
     return _bullets(
         f"data: `{provenance.data_name}`, manifest SHA-256 `{provenance.data_hash}`",
-        "loss: cross-entropy, classes weighted by inverse frequency to a power "
-        f"(`--class-weights {provenance.options.get('class_weights')}`)",
-        f"share of the class weights undone afterwards, chosen by validation kappa: {_share(provenance.metrics)}",
+        f"loss: {provenance.options.get('loss', 'cross-entropy')}, "
+        f"classes weighted by `--class-weights {provenance.options.get('class_weights')}`",
         "options: " + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
         f"kept: epoch {provenance.metrics.get('best_epoch')}, the best by validation quadratic weighted kappa",
         "versions: " + ", ".join(f"{name} {value}" for name, value in provenance.versions.items()),
@@ -72,11 +78,11 @@ def _training_lines(description: CheckpointDescription) -> str:
 
 
 def _validation_lines(description: CheckpointDescription) -> str:
-    left_out = ("best_epoch", "adjusted_share")
+    left_out = ("best_epoch",)
     metrics = {name: value for name, value in description.provenance.metrics.items() if name not in left_out}
     return _bullets(
         *(f"{name.replace('_', ' ')}: {_number(value)}" for name, value in metrics.items()),
-        "these figures chose the epoch, so they are a little too good; measure with `fundusgrade evaluate`",
+        "these figures chose epoch and thresholds, so they are a little too good; measure with `fundusgrade evaluate`",
     )
 
 
@@ -84,9 +90,27 @@ def _bullets(*lines: str) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _share(metrics: Mapping[str, float | int | None]) -> str:
-    share = metrics.get("adjusted_share")
-    return "none" if not share else f"{share:.0%}"
+def _calibration(description: CheckpointDescription) -> str:
+    """What turns the head's outputs into probabilities."""
+    calibration, head = description.network.calibration, description.network.head
+    if calibration == UNCALIBRATED:
+        return "not calibrated"
+    told = [f"temperature {calibration.temperature:.2f}"]
+    if head is Head.SOFTMAX and calibration.offsets != NO_OFFSETS:
+        told.append("class weights partly or wholly undone")
+    if head is Head.REGRESSION:
+        told.append(f"cutpoints {_listed(calibration.cutpoints)}")
+    return f"calibrated on validation: {', '.join(told)}"
+
+
+def _decision(description: CheckpointDescription) -> str:
+    if description.thresholds is None:
+        return "the most probable one"
+    return f"thresholds of the expected grade, chosen on validation: {_listed(description.thresholds)}"
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
 
 
 def _number(value: float | None) -> str:

@@ -291,8 +291,8 @@ def comparisons_table(assessment: Assessment) -> Table:
     for pair in assessment.comparisons:
         table.add_row(
             Text(printable(f"{pair.first} - {pair.second}")),
-            *(_estimate(pair.kappa_difference), f"{pair.kappa_p:.3f}"),
-            *(_estimate(pair.accuracy_difference), f"{pair.mcnemar_p:.3f}"),
+            *(_estimate(pair.kappa_difference), number(pair.kappa_p)),
+            *(_estimate(pair.accuracy_difference), number(pair.mcnemar_p)),
             *(f"{pair.num_first_only}, {pair.num_second_only}", number(pair.agreement_kappa)),
         )
     return table

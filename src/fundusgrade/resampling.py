@@ -1,8 +1,9 @@
 """How sure is a score? Whole groups of photographs are drawn again and again, and the score is computed on every draw.
 
-Groups (patients, copies) are drawn with replacement within strata, so that every draw keeps the mix of grades (Efron
-and Tibshirani 1993; Davison and Hinkley 1997, section 3.8). A draw is a row of weights: how often each photograph was
-drawn. All scores are computed from weights, for all draws at once.
+Groups (patients, copies) are drawn with replacement within strata, so that every draw keeps the mix of grades (Davison
+and Hinkley 1997, section 3.2). A draw is a row of weights: how often each photograph was drawn. All scores are computed
+from weights, for all draws at once. Bounds are those of the bias-corrected and accelerated bootstrap; plain percentiles
+of an area under the curve near 1, or of a small stratum, held the truth too rarely (benchmarks/coverage.py).
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 
 from fundusgrade.grades import NUM_GRADES
 
+TAILS = (0.025, 0.975)
 # A score that is undefined in more than one draw of ten has no honest interval.
 _LEAST_DEFINED = 0.9
-TAILS = (0.025, 0.975)
-_NO_SPREAD = 1e-12
+# Weights are float32: scores that differ by less are the same.
+_ROUNDING = 1e-6
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +54,9 @@ class Resample:
 
     def totals(self, columns: NDArray[np.generic]) -> NDArray[np.float64]:
         """Weighted sums (1 + D, K) of columns (N, K)."""
-        # Counts stay exact in float32: they are whole and far below 2 ** 24.
-        exact = columns.dtype.kind == "b"
-        return np.asarray(self.weights @ columns.astype(np.float32 if exact else np.float64), np.float64)
+        # Sums of weights keep seven digits in float32; measured numbers are summed in float64.
+        precision = np.float32 if columns.dtype.kind == "b" else np.float64
+        return np.asarray(self.weights @ columns.astype(precision), np.float64)
 
 
 def resample(grades: NDArray[np.int64], groups: NDArray[np.int64], *, num_draws: int = 1000, seed: int = 0) -> Resample:
@@ -73,7 +76,9 @@ def draw_weights(
 ) -> NDArray[np.float32]:
     """How often each of N photographs with grades (N,) and groups (N,) is drawn: (D, N), seeded.
 
-    The stratum of a group is its highest grade; each draw takes as many groups of a stratum as there are.
+    The stratum of a group is its highest grade. Of the n groups of a stratum n - 1 are drawn, each counting n / (n - 1)
+    times: drawing n would make scores of rare grades look surer than they are (Rao and Wu, JASA 1988). A stratum of one
+    group is always drawn.
     """
     _, group = np.unique(groups, return_inverse=True)
     strata = np.full(group.max(initial=-1) + 1, -1, np.int64)
@@ -88,6 +93,7 @@ def draw_weights(
 
 
 def _draw_stratum(num_groups: int, num_draws: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Weights (D, G) of the groups of one stratum."""
     num_picks = max(num_groups - 1, 1)
     picks = rng.integers(0, num_groups, (num_draws, num_picks))
     cells = (picks + np.arange(num_draws)[:, None] * num_groups).ravel()
@@ -113,7 +119,7 @@ def estimate(values: NDArray[np.float64], sample: Resample) -> Estimate:
         return UNDEFINED
     value, draws = float(values[0]), values[1:]
     defined = ~np.isnan(draws)
-    if not defined.any() or np.ptp(draws[defined]) < _NO_SPREAD:
+    if not defined.any() or np.ptp(draws[defined]) < _ROUNDING:
         return Estimate(value=value, low=None, high=None)
     tails = corrected_tails(value, draws[defined], sample.group_weights[1:][defined])
     low, high = percentile_interval(draws, tails) or (None, None)
@@ -125,29 +131,52 @@ def corrected_tails(
 ) -> tuple[float, float]:
     """The shares of draws (D,) that bound the interval of a biased or skewed score: BCa (Efron, JASA 1987).
 
-    The skewness comes from the influence of each group, which is the covariance of its weight (D, G) with the score
-    (Efron, JRSS B 2014): no group has to be left out.
+    The influence of each group is the covariance of its weight (D, G) with the score, so that no group has to be left
+    out (Efron, JRSS B 2014). Where few groups or outliers decide how wide the interval is, that width is unsure too:
+    quantiles are Student's rather than normal (Satterthwaite 1946; Hesterberg, American Statistician 2015).
     """
-    normal = NormalDist()
-    below = ((draws < value).sum() + (draws == value).sum() / 2) / len(draws)
-    bias = normal.inv_cdf(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
-    influence = ((draws - draws.mean()) / (draws.std() * len(draws))).astype(np.float32) @ group_weights
-    skew = float((influence.astype(np.float64) ** 3).sum()) / 6
-    reached = [bias + normal.inv_cdf(tail) for tail in TAILS]
-    low, high = (normal.cdf(bias + each / (1 - skew * each)) for each in reached)
+    below = ((draws < value - _ROUNDING).sum() + (draws <= value + _ROUNDING).sum()) / (2 * len(draws))
+    bias = _NORMAL.inv_cdf(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
+    standard = ((draws - draws.mean()) / (draws.std() * len(draws))).astype(np.float32)
+    influence = (standard @ group_weights).astype(np.float64)
+    skew = float((influence**3).sum()) / 6
+    # The relative variance of the variance, which is 2 / degrees of freedom, less what the number of draws adds to it.
+    noise = (6 + 3 * len(influence) / len(draws)) / len(draws)
+    unsure = min(max(float((influence**4).sum()) - 1 / len(influence) - noise, 0.0), 0.5)
+    reached = [bias + normal * (1 + (normal**2 + 1) * unsure / 8) for normal in map(_NORMAL.inv_cdf, TAILS)]
+    # Very few groups may be so skewed that the bound would turn around.
+    low, high = (_NORMAL.cdf(bias + each / max(1 - skew * each, 0.1)) for each in reached)
     return low, high
 
 
 def estimate_share(sample: Resample, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
-    """The share of the photographs `among` (N,) that are `hits` (N,), with its interval."""
+    """The share of the photographs `among` (N,) that are `hits` (N,), with its interval.
+
+    A share of few photographs jumps from draw to draw. Its bounds are Wilson's (JASA 1927) for the number of
+    independent photographs that vary as much as the draws do (Dean and Pagano, Journal of Survey Statistics and
+    Methodology 2015). Where all or none are hits no draw can differ: the bound is then exact (Clopper and Pearson,
+    Biometrika 1934) for as many groups that were all alike.
+    """
     counts = sample.totals(np.stack([hits & among, among], axis=1))
-    found = estimate(ratio(counts[:, 0], counts[:, 1]), sample)
-    if found.value in (0.0, 1.0):
-        # No draw can differ from the sample: the exact bound of as many groups that were all alike takes its place.
-        bound = 0.025 ** (1 / len(np.unique(sample.groups[among])))
-        low, high = (bound, 1.0) if found.value else (0.0, 1 - bound)
-        return Estimate(value=found.value, low=low, high=high)
-    return found
+    shares = ratio(counts[:, 0], counts[:, 1])
+    if np.isnan(shares[0]):
+        return UNDEFINED
+    value, defined = float(shares[0]), shares[1:][~np.isnan(shares[1:])]
+    if value in (0.0, 1.0):
+        bound = TAILS[0] ** (1 / len(np.unique(sample.groups[among])))
+        low, high = (bound, 1.0) if value else (0.0, 1 - bound)
+        return Estimate(value=value, low=low, high=high)
+    if len(defined) < _LEAST_DEFINED * (len(shares) - 1) or not defined.size or np.ptp(defined) < _ROUNDING:
+        return Estimate(value=value, low=None, high=None)
+    low, high = _wilson_bounds(value, value * (1 - value) / float(defined.var()))
+    return Estimate(value=value, low=low, high=high)
+
+
+def _wilson_bounds(share: float, count: float) -> tuple[float, float]:
+    normal = _NORMAL.inv_cdf(TAILS[1])
+    center = share + normal**2 / (2 * count)
+    reach = normal * (share * (1 - share) / count + normal**2 / (4 * count**2)) ** 0.5
+    return (center - reach) / (1 + normal**2 / count), (center + reach) / (1 + normal**2 / count)
 
 
 def ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -46,6 +46,7 @@ class TrainOptions:
     decision: Decision | None = None
     calibrate: bool | None = None
     mixup: float = 0.0
+    degrade: bool = False
     ema_decay: float = 0.99
     patience: int | None = None
     seed: int = 0
@@ -116,7 +117,7 @@ class _RecipeDefaults:
 
 _RECIPES = {
     Recipe.OWN: _RecipeDefaults(
-        loss=Loss.SMOOTH_L1, class_weights=ClassWeights.SQRT, decision=Decision.THRESHOLDS, calibrate=True
+        loss=Loss.DISTANCE, class_weights=ClassWeights.SQRT, decision=Decision.THRESHOLDS, calibrate=True
     ),
     Recipe.REFERENCE: _RecipeDefaults(
         loss=Loss.CROSS_ENTROPY, class_weights=ClassWeights.INVERSE, decision=Decision.MOST_PROBABLE, calibrate=False

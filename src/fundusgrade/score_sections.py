@@ -90,9 +90,9 @@ def confusion_section(assessment: Assessment) -> Html:
         "confusion",
         "Which grade is taken for which",
         paragraph(
-            "Each row holds the photographs that graders gave one grade; the columns are what the model said. Photographs "
-            "on the diagonal are graded alike. Those in the lower left are graded too low, which misses disease; those "
-            "in the upper right too high. Percentages and shades are shares of the row."
+            "Each row holds the photographs that graders gave one grade; the columns are what the model said. "
+            "Photographs on the diagonal are graded alike. Those in the lower left are graded too low, which misses "
+            "disease; those in the upper right too high. Percentages and shades are shares of the row."
         ),
         element("div", *matrices, class_="matrices"),
     )
@@ -137,8 +137,8 @@ def kappa_section(assessment: Assessment) -> Html:
         paragraph(
             "The quadratic weighted kappa is 1 where the model always gives the graders' grade and 0 where it agrees "
             "as often as chance would. Being off by two grades costs four times as much as being off by one. Where the "
-            "intervals of two models overlap much, these photographs cannot tell which is better; the paired comparison "
-            "below tells more than the overlap does."
+            "intervals of two models overlap much, these photographs cannot tell which is better; the paired "
+            "comparison below tells more than the overlap does."
         ),
         figure([chart], f"{words}. The bars are 95 % intervals."),
     )
@@ -155,15 +155,13 @@ def grades_section(assessment: Assessment) -> Html:
         Frame(title="F1 of each grade", x_label="F1, 95 % interval", x_ends=(0.0, 1.0)),
         "F1 score of each grade with 95 % intervals; the numbers are in the table below.",
     )
-    tables = [
-        _grade_table(name, model) for name, model in zip(named(assessment), assessment.models, strict=True)
-    ]
+    tables = [_grade_table(name, model) for name, model in zip(named(assessment), assessment.models, strict=True)]
     return section(
         "grades",
         "Each grade by itself",
         paragraph(
-            "Recall is the share of a grade's photographs that the model finds, precision the share of what it calls so "
-            "that is so, and F1 balances the two (1 is best). Grades with few photographs have wide intervals."
+            "Recall is the share of a grade's photographs that the model finds, precision the share of what it calls "
+            "so that is so, and F1 balances the two (1 is best). Grades with few photographs have wide intervals."
         ),
         figure([chart], _weakest_grades(assessment), key([model.model for model in assessment.models])),
         folded("Precision, recall and F1 in numbers", *tables),
@@ -211,8 +209,9 @@ def points_section(assessment: Assessment) -> Html:
         paragraph(
             "A threshold turns a probability into yes or no. Each was chosen on "
             f"{count(assessment.num_validation)} validation photographs and not touched afterwards. Sensitivity is the "
-            "share of diseased photographs that are found, specificity the share of others that are left alone. PPV and "
-            "NPV, the shares of right alarms and of right all-clears, hold only where disease is as frequent as here."
+            "share of diseased photographs that are found, specificity the share of others that are left alone. PPV "
+            "and NPV, the shares of right alarms and of right all-clears, hold only where disease is as frequent as "
+            "here."
         ),
         table("Operating points", columns, [_point_row(name, point) for name, point in points]),
         paragraph(_point_in_words(*points[0])),
@@ -222,8 +221,8 @@ def points_section(assessment: Assessment) -> Html:
 def _why_no_points(assessment: Assessment) -> str:
     if assessment.num_validation == 0:
         return (
-            "There are no validation photographs among the predictions, so no threshold could be locked before the test. "
-            "Thresholds chosen on the test photographs themselves would flatter, and are not shown."
+            "There are no validation photographs among the predictions, so no threshold could be locked before the "
+            "test. Thresholds chosen on the test photographs themselves would flatter, and are not shown."
         )
     return "No threshold could be locked: the validation photographs do not hold both answers."
 
@@ -245,8 +244,8 @@ def _point_in_words(name: str, point: OperatingPoint) -> str:
         return f"For {name}, decision “{point.what}”, sensitivity or specificity is undefined on these photographs."
     return (
         f"In words, the first row: of 100 photographs that are {point.what} by their label, {name} finds about "
-        f"{100 * found:.0f} and misses {100 - round(100 * found)}; of 100 that are not, it raises a false alarm for about "
-        f"{100 - round(100 * left)}."
+        f"{100 * found:.0f} and misses {100 - round(100 * found)}; of 100 that are not, it raises a false alarm for "
+        f"about {100 - round(100 * left)}."
     )
 
 
@@ -256,8 +255,8 @@ def subgroups_section(assessment: Assessment) -> Html:
     columns = list(dict.fromkeys(of.column for model in assessment.models for of in model.subgroups))
     if not columns:
         reason = (
-            "The manifest has no column (such as camera, site, sex or eye) whose values could be compared, so it is not "
-            "known whether some patients are served worse than others."
+            "The manifest has no column (such as camera, site, sex or eye) whose values could be compared, so it is "
+            "not known whether some patients are served worse than others."
         )
         return section("subgroups", title, missing(reason))
     parts = [_subgroup_part(assessment, column) for column in columns]
@@ -265,9 +264,9 @@ def subgroups_section(assessment: Assessment) -> Html:
         "subgroups",
         title,
         paragraph(
-            "The same scores for photographs with one value in a column of the manifest. Look for a value far below the "
-            "others whose interval does not reach them; small groups differ by chance, and the more groups are looked "
-            "at, the more do."
+            "The same scores for photographs with one value in a column of the manifest. Look for a value far below "
+            "the others whose interval does not reach them; small groups differ by chance, and the more groups are "
+            "looked at, the more do."
         ),
         *parts,
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.grades import GRADE_LABELS, NUM_GRADES, REFERABLE_FROM, SIGHT_THREATENING_FROM
 from fundusgrade.predictions import ScoredPhotographs
-from fundusgrade.resampling import UNDEFINED, Estimate, Resample, estimate, estimate_share, ratio
+from fundusgrade.resampling import TAILS, UNDEFINED, Estimate, Resample, estimate, estimate_share, ratio
 
 DECISIONS = (("referable", int(REFERABLE_FROM)), ("sight-threatening", int(SIGHT_THREATENING_FROM)))
 """Binary decisions: the name, and the grade from which on it is answered with yes."""
@@ -20,7 +20,7 @@ NUM_BINS = 15
 _SMALLEST_PROBABILITY = 5e-7
 _DRAWS_AT_ONCE = 128
 _DISTANCES = np.abs(np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)))
-_NORMAL_TAIL = NormalDist().inv_cdf(0.975)
+_NORMAL_TAIL = NormalDist().inv_cdf(TAILS[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +53,10 @@ def score_predictions(photographs: ScoredPhotographs, sample: Resample) -> tuple
     """All scores of N photographs with intervals from their resample, in the order in which they are read."""
     matrices = weighted_matrices(sample, photographs.grades, photographs.predicted)
     named = [
+        ("quadratic weighted kappa", estimate(kappas(matrices), sample)),
+        ("accuracy", share_off_by(photographs, sample, range(1))),
         *_matrix_scores(matrices, sample),
-        ("off by two or more", _share_off_by_two(photographs, sample)),
+        ("off by two or more", share_off_by(photographs, sample, range(2, NUM_GRADES))),
         *((name, estimate(values, sample)) for name, values in probability_scores(photographs, sample).items()),
         ("macro AUC", estimate(macro_aucs(photographs, sample), sample)),
         *(score for what, start in DECISIONS for score in _decision_scores(photographs, sample, what, start)),
@@ -106,7 +108,6 @@ def _matrix_scores(matrices: NDArray[np.float64], sample: Resample) -> list[tupl
     f1s = grade_f1s(matrices)
     recalls = ratio(np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(axis=2))
     return [
-        ("quadratic weighted kappa", estimate(kappas(matrices), sample)),
         ("balanced accuracy", estimate(mean_of_defined(recalls), sample)),
         ("macro F1", estimate(mean_of_defined(f1s), sample)),
         *((f"F1, {label}", estimate(f1s[:, grade], sample)) for grade, label in enumerate(GRADE_LABELS)),
@@ -114,9 +115,10 @@ def _matrix_scores(matrices: NDArray[np.float64], sample: Resample) -> list[tupl
     ]
 
 
-def _share_off_by_two(photographs: ScoredPhotographs, sample: Resample) -> Estimate:
-    far = np.abs(photographs.grades - photographs.predicted) >= 2
-    return estimate_share(sample, far, np.ones_like(far))
+def share_off_by(photographs: ScoredPhotographs, sample: Resample, distances: range) -> Estimate:
+    """Share of photographs whose predicted grade is off by one of the distances; `range(1)` is accuracy."""
+    off = np.isin(np.abs(photographs.grades - photographs.predicted), distances)
+    return estimate_share(sample, off, np.ones_like(off))
 
 
 # Scores of probabilities
@@ -280,9 +282,21 @@ def _reliability(what: str, confidence: NDArray[np.float64], right: NDArray[np.b
     errors = ratio(np.abs(confident - observed).sum(axis=1), counts.sum(axis=1))
     return Reliability(
         what=what,
-        calibration_error=estimate(errors, sample),
+        calibration_error=_inflated_estimate(errors),
         bins=tuple(
             ReliabilityBin(num_photographs=int(count), confidence=float(sure / count), observed=float(hits / count))
             for count, sure, hits in zip(counts[0], confident[0], observed[0], strict=True)
         ),
     )
+
+
+def _inflated_estimate(errors: NDArray[np.float64]) -> Estimate:
+    """A calibration error and its interval from errors (1 + D,): as measured, then of each draw.
+
+    Noise makes absolute differences larger, in the sample as in its draws. The lower bound therefore allows for as much
+    noise in what is measured as the draws add to it; the upper one makes no allowance.
+    """
+    value, draws = float(errors[0]), errors[1:]
+    highest = float(np.quantile(draws, TAILS[1]))
+    low, high = max(0.0, 2 * value - highest), value + highest - min(float(draws.mean()), highest)
+    return Estimate(value=value, low=min(low, value), high=high)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -46,15 +45,6 @@ class ShortcutProbe:
     referable_auc: float | None
 
 
-def locate_photograph(dataset: PreparedDataset, row: ManifestRow) -> Path:
-    """Where the photograph of a row lies. Raises DatasetError where the data set does not say so."""
-    if dataset.root is None:
-        raise DatasetError(
-            f"the data set {dataset.name!r} does not say where its photographs are; run `fundusgrade preprocess` again"
-        )
-    return dataset.root / row.source
-
-
 def measure_shortcuts(
     dataset: PreparedDataset, *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[ShortcutProbe, ...]:
@@ -79,7 +69,7 @@ def measure_shortcuts(
 
 
 def _measure(dataset: PreparedDataset, row: ManifestRow) -> dict[tuple[str, str], list[float]]:
-    path = locate_photograph(dataset, row)
+    path = dataset.photograph_path(row)
     try:
         photograph = read_image(path)
         prepared = read_image(dataset.directory / row.image)

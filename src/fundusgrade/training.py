@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fundusgrade import __version__, store
-from fundusgrade.batches import Batch, GradedPictures, load_pictures, num_batches, training_batches
+from fundusgrade.batches import Batch, GradedPictures, load_pictures, num_batches, training_batches, with_degraded
 from fundusgrade.calibration import choose_offsets, fit_calibration, fit_thresholds
 from fundusgrade.checkpoint import CheckpointDescription, Provenance, load_checkpoint, save_checkpoint
 from fundusgrade.conformal import conformity_scores
@@ -111,7 +111,10 @@ def train(
     run = _start_run(dataset, options, choice, resume=resume)
     if resume:
         load_state(run, directory / STATE_FILE, dataset, options)
-    training = _weighted(load_pictures(dataset, dataset.graded_rows("train")), dataset, options)
+    rows = dataset.graded_rows("train")
+    training = _weighted(load_pictures(dataset, rows), dataset, options)
+    if options.degrade:
+        training = with_degraded(training, dataset, rows, seed=options.seed)
     validation = load_pictures(dataset, dataset.graded_rows("validation"))
     outcome = "finished"
     try:

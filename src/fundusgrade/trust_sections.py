@@ -42,9 +42,9 @@ def reliability_section(assessment: Assessment) -> Html:
         "reliability",
         title,
         paragraph(
-            "Photographs are sorted by the model's confidence into bins of equally many. Each dot compares what the model "
-            "said (across) with how often it was right (up). Dots on the dashed line are honest; dots below it are "
-            "overconfident. The expected calibration error is the mean distance from the line, 0 at best."
+            "Photographs are sorted by the model's confidence into bins of equally many. Each dot compares what the "
+            "model said (across) with how often it was right (up). Dots on the dashed line are honest; dots below it "
+            "are overconfident. The expected calibration error is the mean distance from the line, 0 at best."
         ),
         figure(panels, _about_calibration(worst[1], worst[2])) if panels else missing("No bin holds any photograph."),
         table("Expected calibration error", ["model", "of what", "error"], rows),
@@ -66,8 +66,8 @@ def _about_calibration(name: str, of: Reliability) -> str:
     if error is None:
         return "The calibration error is undefined."
     return (
-        f"Largest: {name} ({of.what}), whose confidence is off by {number(100 * error, 1)} percentage points on average. "
-        f"A dot stands for about {count(_per_bin(of))} photographs."
+        f"Largest: {name} ({of.what}), whose confidence is off by {number(100 * error, 1)} percentage points on "
+        f"average. A dot stands for about {count(_per_bin(of))} photographs."
     )
 
 
@@ -86,10 +86,10 @@ def decisions_section(assessment: Assessment) -> Html:
         "decision-curves",
         title,
         paragraph(
-            "The threshold probability says how much disease is worth how much alarm: at 10 %, finding one diseased eye "
-            "is worth nine needless referrals. At each threshold the net benefit counts found patients and subtracts "
-            "needless referrals at that price. A model is of use where its line is above both “refer all” (dashed) and "
-            "zero, which is “refer none”."
+            "The threshold probability says how much disease is worth how much alarm: at 10 %, finding one diseased "
+            "eye is worth nine needless referrals. At each threshold the net benefit counts found patients and "
+            "subtracts needless referrals at that price. A model is of use where its line is above both “refer all” "
+            "(dashed) and zero, which is “refer none”."
         ),
         figure(panels, _about_decisions(assessment, whats), key([model.model for model in assessment.models])),
     )
@@ -104,9 +104,7 @@ def _decision_panel(assessment: Assessment, what: str) -> Html:
         Series(series=None, x=everybody.thresholds, y=(0.0,) * len(everybody.thresholds), label="none"),
         *(Series(series=i, x=of.thresholds, y=of.model) for i, of in curves),
     ]
-    frame = Frame(
-        title=what, x_label="threshold probability", y_label="net benefit", y_ends=(-0.15 * top, 1.1 * top)
-    )
+    frame = Frame(title=what, x_label="threshold probability", y_label="net benefit", y_ends=(-0.15 * top, 1.1 * top))
     return lines_chart(lines, frame, f"Net benefit over the threshold probability, {what}. {_gain(curves, what)}")
 
 
@@ -197,9 +195,9 @@ def sets_section(assessment: Assessment) -> Html:
         title,
         paragraph(
             "Instead of one grade a model can name neighboring grades, such as “mild or moderate”, wide enough that "
-            f"{percent(assessment.coverage)} of the sets hold the true grade (conformal prediction, tuned on validation). "
-            "The promise holds over all photographs together. It may be broken for a rare grade: look at the lowest row. "
-            "The smaller the sets, the more they say."
+            f"{percent(assessment.coverage)} of the sets hold the true grade (conformal prediction, tuned on "
+            "validation). The promise holds over all photographs together. It may be broken for a rare grade: look at "
+            "the lowest row. The smaller the sets, the more they say."
         ),
         figure(
             [_sets_chart(assessment, grades, found)],
@@ -212,7 +210,9 @@ def sets_section(assessment: Assessment) -> Html:
 
 def _why_no_sets(assessment: Assessment) -> str:
     if assessment.num_validation == 0:
-        return "There are no validation photographs among the predictions, and sets of grades can only be tuned on those."
+        return (
+            "There are no validation photographs among the predictions, and sets of grades can only be tuned on those."
+        )
     return "Sets of grades were not computed for these predictions."
 
 

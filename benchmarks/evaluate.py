@@ -1,0 +1,71 @@
+"""How long a whole evaluation takes: three models, 3,662 cached predictions each, 1,000 draws, report with all figures.
+
+    python benchmarks/evaluate.py
+
+The predictions are made up; reading, scoring, comparing, drawing and writing are what `fundusgrade evaluate
+--predictions ... --report` does, without pictures of errors.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fundusgrade.assessment import assess
+from fundusgrade.html_report import report_html
+from fundusgrade.predictions import PredictionSet, ScoredPhotographs, read_predictions, write_predictions
+from fundusgrade.report_context import DataDescription, ReportContext
+
+NUM_PER_GRADE = (1805, 370, 999, 193, 295)
+
+
+def made_up(seed: int, noise: float) -> PredictionSet:
+    """Predictions of a model whose severity is off by `noise` grades, in five folds."""
+    rng = np.random.default_rng(seed)
+    grades = np.random.default_rng(0).permutation(np.repeat(np.arange(5), NUM_PER_GRADE))
+    severity = grades + rng.normal(0, noise, len(grades))
+    closeness = -((severity[:, None] - np.arange(5)) ** 2) / (2 * noise**2)
+    probabilities = np.exp(closeness - closeness.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    number = np.arange(len(grades))
+    columns = ScoredPhotographs(
+        sources=tuple(f"eye-{i:04d}.png" for i in number),
+        grades=grades,
+        predicted=probabilities.argmax(axis=1),
+        probabilities=probabilities,
+        groups=number // 2 * 2,
+        folds=1 + number % 5,
+    )
+    return PredictionSet(model=f"made up {seed}", data="made up", test=columns, validation=columns.chosen(number[::3]))
+
+
+def main() -> None:
+    """Measure once and print seconds of each part."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{seed}.csv" for seed in (1, 2, 3)]
+        for path, noise in zip(paths, (0.5, 0.6, 0.8), strict=True):
+            write_predictions(made_up(int(path.stem), noise), path)
+        started = time.perf_counter()
+        sets = [read_predictions(path) for path in paths]
+        was_read = time.perf_counter()
+        found = assess(sets)
+        was_assessed = time.perf_counter()
+        page = report_html(found, _context())
+        done = time.perf_counter()
+    print(f"read {was_read - started:.1f} s, scores and comparisons {was_assessed - was_read:.1f} s,")
+    print(f"report {done - was_assessed:.1f} s ({len(page) / 1e6:.1f} MB); altogether {done - started:.1f} s")
+
+
+def _context() -> ReportContext:
+    data = DataDescription(
+        name="made up", num_photographs=sum(NUM_PER_GRADE), num_per_grade=NUM_PER_GRADE, num_groups=None,
+        splits="Five folds.", recipe="none.", manifest_hash="",
+    )  # fmt: skip
+    return ReportContext(title="Made up", created="", versions=(), data=data)
+
+
+if __name__ == "__main__":
+    main()

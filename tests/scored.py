@@ -1,0 +1,63 @@
+"""Photographs with grades and probabilities drawn at random, for tests of scores."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fundusgrade.predictions import PredictionSet, ScoredPhotographs
+from fundusgrade.scores import NamedEstimate
+
+MIX = (0.49, 0.10, 0.27, 0.06, 0.08)
+
+
+def scored(
+    grades: ArrayLike, probabilities: ArrayLike, *, predicted: ArrayLike | None = None, groups: ArrayLike | None = None
+) -> ScoredPhotographs:
+    """Photographs of fold 0, each its own group unless groups are given, graded as most probable unless told."""
+    table = np.asarray(probabilities, np.float64).reshape(-1, 5)
+    count = len(table)
+    return ScoredPhotographs(
+        sources=tuple(f"{i}.png" for i in range(count)),
+        grades=np.asarray(grades, np.int64),
+        predicted=np.asarray(table.argmax(axis=1) if predicted is None else predicted, np.int64),
+        probabilities=table,
+        groups=np.asarray(np.arange(count) if groups is None else groups, np.int64),
+        folds=np.zeros(count, np.int64),
+    )
+
+
+def draw_photographs(num_photographs: int, seed: int, *, skill: float = 1.5) -> ScoredPhotographs:
+    """A model that knows the grade with an error; its probabilities are honest only roughly."""
+    rng = np.random.default_rng(seed)
+    grades = rng.choice(5, num_photographs, p=MIX)
+    return grade_again(scored(grades, np.full((num_photographs, 5), 0.2)), seed + 1, skill=skill)
+
+
+def grade_again(photographs: ScoredPhotographs, seed: int, *, skill: float = 1.5) -> ScoredPhotographs:
+    """The same photographs by another model."""
+    rng = np.random.default_rng(seed)
+    seen = photographs.grades + rng.normal(0, 1 / skill, len(photographs))
+    closeness = np.exp(-(skill**2) * (seen[:, None] - np.arange(5)) ** 2 / 2) + 0.002
+    return scored(photographs.grades, closeness / closeness.sum(axis=1, keepdims=True), groups=photographs.groups)
+
+
+def prediction_set(
+    test: ScoredPhotographs, validation: ScoredPhotographs | None = None, *, model: str = "model"
+) -> PredictionSet:
+    """One model's predictions; without validation photographs unless they are given."""
+    nothing = test.chosen(np.zeros(0, np.int64))
+    return PredictionSet(model=model, data="eyes", test=test, validation=nothing if validation is None else validation)
+
+
+def repeated(photographs: ScoredPhotographs, times: int) -> ScoredPhotographs:
+    """Each photograph as several identical copies of one group."""
+    count = len(photographs)
+    rows: NDArray[np.int64] = np.tile(np.arange(count), times)
+    copies = photographs.chosen(rows)
+    return scored(copies.grades, copies.probabilities, predicted=copies.predicted, groups=rows)
+
+
+def by_name(scores: tuple[NamedEstimate, ...]) -> dict[str, float | None]:
+    """The values of scores."""
+    return {score.name: score.estimate.value for score in scores}
