@@ -79,6 +79,6 @@ def _row(number: int, grade: Grade, split: str) -> ManifestRow:
         site=None,
         error=None,
         conflict=False,
-        sha256=f"{number:064x}",
+        sha256=store.hash_text(f"{number:04d}.jpg"),
         fingerprint=None,
     )

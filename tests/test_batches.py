@@ -154,14 +154,17 @@ def test_every_picture_of_a_batch_is_changed_differently() -> None:
             assert (result[i] - result[j]).abs().mean() > 0.01
 
 
-def test_without_any_change_a_picture_is_itself_or_its_mirror_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_change_a_picture_is_itself_mirrored_or_turned_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "_uniform", lambda count, limit, generator: torch.zeros(count))
     pictures = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     result = augmented(pictures, 0.5)
     same = (result - pictures).abs().amax(dim=(1, 2, 3)) < 1e-5
     mirrored = (result - pictures.flip(3)).abs().amax(dim=(1, 2, 3)) < 1e-5
-    assert torch.equal(same, ~mirrored)
-    assert 3 <= int(same.sum()) <= 17
+    turned = (result - pictures.flip(2, 3)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    upside_down = (result - pictures.flip(2)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    kinds = torch.stack([same, mirrored, turned, upside_down]).int()
+    assert kinds.sum(dim=0).tolist() == [1] * 20
+    assert int(kinds.sum(dim=1).min()) >= 1
 
 
 def test_a_mark_is_turned_about_the_center_and_keeps_its_area(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +197,7 @@ def test_pictures_are_mirrored_half_of_the_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_light_changes_the_retina_within_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "_turn", lambda pictures, generator: pictures)
+    monkeypatch.setattr(batches, "_turn", lambda pictures, generator, max_turn: pictures)
     pictures = torch.full((200, 3, 8, 8), 0.5)
     result = augmented(pictures, 0.2)
     change = result.amax(dim=(1, 2, 3)) - 0.5

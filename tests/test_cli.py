@@ -55,23 +55,19 @@ OPTIONS = {
         *("--image-column", "--grade-column", "--patient-column", "--eye-column", "--site-column"),
     },
     "train": {
-        *(
-            "--adjust",
-            "--arch",
-            "--data",
-            "--name",
-            "--device",
-            "--precision",
-            "--init-weights",
-            "--pretrained",
-            "--no-pretrained",
-        ),
-        *("--epochs", "--batch-size", "--learning-rate", "--layer-decay", "--class-weights", "--patience", "--seed"),
-        *("--resume", "--overwrite", "--adjust", "--no-adjust"),
+        *("--arch", "--data", "--name", "--device", "--precision", "--init-weights", "--pretrained", "--no-pretrained"),
+        *("--recipe", "--head", "--loss", "--class-weights", "--decision", "--calibrate", "--no-calibrate"),
+        *("--epochs", "--batch-size", "--learning-rate", "--layer-decay", "--patience", "--seed"),
+        *("--mixup", "--degrade", "--ema-decay", "--folds", "--fold", "--tta", "--resume", "--overwrite"),
     },
-    "evaluate": {"--model", "--data", "--split", "--out", "--audit", "--device", "--precision"},
+    "evaluate": {
+        *("--model", "--predictions", "--data", "--split", "--by", "--out", "--report", "--pictures", "--audit"),
+        *("--coverage", "--tta", "--allow-seen", "--draws", "--device", "--precision"),
+    },
     "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--device", "--precision"},
-    "predict": {"--csv", "--model", "--device", "--precision", "--batch-size", "--require-gradable"},
+    "predict": {
+        *("--csv", "--model", "--device", "--precision", "--batch-size", "--require-gradable", "--tta", "--coverage"),
+    },
     "explain": {"--out", "--model", "--target", "--device", "--precision"},
     "models": set(),
     "datasets": set(),
@@ -542,15 +538,69 @@ def test_evaluate_shows_a_table_and_writes_files(workplace: Path) -> None:
     graders = [Grader.load(name, device=DeviceName.CPU, precision=Precision.FLOAT32) for name in names]
     expected = [grader.evaluate(dataset, "all") for grader in graders]
     written = json.loads((workplace / "results" / "evaluation.json").read_text())
-    assert (written["data"], written["split"]) == ("drawn", "all")
+    assert (written["data"], written["part"]) == ("drawn", "all")
     assert [model["model"] for model in written["models"]] == names
-    assert [model["kappa"] for model in written["models"]] == [each.kappa for each in expected]
-    assert [model["num_photographs"] for model in written["models"]] == [20, 20]
+    assert [model["evaluation"]["kappa"] for model in written["models"]] == [each.kappa for each in expected]
+    assert [model["evaluation"]["num_photographs"] for model in written["models"]] == [20, 20]
+    assert [(pair["first"], pair["second"]) for pair in written["comparisons"]] == [("cnn-a", "cnn-b")]
     row = next(line for line in outcome.stdout.splitlines() if "Quadratic weighted kappa" in line)
     assert [f"{each.kappa:.3f}" in row for each in expected] == [True, True]
     assert "cnn-a" in outcome.stdout and "cnn-b" in outcome.stdout
     assert read_image(workplace / "results" / "confusion.png").shape[0] > 500
     assert "results/evaluation.json, results/confusion.png" in outcome.stderr
+
+
+def test_folds_are_trained_pooled_compared_and_reported(labeled: Path, home: Path) -> None:
+    """Cross-validation as its guide tells it, on 20 drawn eyes."""
+    assert Outcome("fundusgrade preprocess labeled --size 64 --workers 1").code == 0
+    arithmetic = "--device cpu --precision float32"
+    train = f"fundusgrade train --arch cnn --epochs 1 --batch-size 4 {arithmetic} --name"
+    for name, options in (("own", "--folds 3"), ("reference", "--folds 3 --recipe reference")):
+        trained = Outcome(f"{train} {name} {options}")
+        assert trained.code == 0, trained.stderr
+        assert "out of fold: 20 photographs, kappa" in trained.stdout
+    evaluated = Outcome(
+        "fundusgrade evaluate --predictions own --predictions reference --by quality --report out/report.html "
+        f"--pictures 2 --draws 100 --out out {arithmetic}"
+    )
+    assert evaluated.code == 0, evaluated.stderr
+    assert "own - reference" in evaluated.stdout
+    assert "each photograph was graded by one of 3 networks that had not seen it" in evaluated.stderr
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert RESEARCH_USE in page and page.count("data:image/jpeg") >= 1
+    written = json.loads(Path("out/evaluation.json").read_text())
+    assert [model["evaluation"]["num_photographs"] for model in written["models"]] == [20, 20]
+
+
+def test_photographs_seen_in_training_are_refused_unless_allowed(labeled: Path) -> None:
+    assert Outcome("fundusgrade preprocess labeled --size 64 --workers 1").code == 0
+    assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name seeing").code == 0
+    refused = Outcome("fundusgrade evaluate --model seeing --split train --device cpu")
+    assert (refused.code, refused.stdout) == (1, "")
+    assert "was trained or chosen on" in refused.stderr and "--allow-seen" in refused.stderr
+    allowed = Outcome("fundusgrade evaluate --model seeing --split train --device cpu --allow-seen")
+    assert allowed.code == 0
+    assert "these scores are too good" in allowed.stderr
+
+
+def test_predict_with_coverage_adds_ranges_that_hold_the_grade(labeled: Path, workplace: Path) -> None:
+    assert Outcome("fundusgrade preprocess labeled --size 64 --workers 1").code == 0
+    assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name ranged").code == 0
+    predict = "fundusgrade predict labeled --model ranged --device cpu --csv out.csv --coverage"
+    assert Outcome(f"{predict} 0.9 --tta").code == 0
+    header, *rows = list(csv.reader(io.StringIO((workplace / "out.csv").read_text())))
+    assert header == [*COLUMNS, "grade_low", "grade_high"]
+    for row in rows:
+        low, high = int(row[-2]), int(row[-1])
+        assert 0 <= low <= int(row[1]) <= high <= 4
+
+
+def test_a_model_without_conformity_gives_no_ranges(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [0])
+    outcome = Outcome("fundusgrade predict images --coverage 0.9")
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert "--coverage" in outcome.stderr
 
 
 def test_evaluate_uses_the_test_split_and_the_default_model(workplace: Path) -> None:
@@ -559,7 +609,8 @@ def test_evaluate_uses_the_test_split_and_the_default_model(workplace: Path) -> 
     outcome = Outcome("fundusgrade evaluate --out .")
     assert outcome.code == 0
     (model,) = json.loads((workplace / "evaluation.json").read_text())["models"]
-    assert (model["model"], model["num_photographs"]) == ("tiny", len(dataset.graded_rows("test")))
+    count = model["evaluation"]["num_photographs"]
+    assert (model["model"], count) == ("tiny", len(dataset.graded_rows("test")))
 
 
 def test_audit_of_data_and_model_shows_tables_a_sentence_and_writes_files(workplace: Path) -> None:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from fundusgrade.dataset import (
     OVERVIEW_FILE,
     ManifestRow,
     PreparedDataset,
+    join_datasets,
     load_dataset,
     prepare_dataset,
 )
@@ -526,3 +528,178 @@ def test_seeds_deal_anew(tmp_path: Path) -> None:
     assert first == splits(0)
     assert any(first != splits(seed) for seed in (1, 2, 3))
     assert [first.count(split) for split in ("train", "validation", "test")] == [8, 2, 2]
+
+
+# Folds
+
+
+@pytest.fixture
+def many() -> PreparedDataset:
+    """60 photographs in memory: 40 alone, 10 pairs of copies; two more without a picture or a grade."""
+    rng = np.random.default_rng(0)
+    rows = [
+        memory_row(i, grade=Grade(int(rng.integers(0, 5))), group=i if i < 40 else 40 + (i - 40) // 2)
+        for i in range(60)
+    ]
+    rows += [replace(memory_row(60, grade=Grade(1), group=70), error="black"), memory_row(61, grade=None, group=71)]
+    return dataset_in_memory("many", rows)
+
+
+def memory_row(number: int, *, grade: Grade | None, group: int, split: str | None = None) -> ManifestRow:
+    return ManifestRow(
+        image=f"pictures/{number}.png", source=f"{number}.png", grade=grade, split=split, fold=None, group=group,
+        patient=None, eye=None, site=None, error=None, conflict=False, sha256=f"{number:064x}", fingerprint=None,
+    )  # fmt: skip
+
+
+def dataset_in_memory(name: str, rows: Sequence[ManifestRow]) -> PreparedDataset:
+    return PreparedDataset(
+        directory=store.dataset_directory(name), name=name, recipe=RECIPE, seed=0, hash=name, rows=tuple(rows)
+    )
+
+
+@pytest.mark.parametrize("num_folds", [2, 3, 5])
+def test_with_folds_every_photograph_is_a_test_photograph_exactly_once(many: PreparedDataset, num_folds: int) -> None:
+    tested: list[str] = []
+    for fold in range(1, num_folds + 1):
+        of_fold = many.with_fold(fold, num_folds)
+        assert (of_fold.hash, of_fold.name, len(of_fold.rows)) == (many.hash, many.name, len(many.rows))
+        tested += [row.source for row in of_fold.graded_rows("test")]
+        sizes = [len(of_fold.graded_rows(split)) for split in ("train", "validation", "test")]
+        assert sum(sizes) == 60
+        assert sizes[2] == pytest.approx(60 / num_folds, abs=4)
+        assert sizes[1] == pytest.approx((60 - sizes[2]) / 8, abs=3)
+    assert sorted(tested) == sorted(row.source for row in many.graded_rows())
+
+
+@pytest.mark.parametrize("fold", range(1, 6))
+def test_a_fold_never_parts_a_group(many: PreparedDataset, fold: int) -> None:
+    splits = defaultdict(set)
+    for row in many.with_fold(fold).graded_rows():
+        splits[row.group].add(row.split)
+    assert len(splits) == 50 and all(len(found) == 1 for found in splits.values())
+
+
+def test_folds_are_those_of_the_manifest_where_there_are_as_many(mixed: Path) -> None:
+    dataset = prepare(mixed, seed=3)
+    for fold in range(1, 6):
+        tested = {row.source for row in dataset.with_fold(fold).graded_rows("test")}
+        assert tested == {row.source for row in dataset.graded_rows() if row.fold == fold - 1}
+
+
+def test_what_has_no_grade_or_picture_is_in_no_fold(many: PreparedDataset) -> None:
+    for fold in (1, 2):
+        assert [row.split for row in many.with_fold(fold, 2).rows[60:]] == [None, None]
+
+
+def test_the_same_fold_is_dealt_alike_whatever_splits_there_were(many: PreparedDataset) -> None:
+    first = many.with_fold(2)
+    assert first == many.with_fold(2) == many.with_fold(4).with_fold(2)
+    assert first.rows != many.with_fold(3).rows
+
+
+@pytest.mark.parametrize(("fold", "num_folds"), [(0, 5), (6, 5), (-1, 5), (1, 1), (1, 0)])
+def test_a_fold_that_does_not_exist_is_refused(fold: int, num_folds: int, many: PreparedDataset) -> None:
+    with pytest.raises(DatasetError, match=rf"no fold {fold} of {num_folds}; expected 1 to {num_folds}"):
+        many.with_fold(fold, num_folds)
+
+
+# Several data sets as one
+
+
+def test_joined_data_sets_keep_names_splits_and_pictures_apart(small: Path) -> None:
+    first, second = prepare(small, "first"), dataset_in_memory("second", [memory_row(7, grade=Grade(2), group=0)])
+    joined = join_datasets([first, second])
+    assert joined.name == "first+second"
+    assert [row.source for row in joined.rows] == [*(f"first/{row.source}" for row in first.rows), "second/7.png"]
+    assert [row.origin for row in joined.rows] == ["first"] * 5 + ["second"]
+    assert [(row.split, row.grade) for row in joined.rows[:5]] == [(row.split, row.grade) for row in first.rows]
+    for own, row in zip(first.rows, joined.rows, strict=False):
+        assert np.array_equal(read_image(joined.directory / row.image), read_image(first.directory / own.image))
+    assert len({row.group for row in joined.rows}) == 6, "group 0 of one is not group 0 of the other"
+    assert joined.hash not in (first.hash, second.hash)
+    assert joined.hash != join_datasets([second, first]).hash
+
+
+def test_one_data_set_joined_is_itself(small: Path) -> None:
+    dataset = prepare(small)
+    assert join_datasets([dataset]) is dataset
+
+
+def test_patients_of_different_data_sets_are_different_people() -> None:
+    """Both have a patient 17: nothing ties them, and a photograph that was never prepared ties nothing either."""
+    rows = [
+        replace(memory_row(i, grade=Grade(0), group=0, split=split), patient="17", sha256=sha256)
+        for i, (split, sha256) in enumerate([("train", "a"), ("train", "")])
+    ]
+    others = [replace(row, split="test", sha256=row.sha256 and "b") for row in rows]
+    joined = join_datasets([dataset_in_memory("first", rows), dataset_in_memory("second", others)])
+    assert [row.group for row in joined.rows] == [0, 0, 1, 1]
+
+
+FAR, NEAR = "00" * 32, "0f" * 3 + "00" * 29
+
+
+@pytest.mark.parametrize("is_same_file", [True, False], ids=["the same file", "a copy of it"])
+def test_a_photograph_that_trains_in_one_set_must_not_be_held_out_in_another(is_same_file: bool) -> None:
+    trained = replace(memory_row(1, grade=Grade(0), group=0, split="train"), fingerprint=FAR)
+    held_out = replace(trained, source="copy.png", split="test")
+    if not is_same_file:
+        held_out = replace(held_out, sha256="f" * 64, fingerprint=NEAR)
+    sets = [dataset_in_memory("first", [trained]), dataset_in_memory("second", [held_out])]
+    with pytest.raises(
+        DatasetError, match=r"first/1\.png \(train\) and second/copy\.png \(test\) are copies .* as one"
+    ):
+        join_datasets(sets)
+
+
+def test_copies_in_two_joined_sets_are_one_group_that_no_fold_parts() -> None:
+    rows = [memory_row(i, grade=Grade(i % 5), group=i, split="train") for i in range(30)]
+    copies = [replace(row, group=29 - i) for i, row in enumerate(rows)]
+    joined = join_datasets([dataset_in_memory("first", rows), dataset_in_memory("second", copies)])
+    assert [row.group for row in joined.rows] == [*range(30), *range(30)]
+    for fold in range(1, 6):
+        splits = [row.split for row in joined.with_fold(fold).rows]
+        assert splits[:30] == splits[30:] and set(splits) == {"train", "validation", "test"}
+
+
+def test_data_sets_that_were_prepared_differently_are_not_joined() -> None:
+    rows = [memory_row(1, grade=Grade(0), group=0, split="train")]
+    first = dataset_in_memory("first", rows)
+    second = replace(dataset_in_memory("second", rows), recipe=PreprocessRecipe(method=Method.CLAHE, size_px=32))
+    with pytest.raises(DatasetError, match=r"'first' is natural, .* 'second' is clahe, .*; prepare them alike"):
+        join_datasets([first, second])
+
+
+def test_data_sets_of_one_name_are_not_joined() -> None:
+    dataset = dataset_in_memory("eyes", [memory_row(1, grade=Grade(0), group=0, split="train")])
+    with pytest.raises(DatasetError, match=r"of one name cannot be joined \(eyes, eyes\)"):
+        join_datasets([dataset, dataset])
+
+
+# Where photographs are
+
+
+def test_photographs_are_found_where_they_were_prepared(small: Path, mixed: Path) -> None:
+    first, second = prepare(small, "first"), prepare(mixed, "second")
+    for dataset, folder in ((load_dataset(first.directory), small), (load_dataset(second.directory), mixed)):
+        for row in dataset.graded_rows():
+            assert dataset.photograph_path(row).resolve() == (folder / row.source).resolve()
+            assert dataset.photograph_path(row).is_file()
+
+
+def test_photographs_of_joined_data_sets_are_found_in_the_folder_of_each(small: Path, tmp_path: Path) -> None:
+    first = prepare(small, "first")
+    (tmp_path / "second" / "1").mkdir(parents=True)
+    (tmp_path / "second" / "1" / "eye.png").write_bytes(eye_png(9))
+    second = prepare_dataset(find_samples([tmp_path / "second"]), name="second", recipe=RECIPE, num_workers=1)
+    joined = join_datasets([first, second])
+    paths = [joined.photograph_path(row).resolve() for row in joined.rows]
+    assert paths[-1] == (tmp_path / "second" / "1" / "eye.png").resolve()
+    assert paths[:5] == [first.photograph_path(row).resolve() for row in first.rows]
+
+
+def test_a_data_set_that_does_not_know_its_photographs_says_so() -> None:
+    dataset = dataset_in_memory("old", [memory_row(1, grade=Grade(0), group=0)])
+    with pytest.raises(DatasetError, match=r"'old' does not say where its photographs are; run `fundusgrade preproc"):
+        dataset.photograph_path(dataset.rows[0])

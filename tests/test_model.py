@@ -20,12 +20,12 @@ from fundusgrade.labels import find_samples
 from fundusgrade.model import (
     GradingNetwork,
     build_network,
-    grade_probabilities,
     network_spec,
     predict_probabilities,
     prepare_for,
     scale_pixels,
     start_network,
+    to_probabilities,
     to_tensor,
 )
 from fundusgrade.options import DeviceName, Precision
@@ -217,14 +217,19 @@ def test_an_unreachable_hub_is_an_error_that_says_how_to_go_on() -> None:
 def test_no_pretrained_starts_at_random() -> None:
     torch.manual_seed(3)
     network = start_network(network_spec("test_resnet", 64), init_weights=None, pretrained=False)
-    expected = network_of("test_resnet", seed=3)
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), expected.parameters(), strict=True))
+    expected = dict(network_of("test_resnet", seed=3).named_parameters())
+    last_layer = {"backbone.fc.weight", "backbone.fc.bias"}
+    for name, parameter in network.named_parameters():
+        begins_at = torch.zeros_like(parameter) if name in last_layer else expected[name]
+        assert torch.equal(parameter, begins_at)
 
 
-def test_probabilities_are_float32_and_sum_to_one() -> None:
-    probabilities = grade_probabilities(torch.tensor([[-90.0, 0.0, 3.0, 88.0, 1.0], [0.0] * 5]).bfloat16())
-    assert probabilities.dtype is torch.float32
-    assert torch.allclose(probabilities.sum(dim=1), torch.ones(2))
+def test_probabilities_are_of_double_precision_and_sum_to_one() -> None:
+    outputs = torch.tensor([[-90.0, 0.0, 3.0, 88.0, 1.0], [0.0] * 5]).bfloat16()
+    probabilities = to_probabilities(network_spec("cnn", 64), outputs)
+    assert probabilities.dtype == np.float64
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-12)
+    assert np.allclose(probabilities[1], 0.2)
 
 
 @pytest.mark.parametrize("arch", TINY)

@@ -16,24 +16,30 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from fundusgrade.assessment import assess
 from fundusgrade.dataset import ManifestRow, PreparedDataset
 from fundusgrade.errors import StoreError
 from fundusgrade.figures import ModelEvaluation
 from fundusgrade.grades import RESEARCH_USE, Grade, Prediction, Ungraded
 from fundusgrade.metrics import Evaluation, evaluate_predictions
+from fundusgrade.predictions import read_predictions
 from fundusgrade.preprocess import PreprocessRecipe
 from fundusgrade.report import (
     PREDICTION_COLUMNS,
+    RANGE_COLUMNS,
     PredictionWriter,
+    comparisons_table,
     dataset_summary,
     datasets_table,
     evaluation_json,
     evaluation_table,
     models_table,
     prediction_line,
+    scores_table,
     write_evaluation,
 )
 from fundusgrade.store import StoredDataset, StoredModel
+from tests.scored import draw_photographs, grade_again, prediction_set
 
 HEADER = "image,grade,label,p0,p1,p2,p3,p4,expected_grade,referable_probability,gradable,quality_reasons,model,error\n"
 GRADED = Prediction(image="eyes/a.png", model="resnet50", probabilities=(0.05, 0.1, 0.6, 0.2, 0.05))
@@ -71,6 +77,15 @@ def test_file_has_header_and_one_row_per_photograph(tmp_path: Path) -> None:
 def test_without_photographs_there_is_only_the_header(tmp_path: Path) -> None:
     assert written(tmp_path) == HEADER
     assert tuple(HEADER.strip().split(",")) == PREDICTION_COLUMNS
+
+
+def test_ranges_are_two_more_cells_of_every_row(tmp_path: Path) -> None:
+    with PredictionWriter(tmp_path / "out.csv", with_ranges=True) as writer:
+        writer.write(dataclasses.replace(GRADED, grade_range=(Grade.MILD, Grade.SEVERE)))
+        writer.write(UNGRADED)
+    header, graded, ungraded = list(csv.reader(io.StringIO((tmp_path / "out.csv").read_text(), newline="")))
+    assert tuple(header) == (*PREDICTION_COLUMNS, *RANGE_COLUMNS)
+    assert (graded[-2:], ungraded[-2:]) == (["1", "3"], ["", ""])
 
 
 def test_without_path_rows_go_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -164,6 +179,10 @@ EVALUATIONS = [
     ModelEvaluation(model="vit $x_[bold]", evaluation=NO_DISEASE),
 ]
 
+EYES = draw_photographs(60, 1)
+SETS = [prediction_set(EYES, model="cnn"), prediction_set(grade_again(EYES, 7), model="vit")]
+ASSESSMENT = assess(SETS, part="test", num_draws=200)
+
 
 def test_table_has_a_column_per_model_and_says_what_is_undefined() -> None:
     console = Console(width=120, file=io.StringIO(), record=True)
@@ -180,22 +199,35 @@ def test_table_has_a_column_per_model_and_says_what_is_undefined() -> None:
 
 
 def test_json_gives_back_the_numbers() -> None:
-    content = json.loads(evaluation_json(EVALUATIONS, data="aptos", split="test"))
-    assert (content["data"], content["split"]) == ("aptos", "test")
-    assert [model.pop("model") for model in content["models"]] == ["cnn", "vit $x_[bold]"]
-    for model, original in zip(content["models"], EVALUATIONS, strict=True):
-        expected = dataclasses.asdict(original.evaluation)
-        assert list(model) == list(expected)
-        assert model == json.loads(json.dumps(expected))
-    assert content["models"][1]["kappa"] is None
+    content = json.loads(evaluation_json(ASSESSMENT))
+    assert (content["data"], content["part"]) == ("eyes", "test")
+    assert [model["model"] for model in content["models"]] == ["cnn", "vit"]
+    assert content == json.loads(json.dumps(dataclasses.asdict(ASSESSMENT)))
+    (evaluation, _) = (model["evaluation"] for model in content["models"])
+    assert evaluation["kappa"] == ASSESSMENT.models[0].evaluation.kappa
 
 
-def test_scores_are_written_as_json_and_figure(tmp_path: Path) -> None:
-    write_evaluation(EVALUATIONS, tmp_path / "new" / "folder", data="aptos", split="test")
+def test_tables_show_each_score_with_its_interval_and_each_pair() -> None:
+    text = shown(scores_table(ASSESSMENT))
+    first = ASSESSMENT.models[0].scores[0]
+    line = next(line for line in text.splitlines() if first.name in line)
+    estimate = first.estimate
+    assert f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})" in line
+    assert RESEARCH_USE in text
+    pairs, (pair,) = shown(comparisons_table(ASSESSMENT)), ASSESSMENT.comparisons
+    assert "cnn - vit" in pairs
+    assert f"{pair.kappa_p:.3f}" in pairs and f"{pair.num_first_only}, {pair.num_second_only}" in pairs
+
+
+def test_scores_are_written_as_json_figure_and_predictions(tmp_path: Path) -> None:
+    write_evaluation(ASSESSMENT, SETS, tmp_path / "new" / "folder")
     written = tmp_path / "new" / "folder"
-    assert sorted(path.name for path in written.iterdir()) == ["confusion.png", "evaluation.json"]
-    expected = evaluation_json(EVALUATIONS, data="aptos", split="test")
-    assert (written / "evaluation.json").read_text() == expected + "\n"
+    names = ["confusion.png", "evaluation.json", "predictions-cnn.csv", "predictions-vit.csv"]
+    assert sorted(path.name for path in written.iterdir()) == names
+    assert (written / "evaluation.json").read_text() == evaluation_json(ASSESSMENT) + "\n"
+    again = read_predictions(written / "predictions-vit.csv")
+    assert again.test.sources == SETS[1].test.sources
+    assert np.abs(again.test.probabilities - SETS[1].test.probabilities).max() < 2e-6
 
 
 def test_one_line_for_people() -> None:

@@ -18,6 +18,7 @@ from fundusgrade.splits import (
     SPLIT_FRACTIONS,
     Grouping,
     Identity,
+    deal_folds,
     fingerprint,
     group_photographs,
     split_groups,
@@ -227,3 +228,25 @@ def test_three_of_a_rare_grade_reach_all_three_splits() -> None:
     grades = [Grade.NONE] * 100 + [Grade.PROLIFERATIVE] * 3
     parts = split_groups(list(range(103)), grades, FRACTIONS, seed=0)
     assert sorted(parts[-3:]) == [0, 1, 2]
+
+
+# Folds
+
+
+@pytest.mark.parametrize("num_folds", [2, 5, 10])
+def test_folds_are_equal_parts_with_equal_grades_that_keep_groups_whole(num_folds: int) -> None:
+    groups, grades = aptos_like()
+    folds = deal_folds(groups, grades, num_folds, seed=0)
+    assert {len(found) for found in parts_of_groups(groups, folds).values()} == {1}
+    counts = np.zeros((num_folds, NUM_GRADES))
+    np.add.at(counts, (folds, grades), 1)
+    assert counts.sum(axis=1) == pytest.approx(len(grades) / num_folds, abs=12)
+    assert counts == pytest.approx(np.tile(np.divide(APTOS_COUNTS, num_folds), (num_folds, 1)), abs=6)
+
+
+def test_folds_follow_from_the_seed_and_are_not_the_splits() -> None:
+    groups, grades = aptos_like()
+    first, again, other = (deal_folds(groups, grades, 5, seed) for seed in (0, 0, 1))
+    assert first == again
+    assert np.mean(np.not_equal(first, other)) > 0.5
+    assert np.mean(np.not_equal(first, split_groups(groups, grades, FOLDS, seed=0))) > 0.5

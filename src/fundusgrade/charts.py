@@ -89,7 +89,7 @@ def key(names: Sequence[str]) -> Html:
 
 def lines_chart(lines: Sequence[Series], frame: Frame, description: str) -> Html:
     """Lines with markers, each with its letter at its end."""
-    figure, axes = _new_chart(300, left=52, right=34, top=30)
+    figure, axes = _new_chart(300, left=52, right=42, top=30)
     many = max((len(line.x) for line in lines), default=0) > 20
     for line in lines:
         axes.plot(line.x, [math.nan if y is None else y for y in line.y], **_line_style(line.series, many))
@@ -124,7 +124,7 @@ def dots_chart(
 
 def drawable(text: str) -> str:
     """A name that the drawing's font has: other letters become escapes, the middle of a long one is left out."""
-    plain = text.encode("ascii", "backslashreplace").decode()
+    plain = "−".join(part.encode("ascii", "backslashreplace").decode() for part in text.split("−"))
     plain = "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in plain)
     if len(plain) <= _LABEL_CHARACTERS:
         return plain
@@ -145,7 +145,7 @@ def _draw_dot(axes: Axes, of: Estimate, height: float, series: int, *, name: str
         color=_INK,
         clip_on=False,
     )
-    if of.value is None:
+    if of.value is None or math.isnan(of.value):
         return
     if of.low is not None and of.high is not None:
         axes.plot([of.low, of.high], [height, height], color=color, linewidth=2, solid_capstyle="butt")
@@ -167,10 +167,8 @@ def _label_ends(axes: Axes, lines: Sequence[Series]) -> None:
     low, high = axes.get_ylim()
     least = 14 / 226 * (high - low)  # a letter's height of the 226 units that the axes are high
     ends = sorted((_last(line), i) for i, line in enumerate(lines) if not math.isnan(_last(line)))
-    place = -math.inf
-    for end, i in ends:
+    for place, (_, i) in zip(_apart([end for end, _ in ends], least, low, high), ends, strict=True):
         line = lines[i]
-        place = max(min(max(end, low), high), place + least)
         words = line.label if line.series is None else letter(line.series)
         axes.text(
             1.02,
@@ -184,13 +182,24 @@ def _label_ends(axes: Axes, lines: Sequence[Series]) -> None:
         )
 
 
+def _apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:
+    """Rising places moved apart to this distance or more, from `low` up, and down again where they pass `high`."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max([min(max(place, low), high), *(each + least for each in moved[-1:])]))
+    for i in reversed(range(len(moved))):
+        moved[i] = min([moved[i], high, *(each - least for each in moved[i + 1 : i + 2])])
+    return moved
+
+
 def _last(line: Series) -> float:
     return next((y for y in reversed(line.y) if y is not None and math.isfinite(y)), math.nan)
 
 
 def _ends(rows: Sequence[DotRow], reference: float | None) -> tuple[float, float]:
     """From the lowest to the highest value, with some room."""
-    values = [value for row in rows for of in row.dots for value in (of.value, of.low, of.high) if value is not None]
+    given = [value for row in rows for of in row.dots for value in (of.value, of.low, of.high)]
+    values = [value for value in given if value is not None and math.isfinite(value)]
     values += [] if reference is None else [reference]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     room = 0.06 * (high - low) or 0.05

@@ -160,6 +160,7 @@ def train(
     patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better kappa before stopping.")] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Train this many folds, each tested on the rest.")] = None,
     fold: Annotated[int | None, typer.Option(min=1, help="Train one fold only, of 5 if --folds is not given.")] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Grade the folds' photographs mirrored too.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or run of this name.")] = False,
@@ -194,7 +195,9 @@ def train(
     if folds is None and fold is None:
         finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=console())
     else:
-        finished = cross_validation.cross_validate(request, device=device, precision=precision, console=console())
+        finished = cross_validation.cross_validate(
+            request, device=device, precision=precision, console=console(), tta=tta
+        )
     typer.echo(finished.summary)
     if finished.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -237,7 +240,7 @@ def evaluate(
         candidates, dataset, part=split.value, columns=by or (), coverage=coverage, num_draws=draws
     )
     _show_assessment(found, candidates, out)
-    audited = [_audit_candidate(each, dataset, split, out) for each in candidates] if audit else []
+    audited = _audit_candidates(candidates, dataset, split, out) if audit else []
     if report is not None:
         _write_report(report, candidates, dataset, found, pictures, audited)
 
@@ -401,9 +404,12 @@ def _interventions(
 
 
 def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:
-    """Tables on stdout, files in `out`, what each model has seen on stderr."""
+    """Files in `out`, tables on stdout, what each model has seen on stderr."""
     from fundusgrade import report
 
+    # Files come first: whoever reads the tables may have enough and close the pipe.
+    if out is not None:
+        report.write_evaluation(found, [candidate.predictions for candidate in candidates], out)
     show(report.scores_table(found))
     show(report.evaluation_table(report.model_evaluations(found)))
     if found.comparisons:
@@ -411,22 +417,25 @@ def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Pa
     for candidate in candidates:
         message(f"{candidate.predictions.model}: {candidate.seen}")
     if out is not None:
-        report.write_evaluation(found, [candidate.predictions for candidate in candidates], out)
-        message(f"written: {out / 'evaluation.json'!s}, {out / 'confusion.png'!s}")
+        message(f"written: {out / 'evaluation.json'!s}, {out / 'confusion.png'!s}, {out / 'predictions-MODEL.csv'!s}")
 
 
-def _audit_candidate(candidate: Candidate, dataset: PreparedDataset, split: Split, out: Path | None) -> Audit:
-    """Audit data and, where it is at hand, the model."""
+def _audit_candidates(
+    candidates: Sequence[Candidate], dataset: PreparedDataset, split: Split, out: Path | None
+) -> list[Audit]:
+    """Audit the data once, and each model that is at hand."""
     from fundusgrade import report
     from fundusgrade.audit import Audit, conclusion
 
-    name = candidate.predictions.model
-    effects = _interventions(dataset, candidate.grader, split, AUDIT_LIMIT, None) if candidate.grader else ()
-    found = Audit(data=dataset.name, model=name if effects else None, probes=_shortcuts(dataset), effects=effects)
-    typer.echo(conclusion(found))
-    if out is not None:
-        report.write_audit(found, out / f"audit-{name}")
-    return found
+    probes, audited = _shortcuts(dataset), []
+    for candidate in candidates:
+        name = candidate.predictions.model
+        effects = _interventions(dataset, candidate.grader, split, AUDIT_LIMIT, None) if candidate.grader else ()
+        audited.append(Audit(data=dataset.name, model=name if effects else None, probes=probes, effects=effects))
+        typer.echo(conclusion(audited[-1]))
+        if out is not None:
+            report.write_audit(audited[-1], out / f"audit-{name}")
+    return audited
 
 
 def _write_report(

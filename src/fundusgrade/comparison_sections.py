@@ -9,7 +9,6 @@ from fundusgrade.grades import GRADE_LABELS
 from fundusgrade.markup import (
     Html,
     count,
-    element,
     estimate,
     figure,
     folded,
@@ -132,9 +131,8 @@ def audit_section(context: ReportContext) -> Html:
             title,
             missing(
                 "Not run. Whether the grade can be told from the camera or the file instead of the retina is not "
-                "known. To find out, run this and make the report again:"
+                "known. To find out, make the report again with --audit."
             ),
-            element("pre", element("code", f"fundusgrade audit {context.data.name} --model MODEL"), tabindex="0"),
         )
     return section(
         "audit",

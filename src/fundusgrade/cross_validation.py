@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +11,14 @@ from rich.console import Console
 from fundusgrade import store
 from fundusgrade.checkpoint import load_checkpoint
 from fundusgrade.dataset import PreparedDataset
-from fundusgrade.device import choose_device
+from fundusgrade.device import DeviceChoice, choose_device
 from fundusgrade.errors import TrainingError
 from fundusgrade.grading import Grader
 from fundusgrade.metrics import quadratic_weighted_kappa
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.predictions import PredictionSet, joined, write_predictions
-from fundusgrade.run_state import STATE_FILE
+from fundusgrade.predictions import TTA_SUFFIX, PredictionSet, fold_name, joined, write_predictions
+from fundusgrade.run_state import STATE_FILE, TrainOptions
 from fundusgrade.runs import FinishedRun, RunRequest, default_name, plan_run, run_training
-
-
-def fold_name(name: str, fold: int) -> str:
-    """The name of the model that was trained without this fold, which counts from 1."""
-    return f"{name}-fold{fold}"
 
 
 def cross_validate(
@@ -31,12 +27,23 @@ def cross_validate(
     """Train the folds that are not there yet, one after the other, and pool the predictions of all.
 
     Each fold is a run of its own that can be stopped and resumed; with a `fold` in the options only that one is
-    trained. Raises TrainingError where a fold was stopped before its end and is neither resumed nor given up.
+    trained. Raises TrainingError where a fold was stopped before its end and is neither resumed nor given up, or where
+    a fold that is there already was trained with other options.
     """
     wanted, dataset = request.options, request.dataset()
     name = request.name or default_name(dataset, wanted)
-    for fold in range(1, wanted.num_folds + 1) if wanted.fold is None else (wanted.fold,):
-        if wanted.fold is None and not request.overwrite and _is_trained(fold_name(name, fold)):
+    if name.endswith(TTA_SUFFIX):
+        raise TrainingError(f"--name {name}: names that end with {TTA_SUFFIX} are those of predictions with --tta")
+    folds = range(1, wanted.num_folds + 1)
+    kept = [
+        fold
+        for fold in folds
+        if _is_trained(fold_name(name, fold))
+        and (fold != wanted.fold if wanted.fold is not None else not request.overwrite)
+    ]
+    _refuse_other_options(name, kept, wanted)
+    for fold in folds if wanted.fold is None else (wanted.fold,):
+        if fold in kept:
             console.print(f"fold {fold}: {fold_name(name, fold)} is in the store", highlight=False)
             continue
         console.print(f"fold {fold} of {wanted.num_folds}", highlight=False)
@@ -47,24 +54,26 @@ def cross_validate(
         console.print(finished.summary, highlight=False, soft_wrap=True)
         if finished.interrupted:
             return finished
-    return pool_folds(name, dataset, num_folds=wanted.num_folds, device=device, tta=tta)
+    choice = choose_device(device, precision)
+    return pool_folds(name, dataset, num_folds=wanted.num_folds, choice=choice, tta=tta)
 
 
 def pool_folds(
-    name: str, dataset: PreparedDataset, *, num_folds: int, device: DeviceName = DeviceName.AUTO, tta: bool = False
+    name: str, dataset: PreparedDataset, *, num_folds: int, choice: DeviceChoice, tta: bool = False
 ) -> FinishedRun:
     """Grade each fold's photographs with the network that was trained without it, and write all in one file.
 
-    Folds that were not trained are left out. Raises TrainingError where there are none, or where one is not of this
-    data set.
+    Where mirrored photographs are graded too (`tta`), the file's name ends with TTA_SUFFIX. Folds that were not trained
+    are left out. Raises TrainingError where there are none, or where one is not of this data set.
     """
     trained = [fold for fold in range(1, num_folds + 1) if _is_trained(fold_name(name, fold))]
     if not trained:
         raise TrainingError(f"no folds of {name!r} are in the store; train them with `fundusgrade train --folds`")
-    parts = [_grade_fold(name, dataset, fold, num_folds, device, tta) for fold in trained]
-    path = store.predictions_file(name)
+    parts = [_grade_fold(name, dataset, fold, num_folds, choice, tta) for fold in trained]
+    pooled_name = name + TTA_SUFFIX if tta else name
+    path = store.predictions_file(pooled_name)
     pooled = PredictionSet(
-        model=name,
+        model=pooled_name,
         data=dataset.name,
         test=joined([part.test for part in parts]),
         validation=joined([part.validation for part in parts]),
@@ -74,16 +83,31 @@ def pool_folds(
     return FinishedRun(path=path, summary=_summary(pooled, path, missing), interrupted=False)
 
 
+def _refuse_other_options(name: str, folds: Sequence[int], options: TrainOptions) -> None:
+    """Pooled networks are one model only where they were trained alike."""
+    wanted = {key: value for key, value in options.filled().recorded().items() if key != "fold"}
+    for fold in folds:
+        path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
+        used = load_checkpoint(path).description.provenance.options
+        different = [f"{key} {used[key]}" for key, value in wanted.items() if key in used and used[key] != value]
+        if different:
+            raise TrainingError(
+                f"{fold_name(name, fold)} is in the store, trained with {', '.join(different)}; choose another --name, "
+                "or train all folds again with --overwrite"
+            )
+
+
 def _is_begun(name: str) -> bool:
     return (store.run_directory(name) / STATE_FILE).is_file()
 
 
 def _is_trained(name: str) -> bool:
-    return (store.model_directory(name) / store.MODEL_FILE).is_file()
+    """Whether a fold is finished: one that was stopped has its best epoch in the store, and its state beside it."""
+    return (store.model_directory(name) / store.MODEL_FILE).is_file() and not _is_begun(name)
 
 
 def _grade_fold(
-    name: str, dataset: PreparedDataset, fold: int, num_folds: int, device: DeviceName, tta: bool
+    name: str, dataset: PreparedDataset, fold: int, num_folds: int, choice: DeviceChoice, tta: bool
 ) -> PredictionSet:
     """Predictions of one fold's photographs and of the photographs on which its network was chosen."""
     path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
@@ -95,7 +119,7 @@ def _grade_fold(
             f"{fold_name(name, fold)} was trained on {provenance.data_name}, fold {used[1]} of {used[2]}; expected "
             f"{dataset.name}, as it is now, fold {fold} of {num_folds}; train it again with --overwrite"
         )
-    grader = Grader(checkpoint, choose_device(device), tta=tta)
+    grader = Grader(checkpoint, choice, tta=tta)
     return grader.predict_dataset(dataset.with_fold(fold, num_folds), "test", fold=fold)
 
 

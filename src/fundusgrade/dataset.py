@@ -179,48 +179,66 @@ def load_dataset(directory: Path) -> PreparedDataset:
 def join_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
     """Several data sets as one to train on; each photograph keeps its split and, as `origin`, the name of its set.
 
-    Raises DatasetError where they were prepared differently, or where a photograph of one set's training split is held
-    out in another.
+    Copies in several sets become one group. Raises DatasetError where two sets have one name or were prepared
+    differently, or where a photograph of one set's training split, or a copy of it, is held out in another.
     """
     first, *others = datasets
     if not others:
         return first
+    if len({dataset.name for dataset in datasets}) < len(datasets):
+        names = ", ".join(dataset.name for dataset in datasets)
+        raise DatasetError(f"data sets of one name cannot be joined ({names}); give each once, under its own name")
     for other in others:
         if other.recipe != first.recipe:
             raise DatasetError(
                 f"{first.name!r} is {_in_words(first.recipe)}, {other.name!r} is {_in_words(other.recipe)}; "
                 "prepare them alike"
             )
-    rows, num_groups = [], 0
-    for dataset in datasets:
-        for row in dataset.rows:
-            image = (dataset.directory / row.image).as_posix() if row.image else ""
-            source = f"{dataset.name}/{row.source}"
-            rows.append(
-                replace(row, image=image, source=source, group=row.group + num_groups, origin=dataset.name, fold=None)
-            )
-        num_groups = 1 + max((row.group for row in rows), default=-1)
-    _refuse_parted_copies(rows)
+    rows = [
+        replace(
+            row,
+            image=(dataset.directory / row.image).as_posix() if row.image else "",
+            source=f"{dataset.name}/{row.source}",
+            origin=dataset.name,
+            fold=None,
+        )
+        for dataset in datasets
+        for row in dataset.rows
+    ]
+    grouping = _tie_across(rows)
+    _refuse_parted_copies(rows, grouping)
     return PreparedDataset(
         directory=first.directory.parent,
         name="+".join(dataset.name for dataset in datasets),
         recipe=first.recipe,
         seed=first.seed,
         hash=store.hash_text("\n".join(dataset.hash for dataset in datasets)),
-        rows=tuple(rows),
+        rows=tuple(replace(row, group=group) for row, group in zip(rows, grouping.groups, strict=True)),
         parts=tuple(datasets),
     )
 
 
-def _refuse_parted_copies(rows: Sequence[ManifestRow]) -> None:
-    split_of: dict[str, tuple[str, str]] = {}
-    for row in rows:
+def _tie_across(rows: Sequence[ManifestRow]) -> Grouping:
+    """Groups of joined data sets: those of each set, tied where a photograph of one has a copy in another."""
+    return group_photographs(
+        [
+            Identity(
+                sha256=row.sha256 or f"missing {i}", fingerprint=row.fingerprint, patient=f"{row.origin} {row.group}"
+            )
+            for i, row in enumerate(rows)
+        ]
+    )
+
+
+def _refuse_parted_copies(rows: Sequence[ManifestRow], grouping: Grouping) -> None:
+    split_of: dict[int, tuple[str, str]] = {}
+    for row, copy in zip(rows, grouping.copies, strict=True):
         if row.split is None:
             continue
-        split, source = split_of.setdefault(row.sha256, (row.split, row.source))
+        split, source = split_of.setdefault(copy, (row.split, row.source))
         if split != row.split:
             raise DatasetError(
-                f"{source} ({split}) and {row.source} ({row.split}) are the same file: a photograph that is held out "
+                f"{source} ({split}) and {row.source} ({row.split}) are copies of one photograph: what is held out "
                 "in one data set must not train in another; prepare both as one data set"
             )
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from fundusgrade.dataset import ManifestRow, PreparedDataset
 from fundusgrade.decoding import decode_image
-from fundusgrade.errors import UngradableError
+from fundusgrade.errors import DatasetError, UngradableError, UnreadableImageError
 from fundusgrade.images import Picture, encode_jpeg, read_image
 from fundusgrade.intake import take_in_picture
 from fundusgrade.preprocess import PreprocessRecipe
@@ -32,7 +33,7 @@ def degraded_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, 
     """
     paths = [dataset.photograph_path(row) for row in rows]
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda i: _prepare(read_image(paths[i]), dataset.recipe, (seed, i)), range(len(rows))))
+        return list(pool.map(lambda i: _prepare(_read(paths[i]), dataset.recipe, (seed, i)), range(len(rows))))
 
 
 def degrade(photograph: Picture, rng: np.random.Generator) -> Picture:
@@ -46,6 +47,16 @@ def degrade(photograph: Picture, rng: np.random.Generator) -> Picture:
     sigma_px = rng.uniform(0.05, MAX_BLUR_PX) * min(size) / 224
     softer = cv2.GaussianBlur(smaller, (0, 0), sigma_px)
     return decode_image(encode_jpeg(np.asarray(softer, np.uint8), quality=int(rng.integers(*QUALITIES))))
+
+
+def _read(path: Path) -> Picture:
+    try:
+        return read_image(path)
+    except UnreadableImageError as error:
+        raise DatasetError(
+            f"{path}: {error}; --degrade needs the photographs where they were prepared: put them back there, or run "
+            "`fundusgrade preprocess` again"
+        ) from error
 
 
 def _prepare(photograph: Picture, recipe: PreprocessRecipe, seed: tuple[int, int]) -> Picture | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fundusgrade import store
 from fundusgrade.assessment import Assessment, assess
@@ -13,7 +13,7 @@ from fundusgrade.errors import DatasetError
 from fundusgrade.exposure import find_overlap
 from fundusgrade.grading import Grader
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.predictions import PredictionSet, read_predictions
+from fundusgrade.predictions import TTA_SUFFIX, PredictionSet, fold_name, read_predictions
 
 _NUM_NAMED = 3
 
@@ -98,10 +98,28 @@ def assess_candidates(
     coverage: float = 0.9,
     num_draws: int = 1000,
 ) -> Assessment:
-    """Score and compare the candidates; `columns` of the manifest make subgroups. Raises as `assess` does."""
-    sets = [candidate.predictions for candidate in candidates]
-    values = manifest_columns(dataset, columns, sets[0].test.sources)
+    """Score and compare the candidates; `columns` of the manifest make subgroups.
+
+    Raises DatasetError where two have one name, and as `assess` does.
+    """
+    names = [candidate.predictions.model for candidate in candidates]
+    if len(set(names)) < len(names):
+        raise DatasetError(
+            f"models are told apart by name, and these are called {', '.join(names)}; name each once, or train one "
+            "again with another --name"
+        )
+    sets = [_with_part(candidate, part) for candidate in candidates]
+    scored = sets[0].validation if part == "validation" else sets[0].test
+    values = manifest_columns(dataset, columns, scored.sources)
     return assess(sets, part=part, coverage=coverage, num_draws=num_draws, columns=values)
+
+
+def _with_part(candidate: Candidate, part: str) -> PredictionSet:
+    """Predictions with the scored part in its place: a model at hand graded only the split that was asked for."""
+    predictions = candidate.predictions
+    if part == "validation" and candidate.grader is not None:
+        return replace(predictions, validation=predictions.test)
+    return predictions
 
 
 def manifest_columns(dataset: PreparedDataset, names: Sequence[str], sources: Sequence[str]) -> dict[str, list[str]]:
@@ -123,6 +141,6 @@ def _cell(row: ManifestRow | None, name: str) -> str:
 
 def _grader_of(predictions: PredictionSet, fold: int) -> Grader | None:
     """The fold's network, where it is in the store."""
-    name = f"{predictions.model}-fold{fold}" if fold else predictions.model
+    name = fold_name(predictions.model.removesuffix(TTA_SUFFIX), fold) if fold else predictions.model
     found = any(model.name == name for model in store.list_models())
     return Grader.load(name) if found else None

@@ -89,7 +89,8 @@ def explain(network: GradingNetwork, picture: Picture, *, target: Target, device
     has no last map that Grad-CAM could use.
     """
     height, width = picture.shape[:2]
-    final = _find_final_map(network, *network.spec.input_px)
+    top, bottom = network.spec.rows or (0, height)
+    final = _find_final_map(network, bottom - top, width)
     with _undisturbed(network, device), _captured(network, final) as cam:
         inputs = lay_out(network, to_tensor(picture)[None].to(device))
         logits = cam.activations_and_grads(inputs)[0].float()
@@ -97,7 +98,6 @@ def explain(network: GradingNetwork, picture: Picture, *, target: Target, device
         score = _score(resolved, logits)
         cells = _signed_cells(cam, score, network)
     positive = torch.from_numpy(cells).clamp(min=0)[None, None]
-    top, bottom = network.spec.rows or (0, height)
     values = np.zeros((height, width), np.float32)
     seen = nn.functional.interpolate(positive, size=(bottom - top, width), mode="bilinear", align_corners=False)
     values[top:bottom] = seen[0, 0].numpy()

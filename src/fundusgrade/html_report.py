@@ -51,7 +51,7 @@ _CONTENTS = (
     ("kappa", "Agreement with the graders"),
     ("confusion", "Which grade is taken for which"),
     ("grades", "Each grade by itself"),
-    ("operating-points", "Operating points"),
+    ("operating-points", "Decisions at locked thresholds"),
     ("reliability", "Is confidence earned?"),
     ("decision-curves", "Is acting on it worth while?"),
     ("deferral", "What if uncertain photographs go to people?"),

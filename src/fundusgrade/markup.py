@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -63,7 +64,7 @@ def section(name: str, title: str, *children: str) -> Html:
 
 
 def folded(summary: str, *children: str) -> Html:
-    """A long part that opens when asked; print shows it open."""
+    """A long part that opens when asked; print shows it as it is on the screen."""
     return element("details", element("summary", summary), *children)
 
 
@@ -108,13 +109,13 @@ def _cell(content: str, words: bool) -> Html:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A score, with a true minus sign; "undefined" for None."""
-    return UNDEFINED if value is None else f"{value:.{digits}f}".replace("-", "−")
+    """A score, with a true minus sign; "undefined" for None and NaN."""
+    return UNDEFINED if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None, digits: int = 0) -> str:
-    """A share as a percentage; "undefined" for None."""
-    return UNDEFINED if value is None else f"{100 * value:.{digits}f} %"
+    """A share as a percentage; "undefined" for None and NaN."""
+    return UNDEFINED if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
 def count(value: int | None) -> str:

@@ -56,7 +56,7 @@ figcaption { color: var(--soft); margin-top: .4rem; }
 .gallery img { width: 100%; height: auto; display: block; background: #000; }
 .gallery p { margin: .4rem 0 0; font-size: .92rem; overflow-wrap: anywhere; }
 details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; padding: .3rem 0; overflow-wrap: anywhere; }
-pre { overflow-x: auto; background: var(--card); padding: .7rem; font-size: .88rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); padding: .7rem; font-size: .88rem; }
 code { overflow-wrap: anywhere; }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #333; --faint: #999; --card: #fff; }
   body { max-width: none; padding: 0; font-size: 10pt; } nav, .skip { display: none; }

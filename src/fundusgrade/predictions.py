@@ -26,6 +26,16 @@ COLUMNS = (
     *(f"p{grade}" for grade in range(NUM_GRADES)),
     *("model", "data"),
 )
+# Files of others may hold fewer digits; beyond this something else than rounding is wrong.
+_SUM_TOLERANCE = 1e-3
+
+TTA_SUFFIX = "-tta"
+"""Ends the name of predictions that rest on each photograph and its mirror images."""
+
+
+def fold_name(name: str, fold: int) -> str:
+    """The name of the model that was trained without this fold, which counts from 1."""
+    return f"{name}-fold{fold}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,6 +114,9 @@ def read_predictions(path: Path) -> PredictionSet:
             if missing:
                 raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
             rows = list(reader)
+        unknown = {str(row["part"]) for row in rows} - set(PARTS)
+        if unknown:
+            raise ValueError(f"it has the part {sorted(unknown)[0]!r}, expected {' or '.join(PARTS)}")
         test, validation = (_columns([row for row in rows if row["part"] == part]) for part in PARTS)
         if not len(test):
             raise ValueError("it holds no photographs of part test")
@@ -118,15 +131,30 @@ def read_predictions(path: Path) -> PredictionSet:
 def _columns(rows: Sequence[dict[str, str]]) -> ScoredPhotographs:
     probabilities = np.array([[float(row[f"p{g}"]) for g in range(NUM_GRADES)] for row in rows], np.float64)
     probabilities = probabilities.reshape(len(rows), NUM_GRADES)
+    sums = probabilities.sum(axis=1, keepdims=True)
+    # NaN fails every comparison, so asking what is good also finds it.
+    is_good = (probabilities >= 0).all(axis=1) & (np.abs(sums[:, 0] - 1) <= _SUM_TOLERANCE)
+    if not is_good.all():
+        source = rows[int(np.flatnonzero(~is_good)[0])]["source"]
+        raise ValueError(f"the probabilities of {source} are not five numbers from 0 to 1 that sum to 1")
     return ScoredPhotographs(
         sources=tuple(row["source"] for row in rows),
-        grades=_whole(rows, "grade"),
-        predicted=_whole(rows, "predicted"),
+        grades=_grades(rows, "grade"),
+        predicted=_grades(rows, "predicted"),
         # Six digits are written; what they lack to 1 is put back.
-        probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
+        probabilities=probabilities / sums,
         groups=_whole(rows, "group"),
         folds=_whole(rows, "fold"),
     )
+
+
+def _grades(rows: Sequence[dict[str, str]], column: str) -> NDArray[np.int64]:
+    grades = _whole(rows, column)
+    is_grade = (grades >= 0) & (grades < NUM_GRADES)
+    if not is_grade.all():
+        row = int(np.flatnonzero(~is_grade)[0])
+        raise ValueError(f"{column} {grades[row]} of {rows[row]['source']} is not one of 0-{NUM_GRADES - 1}")
+    return grades
 
 
 def _whole(rows: Sequence[dict[str, str]], column: str) -> NDArray[np.int64]:
