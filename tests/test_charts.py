@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -147,8 +148,8 @@ def test_long_curves_have_a_marker_at_every_tenth_point() -> None:
 def test_letters_of_lines_that_end_together_stand_apart_and_inside_the_drawing(end: float) -> None:
     svg = drawn(*(Series(series=i, x=(0.0, 1.0), y=(0.5, end)) for i in range(6)))
     heights = sorted(words(svg)[name][1] for name in "ABCDEF")
-    assert min(high - low for low, high in zip(heights, heights[1:], strict=False)) > 13
-    assert 24 < heights[0] and heights[-1] < HEIGHT - 24, "below the title, above the name of the axis"
+    assert min(high - low for low, high in pairwise(heights)) > 13
+    assert heights[0] > 24 and heights[-1] < HEIGHT - 24, "below the title, above the name of the axis"
 
 
 # Dots
