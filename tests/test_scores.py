@@ -238,6 +238,21 @@ def test_calibration_error_of_an_honest_model_may_be_small() -> None:
         assert len(each.bins) == 15
 
 
+def test_error_by_chance_is_what_honest_models_show() -> None:
+    """The mean over many data sets whose grades are drawn from the probabilities, and one bin by hand."""
+    rng = np.random.default_rng(1)
+    table = rng.dirichlet(np.ones(5), 300)
+    errors = []
+    for _ in range(400):
+        grades = (rng.random((300, 1)) > table.cumsum(axis=1)).sum(axis=1)
+        honest = scored(np.minimum(grades, 4), table)
+        found = measure_reliability(honest, drawn(honest, 1))
+        errors.append([each.calibration_error.value for each in found])
+    assert [each.by_chance for each in found] == pytest.approx(np.mean(errors, axis=0).tolist(), abs=0.003)
+    certain = scored([0] * 20, np.tile([1.0, 0, 0, 0, 0], (20, 1)))
+    assert measure_reliability(certain, drawn(certain, 5))[0].by_chance == 0
+
+
 def test_referable_reliability_bins_the_probability_of_referable() -> None:
     photographs = draw_photographs(150, 0)
     found = measure_reliability(photographs, drawn(photographs))[1]

@@ -280,8 +280,9 @@ def scores_table(assessment: Assessment) -> Table:
     for name in columns[0]:
         table.add_row(name, *(_estimate(column[name]) for column in columns))
     for place, reliability in enumerate(assessment.models[0].reliability):
-        errors = [model.reliability[place].calibration_error for model in assessment.models]
-        table.add_row(f"calibration error, {reliability.what}", *map(_estimate, errors))
+        found = [model.reliability[place] for model in assessment.models]
+        table.add_row(f"calibration error, {reliability.what}", *(_estimate(of.calibration_error) for of in found))
+        table.add_row("  of an honest model, by chance", *(number(of.by_chance) for of in found))
     return table
 
 

@@ -16,6 +16,7 @@ DECISIONS = (("referable", int(REFERABLE_FROM)), ("sight-threatening", int(SIGHT
 """Binary decisions: the name, and the grade from which on it is answered with yes."""
 
 NUM_BINS = 15
+_CHANCE_DRAWS = 200
 # A file of predictions holds six digits: what it writes as 0 may be as much as this.
 _SMALLEST_PROBABILITY = 5e-7
 _DRAWS_AT_ONCE = 128
@@ -42,10 +43,15 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliability:
-    """Is confidence earned? `what` is "most probable grade" or "referable"; bins hold equally many photographs."""
+    """Is confidence earned? `what` is "most probable grade" or "referable"; bins hold equally many photographs.
+
+    `by_chance` is the mean calibration error of a model whose confidence is exactly right, on as many photographs:
+    an error of that size is no evidence against a model.
+    """
 
     what: str
     calibration_error: Estimate
+    by_chance: float
     bins: tuple[ReliabilityBin, ...]
 
 
@@ -283,11 +289,19 @@ def _reliability(what: str, confidence: NDArray[np.float64], right: NDArray[np.b
     return Reliability(
         what=what,
         calibration_error=_inflated_estimate(errors),
+        by_chance=_error_by_chance(confidence, members),
         bins=tuple(
             ReliabilityBin(num_photographs=int(count), confidence=float(sure / count), observed=float(hits / count))
             for count, sure, hits in zip(counts[0], confident[0], observed[0], strict=True)
         ),
     )
+
+
+def _error_by_chance(confidence: NDArray[np.float64], members: NDArray[np.bool_]) -> float:
+    """Mean error if photographs were right exactly as often as their confidence (N,) says, in bins (N, B); seeded."""
+    rng = np.random.default_rng(0)
+    right = rng.random((_CHANCE_DRAWS, len(confidence))) < confidence
+    return float(np.abs((right - confidence) @ members).sum(axis=1).mean() / len(confidence))
 
 
 def _inflated_estimate(errors: NDArray[np.float64]) -> Estimate:

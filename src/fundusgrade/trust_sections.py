@@ -36,7 +36,7 @@ def reliability_section(assessment: Assessment) -> Html:
     if not drawn:
         return section("reliability", title, missing("Calibration was not measured for these predictions."))
     panels = [_reliability_panel(i, name, of) for i, name, of in drawn if of.bins]
-    rows = [[name, of.what, estimate(of.calibration_error)] for _, name, of in drawn]
+    rows = [[name, of.what, estimate(of.calibration_error), number(of.by_chance)] for _, name, of in drawn]
     worst = max(drawn, key=lambda each: each[2].calibration_error.value or 0.0)
     return section(
         "reliability",
@@ -44,10 +44,11 @@ def reliability_section(assessment: Assessment) -> Html:
         paragraph(
             "Photographs are sorted by the model's confidence into bins of equally many. Each dot compares what the "
             "model said (across) with how often it was right (up). Dots on the dashed line are honest; dots below it "
-            "are overconfident. The expected calibration error is the mean distance from the line, 0 at best."
+            "are overconfident. The expected calibration error is the mean distance from the line. Chance alone puts "
+            "some dots off the line: an error no larger than what chance gives an honest model speaks for the model."
         ),
         figure(panels, _about_calibration(worst[1], worst[2])) if panels else missing("No bin holds any photograph."),
-        table("Expected calibration error", ["model", "of what", "error"], rows),
+        table("Expected calibration error", ["model", "of what", "error", "of an honest model, by chance"], rows),
     )
 
 
