@@ -572,6 +572,28 @@ def test_folds_are_trained_pooled_compared_and_reported(labeled: Path, home: Pat
     assert [model["evaluation"]["num_photographs"] for model in written["models"]] == [20, 20]
 
 
+def test_predictions_of_joined_data_sets_are_scored_by_origin_and_reported(labeled: Path, home: Path) -> None:
+    arithmetic = "--device cpu --precision float32"
+    for name in ("north", "south"):
+        assert Outcome(f"fundusgrade preprocess labeled --size 64 --workers 1 --name {name}").code == 0
+    trained = Outcome(
+        "fundusgrade train --arch cnn --epochs 1 --batch-size 4 --data north --data south --folds 2 --name both "
+        + arithmetic
+    )
+    assert trained.code == 0, trained.stderr
+    evaluated = Outcome(
+        "fundusgrade evaluate --predictions both --by origin --report out/report.html --pictures 1 --draws 100 "
+        "--out out"
+    )
+    assert evaluated.code == 0, evaluated.stderr
+    groups = json.loads(Path("out/evaluation.json").read_text())["models"][0]["subgroups"]
+    assert [(group["value"], group["num_photographs"]) for group in groups] == [("north", 20), ("south", 20)]
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") == 2, "an error, and its evidence on the photograph of its own data set"
+    audited = Outcome("fundusgrade evaluate --predictions both --audit")
+    assert audited.code == 1 and "are several data sets; audit each by itself" in audited.stderr
+
+
 def test_photographs_seen_in_training_are_refused_unless_allowed(labeled: Path) -> None:
     assert Outcome("fundusgrade preprocess labeled --size 64 --workers 1").code == 0
     assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name seeing").code == 0

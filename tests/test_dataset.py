@@ -25,6 +25,7 @@ from fundusgrade.dataset import (
     PreparedDataset,
     join_datasets,
     load_dataset,
+    open_dataset,
     prepare_dataset,
 )
 from fundusgrade.errors import DatasetError, StoreError
@@ -675,6 +676,16 @@ def test_data_sets_of_one_name_are_not_joined() -> None:
     dataset = dataset_in_memory("eyes", [memory_row(1, grade=Grade(0), group=0, split="train")])
     with pytest.raises(DatasetError, match=r"of one name cannot be joined \(eyes, eyes\)"):
         join_datasets([dataset, dataset])
+
+
+def test_data_sets_are_opened_by_name_by_folder_and_by_the_name_of_joined_ones(small: Path) -> None:
+    first = prepare(small, "first")
+    assert open_dataset([]) == open_dataset([str(first.directory)]) == first
+    prepare(small, "second")
+    joined = join_datasets([first, load_dataset(store.resolve_dataset("second"))])
+    assert open_dataset(["first", "second"]) == open_dataset([joined.name]) == joined
+    with pytest.raises(StoreError, match="no data set 'third'"):
+        open_dataset(["first+third"])
 
 
 # Where photographs are

@@ -209,7 +209,7 @@ def evaluate(
     predictions: Annotated[
         list[str] | None, typer.Option(help="Predictions made before (`train --folds`), by name or path.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Data set, by name or folder; the only one if not given.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Data set, by name or folder; several are joined.")] = None,
     split: Annotated[Split, typer.Option(help="Which photographs.")] = Split.TEST,
     by: Annotated[list[str] | None, typer.Option(help="Score subgroups too: quality, eye, site, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, confusion.png, predictions.")] = None,
@@ -224,11 +224,11 @@ def evaluate(
     precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
 ) -> None:
     """Score models on the same photographs, with intervals, and compare them; write a report."""
-    from fundusgrade import evaluating, store
-    from fundusgrade.dataset import load_dataset
+    from fundusgrade import evaluating
+    from fundusgrade.dataset import open_dataset
 
     files = [evaluating.candidate_from_file(each) for each in predictions or ()]
-    dataset = load_dataset(store.resolve_dataset(data or (files[0].predictions.data if files else None)))
+    dataset = open_dataset(data or [file.predictions.data for file in files[:1]])
     wanted = _models(model) if model or not files else []
     candidates = files + [
         evaluating.candidate_from_model(

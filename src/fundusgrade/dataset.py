@@ -64,6 +64,9 @@ class ManifestRow:
     origin: str | None = None
 
 
+JOINED_BY = "+"
+"""Stands between the names of joined data sets; no name holds it."""
+
 _NOT_COLUMNS = ("quality", "origin")
 _QUALITY_COLUMNS = tuple(Quality.__dataclass_fields__)
 MANIFEST_COLUMNS = (
@@ -176,6 +179,15 @@ def load_dataset(directory: Path) -> PreparedDataset:
         ) from error
 
 
+def open_dataset(named: Sequence[str]) -> PreparedDataset:
+    """The data set of a name or folder, the only one of the store where none is named; several are joined.
+
+    The name of joined sets, "A+B", stands for them. Raises StoreError or DatasetError where there is none.
+    """
+    each = [part for name in named for part in ([name] if Path(name).exists() else name.split(JOINED_BY))]
+    return join_datasets([load_dataset(store.resolve_dataset(name)) for name in each or [None]])
+
+
 def join_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
     """Several data sets as one to train on; each photograph keeps its split and, as `origin`, the name of its set.
 
@@ -209,7 +221,7 @@ def join_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
     _refuse_parted_copies(rows, grouping)
     return PreparedDataset(
         directory=first.directory.parent,
-        name="+".join(dataset.name for dataset in datasets),
+        name=JOINED_BY.join(dataset.name for dataset in datasets),
         recipe=first.recipe,
         seed=first.seed,
         hash=store.hash_text("\n".join(dataset.hash for dataset in datasets)),

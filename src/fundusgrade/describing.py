@@ -132,7 +132,7 @@ def _gallery(
             fold = folds[error.source]
             if fold not in graders:
                 graders[fold] = explaining_grader(candidate, fold)
-            explanation = _explain(graders[fold], dataset, error)
+            explanation = _explain(graders[fold], dataset, rows[error.source], error)
             picture = dataset.directory / rows[error.source].image
             items.append(_gallery_item(candidate.predictions.model, error, explanation, picture))
     return tuple(items)
@@ -155,12 +155,14 @@ def _gallery_item(model: str, error: WorstError, explanation: Explanation | None
     )
 
 
-def _explain(grader: Grader | None, dataset: PreparedDataset, error: WorstError) -> Explanation | None:
+def _explain(
+    grader: Grader | None, dataset: PreparedDataset, row: ManifestRow, error: WorstError
+) -> Explanation | None:
     """Where the evidence for the wrong grade lies; None where the network or the photograph is not at hand."""
-    if grader is None or dataset.root is None:
+    if grader is None:
         return None
     try:
-        return grader.explain(dataset.root / error.source, target=grade_target(Grade(error.predicted)))
+        return grader.explain(dataset.photograph_path(row), target=grade_target(Grade(error.predicted)))
     except (FundusgradeError, OSError):
         return None
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fundusgrade import store
 from fundusgrade.checkpoint import CheckpointDescription, load_checkpoint
-from fundusgrade.dataset import PreparedDataset, join_datasets, load_dataset
+from fundusgrade.dataset import JOINED_BY, PreparedDataset, open_dataset
 from fundusgrade.device import choose_device
 from fundusgrade.errors import TrainingError
 from fundusgrade.figures import draw_training_curves
@@ -52,8 +52,7 @@ class RunRequest:
 
     def dataset(self) -> PreparedDataset:
         """The data to train on: one set, or several joined. Raises StoreError or DatasetError where it cannot be."""
-        wanted: tuple[str | None, ...] = self.data or (None,)
-        return join_datasets([load_dataset(store.resolve_dataset(each)) for each in wanted])
+        return open_dataset(self.data)
 
 
 def plan_run(request: RunRequest) -> RunPlan:
@@ -80,7 +79,7 @@ def plan_run(request: RunRequest) -> RunPlan:
 
 def default_name(dataset: PreparedDataset, options: TrainOptions) -> str:
     """DATA-ARCH, in letters that a name may have."""
-    return f"{dataset.name}-{options.arch}".replace("+", "-")
+    return f"{dataset.name}-{options.arch}".replace(JOINED_BY, "-")
 
 
 def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:

@@ -52,6 +52,8 @@ def measure_shortcuts(
 
     Raises DatasetError where photographs are missing or too few to learn from.
     """
+    if dataset.parts:
+        raise DatasetError(f"{dataset.name!r} are several data sets; audit each by itself")
     rows = dataset.graded_rows()
     if len(rows) < _MIN_PHOTOGRAPHS or len({row.fold for row in rows}) < 2:
         raise DatasetError(
