@@ -36,8 +36,8 @@ th[scope=row] { font-weight: 500; overflow-wrap: anywhere; min-width: 8rem; }
 .numbers td, .numbers thead th:not(:first-child) { text-align: right; }
 .numbers td.word { text-align: left; }
 .range { display: block; color: var(--soft); font-size: .85em; white-space: nowrap; }
-.matrix th[scope=row] { min-width: 7.5rem; }
-.matrix td { min-width: 3.6rem; background: rgba(var(--shade), calc(var(--share, 0%) * .9)); }
+.matrix th[scope=row] { min-width: 6.6rem; } .matrix th, .matrix td { padding: .3rem .5rem; }
+.matrix td { min-width: 3.3rem; background: rgba(var(--shade), calc(var(--share, 0%) * .9)); }
 .matrix td { background: color-mix(in srgb, rgb(var(--shade)) var(--share, 0%), var(--paper)); }
 .matrix td.strong, .matrix td.strong .range { color: var(--paper); }
 .matrices { display: flex; flex-wrap: wrap; gap: 0 2rem; }
