@@ -61,8 +61,8 @@ OPTIONS = {
         *("--mixup", "--degrade", "--ema-decay", "--folds", "--fold", "--tta", "--resume", "--overwrite"),
     },
     "evaluate": {
-        *("--model", "--predictions", "--data", "--split", "--by", "--out", "--report", "--pictures", "--audit"),
-        *("--coverage", "--tta", "--allow-seen", "--draws", "--device", "--precision"),
+        *("--model", "--predictions", "--data", "--split", "--common", "--by", "--out", "--report", "--pictures"),
+        *("--audit", "--coverage", "--tta", "--allow-seen", "--draws", "--device", "--precision"),
     },
     "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--device", "--precision"},
     "predict": {

@@ -20,6 +20,7 @@ from fundusgrade.evaluating import (
     candidate_from_model,
     explaining_grader,
     manifest_columns,
+    only_common,
 )
 from fundusgrade.exposure import exposure_of
 from fundusgrade.grades import Grade
@@ -271,3 +272,21 @@ def test_models_of_different_photographs_are_not_compared(eyes: PreparedDataset)
     candidates = [candidate(eyes, "all"), candidate(eyes, "test", name="other")]
     with pytest.raises(MetricsError, match="not of the same photographs"):
         assess_candidates(candidates, eyes, part="all", num_draws=20)
+
+
+def test_photographs_that_not_all_graded_are_left_out_on_request(predicted: PredictionSet) -> None:
+    """Two folds of one model and one fold of another: what remains is scored, and thresholds are those of its fold."""
+    folds = np.arange(len(predicted.test)) % 2 + 1
+    test = replace(predicted.test, folds=folds)
+    known = replace(test, sources=tuple(f"known {source}" for source in test.sources))
+    whole = replace(predicted, model="whole", test=test, validation=known)
+    part = replace(whole, model="part", test=test.chosen(folds == 2), validation=known.chosen(folds == 2))
+    candidates = [Candidate(predictions=each, description=None, seen="Seen.") for each in (whole, part)]
+    first, second = only_common(candidates)
+    assert first.predictions.test.sources == second.predictions.test.sources == part.test.sources
+    assert set(first.predictions.validation.folds.tolist()) == {2}
+    assert first.seen.endswith(f"Scored here: the {len(part.test)} of {len(test)} photographs that all graded.")
+    assert second.seen == "Seen."
+    apart = replace(candidates[0], predictions=replace(whole, test=test.chosen(folds == 1)))
+    with pytest.raises(DatasetError, match="--common: no photograph was graded by all of whole, part"):
+        only_common([apart, candidates[1]])

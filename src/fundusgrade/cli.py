@@ -211,6 +211,7 @@ def evaluate(
     ] = None,
     data: Annotated[list[str] | None, typer.Option(help="Data set, by name or folder; several are joined.")] = None,
     split: Annotated[Split, typer.Option(help="Which photographs.")] = Split.TEST,
+    common: Annotated[bool, typer.Option("--common", help="Only the photographs that all models graded.")] = False,
     by: Annotated[list[str] | None, typer.Option(help="Score subgroups too: quality, eye, site, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, confusion.png, predictions.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML file for the whole report.")] = None,
@@ -236,6 +237,7 @@ def evaluate(
         )
         for each in wanted
     ]
+    candidates = evaluating.only_common(candidates) if common else candidates
     found = evaluating.assess_candidates(
         candidates, dataset, part=split.value, columns=by or (), coverage=coverage, num_draws=draws
     )

@@ -185,7 +185,8 @@ def open_dataset(named: Sequence[str]) -> PreparedDataset:
     The name of joined sets, "A+B", stands for them. Raises StoreError or DatasetError where there is none.
     """
     each = [part for name in named for part in ([name] if Path(name).exists() else name.split(JOINED_BY))]
-    return join_datasets([load_dataset(store.resolve_dataset(name)) for name in each or [None]])
+    folders = [store.resolve_dataset(name) for name in each] or [store.resolve_dataset(None)]
+    return join_datasets([load_dataset(folder) for folder in folders])
 
 
 def join_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:

@@ -13,7 +13,7 @@ from fundusgrade.errors import DatasetError
 from fundusgrade.exposure import find_overlap
 from fundusgrade.grading import Grader
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.predictions import TTA_SUFFIX, PredictionSet, fold_name, read_predictions
+from fundusgrade.predictions import TTA_SUFFIX, PredictionSet, fold_name, in_common, read_predictions
 
 _NUM_NAMED = 3
 
@@ -112,6 +112,23 @@ def assess_candidates(
     scored = sets[0].validation if part == "validation" else sets[0].test
     values = manifest_columns(dataset, columns, scored.sources)
     return assess(sets, part=part, coverage=coverage, num_draws=num_draws, columns=values)
+
+
+def only_common(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with the photographs that all of them graded; what was left out is said with what they have seen.
+
+    Raises DatasetError where they share none.
+    """
+    kept = []
+    for candidate, shared in zip(candidates, in_common([each.predictions for each in candidates]), strict=True):
+        num_kept, num_graded = len(shared.test), len(candidate.predictions.test)
+        if not num_kept:
+            names = ", ".join(each.predictions.model for each in candidates)
+            raise DatasetError(f"--common: no photograph was graded by all of {names}; compare fewer of them")
+        left_out = f" Scored here: the {num_kept} of {num_graded} photographs that all graded."
+        seen = candidate.seen + (left_out if num_kept < num_graded else "")
+        kept.append(replace(candidate, predictions=shared, seen=seen))
+    return kept
 
 
 def _with_part(candidate: Candidate, part: str) -> PredictionSet:

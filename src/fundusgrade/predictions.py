@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,17 @@ def joined(parts: Sequence[ScoredPhotographs]) -> ScoredPhotographs:
         groups=np.concatenate([part.groups for part in parts]),
         folds=np.concatenate([part.folds for part in parts]),
     )
+
+
+def in_common(sets: Sequence[PredictionSet]) -> list[PredictionSet]:
+    """The sets with the test photographs that all of them hold, and the validation photographs of their folds."""
+    shared = set.intersection(*(set(each.test.sources) for each in sets)) if sets else set()
+    kept = []
+    for each in sets:
+        test = each.test.chosen(np.array([source in shared for source in each.test.sources], bool))
+        belongs = np.isin(each.validation.folds, test.folds)
+        kept.append(replace(each, test=test, validation=each.validation.chosen(belongs)))
+    return kept
 
 
 def write_predictions(predictions: PredictionSet, path: Path) -> None:
