@@ -142,7 +142,7 @@ def _drawn(pictures: GradedPictures, chosen: Tensor, generator: torch.Generator)
 
 def augment(pictures: Tensor, fill: float, generator: torch.Generator, max_turn: float = ANY_TURN) -> Tensor:
     """Turn, mirror, zoom, shift and re-light each picture of a batch (B, 3, S, S) in [0, 1] differently."""
-    turned = _turn(pictures - fill, generator, max_turn) + fill
+    turned = _turn(pictures - fill, generator, max_turn).add_(fill)
     return _relight(turned, fill, generator).clamp_(0, 1)
 
 
@@ -169,9 +169,10 @@ def _relight(pictures: Tensor, fill: float, generator: torch.Generator) -> Tenso
     saturation = (1 + _uniform(count, MAX_SATURATION, generator)).view(-1, 1, 1, 1).to(pictures.device)
     brightness = _uniform(count, MAX_BRIGHTNESS, generator).view(-1, 1, 1, 1).to(pictures.device)
     gray = pictures.mean(dim=1, keepdim=True)
-    is_retina = (pictures - fill).abs().amax(dim=1, keepdim=True) > 1e-3
-    changed = gray + (pictures - gray) * saturation
-    return fill + (changed - fill) * contrast + brightness * is_retina
+    is_retina = (pictures - fill).abs_().amax(dim=1, keepdim=True) > 1e-3
+    # fill + (gray + (pictures - gray) * saturation - fill) * contrast + brightness, with one copy of the batch.
+    added = gray * (contrast * (1 - saturation)) + (fill * (1 - contrast) + brightness * is_retina)
+    return (pictures * (contrast * saturation)).add_(added)
 
 
 def _uniform(count: int, limit: float, generator: torch.Generator) -> Tensor:
