@@ -20,6 +20,7 @@ from fundusgrade.evaluating import (
     candidate_from_model,
     explaining_grader,
     manifest_columns,
+    network_names,
     only_common,
 )
 from fundusgrade.exposure import exposure_of
@@ -180,6 +181,8 @@ def test_cross_validated_predictions_say_so_and_are_explained_by_the_network_of_
     assert found.description is not None and found.description.name == "pooled-fold1"
     names = [None if (grader := explaining_grader(found, fold)) is None else grader.name for fold in (1, 2, 3)]
     assert names == ["pooled-fold1", None, "pooled-fold3"]
+    assert network_names(found.predictions) == tuple(f"pooled-fold{fold}" for fold in (1, 2, 3, 4))
+    assert network_names(predicted) == ("tiny",)
 
 
 def test_a_model_at_hand_explains_its_own_predictions(eyes: PreparedDataset) -> None:

@@ -21,7 +21,7 @@ from fundusgrade.html_report import report_html
 from fundusgrade.images import encode_jpeg
 from fundusgrade.markup import number
 from fundusgrade.predictions import PredictionSet
-from fundusgrade.report_context import DataDescription, GalleryItem, ModelDescription, ReportContext
+from fundusgrade.report_context import DataDescription, GalleryItem, KappaCurve, ModelDescription, ReportContext
 from tests.scored import draw_photographs, grade_again, prediction_set, scored
 
 VOID = {"meta", "img", "br", "hr"}
@@ -99,6 +99,7 @@ def context(**changes: object) -> ReportContext:
     model = ModelDescription(
         name="model-0", architecture="resnet50", training_data="eyes", start="random", options=(("epochs", "7"),),
         validation_kappa=0.91, weights_hash="cd" * 32, seen="None of these photographs.",
+        curves=(KappaCurve(name="model-0-fold1", kappas=(None, 0.5, 0.9)), KappaCurve(name="fold2", kappas=(0.1, 0.2))),
     )  # fmt: skip
     made = ReportContext(
         title="Grading of eyes", created="2026-11-24", versions=(("fundusgrade", "0.1.0"),), data=data, models=(model,),
@@ -161,6 +162,7 @@ def test_what_was_measured_stands_in_it(found: Assessment) -> None:
         for point in model.operating_points:
             assert number(point.sensitivity.value) in text and number(point.threshold) in text
         assert all(str(cell) in text for row in model.evaluation.confusion_matrix for cell in row)
+    assert "How training went" in text and "model-0-fold1" in text
     assert "The outline tells the grade." in text and "0.630" in text
     assert text.count(RESEARCH_USE) == 2, "at the head and at the foot"
 

@@ -36,7 +36,7 @@ from fundusgrade.metrics import evaluate_predictions
 from fundusgrade.model import build_network, lay_out, network_spec, predict_probabilities
 from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe
 from fundusgrade.preprocess import Method, PreprocessRecipe
-from fundusgrade.run_state import METRICS_FILE, STATE_FILE, EpochRecord, TrainOptions
+from fundusgrade.run_state import METRICS_FILE, STATE_FILE, EpochRecord, TrainOptions, read_history
 from fundusgrade.training import TrainResult, class_weights, learning_rate_factor, train
 from tests.prepared import prepared_dataset, write_manifest
 
@@ -216,6 +216,9 @@ def test_metrics_jsonl_is_the_history(tmp_path: Path, toy: PreparedDataset) -> N
     assert lines == [asdict(record) for record in result.history]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert result.outcome == "finished"
+    assert read_history(tmp_path / METRICS_FILE) == result.history
+    (tmp_path / METRICS_FILE).write_text('{"epoch": 1}\n')
+    assert read_history(tmp_path / METRICS_FILE) == read_history(tmp_path / "none") == ()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path: Path, toy: PreparedDataset) -> None:

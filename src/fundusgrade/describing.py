@@ -17,13 +17,14 @@ from fundusgrade.assessment import Assessment, WorstError
 from fundusgrade.audit import Audit, conclusion
 from fundusgrade.dataset import ManifestRow, PreparedDataset
 from fundusgrade.errors import FundusgradeError
-from fundusgrade.evaluating import Candidate, explaining_grader
+from fundusgrade.evaluating import Candidate, explaining_grader, network_names
 from fundusgrade.explain import grade_target
 from fundusgrade.grades import Grade
 from fundusgrade.grading import Explanation, Grader
 from fundusgrade.images import Picture, encode_jpeg, read_image
 from fundusgrade.overlay import blend, scale_maximum
-from fundusgrade.report_context import DataDescription, GalleryItem, ModelDescription, ReportContext
+from fundusgrade.report_context import DataDescription, GalleryItem, KappaCurve, ModelDescription, ReportContext
+from fundusgrade.run_state import METRICS_FILE, read_history
 
 _PICTURE_PX = 320
 # A model trained and tested on the same source says little of another clinic.
@@ -116,7 +117,19 @@ def _describe_model(candidate: Candidate) -> ModelDescription:
         validation_kappa=provenance.metrics.get("validation_kappa"),
         weights_hash=description.weights_sha256,
         seen=candidate.seen,
+        curves=_curves(candidate),
     )
+
+
+def _curves(candidate: Candidate) -> tuple[KappaCurve, ...]:
+    """What the networks in the store recorded while they learned."""
+    folders = {model.name: model.path.parent for model in store.list_models()}
+    curves = [
+        KappaCurve(name=name, kappas=tuple(record.validation_kappa for record in read_history(folder / METRICS_FILE)))
+        for name in network_names(candidate.predictions)
+        if (folder := folders.get(name)) is not None
+    ]
+    return tuple(curve for curve in curves if curve.kappas)
 
 
 def _gallery(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fundusgrade import store
 from fundusgrade.assessment import Assessment, assess
 from fundusgrade.checkpoint import CheckpointDescription
@@ -156,8 +158,15 @@ def _cell(row: ManifestRow | None, name: str) -> str:
     return "" if value is None else str(value)
 
 
+def network_names(predictions: PredictionSet) -> tuple[str, ...]:
+    """The names of the networks behind predictions: one, or one for each fold."""
+    base = predictions.model.removesuffix(TTA_SUFFIX)
+    return tuple(fold_name(base, fold) if fold else predictions.model for fold in np.unique(predictions.test.folds))
+
+
 def _grader_of(predictions: PredictionSet, fold: int) -> Grader | None:
     """The fold's network, where it is in the store."""
-    name = fold_name(predictions.model.removesuffix(TTA_SUFFIX), fold) if fold else predictions.model
+    here = predictions.test.folds == fold
+    (name,) = network_names(replace(predictions, test=predictions.test.chosen(here)))
     found = any(model.name == name for model in store.list_models())
     return Grader.load(name) if found else None

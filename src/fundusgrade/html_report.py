@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fundusgrade.assessment import Assessment, ModelAssessment
+from fundusgrade.charts import Frame, Series, key, lines_chart
 from fundusgrade.checklist import FOR_THE_AUTHORS, checklist
 from fundusgrade.comparison_sections import audit_section, comparisons_section, verdicts
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade
@@ -14,6 +15,7 @@ from fundusgrade.markup import (
     count,
     element,
     escaped,
+    figure,
     folded,
     in_words,
     joined,
@@ -180,7 +182,26 @@ def _model(model: ModelDescription) -> Html:
     options = [[name, value] for name, value in model.options]
     folds = [folded("Options of the training", table("Options", ["option", "value"], options, words=True))]
     about = table(f"The model {model.name}", ["what", "value"], facts, words=True)
-    return joined([element("h3", model.name), paragraph(model.seen), about, *(folds if options else [])])
+    return joined(
+        [element("h3", model.name), paragraph(model.seen), about, *(folds if options else []), _learning(model)]
+    )
+
+
+def _learning(model: ModelDescription) -> Html:
+    """Validation kappa over the epochs, folded away: it says how training went, not how good the model is."""
+    if not model.curves:
+        return Html("")
+    lines = [
+        Series(series=i, x=tuple(float(epoch + 1) for epoch in range(len(of.kappas))), y=of.kappas)
+        for i, of in enumerate(model.curves)
+    ]
+    frame = Frame(title="Kappa on validation", x_label="epoch", y_label="kappa")
+    chart = lines_chart(lines, frame, f"Validation kappa of {model.name} after each epoch of training.")
+    caption = (
+        "The epoch of the highest kappa was kept, before calibration and thresholds were fitted. A line that still "
+        "rises at its end would have gained from more epochs."
+    )
+    return folded("How training went", figure([chart], caption, key([of.name for of in model.curves])))
 
 
 def _gallery(context: ReportContext) -> Html:

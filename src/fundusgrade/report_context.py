@@ -27,8 +27,19 @@ class DataDescription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KappaCurve:
+    """How one network learned: its validation kappa after each epoch, None where undefined."""
+
+    name: str
+    kappas: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDescription:
-    """A model; `start` is what its weights were before training, `seen` says which photographs it has seen."""
+    """A model; `start` is what its weights were before training, `seen` says which photographs it has seen.
+
+    `curves` are those of its network, or of its networks where it was cross-validated; none where they are not at hand.
+    """
 
     name: str
     architecture: str
@@ -38,6 +49,7 @@ class ModelDescription:
     validation_kappa: float | None
     weights_hash: str
     seen: str
+    curves: tuple[KappaCurve, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,6 +151,15 @@ def save_state(run: RunState, directory: Path, dataset: PreparedDataset, options
     store.write_atomically(directory / METRICS_FILE, metrics)
 
 
+def read_history(path: Path) -> tuple[EpochRecord, ...]:
+    """The epochs of a metrics.jsonl; none where there is no such file, or it is not one of ours."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return tuple(EpochRecord(**json.loads(line)) for line in lines if line)
+    except (OSError, ValueError, TypeError):
+        return ()
+
+
 def load_state(run: RunState, path: Path, dataset: PreparedDataset, options: TrainOptions) -> None:
     """Put a saved run back into one just started. Raises TrainingError where it was another's or is damaged."""
     try:
