@@ -1,12 +1,14 @@
-"""Prepared data sets of small pictures whose grade is the color of the disc, for tests of training and evaluation."""
+"""Prepared data sets of small pictures whose grade is the color of the disc, and others without pictures, for tests."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from fundusgrade import store
@@ -21,7 +23,9 @@ from fundusgrade.dataset import (
 from fundusgrade.grades import Grade
 from fundusgrade.images import Picture, write_image
 from fundusgrade.preprocess import Method, PreprocessRecipe
+from tests.drawn_eyes import plain_retina
 
+RECIPE = PreprocessRecipe(method=Method.NATURAL, size_px=32)
 COLORS = ((200, 60, 40), (60, 160, 60), (60, 80, 200), (190, 180, 60), (150, 60, 170))
 
 
@@ -46,7 +50,7 @@ def prepared_dataset(
     seed: int = 0,
 ) -> PreparedDataset:
     """Write a data set as `fundusgrade preprocess` leaves one, grades in turn, and read it back."""
-    recipe = recipe or PreprocessRecipe(method=Method.NATURAL, size_px=32)
+    recipe = recipe or RECIPE
     rng = np.random.default_rng(seed)
     (directory / "pictures").mkdir(parents=True)
     rows = []
@@ -82,3 +86,25 @@ def _row(number: int, grade: Grade, split: str) -> ManifestRow:
         sha256=store.hash_text(f"{number:04d}.jpg"),
         fingerprint=None,
     )
+
+
+def memory_row(number: int, *, grade: Grade | None, group: int, split: str | None = None) -> ManifestRow:
+    return ManifestRow(
+        image=f"pictures/{number}.png", source=f"{number}.png", grade=grade, split=split, fold=None, group=group,
+        patient=None, eye=None, site=None, error=None, conflict=False, sha256=f"{number:064x}", fingerprint=None,
+    )  # fmt: skip
+
+
+def dataset_in_memory(name: str, rows: Sequence[ManifestRow]) -> PreparedDataset:
+    return PreparedDataset(
+        directory=store.dataset_directory(name), name=name, recipe=RECIPE, seed=0, hash=name, rows=tuple(rows)
+    )
+
+
+@functools.cache
+def eye_png(seed: int) -> bytes:
+    return png(plain_retina(96, seed).photograph)
+
+
+def png(picture: np.ndarray) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -15,7 +15,7 @@ import fundusgrade
 PACKAGE = Path(fundusgrade.__file__).parent
 ROOMS = [
     *("__init__", "errors", "grades", "options", "decoding", "images", "field_of_view", "preprocess", "quality"),
-    *("intake", "overlay", "metrics", "store", "labels", "splits", "overview", "preparing", "dataset"),
+    *("intake", "overlay", "metrics", "store", "labels", "splits", "overview", "preparing", "dataset", "joining"),
     *("shortcuts", "audit", "exposure", "predictions", "resampling", "scores", "operating", "conformal"),
     *("comparison", "assessment"),
     *("device", "heads", "losses", "model", "checkpoint", "degrading", "batches", "calibration", "run_state"),

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fundusgrade.dataset import ManifestRow, PreparedDataset, join_datasets, load_dataset, prepare_dataset
+from fundusgrade.dataset import ManifestRow, PreparedDataset, load_dataset, prepare_dataset
 from fundusgrade.exposure import Exposure, Overlap, exposure_of, find_overlap
+from fundusgrade.joining import join_datasets
 from fundusgrade.labels import LabelColumns, find_samples
 from fundusgrade.preprocess import Method, PreprocessRecipe
 from fundusgrade.splits import MAX_DIFFERENT_BITS

@@ -26,11 +26,12 @@ from fundusgrade import store, training
 from fundusgrade.batches import load_pictures, training_batches
 from fundusgrade.checkpoint import load_checkpoint
 from fundusgrade.conformal import conformity_scores
-from fundusgrade.dataset import PreparedDataset, join_datasets, load_dataset
+from fundusgrade.dataset import PreparedDataset, load_dataset
 from fundusgrade.device import DeviceChoice, choose_device
 from fundusgrade.errors import DatasetError, TrainingError, WeightsUnavailableError
 from fundusgrade.exposure import find_overlap
 from fundusgrade.heads import UNCALIBRATED
+from fundusgrade.joining import join_datasets
 from fundusgrade.losses import graded_loss
 from fundusgrade.metrics import evaluate_predictions
 from fundusgrade.model import build_network, lay_out, network_spec, predict_probabilities

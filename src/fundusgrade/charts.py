@@ -135,16 +135,7 @@ def drawable(text: str) -> str:
 def _draw_dot(axes: Axes, of: Estimate, height: float, series: int, *, name: str, digits: int) -> None:
     color = _COLORS[series % len(_COLORS)]
     words = f"{name}{number(of.value, digits)}"
-    axes.text(
-        1.02,
-        height,
-        words,
-        transform=axes.get_yaxis_transform(),
-        va="center",
-        fontsize=_TEXT,
-        color=_INK,
-        clip_on=False,
-    )
+    _write_beside(axes, height, words)
     if of.value is None or math.isnan(of.value):
         return
     if of.low is not None and of.high is not None:
@@ -152,6 +143,12 @@ def _draw_dot(axes: Axes, of: Estimate, height: float, series: int, *, name: str
         axes.plot([of.low, of.high], [height, height], color=color, linestyle="", marker="|", markersize=8)
     marker = _MARKERS[series % len(_MARKERS)]
     axes.plot([of.value], [height], color=color, linestyle="", marker=marker, markersize=7)
+
+
+def _write_beside(axes: Axes, place: float, words: str) -> None:
+    """Words at the right of the drawing, at a height of the data."""
+    beside = axes.get_yaxis_transform()
+    axes.text(1.02, place, words, transform=beside, va="center", fontsize=_TEXT, color=_INK, clip_on=False)
 
 
 def _line_style(series: int | None, many: bool) -> dict[str, Any]:
@@ -170,16 +167,7 @@ def _label_ends(axes: Axes, lines: Sequence[Series]) -> None:
     for place, (_, i) in zip(_apart([end for end, _ in ends], least, low, high), ends, strict=True):
         line = lines[i]
         words = line.label if line.series is None else letter(line.series)
-        axes.text(
-            1.02,
-            place,
-            words,
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            fontsize=_TEXT,
-            color=_INK,
-            clip_on=False,
-        )
+        _write_beside(axes, place, words)
 
 
 def _apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:

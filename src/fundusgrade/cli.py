@@ -226,7 +226,7 @@ def evaluate(
 ) -> None:
     """Score models on the same photographs, with intervals, and compare them; write a report."""
     from fundusgrade import evaluating
-    from fundusgrade.dataset import open_dataset
+    from fundusgrade.joining import open_dataset
 
     files = [evaluating.candidate_from_file(each) for each in predictions or ()]
     dataset = open_dataset(data or [file.predictions.data for file in files[:1]])

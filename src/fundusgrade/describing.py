@@ -84,7 +84,7 @@ def _describe_data(
         num_per_grade=tuple(counts[int(grade)] for grade in Grade),
         num_groups=assessment.num_groups,
         splits=splits + " Copies of a photograph and photographs of one patient are never parted.",
-        recipe="" if dataset is None else _describe_recipe(dataset),
+        recipe="" if dataset is None else f"{dataset.recipe.describe()}.",
         manifest_hash="" if dataset is None else dataset.hash,
         num_ungraded=None if dataset is None else sum(row.error is not None for row in dataset.rows),
         num_doubtful=None if dataset is None else sum(_is_doubtful(row) for row in rows),
@@ -93,11 +93,6 @@ def _describe_data(
 
 def _is_doubtful(row: ManifestRow) -> bool:
     return row.quality is not None and not row.quality.gradable
-
-
-def _describe_recipe(dataset: PreparedDataset) -> str:
-    recipe = dataset.recipe
-    return f"{recipe.method.value}, {recipe.outline.value}, {recipe.size_px} px, version {recipe.version}."
 
 
 def _describe_model(candidate: Candidate) -> ModelDescription:

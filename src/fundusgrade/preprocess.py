@@ -70,6 +70,10 @@ class PreprocessRecipe:
         method, outline = Method(described["method"]), Outline(described["outline"])
         return cls(**{**described, "method": method, "outline": outline})
 
+    def describe(self) -> str:
+        """The recipe in words, for people."""
+        return f"{self.method.value}, {self.outline.value} at {self.size_px} px (version {self.version})"
+
     @property
     def key(self) -> str:
         """Short hash: two recipes with the same key give the same pixels."""

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from fundusgrade import store
 from fundusgrade.checkpoint import CheckpointDescription, load_checkpoint
-from fundusgrade.dataset import JOINED_BY, PreparedDataset, open_dataset
+from fundusgrade.dataset import PreparedDataset
 from fundusgrade.device import choose_device
 from fundusgrade.errors import TrainingError
 from fundusgrade.figures import draw_training_curves
+from fundusgrade.joining import JOINED_BY, open_dataset
 from fundusgrade.model_card import model_card
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.progress import TrainingProgress
