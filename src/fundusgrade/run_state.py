@@ -57,7 +57,7 @@ class TrainOptions:
         """The same options with the recipe's and the architecture's in place of None."""
         head, loss = self.head, self.loss
         if head is None and loss is None:
-            loss = _RECIPES[self.recipe].loss
+            head, loss = _RECIPES[self.recipe].head, _RECIPES[self.recipe].loss
         head, loss = resolve_head_and_loss(head, loss)
         values = {**asdict(_arch_defaults(self.arch)), **asdict(_RECIPES[self.recipe]), "head": head, "loss": loss}
         missing = {name: value for name, value in values.items() if getattr(self, name) is None}
@@ -109,6 +109,7 @@ class _ArchDefaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RecipeDefaults:
+    head: Head
     loss: Loss
     class_weights: ClassWeights
     decision: Decision
@@ -117,10 +118,18 @@ class _RecipeDefaults:
 
 _RECIPES = {
     Recipe.OWN: _RecipeDefaults(
-        loss=Loss.DISTANCE, class_weights=ClassWeights.SQRT, decision=Decision.THRESHOLDS, calibrate=True
+        head=Head.CUMULATIVE,
+        loss=Loss.CROSS_ENTROPY,
+        class_weights=ClassWeights.SQRT,
+        decision=Decision.THRESHOLDS,
+        calibrate=True,
     ),
     Recipe.REFERENCE: _RecipeDefaults(
-        loss=Loss.CROSS_ENTROPY, class_weights=ClassWeights.INVERSE, decision=Decision.MOST_PROBABLE, calibrate=False
+        head=Head.SOFTMAX,
+        loss=Loss.CROSS_ENTROPY,
+        class_weights=ClassWeights.INVERSE,
+        decision=Decision.MOST_PROBABLE,
+        calibrate=False,
     ),
 }
 
