@@ -67,15 +67,13 @@ def test_scores_are_those_of_the_grades_that_were_given() -> None:
     assert found.scores[0].estimate.value == pytest.approx(expected.kappa)
 
 
-def test_validation_can_be_scored_but_locks_nothing_then() -> None:
-    sets = two_models()
-    found = assess(sets, part="validation", num_draws=20)
-    assert (found.part, found.num_photographs, found.num_validation) == ("validation", 80, 0)
+def test_the_part_is_named_and_must_hold_photographs() -> None:
+    alone = prediction_set(two_models()[0].test)
+    found = assess([alone], part="all", num_draws=20)
+    assert (found.part, found.num_photographs, found.num_validation) == ("all", 120, 0)
     assert (found.models[0].operating_points, found.models[0].set_coverage) == ((), ())
-    alone = prediction_set(sets[0].test)
-    with pytest.raises(MetricsError, match="no photographs of part validation"):
-        assess([alone], part="validation")
-    assert assess([alone], part="all", num_draws=20).part == "all"
+    with pytest.raises(MetricsError, match="hold no photographs of part validation"):
+        assess([alone, replace(alone, test=alone.validation)], part="validation")
 
 
 def test_other_photographs_are_refused() -> None:

@@ -604,6 +604,10 @@ def test_photographs_seen_in_training_are_refused_unless_allowed(labeled: Path) 
     allowed = Outcome("fundusgrade evaluate --model seeing --split train --device cpu --allow-seen")
     assert allowed.code == 0
     assert "these scores are too good" in allowed.stderr
+    assert Outcome("fundusgrade evaluate --model seeing --split train --device cpu --allow-seen --out out").code == 0
+    assert "too good" in json.loads(Path("out/evaluation.json").read_text())["seen"]["seeing"]
+    again = Outcome("fundusgrade evaluate --predictions out/predictions-seeing.csv")
+    assert again.code == 0 and "these scores are too good" in again.stderr, "a file does not wash them clean"
 
 
 def test_predict_with_coverage_adds_ranges_that_hold_the_grade(labeled: Path, workplace: Path) -> None:

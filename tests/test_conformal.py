@@ -55,6 +55,20 @@ def test_sets_hold_exactly_the_grades_whose_score_is_within_the_limit() -> None:
             assert np.array_equal(inside, (low <= grade) & (grade <= high))
 
 
+def test_the_decided_grade_is_where_sets_begin() -> None:
+    # From 4 to 3, 2, 1 and 0: what was decided need not be the most probable grade.
+    scores = conformity_scores(np.repeat(ROW, 5, axis=0), np.arange(5), np.full(5, 4))
+    assert scores == pytest.approx([1.0, 0.9, 0.7, 0.3, 0.0])
+    rng = np.random.default_rng(2)
+    table, decided = rng.dirichlet(np.full(5, 0.5), 300), rng.integers(0, 5, 300)
+    for limit in (0.0, 0.5, 0.9):
+        low, high = grade_sets(table, limit, decided)
+        assert ((low <= decided) & (decided <= high)).all()
+        for grade in range(5):
+            inside = conformity_scores(table, np.full(300, grade), decided) <= limit
+            assert np.array_equal(inside, (low <= grade) & (grade <= high))
+
+
 def test_limit_is_an_order_statistic() -> None:
     scores = np.random.default_rng(0).permutation(np.arange(1, 20) / 20)
     assert score_limit(scores, 0.9) == pytest.approx(18 / 20)

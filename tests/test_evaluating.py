@@ -156,7 +156,9 @@ def test_predictions_of_a_file_find_the_model_that_made_them(predicted: Predicti
     found = candidate_from_file(str(path))
     assert found.description is not None and found.description.name == "tiny"
     assert found.grader is None
-    assert found.seen == "Predictions from a file: what the model has seen was checked when they were made."
+    assert found.seen == "Predictions from a file, which does not say what the model had seen of these photographs."
+    write_predictions(replace(predicted, seen="Trained on 3 of them: too good."), path)
+    assert candidate_from_file(str(path)).seen == "Trained on 3 of them: too good.", "what was said once is not lost"
     grader = explaining_grader(found, fold=0)
     assert grader is not None and grader.name == "tiny"
     write_predictions(replace(predicted, model="unknown"), path)
@@ -264,9 +266,26 @@ def test_subgroups_of_a_file_s_validation_photographs_are_theirs(
     sides = {source: "left" if source in test.sources else "right" for source in predicted.test.sources}
     sided = replace(eyes, rows=tuple(replace(row, eye=sides[row.source]) for row in eyes.rows))
     for part, count in (("test", 5), ("validation", 15)):
-        found = assess_candidates([candidate_from_file("parts")], sided, part=part, columns=["eye"], num_draws=20)
+        file = candidate_from_file("parts", part)
+        found = assess_candidates([file], sided, part=part, columns=["eye"], num_draws=20)
         (subgroup,) = found.models[0].subgroups
         assert (found.num_photographs, subgroup.num_photographs) == (count, count)
+        assert found.num_validation == (15 if part == "test" else 0)
+
+
+def test_a_file_is_not_scored_on_a_part_that_it_does_not_hold(predicted: PredictionSet) -> None:
+    write_predictions(predicted, store.predictions_file("whole"))
+    folds = np.arange(len(predicted.test)) % 2 + 1
+    crossed = replace(predicted, test=replace(predicted.test, folds=folds), validation=predicted.test)
+    write_predictions(crossed, store.predictions_file("crossed"))
+    for name, part, reason in (
+        ("whole", "train", "--split train: the predictions of tiny were made before"),
+        ("whole", "all", "--split all"),
+        ("whole", "validation", "the file of tiny holds no validation photographs"),
+        ("crossed", "validation", "its folds share validation photographs"),
+    ):
+        with pytest.raises(DatasetError, match=reason):
+            candidate_from_file(name, part)
 
 
 def test_models_of_different_photographs_are_not_compared(eyes: PreparedDataset) -> None:

@@ -37,6 +37,15 @@ def test_joined_data_sets_keep_names_splits_and_pictures_apart(small: Path) -> N
     assert joined.hash != join_datasets([second, first]).hash
 
 
+def test_data_sets_given_by_relative_folders_keep_their_pictures(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = prepare(small, "first"), prepare(small, "second")
+    monkeypatch.chdir(first.directory.parent)
+    joined = open_dataset(["first", "./second"])
+    monkeypatch.chdir(first.directory)
+    for own, row in zip((*first.rows, *second.rows), joined.rows, strict=True):
+        assert np.array_equal(read_image(joined.directory / row.image), read_image(first.directory / own.image))
+
+
 def test_one_data_set_joined_is_itself(small: Path) -> None:
     dataset = prepare(small)
     assert join_datasets([dataset]) is dataset

@@ -16,6 +16,7 @@ from fundusgrade.errors import DatasetError, StoreError
 from fundusgrade.metrics import evaluate_predictions
 from fundusgrade.predictions import (
     COLUMNS,
+    SEEN,
     PredictionSet,
     ScoredPhotographs,
     joined,
@@ -110,9 +111,20 @@ def test_odd_names_come_back(tmp_path: Path) -> None:
 
 def test_the_columns_are_those_that_people_are_told(written: Path) -> None:
     lines = written.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "source,part,fold,group,grade,predicted,p0,p1,p2,p3,p4,model,data" == ",".join(COLUMNS)
+    assert lines[0] == "source,part,fold,group,grade,predicted,p0,p1,p2,p3,p4,model,data,seen"
+    assert lines[0] == ",".join((*COLUMNS, SEEN))
     assert len(lines) == 1 + 200 + 30
-    assert re.fullmatch(r"0\.png,test,1,100,[0-4],[0-4](,[01]\.\d{6}){5},tiny,eyes", lines[1])
+    assert re.fullmatch(r"0\.png,test,1,100,[0-4],[0-4](,[01]\.\d{6}){5},tiny,eyes,", lines[1])
+
+
+def test_what_the_model_had_seen_comes_back_and_files_of_others_may_not_say(
+    drawn: PredictionSet, written: Path
+) -> None:
+    assert read_predictions(written).seen == ""
+    write_predictions(replace(drawn, seen='Seen: "3", of 10.'), written)
+    assert read_predictions(written).seen == 'Seen: "3", of 10.'
+    rewrite(written, lambda rows: [{name: row[name] for name in COLUMNS} for row in rows])
+    assert read_predictions(written).seen == ""
 
 
 def test_further_columns_and_another_order_do_no_harm(drawn: PredictionSet, written: Path) -> None:

@@ -199,7 +199,8 @@ def test_table_has_a_column_per_model_and_says_what_is_undefined() -> None:
 
 
 def test_json_gives_back_the_numbers() -> None:
-    content = json.loads(evaluation_json(ASSESSMENT))
+    content = json.loads(evaluation_json(ASSESSMENT, {"cnn": "Nothing."}))
+    assert content.pop("seen") == {"cnn": "Nothing."}
     assert (content["data"], content["part"]) == ("eyes", "test")
     assert [model["model"] for model in content["models"]] == ["cnn", "vit"]
     assert content == json.loads(json.dumps(dataclasses.asdict(ASSESSMENT)))
@@ -224,7 +225,7 @@ def test_scores_are_written_as_json_figure_and_predictions(tmp_path: Path) -> No
     written = tmp_path / "new" / "folder"
     names = ["confusion.png", "evaluation.json", "predictions-cnn.csv", "predictions-vit.csv"]
     assert sorted(path.name for path in written.iterdir()) == names
-    assert (written / "evaluation.json").read_text() == evaluation_json(ASSESSMENT) + "\n"
+    assert (written / "evaluation.json").read_text() == evaluation_json(ASSESSMENT, {"cnn": "", "vit": ""}) + "\n"
     again = read_predictions(written / "predictions-vit.csv")
     assert again.test.sources == SETS[1].test.sources
     assert np.abs(again.test.probabilities - SETS[1].test.probabilities).max() < 2e-6

@@ -33,12 +33,19 @@ from fundusgrade.exposure import find_overlap
 from fundusgrade.heads import UNCALIBRATED
 from fundusgrade.joining import join_datasets
 from fundusgrade.losses import graded_loss
-from fundusgrade.metrics import evaluate_predictions
-from fundusgrade.model import build_network, lay_out, network_spec, predict_probabilities
+from fundusgrade.metrics import decide_grades, evaluate_predictions
+from fundusgrade.model import (
+    build_network,
+    lay_out,
+    network_spec,
+    predict_outputs,
+    predict_probabilities,
+    to_probabilities,
+)
 from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe
 from fundusgrade.preprocess import Method, PreprocessRecipe
 from fundusgrade.run_state import METRICS_FILE, STATE_FILE, EpochRecord, TrainOptions, read_history
-from fundusgrade.training import TrainResult, class_weights, learning_rate_factor, train
+from fundusgrade.training import TrainResult, class_weights, learning_rate_factor, log_loss, train
 from tests.prepared import prepared_dataset, write_manifest
 
 FLOAT32 = choose_device(DeviceName.CPU, Precision.FLOAT32)
@@ -387,7 +394,14 @@ def test_the_saved_model_is_calibrated_and_scored_as_it_will_grade(
     scored = evaluate_predictions(grades, probabilities, description.thresholds)
     assert (metrics["validation_kappa"], metrics["validation_accuracy"]) == (scored.kappa, scored.accuracy)
     assert (description.thresholds is None) == (decision is Decision.MOST_PROBABLE)
-    assert description.conformity == pytest.approx(sorted(conformity_scores(probabilities, grades)), abs=1e-4)
+    assert metrics["validation_loss"] == pytest.approx(log_loss(grades, probabilities))
+    decided = decide_grades(probabilities, description.thresholds)
+    assert description.conformity == pytest.approx(sorted(conformity_scores(probabilities, grades, decided)), abs=1e-4)
+    # Whatever decides, confidence is fitted: no other temperature has a smaller log loss.
+    spec, outputs = checkpoint.network.spec, predict_outputs(checkpoint.network, pixels, FLOAT32)
+    for factor in (0.8, 1.25):
+        other = replace(spec.calibration, temperature=spec.calibration.temperature * factor)
+        assert log_loss(grades, to_probabilities(spec, outputs, other)) > metrics["validation_loss"] - 1e-6
 
 
 def test_the_reference_recipe_fits_nothing(tmp_path: Path, toy: PreparedDataset) -> None:

@@ -128,11 +128,10 @@ def assess(
 ) -> Assessment:
     """Score models on the same photographs and compare all pairs of them; the grades and groups are the first set's.
 
-    `part` names what the sets' `test` holds; with "validation" their validation photographs are scored instead, and
-    nothing is locked on them. `columns` give subgroups: a value for each of the first set's photographs. Raises
-    MetricsError where there is nothing to score or the sets differ in photographs or grades.
+    `part` names what the sets' `test` holds. `columns` give subgroups: a value for each of the first set's photographs.
+    Raises MetricsError where there is nothing to score or the sets differ in photographs or grades.
     """
-    aligned = _aligned([_scored_part(each, part) for each in sets])
+    aligned = _aligned(sets, part)
     first = aligned[0]
     sample = resample(first.test.grades, first.test.groups, num_draws=num_draws, seed=seed)
     subgroups = _subgroup_masks(columns or {}, len(first.test))
@@ -170,23 +169,15 @@ def _assess_model(
 # The same photographs
 
 
-def _scored_part(predictions: PredictionSet, part: str) -> PredictionSet:
-    """The set whose `test` is what is scored."""
-    if part == "validation":
-        nothing = predictions.validation.chosen(np.zeros(0, np.int64))
-        predictions = replace(predictions, test=predictions.validation, validation=nothing)
-    if not len(predictions.test):
-        raise MetricsError(
-            f"The predictions of {predictions.model} hold no photographs of part {part}; choose a part that they hold."
-        )
-    return predictions
-
-
-def _aligned(sets: Sequence[PredictionSet]) -> list[PredictionSet]:
+def _aligned(sets: Sequence[PredictionSet], part: str) -> list[PredictionSet]:
     """The sets with their test photographs in the order of the first, and with its groups."""
     if not sets:
         raise MetricsError("There are no predictions to assess: give those of at least one model.")
     for each in sets:
+        if not len(each.test):
+            raise MetricsError(
+                f"The predictions of {each.model} hold no photographs of part {part}; choose a part that they hold."
+            )
         if len(set(each.test.sources)) < len(each.test):
             raise MetricsError(
                 f"The predictions of {each.model} name a photograph more than once; keep one prediction of each."

@@ -43,7 +43,7 @@ def fit_calibration(
         return _fit_cutpoints(outputs, grades)
     shares = SHARES if head is Head.SOFTMAX and class_weight_power > 0 else (0.0,)
     starts = [Calibration(offsets=frequency_offsets(num_per_grade, share * class_weight_power)) for share in shares]
-    fitted = [_fit_temperature(head, outputs, grades, start) for start in starts]
+    fitted = [fit_temperature(head, outputs, grades, start) for start in starts]
     return min(fitted, key=lambda each: _log_loss(head, outputs, grades, each))
 
 
@@ -62,6 +62,17 @@ def choose_offsets(
     return max(tried, key=lambda each: -2.0 if each[1] is None else each[1])[0]
 
 
+def fit_temperature(head: Head, outputs: Tensor, grades: NDArray[np.int64], start: Calibration) -> Calibration:
+    """The same calibration with the temperature of least log loss; the order of the grades stays as it is."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        return _log_loss(head, outputs, grades, replace(start, temperature=float(np.exp(log_temperature))))
+
+    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURE, method="bounded")
+    return replace(start, temperature=float(np.exp(found.x)))
+
+
 def frequency_offsets(num_per_grade: NDArray[np.int64], power: float) -> tuple[float, ...]:
     """`power * log(frequency)` of each grade; a grade that was never seen counts as half a photograph."""
     counts = np.maximum(np.asarray(num_per_grade, np.float64), 0.5)
@@ -71,16 +82,6 @@ def frequency_offsets(num_per_grade: NDArray[np.int64], power: float) -> tuple[f
 def _log_loss(head: Head, outputs: Tensor, grades: NDArray[np.int64], calibration: Calibration) -> float:
     logits = grade_logits(head, outputs.double(), calibration)
     return float(torch.nn.functional.cross_entropy(logits, torch.as_tensor(grades)))
-
-
-def _fit_temperature(head: Head, outputs: Tensor, grades: NDArray[np.int64], start: Calibration) -> Calibration:
-    from scipy.optimize import minimize_scalar
-
-    def loss(log_temperature: float) -> float:
-        return _log_loss(head, outputs, grades, replace(start, temperature=float(np.exp(log_temperature))))
-
-    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURE, method="bounded")
-    return replace(start, temperature=float(np.exp(found.x)))
 
 
 def _fit_cutpoints(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:

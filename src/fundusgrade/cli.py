@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -228,7 +229,7 @@ def evaluate(
     from fundusgrade import evaluating
     from fundusgrade.joining import open_dataset
 
-    files = [evaluating.candidate_from_file(each) for each in predictions or ()]
+    files = [evaluating.candidate_from_file(each, split.value) for each in predictions or ()]
     dataset = open_dataset(data or [file.predictions.data for file in files[:1]])
     wanted = _models(model) if model or not files else []
     candidates = files + [
@@ -411,7 +412,7 @@ def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Pa
 
     # Files come first: whoever reads the tables may have enough and close the pipe.
     if out is not None:
-        report.write_evaluation(found, [candidate.predictions for candidate in candidates], out)
+        report.write_evaluation(found, [replace(each.predictions, seen=each.seen) for each in candidates], out)
     show(report.scores_table(found))
     show(report.evaluation_table(report.model_evaluations(found)))
     if found.comparisons:

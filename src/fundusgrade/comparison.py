@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import combinations
 from statistics import NormalDist
 
@@ -15,10 +14,12 @@ from numpy.typing import NDArray
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.metrics import confusion_matrix, expected_grades, quadratic_weighted_kappa
 from fundusgrade.predictions import PredictionSet, ScoredPhotographs
-from fundusgrade.resampling import UNDEFINED, Estimate, Resample, estimate
+from fundusgrade.resampling import UNDEFINED, Estimate, Resample, corrected_tails, estimate
 from fundusgrade.scores import accuracies, auc_covariance, decision_scores, kappas, weighted_matrices
 
 MAX_DISAGREEMENTS = 20
+# Halvings of the search for a p-value: to a millionth.
+_HALVINGS = 20
 _NORMAL = NormalDist()
 
 
@@ -80,16 +81,17 @@ def _compare(
     right, other_right = one.predicted == one.grades, other.predicted == other.grades
     num_first_only, num_second_only = int((right & ~other_right).sum()), int((other_right & ~right).sum())
     kappa_differences = kappas(first_matrices) - kappas(second_matrices)
+    kappa_difference = estimate(kappa_differences, sample)
     auc_difference, auc_p = compare_aucs(one, other)
     return PairedComparison(
         first=first.model,
         second=second.model,
-        kappa_difference=estimate(kappa_differences, sample),
-        kappa_p=bootstrap_p(kappa_differences[1:]),
+        kappa_difference=kappa_difference,
+        kappa_p=bootstrap_p(kappa_difference, kappa_differences[1:], sample),
         accuracy_difference=estimate(accuracies(first_matrices) - accuracies(second_matrices), sample),
         num_first_only=num_first_only,
         num_second_only=num_second_only,
-        mcnemar_p=mcnemar_p(num_first_only, num_second_only),
+        mcnemar_p=mcnemar_p(right, other_right, one.groups),
         auc_difference=auc_difference,
         auc_p=auc_p,
         agreement_kappa=quadratic_weighted_kappa(one.predicted, other.predicted),
@@ -101,30 +103,47 @@ def _compare(
 # Tests
 
 
-def bootstrap_p(differences: NDArray[np.float64]) -> float | None:
-    """Two-sided p-value of no difference from draws (D,) of it, NaN where undefined; None where all are.
+def bootstrap_p(of: Estimate, differences: NDArray[np.float64], sample: Resample) -> float | None:
+    """Two-sided p-value of no difference, from its draws (D,), NaN where undefined; None where it has no interval.
 
-    Twice the share of draws on the rarer side of zero, at least 2 / (D + 1) (Davison and Hinkley 1997, section 4.2.5).
+    It is 1 less the confidence of the widest interval, of the kind that `estimate` gives, which leaves zero out: the
+    95 % interval does so where p < 0.05, and only there. Where no draw is that far, the normal distribution of the
+    draws' spread takes over, so that a clear difference among many pairs is not hidden by the number of draws.
     """
-    defined = differences[~np.isnan(differences)]
-    if not len(defined):
+    if of.value == 0:
+        return 1.0
+    if of.value is None or of.low is None or of.high is None:
         return None
-    rarer = min((defined <= 0).sum(), (defined >= 0).sum())
-    return min(1.0, 2 * (1 + int(rarer)) / (len(defined) + 1))
+    defined = ~np.isnan(differences)
+    draws, weights = differences[defined], sample.group_weights[1:][defined]
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        tails = corrected_tails(of.value, draws, weights, (middle / 2, 1 - middle / 2))
+        bounds = np.quantile(draws, tails)
+        low, high = (low, middle) if bounds[0] > 0 or bounds[1] < 0 else (middle, high)
+    beyond = (draws <= 0) if of.value > 0 else (draws >= 0)
+    if beyond.any():
+        return high
+    return min(high, 2 * _NORMAL.cdf(-abs(of.value) / float(draws.std())))
 
 
-def mcnemar_p(num_first_only: int, num_second_only: int) -> float:
-    """Exact two-sided p-value of McNemar's test (Psychometrika 1947): is either model alone right more often?
+def mcnemar_p(right: NDArray[np.bool_], other_right: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
+    """Exact two-sided p-value: is either model right more often on photographs (N,) of groups (N,)?
 
-    Counts photographs as if they were independent; 1 where the models are right and wrong together.
+    McNemar's test (Psychometrika 1947) flips a coin for each photograph that one model alone grades right. Photographs
+    of one group are no independent evidence, so one coin is flipped for each group, with the group's difference at
+    stake (Fisher's randomization test); where each group is one photograph, the two are the same. 1 where the models
+    are right and wrong together.
     """
-    total, rarer = num_first_only + num_second_only, min(num_first_only, num_second_only)
-    # Whole numbers of any length: binomial coefficients neither overflow nor lose digits.
-    tail = coefficient = 1
-    for count in range(rarer):
-        coefficient = coefficient * (total - count) // (count + 1)
-        tail += coefficient
-    return min(1.0, float(Fraction(2 * tail, 1 << total)))
+    _, group = np.unique(groups, return_inverse=True)
+    stakes = np.bincount(group, right.astype(float) - other_right.astype(float)).astype(np.int64)
+    # How often each total comes up, from -sum to +sum, when every stake gets a random sign.
+    chances = np.ones(1)
+    for stake in np.abs(stakes[stakes != 0]):
+        chances = (np.pad(chances, (0, 2 * stake)) + np.pad(chances, (2 * stake, 0))) / 2
+    totals = np.arange(len(chances)) - (len(chances) - 1) // 2
+    return min(1.0, float(chances[np.abs(totals) >= abs(int(stakes.sum()))].sum()))
 
 
 def compare_aucs(first: ScoredPhotographs, second: ScoredPhotographs) -> tuple[Estimate, float | None]:
@@ -159,6 +178,11 @@ def correct_by_holm(p_values: Sequence[float | None]) -> tuple[float | None, ...
         highest = max(highest, min(1.0, p * (len(known) - rank)))
         corrected[i] = highest
     return tuple(corrected)
+
+
+def p_value(p: float | None) -> str:
+    """A p-value for people; never 0."""
+    return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 # Single photographs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fundusgrade.assessment import Assessment, Disagreement, Estimate, PairedComparison
 from fundusgrade.audit import Audit, InterventionEffect
 from fundusgrade.charts import DotRow, Frame, dots_chart, letter
+from fundusgrade.comparison import p_value
 from fundusgrade.grades import GRADE_LABELS
 from fundusgrade.markup import (
     Html,
@@ -69,11 +70,6 @@ def _verdict(assessment: Assessment, of: PairedComparison) -> str:
         f"{_named(assessment, of.first)} and {_named(assessment, of.second)} cannot be told apart by kappa on these "
         f"photographs (p {p_value(of.kappa_p)})."
     )
-
-
-def p_value(p: float | None) -> str:
-    """A p-value; never 0."""
-    return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _named(assessment: Assessment, name: str) -> str:

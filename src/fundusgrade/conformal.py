@@ -1,14 +1,15 @@
 """Sets of contiguous grades that hold the true grade as often as is asked: split conformal prediction.
 
-The set of a photograph grows from its most probable grade by the more probable neighbor (ordinal adaptive prediction
+The set of a photograph grows from the grade that is decided by the more probable neighbor (ordinal adaptive prediction
 sets: Lu, Angelopoulos and Pomerantz, MICCAI 2022) as far as a limit, locked on validation, allows. Where validation and
 new photographs are exchangeable, the share of sets that hold the true grade is at least the coverage asked for (Vovk,
 Gammerman and Shafer 2005).
 
-A set is never empty: the most probable grade is always in it. It therefore scores 0, so that the limit is fitted to the
-sets that are really given; scored by its probability, it would stay in beyond what the limit allows, and sets would
-hold the true grade more often than asked. What remains cannot be mended without empty sets: a model whose most probable
-grade is right more often than the coverage gets sets of one grade, which hold the true grade as often as it is right.
+A set is never empty: the grade that is decided (the most probable one unless told) is always in it. It therefore
+scores 0, so that the limit is fitted to the sets that are really given; scored by its probability, it would stay in
+beyond what the limit allows, and sets would hold the true grade more often than asked. What remains cannot be mended
+without empty sets: a model that is right more often than the coverage gets sets of one grade, which hold the true grade
+as often as it is right.
 The promise is for all photographs together, not for those of one grade.
 """
 
@@ -42,12 +43,14 @@ class SetCoverage:
     mean_size: float | None
 
 
-def conformity_scores(probabilities: NDArray[np.float64], grades: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How far each set must grow to hold the true grade (N,), from probabilities (N, 5): 0 to 1.
+def conformity_scores(
+    probabilities: NDArray[np.float64], grades: NDArray[np.int64], decided: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """How far each set must grow to hold the true grade (N,), 0 to 1, from probabilities (N, 5), decided grades (N,).
 
-    The probability of the grown grades, the true one included; 0 where the most probable grade is the true one.
+    The probability of the grown grades, the true one included; 0 where the true grade was decided.
     """
-    return _masses(probabilities)[np.arange(len(grades)), grades]
+    return _masses(probabilities, decided)[np.arange(len(grades)), grades]
 
 
 def score_limit(scores: NDArray[np.float64], coverage: float) -> float:
@@ -63,9 +66,11 @@ def score_limit(scores: NDArray[np.float64], coverage: float) -> float:
     return NO_LIMIT if rank > len(scores) else float(np.sort(scores)[rank - 1])
 
 
-def grade_sets(probabilities: NDArray[np.float64], limit: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lowest and highest grade (N,) of the set of each photograph, from probabilities (N, 5); never empty."""
-    inside = _masses(probabilities) <= limit
+def grade_sets(
+    probabilities: NDArray[np.float64], limit: float, decided: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Lowest and highest grade (N,) of the set of each photograph; it always holds the decided grade (N,)."""
+    inside = _masses(probabilities, decided) <= limit
     low = inside.argmax(axis=1)
     high = NUM_GRADES - 1 - inside[:, ::-1].argmax(axis=1)
     return np.asarray(low, np.int64), np.asarray(high, np.int64)
@@ -82,8 +87,8 @@ def measure_sets(predictions: PredictionSet, sample: Resample, *, coverage: floa
     low, high = np.zeros(len(test), np.int64), np.zeros(len(test), np.int64)
     for fold in np.unique(test.folds):
         known, here = validation.chosen(validation.folds == fold), test.folds == fold
-        limit = score_limit(conformity_scores(known.probabilities, known.grades), coverage)
-        low[here], high[here] = grade_sets(test.probabilities[here], limit)
+        limit = score_limit(conformity_scores(known.probabilities, known.grades, known.predicted), coverage)
+        low[here], high[here] = grade_sets(test.probabilities[here], limit, test.predicted[here])
     rows = [(None, np.ones(len(test), bool)), *((grade, test.grades == grade) for grade in range(NUM_GRADES))]
     return tuple(_set_coverage(grade, among, test, (low, high), sample) for grade, among in rows)
 
@@ -104,13 +109,13 @@ def _set_coverage(
     )
 
 
-def _masses(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The probability (N, 5) of the set when it has just grown to each grade; 0 for the most probable one.
+def _masses(probabilities: NDArray[np.float64], decided: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """The probability (N, 5) of the set when it has just grown to each grade; 0 for the decided one.
 
     Of equals the lower grade is taken. The last grade to be reached gets exactly 1, whatever the sum is rounded to.
     """
     rows = np.arange(len(probabilities))
-    low = high = probabilities.argmax(axis=1)
+    low = high = probabilities.argmax(axis=1) if decided is None else decided
     masses = np.zeros(probabilities.shape)
     total = probabilities[rows, low]
     walled = np.pad(probabilities, ((0, 0), (1, 1)), constant_values=-np.inf)

@@ -51,17 +51,40 @@ def candidate_from_model(
     return Candidate(predictions=predictions, description=grader.description, seen=seen, grader=grader)
 
 
-def candidate_from_file(name_or_path: str) -> Candidate:
-    """Predictions made before; of cross-validated ones the first fold's network says how all were made."""
-    predictions = read_predictions(store.resolve_predictions(name_or_path))
+def candidate_from_file(name_or_path: str, part: str = "test") -> Candidate:
+    """Predictions made before; of cross-validated ones the first fold's network says how all were made.
+
+    Raises DatasetError where they do not hold the part ("test" or "validation") as photographs to score.
+    """
+    predictions = _part_of(read_predictions(store.resolve_predictions(name_or_path)), part)
     grader = _grader_of(predictions, fold=int(predictions.test.folds[0]))
     pooled = f"each photograph was graded by one of {len(set(predictions.test.folds.tolist()))} networks that had not"
-    seen = (
+    seen = predictions.seen or (
         f"Cross-validated: {pooled} seen it, its copies or its patient."
         if predictions.test.folds.any()
-        else "Predictions from a file: what the model has seen was checked when they were made."
+        else "Predictions from a file, which does not say what the model had seen of these photographs."
     )
     return Candidate(predictions=predictions, description=grader.description if grader else None, seen=seen)
+
+
+def _part_of(predictions: PredictionSet, part: str) -> PredictionSet:
+    """The predictions with the part that is scored in the place of `test`; on it itself nothing is locked."""
+    if part == "test":
+        return predictions
+    if part != "validation":
+        raise DatasetError(
+            f"--split {part}: the predictions of {predictions.model} were made before, of test photographs; leave "
+            "--split out, or grade the photographs with --model"
+        )
+    if predictions.test.folds.any():
+        raise DatasetError(
+            f"--split validation: {predictions.model} was cross-validated, and its folds share validation photographs; "
+            "leave --split out, or name the network of one fold with --model"
+        )
+    nothing = predictions.validation.chosen(np.zeros(0, np.int64))
+    if not len(predictions.validation):
+        raise DatasetError(f"--split validation: the file of {predictions.model} holds no validation photographs")
+    return replace(predictions, test=predictions.validation, validation=nothing)
 
 
 def explaining_grader(candidate: Candidate, fold: int) -> Grader | None:
@@ -110,9 +133,8 @@ def assess_candidates(
             f"models are told apart by name, and these are called {', '.join(names)}; name each once, or train one "
             "again with another --name"
         )
-    sets = [_with_part(candidate, part) for candidate in candidates]
-    scored = sets[0].validation if part == "validation" else sets[0].test
-    values = manifest_columns(dataset, columns, scored.sources)
+    sets = [candidate.predictions for candidate in candidates]
+    values = manifest_columns(dataset, columns, sets[0].test.sources)
     return assess(sets, part=part, coverage=coverage, num_draws=num_draws, columns=values)
 
 
@@ -131,14 +153,6 @@ def only_common(candidates: Sequence[Candidate]) -> list[Candidate]:
         seen = candidate.seen + (left_out if num_kept < num_graded else "")
         kept.append(replace(candidate, predictions=shared, seen=seen))
     return kept
-
-
-def _with_part(candidate: Candidate, part: str) -> PredictionSet:
-    """Predictions with the scored part in its place: a model at hand graded only the split that was asked for."""
-    predictions = candidate.predictions
-    if part == "validation" and candidate.grader is not None:
-        return replace(predictions, validation=predictions.test)
-    return predictions
 
 
 def manifest_columns(dataset: PreparedDataset, names: Sequence[str], sources: Sequence[str]) -> dict[str, list[str]]:

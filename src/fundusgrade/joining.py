@@ -46,7 +46,7 @@ def join_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
     rows = [
         replace(
             row,
-            image=(dataset.directory / row.image).as_posix() if row.image else "",
+            image=(dataset.directory / row.image).absolute().as_posix() if row.image else "",
             source=f"{dataset.name}/{row.source}",
             origin=dataset.name,
             fold=None,

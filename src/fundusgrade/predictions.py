@@ -26,6 +26,9 @@ COLUMNS = (
     *(f"p{grade}" for grade in range(NUM_GRADES)),
     *("model", "data"),
 )
+SEEN = "seen"
+"""The last column, which files of others may lack: what the model had seen of the photographs, in a sentence."""
+
 # Files of others may hold fewer digits; beyond this something else than rounding is wrong.
 _SUM_TOLERANCE = 1e-3
 
@@ -70,12 +73,16 @@ class ScoredPhotographs:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PredictionSet:
-    """What one model said of one data set; `validation` is empty where no thresholds can be locked."""
+    """What one model said of one data set; `validation` is empty where no thresholds can be locked.
+
+    `seen` says what the model had seen of the photographs before, empty where that is not known.
+    """
 
     model: str
     data: str
     test: ScoredPhotographs
     validation: ScoredPhotographs
+    seen: str = ""
 
 
 def joined(parts: Sequence[ScoredPhotographs]) -> ScoredPhotographs:
@@ -105,13 +112,13 @@ def write_predictions(predictions: PredictionSet, path: Path) -> None:
     """Write a file that `read_predictions` reads. Raises StoreError where it cannot be written."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow((*COLUMNS, SEEN))
     for part, photographs in zip(PARTS, (predictions.test, predictions.validation), strict=True):
         for i, source in enumerate(photographs.sources):
             writer.writerow([
                 source, part, int(photographs.folds[i]), int(photographs.groups[i]), int(photographs.grades[i]),
                 int(photographs.predicted[i]), *(f"{p:.6f}" for p in photographs.probabilities[i]),
-                predictions.model, predictions.data,
+                predictions.model, predictions.data, predictions.seen,
             ])  # fmt: skip
     store.write_atomically(path, out.getvalue())
 
@@ -131,7 +138,10 @@ def read_predictions(path: Path) -> PredictionSet:
         test, validation = (_columns([row for row in rows if row["part"] == part]) for part in PARTS)
         if not len(test):
             raise ValueError("it holds no photographs of part test")
-        return PredictionSet(model=rows[0]["model"], data=rows[0]["data"], test=test, validation=validation)
+        first = rows[0]
+        return PredictionSet(
+            model=first["model"], data=first["data"], test=test, validation=validation, seen=first.get(SEEN) or ""
+        )
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DatasetError(
             f"the predictions in {path} cannot be read ({error}); make them again with `fundusgrade train --folds` or "

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from rich.text import Text
 
 from fundusgrade.assessment import Assessment
 from fundusgrade.audit import Audit, InterventionEffect, conclusion
+from fundusgrade.comparison import p_value
 from fundusgrade.errors import StoreError
 from fundusgrade.figures import ModelEvaluation, draw_audit, draw_confusion_matrices, printable
 from fundusgrade.grades import (
@@ -292,8 +293,8 @@ def comparisons_table(assessment: Assessment) -> Table:
     for pair in assessment.comparisons:
         table.add_row(
             Text(printable(f"{pair.first} - {pair.second}")),
-            *(_estimate(pair.kappa_difference), number(pair.kappa_p)),
-            *(_estimate(pair.accuracy_difference), number(pair.mcnemar_p)),
+            *(_estimate(pair.kappa_difference), p_value(pair.kappa_p)),
+            *(_estimate(pair.accuracy_difference), p_value(pair.mcnemar_p)),
             *(f"{pair.num_first_only}, {pair.num_second_only}", number(pair.agreement_kappa)),
         )
     return table
@@ -305,9 +306,9 @@ def _estimate(of: Estimate) -> str:
     return f"{of.value:.3f} ({_interval(of.low, of.high)})"
 
 
-def evaluation_json(assessment: Assessment) -> str:
-    """All that was measured as indented JSON, keys in the order of the fields; undefined scores are null."""
-    return json.dumps(asdict(assessment), indent=2, allow_nan=False)
+def evaluation_json(assessment: Assessment, seen: Mapping[str, str]) -> str:
+    """All that was measured as indented JSON, with what each model has seen; undefined scores are null."""
+    return json.dumps({**asdict(assessment), "seen": dict(seen)}, indent=2, allow_nan=False)
 
 
 def dataset_summary(dataset: PreparedDataset) -> str:
@@ -349,7 +350,8 @@ def write_evaluation(assessment: Assessment, sets: Sequence[PredictionSet], fold
 
     Raises StoreError where they cannot be written.
     """
-    write_atomically(folder / "evaluation.json", evaluation_json(assessment) + "\n")
+    seen = {predictions.model: predictions.seen for predictions in sets}
+    write_atomically(folder / "evaluation.json", evaluation_json(assessment, seen) + "\n")
     for predictions in sets:
         write_predictions(predictions, folder / f"predictions-{predictions.model}.csv")
     draw_confusion_matrices(model_evaluations(assessment), folder / "confusion.png")

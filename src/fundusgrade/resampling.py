@@ -127,7 +127,10 @@ def estimate(values: NDArray[np.float64], sample: Resample) -> Estimate:
 
 
 def corrected_tails(
-    value: float, draws: NDArray[np.float64], group_weights: NDArray[np.float32]
+    value: float,
+    draws: NDArray[np.float64],
+    group_weights: NDArray[np.float32],
+    tails: tuple[float, float] = TAILS,
 ) -> tuple[float, float]:
     """The shares of draws (D,) that bound the interval of a biased or skewed score: BCa (Efron, JASA 1987).
 
@@ -143,7 +146,7 @@ def corrected_tails(
     # The relative variance of the variance, which is 2 / degrees of freedom, less what the number of draws adds to it.
     noise = (6 + 3 * len(influence) / len(draws)) / len(draws)
     unsure = min(max(float((influence**4).sum()) - 1 / len(influence) - noise, 0.0), 0.5)
-    reached = [bias + normal * (1 + (normal**2 + 1) * unsure / 8) for normal in map(_NORMAL.inv_cdf, TAILS)]
+    reached = [bias + normal * (1 + (normal**2 + 1) * unsure / 8) for normal in map(_NORMAL.inv_cdf, tails)]
     # Very few groups may be so skewed that the bound would turn around.
     low, high = (_NORMAL.cdf(bias + each / max(1 - skew * each, 0.1)) for each in reached)
     return low, high

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fundusgrade import __version__, store
 from fundusgrade.batches import Batch, GradedPictures, load_pictures, num_batches, training_batches, with_degraded
-from fundusgrade.calibration import choose_offsets, fit_calibration, fit_thresholds
+from fundusgrade.calibration import choose_offsets, fit_calibration, fit_temperature, fit_thresholds
 from fundusgrade.checkpoint import CheckpointDescription, Provenance, load_checkpoint, save_checkpoint
 from fundusgrade.conformal import conformity_scores
 from fundusgrade.dataset import PreparedDataset
@@ -33,7 +33,7 @@ from fundusgrade.exposure import exposure_of
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.heads import MIDDLES
 from fundusgrade.losses import graded_loss
-from fundusgrade.metrics import evaluate_predictions, expected_grades
+from fundusgrade.metrics import decide_grades, evaluate_predictions, expected_grades
 from fundusgrade.model import (
     CNN,
     GradingNetwork,
@@ -145,19 +145,22 @@ def calibrate_saved(path: Path, training_grades: Tensor, validation: GradedPictu
     if Decision(str(options["decision"])) is Decision.THRESHOLDS:
         thresholds = fit_thresholds(grades, expected_grades(to_probabilities(network.spec, outputs)))
     elif head is Head.SOFTMAX:
-        network.calibrate(choose_offsets(outputs, grades, counts, class_weight_power=power))
+        chosen = choose_offsets(outputs, grades, counts, class_weight_power=power)
+        network.calibrate(fit_temperature(head, outputs, grades, chosen))
     probabilities = to_probabilities(network.spec, outputs)
     evaluation = evaluate_predictions(grades, probabilities, thresholds)
+    scores = conformity_scores(probabilities, grades, decide_grades(probabilities, thresholds))
     metrics = {
         **provenance.metrics,
         "validation_kappa": evaluation.kappa,
         "validation_accuracy": evaluation.accuracy,
+        "validation_loss": log_loss(grades, probabilities),
     }
     description = replace(
         checkpoint.description,
         network=network.spec,
         thresholds=thresholds,
-        conformity=tuple(sorted(round(float(score), 4) for score in conformity_scores(probabilities, grades))),
+        conformity=tuple(sorted(round(float(score), 4) for score in scores)),
         provenance=replace(provenance, metrics=metrics),
     )
     save_checkpoint(path, network, description, exposure=checkpoint.exposure)
