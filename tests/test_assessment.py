@@ -27,7 +27,8 @@ def two_models(num_photographs: int = 120) -> list[PredictionSet]:
 def test_the_whole() -> None:
     found = assess(two_models(), num_draws=50)
     assert (found.data, found.part, found.coverage, found.num_draws) == ("eyes", "test", 0.9, 50)
-    assert (found.num_photographs, found.num_groups, found.num_validation) == (120, 120, 80)
+    assert (found.num_photographs, found.num_groups) == (120, 120)
+    assert [(model.num_validation, model.num_folds) for model in found.models] == [(80, 1), (80, 1)]
     assert [model.model for model in found.models] == ["first", "second"]
     assert [(pair.first, pair.second) for pair in found.comparisons] == [("first", "second")]
     for model in found.models:
@@ -70,7 +71,7 @@ def test_scores_are_those_of_the_grades_that_were_given() -> None:
 def test_the_part_is_named_and_must_hold_photographs() -> None:
     alone = prediction_set(two_models()[0].test)
     found = assess([alone], part="all", num_draws=20)
-    assert (found.part, found.num_photographs, found.num_validation) == ("all", 120, 0)
+    assert (found.part, found.num_photographs, found.models[0].num_validation) == ("all", 120, 0)
     assert (found.models[0].operating_points, found.models[0].set_coverage) == ((), ())
     with pytest.raises(MetricsError, match="hold no photographs of part validation"):
         assess([alone, replace(alone, test=alone.validation)], part="validation")

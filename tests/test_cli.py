@@ -614,7 +614,9 @@ def test_predict_with_coverage_adds_ranges_that_hold_the_grade(labeled: Path, wo
     assert Outcome("fundusgrade preprocess labeled --size 64 --workers 1").code == 0
     assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name ranged").code == 0
     predict = "fundusgrade predict labeled --model ranged --device cpu --csv out.csv --coverage"
-    assert Outcome(f"{predict} 0.9 --tta").code == 0
+    both = Outcome(f"{predict} 0.9 --tta")
+    assert both.code == 1 and "leave out either --coverage or --tta" in both.stderr
+    assert Outcome(f"{predict} 0.9").code == 0
     header, *rows = list(csv.reader(io.StringIO((workplace / "out.csv").read_text())))
     assert header == [*COLUMNS, "grade_low", "grade_high"]
     for row in rows:

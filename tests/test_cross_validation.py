@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from fundusgrade import cross_validation, store
@@ -16,7 +17,7 @@ from fundusgrade.checkpoint import load_checkpoint
 from fundusgrade.cross_validation import cross_validate, pool_folds
 from fundusgrade.dataset import PreparedDataset, load_dataset
 from fundusgrade.device import choose_device
-from fundusgrade.errors import DatasetError, TrainingError
+from fundusgrade.errors import DatasetError, DeviceError, TrainingError
 from fundusgrade.evaluating import candidate_from_file
 from fundusgrade.exposure import find_overlap
 from fundusgrade.grades import Grade
@@ -47,11 +48,16 @@ def toy(home: Path) -> PreparedDataset:
 
 
 def run(
-    options: TrainOptions = QUICK, told: io.StringIO | None = None, *, resume: bool = False, overwrite: bool = False
+    options: TrainOptions = QUICK,
+    told: io.StringIO | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: DeviceName = DeviceName.CPU,
 ) -> FinishedRun:
     request = RunRequest(name="toy", options=options, resume=resume, overwrite=overwrite)
     console = Console(file=told or io.StringIO(), width=200)
-    return cross_validate(request, device=DeviceName.CPU, precision=Precision.FLOAT32, console=console)
+    return cross_validate(request, device=device, precision=Precision.FLOAT32, console=console)
 
 
 def pooled() -> PredictionSet:
@@ -215,8 +221,28 @@ def test_a_stopped_fold_is_no_finished_one_and_ends_after_resuming_as_if_never_s
         run(options)
     trained = Trained(monkeypatch)
     assert not run(options, resume=True).interrupted
-    assert trained.names == ["toy-fold2"], "the third was there from before"
+    assert trained.names == ["toy-fold2", "toy-fold3"], "the third of before was given up with the others"
     assert store.predictions_file("toy").read_bytes() == whole
+
+
+def test_the_same_command_with_resume_goes_on_where_overwriting_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = replace(QUICK, epochs=2)
+    run(options)
+    with monkeypatch.context() as patch:
+        interrupt_in_run(patch, 2, epoch=2)
+        assert run(options, overwrite=True).interrupted
+    trained = Trained(monkeypatch)
+    run(options, overwrite=True, resume=True)
+    assert trained.names == ["toy-fold2", "toy-fold3"], "the first was finished since"
+
+
+def test_nothing_is_given_up_where_the_device_is_missing() -> None:
+    run()
+    before = weights_of(1)
+    absent = DeviceName.MPS if torch.cuda.is_available() else DeviceName.CUDA
+    with pytest.raises(DeviceError):
+        run(overwrite=True, device=absent)
+    assert weights_of(1) == before
 
 
 def test_resuming_begins_the_folds_that_were_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,7 +254,7 @@ def test_the_validation_split_can_be_assessed_and_locks_nothing_on_itself(eyes: 
         [candidate(eyes, "validation")], eyes, part="validation", columns=["quality"], num_draws=20
     )
     assert found.num_photographs == len(eyes.graded_rows("validation"))
-    assert (found.part, found.num_validation) == ("validation", 0)
+    assert (found.part, found.models[0].num_validation) == ("validation", 0)
 
 
 def test_subgroups_of_a_file_s_validation_photographs_are_theirs(
@@ -270,7 +270,7 @@ def test_subgroups_of_a_file_s_validation_photographs_are_theirs(
         found = assess_candidates([file], sided, part=part, columns=["eye"], num_draws=20)
         (subgroup,) = found.models[0].subgroups
         assert (found.num_photographs, subgroup.num_photographs) == (count, count)
-        assert found.num_validation == (15 if part == "test" else 0)
+        assert found.models[0].num_validation == (15 if part == "test" else 0)
 
 
 def test_a_file_is_not_scored_on_a_part_that_it_does_not_hold(predicted: PredictionSet) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from fundusgrade.assessment import Assessment, assess
 from fundusgrade.audit import Audit, InterventionEffect, ShortcutProbe
-from fundusgrade.checklist import checklist
+from fundusgrade.checklist import checklist, locked_on
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.html_report import report_html
 from fundusgrade.images import encode_jpeg
@@ -103,7 +103,7 @@ def context(**changes: object) -> ReportContext:
     )  # fmt: skip
     made = ReportContext(
         title="Grading of eyes", created="2026-11-24", versions=(("fundusgrade", "0.1.0"),), data=data, models=(model,),
-        limits=("One reader.",), audit=audit(), conclusion="The outline tells the grade.",
+        limits=("One reader.",), audits=(audit(),), conclusion="The outline tells the grade.",
         gallery=(
             GalleryItem(model="model-0", source="a.png", grade=4, predicted=0, picture=picture(), heat_map=picture()),
             GalleryItem(model="model-0", source="b.png", grade=3, predicted=0, picture=picture()),
@@ -190,11 +190,11 @@ def test_hostile_names_are_text() -> None:
     [
         (lambda: assess(sets(1), num_draws=20), "There is only one model, so there is nothing to compare."),
         (lambda: assess(sets(with_validation=False), num_draws=20), "no threshold could be locked"),
-        (lambda: assess(sets(), num_draws=20), "It is not known whether some patients are served worse"),
+        (lambda: assess(sets(), num_draws=20), "it is not known whether some patients are served worse"),
     ],
 )  # fmt: skip
 def test_a_part_that_has_nothing_to_say_says_why(make: Callable[[], Assessment], reason: str) -> None:
-    text = Page(report_html(make(), context(audit=None, gallery=(), models=()))).text
+    text = Page(report_html(make(), context(audits=(), gallery=(), models=()))).text
     assert reason.casefold() in text.casefold()
     assert "Not run." in text and "No photographs are shown" in text
 
@@ -224,10 +224,31 @@ def test_the_checklist_answers_with_what_was_done(found: Assessment) -> None:
     assert answers["Subgroups and fairness"] == "See subgroups."
     assert answers["Robustness and shortcuts"] == "The outline tells the grade."
     alone = assess(sets(1, with_validation=False), num_draws=20)
-    bare = {item.asked: item.answer for item in checklist(alone, context(audit=None, models=()))}
+    bare = {item.asked: item.answer for item in checklist(alone, context(audits=(), models=()))}
     assert bare["Thresholds set before the test"] == "There were no validation photographs, so none are reported."
     assert bare["Robustness and shortcuts"] == "Not audited."
     assert bare["Overlap of training and test data"] == "Not known."
+
+
+def test_every_audited_model_is_in_it(found: Assessment) -> None:
+    other = replace(audit(), model="model-1", effects=(replace(audit().effects[0], mean_change=0.456),))
+    text = Page(report_html(found, context(audits=(audit(), other)))).text
+    assert "How far model-0 moves" in text and "How far model-1 moves" in text and "0.456" in text
+    assert text.count("The grade told without any retina") == 1, "the data are the same"
+
+
+def test_photographs_that_thresholds_were_chosen_on_are_counted_for_each_model() -> None:
+    alone, other = sets()
+    single = assess([alone, other], num_draws=20)
+    assert locked_on(single) == "Chosen on 90 validation photographs"
+    folds = {"test": np.arange(150) % 3 + 1, "validation": np.arange(90) % 3 + 1}
+    crossed = replace(other, **{part: replace(getattr(other, part), folds=of) for part, of in folds.items()})
+    mixed = assess([replace(alone, validation=alone.validation.chosen(np.zeros(0, np.int64))), crossed], num_draws=20)
+    words = "Chosen in each of 3 folds on about 30 validation photographs of its own"
+    assert locked_on(mixed) == words, "a model without any is not counted"
+    assert words in Page(report_html(mixed, context())).text
+    both = locked_on(assess([alone, crossed], num_draws=20))
+    assert both == "model-0: chosen on 90 validation photographs; model-1: c" + words[1:]
 
 
 def test_shades_are_shares_of_the_row(found: Assessment) -> None:

@@ -84,9 +84,14 @@ class WorstError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelAssessment:
-    """All scores of one model."""
+    """All scores of one model.
+
+    `num_validation` counts the validation photographs of all `num_folds` folds together; 1 fold stands for none.
+    """
 
     model: str
+    num_validation: int
+    num_folds: int
     evaluation: Evaluation
     scores: tuple[NamedEstimate, ...]
     reliability: tuple[Reliability, ...]
@@ -112,7 +117,6 @@ class Assessment:
     num_groups: int
     num_draws: int
     coverage: float
-    num_validation: int
     models: tuple[ModelAssessment, ...]
     comparisons: tuple[PairedComparison, ...]
 
@@ -142,7 +146,6 @@ def assess(
         num_groups=len(np.unique(first.test.groups)),
         num_draws=num_draws,
         coverage=coverage,
-        num_validation=len(first.validation),
         models=tuple(_assess_model(each, sample, coverage, subgroups) for each in aligned),
         comparisons=compare_all(aligned, sample),
     )
@@ -154,6 +157,8 @@ def _assess_model(
     test = predictions.test
     return ModelAssessment(
         model=predictions.model,
+        num_validation=len(predictions.validation),
+        num_folds=len(np.unique(test.folds)),
         evaluation=evaluate_predictions(test.grades, test.probabilities, predicted=test.predicted),
         scores=score_predictions(test, sample),
         reliability=measure_reliability(test, sample),

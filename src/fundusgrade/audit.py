@@ -39,9 +39,10 @@ class Audit:
     effects: tuple[InterventionEffect, ...]
 
 
-def conclusion(audit: Audit) -> str:
-    """What the audit found, in plain sentences."""
-    return " ".join([_about_the_data(audit.probes), *_about_the_model(audit)])
+def conclusion(*audits: Audit) -> str:
+    """What audits of one data set, each with another model, found, in plain sentences."""
+    about_models = [sentence for audit in audits for sentence in _about_the_model(audit)]
+    return " ".join([_about_the_data(audits[0].probes), *about_models])
 
 
 def _about_the_data(probes: Sequence[ShortcutProbe]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fundusgrade.assessment import Assessment
+from fundusgrade.assessment import Assessment, ModelAssessment
 from fundusgrade.markup import count, percent
 from fundusgrade.report_context import ReportContext
 
@@ -37,6 +37,21 @@ FOR_THE_AUTHORS = (
 def checklist(assessment: Assessment, context: ReportContext) -> tuple[ChecklistItem, ...]:
     """The items that this evaluation answers, each with its answer."""
     return (*_about_data(assessment, context), *_about_models(context), *_about_results(assessment, context))
+
+
+def locked_on(assessment: Assessment) -> str:
+    """On which photographs thresholds and sets were chosen, of models where they differ, without a full stop."""
+    said = {model.model: _chosen_on(model) for model in assessment.models if model.num_validation}
+    if len(set(said.values())) < 2:
+        return next(iter(said.values()), "Chosen on no photographs")
+    return "; ".join(f"{name}: {words[0].lower()}{words[1:]}" for name, words in said.items())
+
+
+def _chosen_on(model: ModelAssessment) -> str:
+    if model.num_folds < 2:
+        return f"Chosen on {count(model.num_validation)} validation photographs"
+    each = round(model.num_validation / model.num_folds)
+    return f"Chosen in each of {model.num_folds} folds on about {count(each)} validation photographs of its own"
 
 
 def _item(asked: str, guidelines: str, answer: str) -> ChecklistItem:
@@ -94,15 +109,15 @@ def _about_results(assessment: Assessment, context: ReportContext) -> list[Check
         _item(
             "Thresholds set before the test",
             "STARD-AI",
-            f"Locked on {count(assessment.num_validation)} validation photographs."
-            if points
-            else "There were no validation photographs, so none are reported.",
+            f"{locked_on(assessment)}." if points else "There were no validation photographs, so none are reported.",
         ),
         _item("Clinical utility", "TRIPOD+AI", "Decision curves for referable and sight-threatening disease."),
         _item(
             "Uncertainty of a single result",
             "TRIPOD+AI",
-            f"Sets of grades that aim at {percent(assessment.coverage)} coverage; deferral of uncertain photographs.",
+            f"Sets of grades that aim at {percent(assessment.coverage)} coverage; deferral of uncertain photographs."
+            if any(model.set_coverage for model in assessment.models)
+            else "Deferral of uncertain photographs.",
         ),
         _item(
             "Subgroups and fairness", "TRIPOD+AI, STARD-AI", "See subgroups." if subgroups else "None were asked for."
@@ -110,7 +125,7 @@ def _about_results(assessment: Assessment, context: ReportContext) -> list[Check
         _item(
             "Robustness and shortcuts",
             "CLAIM, STARD-AI",
-            context.conclusion or "Not audited." if context.audit else "Not audited.",
+            context.conclusion if context.audits else "Not audited.",
         ),
         _item(
             "Analysis of failures and explanations",

@@ -108,7 +108,7 @@ def preprocess(
     patient_column: Annotated[str | None, typer.Option(help="Column of the patient; never split apart.")] = None,
     eye_column: Annotated[str | None, typer.Option(help="Column of the eye.")] = None,
     site_column: Annotated[str | None, typer.Option(help="Column of the clinic or camera.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")] = None,
 ) -> None:
     """Make a ready data set: canonical pictures, leak-safe splits, a manifest. Goes on where it was stopped."""
@@ -453,9 +453,7 @@ def _write_report(
     from fundusgrade.describing import report_context
     from fundusgrade.html_report import report_html
 
-    context = report_context(
-        candidates, dataset, found, num_pictures=num_pictures, audit=audited[0] if audited else None, command=command()
-    )
+    context = report_context(candidates, dataset, found, num_pictures=num_pictures, audits=audited, command=command())
     store.write_atomically(path, report_html(found, context))
     message(f"written: {path!s}")
 

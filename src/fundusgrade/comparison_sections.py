@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fundusgrade.assessment import Assessment, Disagreement, Estimate, PairedComparison
 from fundusgrade.audit import Audit, InterventionEffect
 from fundusgrade.charts import DotRow, Frame, dots_chart, letter
@@ -120,8 +122,7 @@ def _disagreement_row(of: Disagreement) -> list[str]:
 def audit_section(context: ReportContext) -> Html:
     """What gives the grade away without a retina, and what a model minds."""
     title = "Shortcut audit"
-    audit = context.audit
-    if audit is None:
+    if not context.audits:
         return section(
             "audit",
             title,
@@ -140,36 +141,37 @@ def audit_section(context: ReportContext) -> Html:
             "covered."
         ),
         paragraph(context.conclusion or "No conclusion was drawn."),
-        _audit_charts(audit),
-        folded("The audit in numbers", *_audit_tables(audit)),
+        _audit_charts(context.audits),
+        folded("The audit in numbers", *_audit_tables(context.audits)),
     )
 
 
-def _audit_charts(audit: Audit) -> Html:
+def _audit_charts(audits: Sequence[Audit]) -> Html:
+    """The data first, then each model whose photographs were changed."""
     panels = []
-    if audit.probes:
+    if audits[0].probes:
         rows = [
             DotRow(
                 label=f"{of.kind} ({of.stage})", dots=(Estimate(value=of.kappa, low=of.kappa_low, high=of.kappa_high),)
             )
-            for of in audit.probes
+            for of in audits[0].probes
         ]
         frame = Frame(title="What tells the grade without a retina", x_label="kappa, 95 % interval")
         panels.append(dots_chart(rows, frame, "Kappa of the grade told without any retina.", reference=0.0))
-    if audit.effects:
+    for audit in (each for each in audits if each.effects):
         moves = [DotRow(label=of.name, dots=(_move(of),)) for of in audit.effects]
-        frame = Frame(title="How far the grade moves", x_label="mean change of the expected grade, 0-4")
-        panels.append(dots_chart(moves, frame, "Mean change of the expected grade under each change.", reference=0.0))
+        frame = Frame(title=f"How far {audit.model} moves", x_label="mean change of the expected grade, 0-4")
+        panels.append(dots_chart(moves, frame, f"Mean move of {audit.model} under each change.", reference=0.0))
     if not panels:
         return missing("The audit holds no measurements.")
-    return figure(panels, "Left: what gives the grade away. Right: what the model minds." if len(panels) > 1 else "")
+    return figure(panels, "First what gives the grade away, then what each model minds." if len(panels) > 1 else "")
 
 
 def _move(of: InterventionEffect) -> Estimate:
     return Estimate(value=of.mean_change, low=of.mean_low, high=of.mean_high)
 
 
-def _audit_tables(audit: Audit) -> list[Html]:
+def _audit_tables(audits: Sequence[Audit]) -> list[Html]:
     probes = [
         [
             f"{of.kind} ({of.stage})",
@@ -178,8 +180,14 @@ def _audit_tables(audit: Audit) -> list[Html]:
             number(of.accuracy),
             number(of.referable_auc),
         ]
-        for of in audit.probes
+        for of in audits[0].probes
     ]
+    known = ["what alone is known", "photographs", "kappa", "accuracy", "referable AUC"]
+    tables = [table("The grade told without any retina", known, probes)] if probes else []
+    return tables + [_effects_table(audit) for audit in audits if audit.effects]
+
+
+def _effects_table(audit: Audit) -> Html:
     effects = [
         [
             of.name,
@@ -191,8 +199,5 @@ def _audit_tables(audit: Audit) -> list[Html]:
         ]
         for of in audit.effects
     ]
-    known = ["what alone is known", "photographs", "kappa", "accuracy", "referable AUC"]
     changes = ["change", "photographs", "mean move", "95 % interval", "95th percentile", "grade flips"]
-    tables = [table("The grade told without any retina", known, probes)] if probes else []
-    who = f" of {audit.model}" if audit.model else ""
-    return tables + ([table(f"Moves of the expected grade{who}", changes, effects)] if effects else [])
+    return table(f"Moves of the expected grade of {audit.model}", changes, effects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fundusgrade import store
-from fundusgrade.checkpoint import load_checkpoint
+from fundusgrade.checkpoint import Provenance, load_checkpoint
 from fundusgrade.dataset import PreparedDataset
 from fundusgrade.device import DeviceChoice, choose_device
 from fundusgrade.errors import TrainingError
@@ -27,21 +28,21 @@ def cross_validate(
     """Train the folds that are not there yet, one after the other, and pool the predictions of all.
 
     Each fold is a run of its own that can be stopped and resumed; with a `fold` in the options only that one is
-    trained. Raises TrainingError where a fold was stopped before its end and is neither resumed nor given up, or where
-    a fold that is there already was trained with other options.
+    trained. To overwrite gives all folds up at once, so that what is there after a stop is of the new training. Raises
+    TrainingError where a fold was stopped before its end and is neither resumed nor given up, or where a fold that is
+    there already was trained with other options or on other data.
     """
-    wanted, dataset = request.options, request.dataset()
-    name = request.name or default_name(dataset, wanted)
+    wanted, dataset, choice = request.options, request.dataset(), choose_device(device, precision)
+    name = store.checked_name(request.name or default_name(dataset, wanted))
     if name.endswith(TTA_SUFFIX):
         raise TrainingError(f"--name {name}: names that end with {TTA_SUFFIX} are those of predictions with --tta")
     folds = range(1, wanted.num_folds + 1)
-    kept = [
-        fold
-        for fold in folds
-        if _is_trained(fold_name(name, fold))
-        and (fold != wanted.fold if wanted.fold is not None else not request.overwrite)
-    ]
-    _refuse_other_options(name, kept, wanted)
+    if request.overwrite and wanted.fold is None:
+        if not request.resume:
+            _give_up([fold_name(name, fold) for fold in folds])
+        request = replace(request, overwrite=False)
+    kept = [fold for fold in folds if fold != wanted.fold and _is_trained(fold_name(name, fold))]
+    _refuse_other_training(name, kept, wanted, dataset)
     for fold in folds if wanted.fold is None else (wanted.fold,):
         if fold in kept:
             console.print(f"fold {fold}: {fold_name(name, fold)} is in the store", highlight=False)
@@ -54,7 +55,6 @@ def cross_validate(
         console.print(finished.summary, highlight=False, soft_wrap=True)
         if finished.interrupted:
             return finished
-    choice = choose_device(device, precision)
     return pool_folds(name, dataset, num_folds=wanted.num_folds, choice=choice, tta=tta)
 
 
@@ -83,12 +83,20 @@ def pool_folds(
     return FinishedRun(path=path, summary=_summary(pooled, path, missing), interrupted=False)
 
 
-def _refuse_other_options(name: str, folds: Sequence[int], options: TrainOptions) -> None:
-    """Pooled networks are one model only where they were trained alike."""
+def _give_up(names: Sequence[str]) -> None:
+    for name in names:
+        shutil.rmtree(store.model_directory(name), ignore_errors=True)
+        shutil.rmtree(store.run_directory(name), ignore_errors=True)
+
+
+def _refuse_other_training(name: str, folds: Sequence[int], options: TrainOptions, dataset: PreparedDataset) -> None:
+    """Pooled networks are one model only where they were trained alike, on the same data."""
     wanted = {key: value for key, value in options.filled().recorded().items() if key != "fold"}
     for fold in folds:
         path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
-        used = load_checkpoint(path).description.provenance.options
+        provenance = load_checkpoint(path).description.provenance
+        _refuse_other_data(name, provenance, dataset, fold, options.num_folds)
+        used = provenance.options
         different = [f"{key} {used[key]}" for key, value in wanted.items() if key in used and used[key] != value]
         if different:
             raise TrainingError(
@@ -106,19 +114,22 @@ def _is_trained(name: str) -> bool:
     return (store.model_directory(name) / store.MODEL_FILE).is_file() and not _is_begun(name)
 
 
-def _grade_fold(
-    name: str, dataset: PreparedDataset, fold: int, num_folds: int, choice: DeviceChoice, tta: bool
-) -> PredictionSet:
-    """Predictions of one fold's photographs and of the photographs on which its network was chosen."""
-    path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
-    checkpoint = load_checkpoint(path)
-    provenance = checkpoint.description.provenance
+def _refuse_other_data(name: str, provenance: Provenance, dataset: PreparedDataset, fold: int, num_folds: int) -> None:
     used = (provenance.data_hash, provenance.options.get("fold"), provenance.options.get("num_folds"))
     if used != (dataset.hash, fold, num_folds):
         raise TrainingError(
             f"{fold_name(name, fold)} was trained on {provenance.data_name}, fold {used[1]} of {used[2]}; expected "
             f"{dataset.name}, as it is now, fold {fold} of {num_folds}; train it again with --overwrite"
         )
+
+
+def _grade_fold(
+    name: str, dataset: PreparedDataset, fold: int, num_folds: int, choice: DeviceChoice, tta: bool
+) -> PredictionSet:
+    """Predictions of one fold's photographs and of the photographs on which its network was chosen."""
+    path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
+    checkpoint = load_checkpoint(path)
+    _refuse_other_data(name, checkpoint.description.provenance, dataset, fold, num_folds)
     grader = Grader(checkpoint, choice, tta=tta)
     return grader.predict_dataset(dataset.with_fold(fold, num_folds), "test", fold=fold)
 

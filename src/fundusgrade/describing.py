@@ -40,7 +40,7 @@ def report_context(
     assessment: Assessment,
     *,
     num_pictures: int,
-    audit: Audit | None,
+    audits: Sequence[Audit],
     command: str,
 ) -> ReportContext:
     """Everything beside the scores; without a data set there are no pictures, and less is known of the data."""
@@ -52,8 +52,8 @@ def report_context(
         data=_describe_data(dataset, assessment, sources, candidates[0]),
         models=tuple(_describe_model(candidate) for candidate in candidates),
         limits=_LIMITS,
-        audit=audit,
-        conclusion="" if audit is None else conclusion(audit),
+        audits=tuple(audits),
+        conclusion=conclusion(*audits) if audits else "",
         gallery=() if dataset is None else _gallery(candidates, dataset, assessment, num_pictures),
         commands=(command,),
     )

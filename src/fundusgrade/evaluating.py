@@ -175,7 +175,7 @@ def _cell(row: ManifestRow | None, name: str) -> str:
 def network_names(predictions: PredictionSet) -> tuple[str, ...]:
     """The names of the networks behind predictions: one, or one for each fold."""
     base = predictions.model.removesuffix(TTA_SUFFIX)
-    return tuple(fold_name(base, fold) if fold else predictions.model for fold in np.unique(predictions.test.folds))
+    return tuple(fold_name(base, fold) if fold else base for fold in np.unique(predictions.test.folds))
 
 
 def _grader_of(predictions: PredictionSet, fold: int) -> Grader | None:

@@ -34,7 +34,7 @@ from fundusgrade.intake import Intake, take_in, take_in_picture
 from fundusgrade.metrics import Evaluation, decide_grades, evaluate_predictions
 from fundusgrade.model import predict_probabilities, prepare_for, to_pixels
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.predictions import PredictionSet, ScoredPhotographs
+from fundusgrade.predictions import TTA_SUFFIX, PredictionSet, ScoredPhotographs
 from fundusgrade.preprocess import PreprocessRecipe
 
 DEFAULT_BATCH_SIZE = 16
@@ -69,7 +69,7 @@ class Grader:
         self._batch_size = batch_size
         self._require_gradable = require_gradable
         self._tta = tta
-        self._score_limit = None if coverage is None else _score_limit(checkpoint, coverage)
+        self._score_limit = None if coverage is None else _score_limit(checkpoint, coverage, tta=tta)
 
     @classmethod
     def load(
@@ -87,7 +87,7 @@ class Grader:
 
         With `tta` each photograph is graded mirrored too; `coverage` asks for the range of grades that holds the true
         one that often. Raises StoreError for an unknown name, CheckpointError for a damaged file or one without the
-        scores that a range needs, DeviceError for a missing device.
+        scores that a range needs, also for both at once, DeviceError for a missing device.
         """
         checkpoint = load_checkpoint(store.resolve_model(model))
         return cls(checkpoint, choose_device(device, precision), batch_size, require_gradable, tta, coverage)
@@ -175,7 +175,7 @@ class Grader:
         own = dataset.hash == self.description.provenance.data_hash and split in ("test", "train")
         validation = self._chosen_on(dataset).graded_rows("validation") if own else ()
         return PredictionSet(
-            model=self.name,
+            model=self.name + (TTA_SUFFIX if self._tta else ""),
             data=dataset.name,
             test=self._predict_rows(dataset, dataset.graded_rows(split), fold),
             validation=self._predict_rows(dataset, validation, fold),
@@ -254,12 +254,17 @@ class Grader:
         return [(Grade(first), Grade(last)) for first, last in zip(low.tolist(), high.tolist(), strict=True)]
 
 
-def _score_limit(checkpoint: Checkpoint, coverage: float) -> float:
+def _score_limit(checkpoint: Checkpoint, coverage: float, *, tta: bool) -> float:
     scores = checkpoint.description.conformity
+    if tta:
+        raise CheckpointError(
+            "ranges of grades hold for photographs that are graded once, as those of validation were; leave out either "
+            "--coverage or --tta"
+        )
     if not scores:
         raise CheckpointError(
             f"the model {checkpoint.description.name!r} cannot say ranges of grades: it holds no conformity scores of "
-            "validation photographs; train it again without --no-calibrate, or leave --coverage out"
+            "validation photographs; train it again with --calibrate, or leave --coverage out"
         )
     return score_limit(np.array(scores), coverage)
 

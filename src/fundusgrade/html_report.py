@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fundusgrade.assessment import Assessment, ModelAssessment
 from fundusgrade.charts import Frame, Series, key, lines_chart
-from fundusgrade.checklist import FOR_THE_AUTHORS, checklist
+from fundusgrade.checklist import FOR_THE_AUTHORS, checklist, locked_on
 from fundusgrade.comparison_sections import audit_section, comparisons_section, verdicts
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade
 from fundusgrade.markup import (
@@ -153,7 +153,7 @@ def _data(assessment: Assessment, context: ReportContext) -> Html:
         ["preprocessing", data.recipe or "not known"],
         ["photographs that could not be prepared", count(data.num_ungraded)],
         ["photographs of doubtful quality", count(data.num_doubtful)],
-        ["validation photographs, for thresholds", count(assessment.num_validation)],
+        ["thresholds and sets", locked_on(assessment)],
         ["SHA-256 of the manifest", data.manifest_hash or "not known"],
     ]
     return section(

@@ -61,5 +61,6 @@ code { overflow-wrap: anywhere; }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #333; --faint: #999; --card: #fff; }
   body { max-width: none; padding: 0; font-size: 10pt; } nav, .skip { display: none; }
   h2 { break-after: avoid; } figure, tr, .gallery li { break-inside: avoid; } .scroll { overflow: visible; }
+  .matrix td.strong, .matrix td.strong .range { color: var(--ink); font-weight: 700; }
   table { font-size: 8pt; } th, td { padding: .15rem .4rem; } .chart .panels { grid-template-columns: 1fr 1fr; } }
 """

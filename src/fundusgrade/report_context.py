@@ -70,7 +70,10 @@ class GalleryItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportContext:
-    """All that a report needs beside the assessment; `conclusion` says in words what the audit found."""
+    """All that a report needs beside the assessment.
+
+    `audits` are of the same data, each with another model; `conclusion` says in words what they found.
+    """
 
     title: str
     created: str
@@ -78,7 +81,7 @@ class ReportContext:
     data: DataDescription
     models: tuple[ModelDescription, ...] = ()
     limits: tuple[str, ...] = ()
-    audit: Audit | None = None
+    audits: tuple[Audit, ...] = ()
     conclusion: str = ""
     gallery: tuple[GalleryItem, ...] = ()
     commands: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fundusgrade.assessment import Assessment, Estimate, ModelAssessment, OperatingPoint, Subgroup
 from fundusgrade.charts import DotRow, Frame, dots_chart, key, letter
+from fundusgrade.checklist import locked_on
 from fundusgrade.grades import GRADE_LABELS, NUM_GRADES
 from fundusgrade.markup import (
     Html,
@@ -207,11 +208,10 @@ def points_section(assessment: Assessment) -> Html:
         "operating-points",
         title,
         paragraph(
-            "A threshold turns a probability into yes or no. Each was chosen on "
-            f"{count(assessment.num_validation)} validation photographs and not touched afterwards. Sensitivity is the "
-            "share of diseased photographs that are found, specificity the share of others that are left alone. PPV "
-            "and NPV, the shares of right alarms and of right all-clears, hold only where disease is as frequent as "
-            "here."
+            f"A threshold turns a probability into yes or no. {locked_on(assessment)}, it was not touched afterwards; "
+            "where there are folds, the mean is shown. Sensitivity is the share of diseased photographs that are "
+            "found, specificity the share of others that are left alone. PPV and NPV, the shares of right alarms and "
+            "of right all-clears, hold only where disease is as frequent as here."
         ),
         table("Operating points", columns, [_point_row(name, point) for name, point in points]),
         paragraph(_point_in_words(*points[0])),
@@ -219,7 +219,7 @@ def points_section(assessment: Assessment) -> Html:
 
 
 def _why_no_points(assessment: Assessment) -> str:
-    if assessment.num_validation == 0:
+    if not any(model.num_validation for model in assessment.models):
         return (
             "There are no validation photographs among the predictions, so no threshold could be locked before the "
             "test. Thresholds chosen on the test photographs themselves would flatter, and are not shown."
@@ -255,8 +255,8 @@ def subgroups_section(assessment: Assessment) -> Html:
     columns = list(dict.fromkeys(of.column for model in assessment.models for of in model.subgroups))
     if not columns:
         reason = (
-            "The manifest has no column (such as camera, site, sex or eye) whose values could be compared, so it is "
-            "not known whether some patients are served worse than others."
+            "None were asked for, so it is not known whether some patients are served worse than others; `--by` names "
+            "columns of the manifest, such as quality, eye or site."
         )
         return section("subgroups", title, missing(reason))
     parts = [_subgroup_part(assessment, column) for column in columns]

@@ -210,7 +210,7 @@ def sets_section(assessment: Assessment) -> Html:
 
 
 def _why_no_sets(assessment: Assessment) -> str:
-    if assessment.num_validation == 0:
+    if not any(model.num_validation for model in assessment.models):
         return (
             "There are no validation photographs among the predictions, and sets of grades can only be tuned on those."
         )
