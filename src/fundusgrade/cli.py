@@ -435,9 +435,9 @@ def _audit_candidates(
         name = candidate.predictions.model
         effects = _interventions(dataset, candidate.grader, split, AUDIT_LIMIT, None) if candidate.grader else ()
         audited.append(Audit(data=dataset.name, model=name if effects else None, probes=probes, effects=effects))
-        typer.echo(conclusion(audited[-1]))
         if out is not None:
             report.write_audit(audited[-1], out / f"audit-{name}")
+    typer.echo(conclusion(*audited))
     return audited
 
 

@@ -255,7 +255,7 @@ def subgroups_section(assessment: Assessment) -> Html:
     columns = list(dict.fromkeys(of.column for model in assessment.models for of in model.subgroups))
     if not columns:
         reason = (
-            "None were asked for, so it is not known whether some patients are served worse than others; `--by` names "
+            "None were asked for, so it is not known whether some patients are served worse than others; --by names "
             "columns of the manifest, such as quality, eye or site."
         )
         return section("subgroups", title, missing(reason))
