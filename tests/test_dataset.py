@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -578,6 +579,21 @@ def test_photographs_are_found_where_they_were_prepared(small: Path, mixed: Path
         for row in dataset.graded_rows():
             assert dataset.photograph_path(row).resolve() == (folder / row.source).resolve()
             assert dataset.photograph_path(row).is_file()
+
+
+def test_photographs_of_odd_names_are_found(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8, as old archives have them, and line breaks."""
+    for grade in "02":
+        (tmp_path / "odd" / grade).mkdir(parents=True)
+    names = [os.fsdecode(b"gr\xf6n.png"), "two\nlines.png", "back\\x41slash.png"]
+    try:
+        for number, name in enumerate(names):
+            (tmp_path / "odd" / "02"[number % 2] / name).write_bytes(eye_png(number))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    dataset = prepare_dataset(find_samples([tmp_path / "odd"]), name="odd", recipe=RECIPE, num_workers=1)
+    again = load_dataset(dataset.directory)
+    assert sorted(again.photograph_path(row).name for row in again.graded_rows()) == sorted(names)
 
 
 def test_a_data_set_that_does_not_know_its_photographs_says_so() -> None:

@@ -18,7 +18,7 @@ from fundusgrade import __version__, store
 from fundusgrade.errors import DatasetError
 from fundusgrade.grades import Grade
 from fundusgrade.images import write_image
-from fundusgrade.labels import Sample, Samples
+from fundusgrade.labels import Sample, Samples, path_of_source
 from fundusgrade.overview import Section, draw_overview
 from fundusgrade.preparing import Record, prepare_photographs
 from fundusgrade.preprocess import PreprocessRecipe
@@ -98,7 +98,7 @@ class PreparedDataset:
             raise DatasetError(
                 f"the data set {self.name!r} does not say where its photographs are; run `fundusgrade preprocess` again"
             )
-        return self.root / row.source
+        return path_of_source(self.root, row.source)
 
     def graded_rows(self, split: str | None = None) -> tuple[ManifestRow, ...]:
         """Rows with a picture and a grade, of one split or of all ("all" or None)."""

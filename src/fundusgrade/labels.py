@@ -114,6 +114,15 @@ def _source(path: Path) -> str:
     return _one_line(os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace"))
 
 
+def path_of_source(root: Path, source: str) -> Path:
+    """Where the photograph of a source lies: as it is written, or with its escapes undone where that is not there."""
+    path = root / source
+    if path.exists():
+        return path
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), os.fsencode(source))
+    return root / os.fsdecode(raw)
+
+
 def _one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
