@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.metrics import confusion_matrix, expected_grades, quadratic_weighted_kappa
 from fundusgrade.predictions import PredictionSet, ScoredPhotographs
-from fundusgrade.resampling import UNDEFINED, Estimate, Resample, corrected_tails, estimate
+from fundusgrade.resampling import UNDEFINED, Estimate, Resample, estimate, measure_correction
 from fundusgrade.scores import accuracies, auc_covariance, decision_scores, kappas, weighted_matrices
 
 MAX_DISAGREEMENTS = 20
@@ -115,12 +115,12 @@ def bootstrap_p(of: Estimate, differences: NDArray[np.float64], sample: Resample
     if of.value is None or of.low is None or of.high is None:
         return None
     defined = ~np.isnan(differences)
-    draws, weights = differences[defined], sample.group_weights[1:][defined]
+    draws = differences[defined]
+    correction = measure_correction(of.value, draws, sample.group_weights[1:][defined])
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        tails = corrected_tails(of.value, draws, weights, (middle / 2, 1 - middle / 2))
-        bounds = np.quantile(draws, tails)
+        bounds = np.quantile(draws, correction.corrected((middle / 2, 1 - middle / 2)))
         low, high = (low, middle) if bounds[0] > 0 or bounds[1] < 0 else (middle, high)
     beyond = (draws <= 0) if of.value > 0 else (draws >= 0)
     if beyond.any():

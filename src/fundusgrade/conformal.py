@@ -1,9 +1,9 @@
 """Sets of contiguous grades that hold the true grade as often as is asked: split conformal prediction.
 
-The set of a photograph grows from the grade that is decided by the more probable neighbor (ordinal adaptive prediction
-sets: Lu, Angelopoulos and Pomerantz, MICCAI 2022) as far as a limit, locked on validation, allows. Where validation and
-new photographs are exchangeable, the share of sets that hold the true grade is at least the coverage asked for (Vovk,
-Gammerman and Shafer 2005).
+The set of a photograph grows from the decided grade, each time by the more probable neighbor (ordinal adaptive
+prediction sets: Lu, Angelopoulos and Pomerantz, MICCAI 2022) as far as a limit, locked on validation, allows. Where
+validation and new photographs are exchangeable, the share of sets that hold the true grade is at least the coverage
+asked for (Vovk, Gammerman and Shafer 2005).
 
 A set is never empty: the grade that is decided (the most probable one unless told) is always in it. It therefore
 scores 0, so that the limit is fitted to the sets that are really given; scored by its probability, it would stay in

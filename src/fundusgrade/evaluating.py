@@ -81,9 +81,9 @@ def _part_of(predictions: PredictionSet, part: str) -> PredictionSet:
             f"--split validation: {predictions.model} was cross-validated, and its folds share validation photographs; "
             "leave --split out, or name the network of one fold with --model"
         )
-    nothing = predictions.validation.chosen(np.zeros(0, np.int64))
     if not len(predictions.validation):
         raise DatasetError(f"--split validation: the file of {predictions.model} holds no validation photographs")
+    nothing = predictions.validation.chosen(np.zeros(0, np.int64))
     return replace(predictions, test=predictions.validation, validation=nothing)
 
 
@@ -174,13 +174,16 @@ def _cell(row: ManifestRow | None, name: str) -> str:
 
 def network_names(predictions: PredictionSet) -> tuple[str, ...]:
     """The names of the networks behind predictions: one, or one for each fold."""
+    return tuple(_network_name(predictions, fold) for fold in np.unique(predictions.test.folds).tolist())
+
+
+def _network_name(predictions: PredictionSet, fold: int) -> str:
     base = predictions.model.removesuffix(TTA_SUFFIX)
-    return tuple(fold_name(base, fold) if fold else base for fold in np.unique(predictions.test.folds))
+    return fold_name(base, fold) if fold else base
 
 
 def _grader_of(predictions: PredictionSet, fold: int) -> Grader | None:
     """The fold's network, where it is in the store."""
-    here = predictions.test.folds == fold
-    (name,) = network_names(replace(predictions, test=predictions.test.chosen(here)))
+    name = _network_name(predictions, fold)
     found = any(model.name == name for model in store.list_models())
     return Grader.load(name) if found else None

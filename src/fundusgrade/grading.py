@@ -153,9 +153,8 @@ class Grader:
         if dataset.recipe != self.recipe:
             has, needs = dataset.recipe, self.recipe
             raise DatasetError(
-                f"the data set {dataset.name!r} is {has.method.value}, {has.outline.value} at {has.size_px} px, the "
-                f"model {self.name!r} needs {needs.method.value}, {needs.outline.value} at {needs.size_px} px; prepare "
-                f"it again with `fundusgrade preprocess FOLDER --name NAME --method {needs.method.value} "
+                f"the data set {dataset.name!r} is {has.describe()}, the model {self.name!r} needs {needs.describe()}; "
+                f"prepare it again with `fundusgrade preprocess FOLDER --name NAME --method {needs.method.value} "
                 f"--outline {needs.outline.value} --size {needs.size_px}`"
             )
         pictures = load_pictures(dataset, rows)

@@ -121,35 +121,48 @@ def estimate(values: NDArray[np.float64], sample: Resample) -> Estimate:
     defined = ~np.isnan(draws)
     if not defined.any() or np.ptp(draws[defined]) < _ROUNDING:
         return Estimate(value=value, low=None, high=None)
-    tails = corrected_tails(value, draws[defined], sample.group_weights[1:][defined])
+    tails = measure_correction(value, draws[defined], sample.group_weights[1:][defined]).corrected()
     low, high = percentile_interval(draws, tails) or (None, None)
     return Estimate(value=value, low=low, high=high)
 
 
-def corrected_tails(
-    value: float,
-    draws: NDArray[np.float64],
-    group_weights: NDArray[np.float32],
-    tails: tuple[float, float] = TAILS,
-) -> tuple[float, float]:
-    """The shares of draws (D,) that bound the interval of a biased or skewed score: BCa (Efron, JASA 1987).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """What makes the interval of a biased or skewed score differ from plain percentiles: BCa (Efron, JASA 1987).
+
+    Where few groups or outliers decide how wide the interval is, that width is `unsure` too: quantiles are Student's
+    rather than normal (Satterthwaite 1946; Hesterberg, American Statistician 2015).
+    """
+
+    bias: float
+    skew: float
+    unsure: float
+
+    def corrected(self, tails: tuple[float, float] = TAILS) -> tuple[float, float]:
+        """The shares of draws that bound the interval with these tails."""
+        normals = map(_NORMAL.inv_cdf, tails)
+        reached = [self.bias + normal * (1 + (normal**2 + 1) * self.unsure / 8) for normal in normals]
+        # Very few groups may be so skewed that the bound would turn around.
+        low, high = (_NORMAL.cdf(self.bias + each / max(1 - self.skew * each, 0.1)) for each in reached)
+        return low, high
+
+
+def measure_correction(value: float, draws: NDArray[np.float64], group_weights: NDArray[np.float32]) -> Correction:
+    """The correction of a score with these draws (D,), none of them NaN.
 
     The influence of each group is the covariance of its weight (D, G) with the score, so that no group has to be left
-    out (Efron, JRSS B 2014). Where few groups or outliers decide how wide the interval is, that width is unsure too:
-    quantiles are Student's rather than normal (Satterthwaite 1946; Hesterberg, American Statistician 2015).
+    out (Efron, JRSS B 2014).
     """
     below = ((draws < value - _ROUNDING).sum() + (draws <= value + _ROUNDING).sum()) / (2 * len(draws))
-    bias = _NORMAL.inv_cdf(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
     standard = ((draws - draws.mean()) / (draws.std() * len(draws))).astype(np.float32)
     influence = (standard @ group_weights).astype(np.float64)
-    skew = float((influence**3).sum()) / 6
     # The relative variance of the variance, which is 2 / degrees of freedom, less what the number of draws adds to it.
     noise = (6 + 3 * len(influence) / len(draws)) / len(draws)
-    unsure = min(max(float((influence**4).sum()) - 1 / len(influence) - noise, 0.0), 0.5)
-    reached = [bias + normal * (1 + (normal**2 + 1) * unsure / 8) for normal in map(_NORMAL.inv_cdf, tails)]
-    # Very few groups may be so skewed that the bound would turn around.
-    low, high = (_NORMAL.cdf(bias + each / max(1 - skew * each, 0.1)) for each in reached)
-    return low, high
+    return Correction(
+        bias=_NORMAL.inv_cdf(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws))),
+        skew=float((influence**3).sum()) / 6,
+        unsure=min(max(float((influence**4).sum()) - 1 / len(influence) - noise, 0.0), 0.5),
+    )
 
 
 def estimate_share(sample: Resample, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:

@@ -140,14 +140,14 @@ def calibrate_saved(path: Path, training_grades: Tensor, validation: GradedPictu
     power = CLASS_WEIGHT_POWERS[ClassWeights(str(options["class_weights"]))]
     counts = torch.bincount(training_grades, minlength=NUM_GRADES).numpy()
     outputs = predict_outputs(network, validation.pixels, choice)
-    head, thresholds = network.spec.head, None
-    network.calibrate(fit_calibration(head, outputs, grades, counts, class_weight_power=power))
-    if Decision(str(options["decision"])) is Decision.THRESHOLDS:
-        thresholds = fit_thresholds(grades, expected_grades(to_probabilities(network.spec, outputs)))
-    elif head is Head.SOFTMAX:
+    head, by_thresholds = network.spec.head, Decision(str(options["decision"])) is Decision.THRESHOLDS
+    if head is Head.SOFTMAX and not by_thresholds:
         chosen = choose_offsets(outputs, grades, counts, class_weight_power=power)
         network.calibrate(fit_temperature(head, outputs, grades, chosen))
+    else:
+        network.calibrate(fit_calibration(head, outputs, grades, counts, class_weight_power=power))
     probabilities = to_probabilities(network.spec, outputs)
+    thresholds = fit_thresholds(grades, expected_grades(probabilities)) if by_thresholds else None
     evaluation = evaluate_predictions(grades, probabilities, thresholds)
     scores = conformity_scores(probabilities, grades, decide_grades(probabilities, thresholds))
     metrics = {
