@@ -15,15 +15,32 @@ import fundusgrade
 PACKAGE = Path(fundusgrade.__file__).parent
 ROOMS = [
     *("__init__", "errors", "grades", "options", "decoding", "images", "field_of_view", "preprocess", "quality"),
-    *("intake", "overlay", "metrics", "store", "labels", "splits", "overview", "preparing", "dataset", "joining"),
+    *(
+        "intake",
+        "overlay",
+        "panels",
+        "landmarks",
+        "concentration",
+        "decoys",
+        "lesions",
+        "metrics",
+        "store",
+        "labels",
+        "splits",
+        "overview",
+        "preparing",
+        "dataset",
+        "joining",
+    ),
     *("shortcuts", "audit", "exposure", "predictions", "resampling", "scores", "operating", "conformal"),
-    *("comparison", "assessment"),
+    *("comparison", "assessment", "findings"),
     *("device", "heads", "losses", "model", "checkpoint", "degrading", "batches", "calibration", "run_state"),
-    *("training", "explain", "grading"),
-    *("interventions", "evaluating"),
+    *("training", "targets", "layers", "integrated", "rollout", "explain", "tiling", "grading", "explaining"),
+    *("perturbation", "randomization", "faithfulness", "examination", "interventions", "evaluating"),
     *("figures", "report", "model_card", "markup", "charts", "report_context", "page_style", "checklist"),
     *("score_sections", "trust_sections", "comparison_sections", "html_report", "describing"),
-    *("progress", "runs", "cross_validation", "terminal", "cli", "__main__"),
+    *("explanation_files", "findings_report", "progress", "runs", "cross_validation", "terminal", "explain_command"),
+    *("cli", "__main__"),
 ]
 """Every module, each after those that it may import; PyTorch from `device` on."""
 

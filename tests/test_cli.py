@@ -68,7 +68,14 @@ OPTIONS = {
     "predict": {
         *("--csv", "--model", "--device", "--precision", "--batch-size", "--require-gradable", "--tta", "--coverage"),
     },
-    "explain": {"--out", "--model", "--target", "--device", "--precision"},
+    "explain": {
+        *("--out", "--model", "--target", "--method", "--tiles", "--masks", "--arrays", "--score"),
+        *("--device", "--precision"),
+    },
+    "faithfulness": {
+        *("--model", "--target", "--method", "--split", "--fold", "--limit", "--lesions", "--out", "--allow-seen"),
+        *("--device", "--precision"),
+    },
     "models": set(),
     "datasets": set(),
 }
@@ -396,10 +403,10 @@ def test_explain_makes_a_column_per_model(workplace: Path) -> None:
     ],
 )
 def test_explain_targets(target: str, expected: str | None, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fundusgrade import figures
+    from fundusgrade import explanation_files
 
     drawn = []
-    monkeypatch.setattr(figures, "draw_explanations", lambda explanations, out: drawn.extend(explanations))
+    monkeypatch.setattr(explanation_files, "draw_explanations", lambda rows, out, **named: drawn.extend(rows[0]))
     install_model()
     save_photographs(workplace, [1])
     assert Outcome(f"fundusgrade explain eye01.png --target {target}").code == 0
@@ -411,7 +418,7 @@ def test_explain_refuses_an_unknown_target_before_anything_else() -> None:
     outcome = Outcome("fundusgrade explain gone.png --target edema --model gone")
     assert outcome.code == 1
     assert "Error: cannot explain 'edema'" in outcome.stderr
-    assert "predicted, referable, a grade 0 to 4" in outcome.stderr
+    assert "predicted, referable, expected, a grade 0 to 4" in outcome.stderr
 
 
 def test_explain_names_its_figure_after_the_photograph(workplace: Path) -> None:

@@ -13,12 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fundusgrade.device import DeviceChoice
 from fundusgrade.errors import ExplanationError
-from fundusgrade.explain import PREDICTED, REFERABLE, HeatMap, Target, explain, parse_target
+from fundusgrade.explain import ExplainOptions, HeatMap, explain, fits, parse_method
 from fundusgrade.grades import Grade
-from fundusgrade.model import CNN, GradingNetwork, NetworkSpec, SmallCnn
+from fundusgrade.integrated import blank_picture, integrate
+from fundusgrade.model import CNN, GradingNetwork, NetworkSpec, SmallCnn, to_tensor
+from fundusgrade.options import Attribution, Layer, Precision
+from fundusgrade.targets import EXPECTED, PREDICTED, REFERABLE, Target, parse_target, target_scores
 
-CPU = torch.device("cpu")
+CPU = DeviceChoice(device=torch.device("cpu"), precision=Precision.FLOAT32, reason="exact")
+GRAD_CAM = Attribution.GRAD_CAM
+CAMS = [each for each in Attribution if each.value.endswith(("cam", "cam++"))]
 SEVERE = parse_target("severe")
 
 
@@ -86,8 +92,14 @@ def head_of(network: GradingNetwork) -> nn.Linear:
     return head
 
 
-def explained(network: GradingNetwork, picture: NDArray[np.uint8], target: Target = SEVERE) -> HeatMap:
-    return explain(network, picture, target=target, device=CPU)
+def explained(
+    network: GradingNetwork,
+    picture: NDArray[np.uint8],
+    target: Target = SEVERE,
+    method: Attribution = GRAD_CAM,
+    layer: Layer = Layer.LAST,
+) -> HeatMap:
+    return explain(network, picture, options=ExplainOptions(target=target, method=method, layer=layer), choice=CPU)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +123,7 @@ def test_named_targets() -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "-1", "2.0", "dme", "grade"])
 def test_unknown_target_lists_what_exists(text: str) -> None:
-    with pytest.raises(ExplanationError, match=r"predicted, referable, .*0 to 4.*\"Proliferative\""):
+    with pytest.raises(ExplanationError, match=r"predicted, referable, expected, .*0 to 4.*\"Proliferative\""):
         parse_target(text)
 
 
@@ -313,3 +325,190 @@ def test_layers_that_work_in_place_do_not_change_the_map(picture: NDArray[np.uin
     aside, in_place = wrap(InPlace(in_place=False)), wrap(InPlace(in_place=True))
     in_place.load_state_dict(aside.state_dict())
     assert np.array_equal(explained(in_place, picture).cells, explained(aside, picture).cells)
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", list(Layer))
+@pytest.mark.parametrize("method", CAMS)
+@pytest.mark.parametrize("name", [CNN, "test_resnet", "test_efficientnet", "test_vit"])
+def test_every_cam_reads_every_layer(name: str, method: Attribution, layer: Layer, picture: NDArray[np.uint8]) -> None:
+    heat = explained(build(name), picture, REFERABLE, method, layer)
+    assert heat.method is method
+    assert heat.values.shape == (160, 160)
+    assert np.isfinite(heat.values).all()
+    assert heat.values.min() >= 0
+    assert np.ptp(heat.cells) > 0
+
+
+def test_finer_layers_have_more_cells(picture: NDArray[np.uint8]) -> None:
+    network = build("test_resnet")
+    sizes = [explained(network, picture, layer=layer).cells.size for layer in (Layer.LAST, Layer.MIDDLE, Layer.FINE)]
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert explained(network, picture, layer=Layer.ALL).cells.size == sizes[2]
+
+
+def test_all_layers_are_the_mean_of_three(picture: NDArray[np.uint8]) -> None:
+    network = build("test_vit")
+    layers = [explained(network, picture, layer=each).cells for each in (Layer.LAST, Layer.MIDDLE, Layer.FINE)]
+    assert np.allclose(explained(network, picture, layer=Layer.ALL).cells, np.mean(layers, axis=0), atol=1e-5)
+
+
+def test_hirescam_is_grad_cam_where_the_last_map_is_averaged(picture: NDArray[np.uint8]) -> None:
+    """Draelos and Carin 2020: for a mean and a linear layer all gradients of a channel are alike."""
+    network = build(CNN)
+    hirescam = explained(network, picture, method=Attribution.HIRES_CAM)
+    assert np.allclose(hirescam.cells, explained(network, picture).cells, rtol=1e-3, atol=1e-5)
+
+
+def test_layercam_keeps_what_raises_the_score(picture: NDArray[np.uint8]) -> None:
+    network = build(CNN)
+    features = network.backbone.features  # type: ignore[union-attr]
+    maps: list[Tensor] = []
+    handle = features.register_forward_hook(lambda module, inputs, output: maps.append(output.detach()))  # type: ignore
+    heat = explained(network, picture, method=Attribution.LAYER_CAM)
+    handle.remove()
+    weights = head_of(network).weight.detach()[3].clamp(min=0)
+    # Each cell's gradient is the weight over the number of cells, which the scale takes back.
+    assert np.allclose(heat.cells, (maps[0][0] * weights[:, None, None]).sum(dim=0).numpy(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [Attribution.EIGEN_CAM, Attribution.ROLLOUT])
+def test_maps_without_a_unit_are_multiples_of_their_mean(method: Attribution, picture: NDArray[np.uint8]) -> None:
+    heat = explained(build("test_vit"), picture, method=method)
+    assert np.maximum(heat.cells, 0).mean() == pytest.approx(1.0, rel=1e-5)
+    assert heat.scale.unit == "times the mean"
+
+
+def test_rollout_follows_the_attention_of_one_block(picture: NDArray[np.uint8]) -> None:
+    """With one block it is the class token's attention times its gradient, positive parts averaged over the heads."""
+    network = build("test_vit", depth=1)
+    attention: Any = network.backbone.blocks[0].attn  # type: ignore[union-attr, index]
+    attention.fused_attn = False
+    shown: list[Tensor] = []
+    handle = attention.attn_drop.register_forward_hook(lambda module, inputs, output: shown.append(output))
+    score = target_scores(SEVERE, network(to_tensor(picture)[None]))[0]
+    (gradient,) = torch.autograd.grad(score, shown[0])
+    handle.remove()
+    attention.fused_attn = True
+    expected = (shown[0] * gradient).clamp(min=0)[0].mean(dim=0)[0, 1:].reshape(10, 10).detach()
+    heat = explained(network, picture, method=Attribution.ROLLOUT)
+    assert np.allclose(heat.cells, expected / expected.mean(), rtol=1e-3, atol=1e-5)
+    assert attention.fused_attn is True
+
+
+@pytest.mark.parametrize("name", [CNN, "test_resnet"])
+def test_rollout_is_refused_without_attention(name: str, picture: NDArray[np.uint8]) -> None:
+    with pytest.raises(ExplanationError, match=r"no attention to read; this method reads plain vision transformers"):
+        explained(build(name), picture, method=Attribution.ROLLOUT)
+
+
+def test_shares_of_a_linear_network_add_up_to_the_difference_of_scores(picture: NDArray[np.uint8]) -> None:
+    """For a network that is linear in the pixels the gradients are the same all along the path."""
+    network, outline = wrap(RedUpperLeft()), np.ones((160, 160), np.bool_)
+    shares = integrate(network, picture, outline, SEVERE, CPU)
+    with torch.no_grad():
+        scores = [
+            float(target_scores(SEVERE, network(to_tensor(each)[None]))[0])
+            for each in (picture, blank_picture(picture, outline))
+        ]
+    # The network is not symmetric, and the shares are the mean over mirrored views: a quarter is in each quadrant.
+    everywhere = (picture[..., 0].astype(float) - blank_picture(picture, outline)[..., 0]).mean() / 255 / 0.25
+    assert shares.sum() == pytest.approx(everywhere, abs=1e-3)
+    assert abs(scores[0] - scores[1]) < 1
+
+
+def test_shares_add_up_for_a_network_that_does_not_mind_mirroring() -> None:
+    network, outline = build(CNN), np.ones((160, 160), np.bool_)
+    generator = np.random.default_rng(3)
+    quarter = generator.integers(60, 200, (80, 80, 3), dtype=np.uint8)
+    half = np.concatenate([quarter, quarter[:, ::-1]], axis=1)
+    symmetric = np.concatenate([half, half[::-1]])
+    nn.init.normal_(head_of(network).weight)
+    with torch.no_grad():
+        difference = [
+            float(target_scores(SEVERE, network(to_tensor(each)[None]))[0])
+            for each in (symmetric, blank_picture(symmetric, outline))
+        ]
+    shares = integrate(network, symmetric, outline, SEVERE, CPU)
+    assert abs(difference[0] - difference[1]) > 0.05
+    assert shares.sum() == pytest.approx(difference[0] - difference[1], rel=0.1)
+
+
+def test_what_does_not_differ_from_its_surroundings_gets_no_share() -> None:
+    picture = np.full((160, 160, 3), 120, np.uint8)
+    picture[100:104, 40:44] = 220
+    heat = explained(build("test_resnet"), picture, method=Attribution.INTEGRATED)
+    assert heat.cells[:60, 90:] == pytest.approx(0, abs=1e-6)
+    assert np.abs(heat.cells[95:110, 35:50]).max() > 0
+
+
+def test_the_blank_picture_keeps_what_lies_outside_of_the_outline() -> None:
+    generator = np.random.default_rng(4)
+    picture = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    outline = np.zeros((64, 64), np.bool_)
+    outline[16:48] = True
+    blank = blank_picture(picture, outline)
+    assert np.array_equal(blank[~outline], picture[~outline])
+    assert blank[outline].std() < 0.3 * picture[outline].std()
+    changed = picture.copy()
+    changed[:16] = 0
+    assert np.array_equal(blank_picture(changed, outline)[outline], blank[outline])
+
+
+@pytest.mark.parametrize("method", [each for each in Attribution if each is not Attribution.AUTO])
+def test_no_method_leaves_a_trace(method: Attribution, picture: NDArray[np.uint8]) -> None:
+    network = build("test_vit").train()
+    before = picture.copy()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    explained(network, picture, method=method)
+    assert np.array_equal(picture, before)
+    assert network.training
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_the_expected_grade_is_explained_in_grades(picture: NDArray[np.uint8]) -> None:
+    network = build("test_resnet")
+    heat = explained(network, picture, EXPECTED, Attribution.INTEGRATED)
+    with torch.no_grad():
+        probabilities = network(to_tensor(picture)[None]).softmax(dim=1)[0]
+    assert heat.score == pytest.approx(float(probabilities @ torch.arange(5.0)), abs=1e-5)
+    assert heat.scale.unit == "evidence (grades per 0.1 % of picture)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("auto", (Attribution.AUTO, Layer.LAST)),
+        (" Grad-CAM ", (Attribution.GRAD_CAM, Layer.LAST)),
+        ("grad-cam++@fine", (Attribution.GRAD_CAM_PLUS_PLUS, Layer.FINE)),
+        ("layercam@all", (Attribution.LAYER_CAM, Layer.ALL)),
+        ("rollout", (Attribution.ROLLOUT, Layer.LAST)),
+    ],
+)
+def test_methods_are_named_with_their_layer(text: str, expected: tuple[Attribution, Layer]) -> None:
+    assert parse_method(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "gradcam", "grad-cam@first", "integrated@fine", "rollout@all"])
+def test_an_unknown_method_lists_what_exists(text: str) -> None:
+    with pytest.raises(ExplanationError, match=r"integrated.*grad-cam|read a layer"):
+        parse_method(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "expected"),
+    [
+        (CNN, Attribution.ROLLOUT, False),
+        ("test_vit", Attribution.ROLLOUT, True),
+        (CNN, Attribution.GRAD_CAM, True),
+        ("test_resnet", Attribution.INTEGRATED, True),
+        ("test_mambaout", Attribution.INTEGRATED, True),
+        ("test_mambaout", Attribution.GRAD_CAM, False),
+    ],
+)
+def test_which_method_fits_which_network(name: str, method: Attribution, expected: bool) -> None:
+    assert fits(build(name), ExplainOptions(method=method)) is expected

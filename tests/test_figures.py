@@ -13,9 +13,8 @@ from PIL import Image
 
 from fundusgrade import figures
 from fundusgrade.errors import MetricsError, StoreError
-from fundusgrade.explain import REFERABLE, parse_target
+from fundusgrade.explain import ExplainOptions, HeatMap
 from fundusgrade.figures import (
-    SCORE_UNIT,
     ModelEvaluation,
     draw_confusion_matrices,
     draw_explanations,
@@ -25,8 +24,13 @@ from fundusgrade.grades import Prediction
 from fundusgrade.grading import Explanation
 from fundusgrade.images import read_image
 from fundusgrade.metrics import evaluate_predictions
-from fundusgrade.overlay import Panel
+from fundusgrade.options import Attribution
+from fundusgrade.overlay import HeatScale
+from fundusgrade.panels import PanelRow
+from fundusgrade.preprocess import PreprocessRecipe
+from fundusgrade.targets import REFERABLE, parse_target
 from fundusgrade.training import EpochRecord
+from tests.drawn_eyes import plain_retina, preprocess_photograph
 
 GENERATOR = np.random.default_rng(0)
 EVALUATIONS = [
@@ -106,34 +110,39 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "curves.png")], check=True)
 
 
-def explanation(model: str, *, target: str = "predicted") -> Explanation:
+def explanation(model: str, *, target: str = "predicted", method: Attribution = Attribution.INTEGRATED) -> Explanation:
     probabilities = (0.05, 0.1, 0.6, 0.2, 0.05)
+    chosen = parse_target("2") if target == "predicted" else REFERABLE
+    eye = plain_retina(64)
+    values = np.ones((64, 64), np.float32)
     return Explanation(
         photograph=np.full((300, 400, 3), 120, np.uint8),
         prediction=Prediction(image="eyes/left eye.png", model=model, probabilities=probabilities),
-        target=parse_target("2") if target == "predicted" else REFERABLE,
+        target=chosen,
+        options=ExplainOptions(target=chosen, method=method),
         heat=np.full((300, 400), 3.0, np.float32),
+        heat_map=HeatMap(
+            values=values, cells=values, target=chosen, score=1.0, method=method, scale=HeatScale(unit=method.value)
+        ),
+        prepared=preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=64)),
     )
 
 
-def test_explanations_become_titled_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Panel] = []
-    words: dict[str, str] = {}
-
-    def draw(photograph: object, panels: list[Panel], path: Path, **named: str) -> None:
-        drawn.extend(panels)
-        words.update(named)
-
-    monkeypatch.setattr(figures, "draw_explanation", draw)
-    draw_explanations([explanation("cnn"), explanation("vit", target="referable")], tmp_path / "heat.png")
-    assert words == {"unit": SCORE_UNIT, "caption": "left eye.png"}
-    assert [panel.title for panel in drawn] == ["cnn", "vit"]
-    assert [panel.subtitle.splitlines() for panel in drawn] == [
-        ["Grade 2 Moderate, p = 0.60", "evidence for: grade 2 Moderate"],
-        ["Grade 2 Moderate, p = 0.60", "evidence for: referable"],
+def test_explanations_become_titled_columns_and_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[PanelRow] = []
+    monkeypatch.setattr(figures, "draw_explanation", lambda photograph, rows, path, **named: drawn.extend(rows))
+    first = [explanation("cnn"), explanation("vit", target="referable")]
+    second = [explanation(model, method=Attribution.GRAD_CAM) for model in ("cnn", "vit")]
+    draw_explanations([first, second], tmp_path / "heat.png")
+    assert [row.caption for row in drawn] == ["left eye.png", "grad-cam"]
+    assert [row.scale.unit for row in drawn] == ["integrated", "grad-cam"]
+    assert [panel.title for row in drawn for panel in row.panels] == ["cnn", "vit", "cnn", "vit"]
+    assert [panel.subtitle.splitlines() for panel in drawn[0].panels] == [
+        ["Grade 2 Moderate, p = 0.60", "evidence for: grade 2 Moderate; integrated"],
+        ["Grade 2 Moderate, p = 0.60", "evidence for: referable; integrated"],
     ]
 
 
 def test_explanations_are_drawn(tmp_path: Path) -> None:
-    draw_explanations([explanation("cnn")], tmp_path / "heat.png")
+    draw_explanations([[explanation("cnn")]], tmp_path / "heat.png")
     assert read_image(tmp_path / "heat.png").shape[1] > 2 * 600

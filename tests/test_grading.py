@@ -25,7 +25,7 @@ from fundusgrade.errors import (
     StoreError,
     UnreadableImageError,
 )
-from fundusgrade.explain import REFERABLE, parse_target
+from fundusgrade.explain import ExplainOptions
 from fundusgrade.field_of_view import find_field_of_view
 from fundusgrade.grades import Grade, Prediction, Ungraded
 from fundusgrade.grading import Grader
@@ -34,6 +34,7 @@ from fundusgrade.metrics import evaluate_predictions
 from fundusgrade.model import to_pixels
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.preprocess import Method, PreprocessedImage, PreprocessRecipe
+from fundusgrade.targets import REFERABLE, parse_target
 from tests.drawn_eyes import preprocess_photograph
 from tests.models_for_tests import (
     SIZE_PX,
@@ -262,7 +263,7 @@ def test_an_explanation_lies_on_the_photographs_own_pixels(arch: str, tmp_path: 
     canvas = np.zeros((220, 300, 3), np.uint8)
     canvas[40:200, 110:270] = read_image(path)
     Image.fromarray(canvas).save(path)
-    explanation = load().explain(path, target=REFERABLE)
+    explanation = load().explain(path, ExplainOptions(target=REFERABLE))
     assert np.array_equal(explanation.photograph, canvas)
     assert explanation.heat.shape == (220, 300)
     assert explanation.heat.dtype == np.float32
@@ -281,7 +282,7 @@ def test_an_explanation_lies_on_the_photographs_own_pixels(arch: str, tmp_path: 
 
 def test_heat_is_not_empty_for_some_grade(grader: Grader, tmp_path: Path) -> None:
     path = save_photographs(tmp_path, [1])[0]
-    explained = [grader.explain(path, target=parse_target(str(int(grade)))) for grade in Grade]
+    explained = [grader.explain(path, ExplainOptions(target=parse_target(str(int(grade))))) for grade in Grade]
     assert max(each.heat.max() for each in explained) > 0.01
     assert [each.target.grade for each in explained] == list(Grade)
 
@@ -306,7 +307,7 @@ def test_what_cannot_be_explained_is_named(grader: Grader, tmp_path: Path) -> No
     with pytest.raises(NoRetinaError, match=r"black\.png: no retina found"):
         grader.explain(tmp_path / "black.png")
     with pytest.raises(ExplanationError, match="no such target"):
-        grader.explain(tmp_path / "black.png", target=parse_target("edema"))
+        grader.explain(tmp_path / "black.png", ExplainOptions(target=parse_target("edema")))
 
 
 def test_loading_finds_models_by_name_folder_file_and_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +342,6 @@ def test_a_network_of_no_numbers_is_an_error_and_not_a_grade(tmp_path: Path) -> 
     install_model()
     grader = load()
     with torch.no_grad():
-        next(grader._network.parameters()).fill_(float("nan"))
+        next(grader.network.parameters()).fill_(float("nan"))
     with pytest.raises(CheckpointError, match="not numbers"):
         grader.grade(save_photographs(tmp_path, [0])[0])

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fundusgrade.errors import StoreError
-from fundusgrade.images import read_image
-from fundusgrade.overlay import MAX_OPACITY, SCALE_FLOOR, Panel, blend, draw_explanation, scale_maximum
-
-UNIT = "change of the score (logits)"
+from fundusgrade.overlay import (
+    MAX_OPACITY,
+    SCALE_FLOOR,
+    HeatScale,
+    MarkedRegion,
+    blend,
+    outline_regions,
+    outline_strongest,
+)
 
 
 @pytest.fixture
 def photograph() -> NDArray[np.uint8]:
     return np.random.default_rng(7).integers(0, 256, (300, 400, 3), dtype=np.uint8)
-
-
-def make_panel(shape: tuple[int, ...], *, title: str = "resnet50", peak: float = 6.0) -> Panel:
-    heat = np.zeros(shape, np.float32)
-    heat[: shape[0] // 2, : shape[1] // 2] = peak
-    return Panel(title=title, subtitle="Grade 2 Moderate, p = 0.71\nExplained: grade 2 Moderate", heat=heat)
 
 
 def lightness(color: NDArray[np.float64]) -> float:
@@ -74,69 +68,32 @@ def test_blend_refuses_a_map_of_another_size(photograph: NDArray[np.uint8]) -> N
     ("peaks", "expected"), [([], SCALE_FLOOR), ([0.0], SCALE_FLOOR), ([0.3, 1.2], SCALE_FLOOR), ([0.3, 9.5], 9.5)]
 )
 def test_the_scale_is_common_and_has_a_floor(peaks: list[float], expected: float) -> None:
-    assert scale_maximum(np.full((4, 5), peak, np.float32) for peak in peaks) == pytest.approx(expected)
+    heats = [np.full((4, 5), peak, np.float32) for peak in peaks]
+    assert HeatScale(unit="logits").end(heats) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("shape", [(700, 900), (900, 700), (60, 90), (1300, 500), (2848, 4288)])
-def test_figure_keeps_the_aspect(shape: tuple[int, int], tmp_path: Path) -> None:
-    photograph = np.full((*shape, 3), (200, 30, 90), np.uint8)  # a color that only the photograph and the bar have
-    cold = Panel(title="cnn", subtitle="", heat=np.zeros(shape, np.float32))
-    draw_explanation(photograph, [cold], tmp_path / "figure.png", unit=UNIT)
-    shown = (read_image(tmp_path / "figure.png") == (200, 30, 90)).all(axis=2)
-    height = np.count_nonzero(shown.any(axis=1))
-    width = np.count_nonzero(shown[np.flatnonzero(shown.any(axis=1))[1]]) / 2
-    assert height / width == pytest.approx(shape[0] / shape[1], rel=0.02)
-    assert 600 <= max(height, width) <= 1200
+def test_a_scale_with_a_ceiling_is_the_same_for_every_photograph() -> None:
+    scale = HeatScale(unit="logits", ceiling=0.5)
+    assert scale.end([]) == 0.5
+    assert scale.end([np.full((4, 5), 100.0, np.float32)]) == 0.5
 
 
-def test_figure_shows_the_pixels_of_a_photograph_that_fits(tmp_path: Path) -> None:
-    photograph = np.random.default_rng(3).integers(0, 256, (620, 640, 3), dtype=np.uint8)
-    draw_explanation(photograph, [make_panel((620, 640))], tmp_path / "figure.png", unit=UNIT)
-    figure = read_image(tmp_path / "figure.png")
-    found = np.argwhere((figure == photograph[0, 0]).all(axis=2))
-    assert any(np.array_equal(figure[y : y + 620, x : x + 640], photograph) for y, x in found)
+def test_a_line_surrounds_what_is_strong_and_leaves_it_visible() -> None:
+    picture = np.full((80, 80, 3), 120, np.uint8)
+    heat = np.zeros((80, 80), np.float32)
+    heat[40, 40], heat[10, 10] = 2.0, 1.9
+    drawn = outline_strongest(picture, heat, scale_max=4.0)
+    assert np.array_equal(drawn[38:43, 38:43], picture[38:43, 38:43])
+    assert (drawn[30:51, 30:51].max(axis=2) > 240).sum() > 10
+    assert np.array_equal(drawn[:25, :25], picture[:25, :25])
+    assert np.array_equal(picture, np.full((80, 80, 3), 120, np.uint8))
 
 
-def test_all_columns_share_the_scale(tmp_path: Path) -> None:
-    """The same heat gets the same color beside a stronger map, and both differ from the stronger one."""
-    photograph = np.full((600, 600, 3), 120, np.uint8)
-    panels = [make_panel((600, 600), title=f"model {peak}", peak=peak) for peak in (2.0, 2.0, 20.0)]
-    draw_explanation(photograph, panels, tmp_path / "figure.png", unit=UNIT)
-    figure = read_image(tmp_path / "figure.png")
-    row = figure[figure.shape[0] // 3]
-    weak = blend(photograph, panels[0].heat, scale_max=20.0)[0, 0]
-    strong = blend(photograph, panels[2].heat, scale_max=20.0)[0, 0]
-    assert (row == weak).all(axis=1).sum() == pytest.approx(600, abs=4)
-    assert (row == strong).all(axis=1).sum() == pytest.approx(300, abs=4)
-
-
-def test_long_and_strange_names_stay_inside_the_figure(tmp_path: Path) -> None:
-    photograph = np.full((600, 600, 3), 120, np.uint8)
-    title = "vit_small_patch14_dinov2_" * 8 + "$\\frac{1}$_%"
-    draw_explanation(photograph, [make_panel((600, 600), title=title)], tmp_path / "long.png", unit=UNIT)
-    draw_explanation(photograph, [make_panel((600, 600), title="cnn")], tmp_path / "short.png", unit=UNIT)
-    long, short = read_image(tmp_path / "long.png"), read_image(tmp_path / "short.png")
-    assert long.shape == short.shape
-    beyond = slice(18 + 600 + 18 + 600 + 2, None)
-    assert np.array_equal(long[:60, beyond], short[:60, beyond])
-
-
-def test_a_figure_that_cannot_be_written_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
-    photograph = np.full((64, 64, 3), 120, np.uint8)
-    with pytest.raises(StoreError, match="missing"):
-        draw_explanation(photograph, [make_panel((64, 64))], tmp_path / "missing" / "figure.png", unit=UNIT)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_drawing_touches_no_global_state_of_matplotlib_and_needs_no_torch() -> None:
-    script = (
-        "import sys, numpy as np, pathlib, tempfile\n"
-        "from fundusgrade.overlay import *\n"
-        "assert 'matplotlib' not in sys.modules\n"
-        "panel = Panel(title='cnn', subtitle='', heat=np.zeros((64, 64), np.float32))\n"
-        "with tempfile.TemporaryDirectory() as folder:\n"
-        "    path = pathlib.Path(folder, 'figure.png')\n"
-        "    draw_explanation(np.zeros((64, 64, 3), np.uint8), [panel], path, unit='')\n"
-        "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+def test_regions_are_outlined_in_their_colors() -> None:
+    picture = np.full((60, 60, 3), 120, np.uint8)
+    mask = np.zeros((60, 60), np.bool_)
+    mask[20:40, 20:40] = True
+    drawn = outline_regions(picture, [MarkedRegion(name="haemorrhages", mask=mask, color=(0, 0, 255))])
+    assert (drawn[20, 20:40] == (0, 0, 255)).all()
+    assert np.array_equal(drawn[25:35, 25:35], picture[25:35, 25:35])
+    assert np.array_equal(drawn[:15], picture[:15])

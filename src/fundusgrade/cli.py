@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fundusgrade import __version__
+from fundusgrade import __version__, explain_command
 from fundusgrade.errors import FundusgradeError
+from fundusgrade.explain_command import EXIT_UNGRADED
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe, Split
 from fundusgrade.preprocess import MAX_SIZE_PX, MIN_SIZE_PX, Method, Outline, PreprocessRecipe
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 AUDIT_LIMIT = 300
 EXIT_ERROR = 1
-EXIT_UNGRADED = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -332,31 +332,8 @@ def predict(
         raise typer.Exit(EXIT_UNGRADED)
 
 
-@app.command()
-def explain(
-    photograph: Annotated[Path, typer.Argument(help="The photograph.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Figure to write (.png, .jpg); NAME-explained.png if not given.")
-    ] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Model, by name or path; one column for each.")] = None,
-    target: Annotated[str, typer.Option(help="predicted, referable, or a grade: 0-4 or its name.")] = "predicted",
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
-    precision: Annotated[Precision, typer.Option(help="Number format of the grade's arithmetic.")] = Precision.AUTO,
-) -> None:
-    """Show on the photograph where the evidence for a grade lies (Grad-CAM), on a scale that does not exaggerate."""
-    from fundusgrade.explain import parse_target
-    from fundusgrade.figures import draw_explanations
-    from fundusgrade.grading import Grader
-    from fundusgrade.report import prediction_line
-
-    chosen = parse_target(target)
-    graders = [Grader.load(wanted, device=device, precision=precision) for wanted in _models(model)]
-    explanations = [grader.explain(photograph, target=chosen) for grader in graders]
-    out = out or Path(f"{photograph.stem}-explained.png")
-    draw_explanations(explanations, out)
-    for explanation in explanations:
-        typer.echo(prediction_line(explanation.prediction))
-    message(f"written: {out!s}")
+explain = app.command()(explain_command.explain)
+faithfulness = app.command()(explain_command.faithfulness)
 
 
 @app.command("models")

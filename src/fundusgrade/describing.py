@@ -18,13 +18,14 @@ from fundusgrade.audit import Audit, conclusion
 from fundusgrade.dataset import ManifestRow, PreparedDataset
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.evaluating import Candidate, explaining_grader, network_names
-from fundusgrade.explain import grade_target
+from fundusgrade.explain import ExplainOptions
 from fundusgrade.grades import Grade
 from fundusgrade.grading import Explanation, Grader
 from fundusgrade.images import Picture, encode_jpeg, read_image
-from fundusgrade.overlay import blend, scale_maximum
+from fundusgrade.overlay import SCALE_FLOOR, blend
 from fundusgrade.report_context import DataDescription, GalleryItem, KappaCurve, ModelDescription, ReportContext
 from fundusgrade.run_state import METRICS_FILE, read_history
+from fundusgrade.targets import grade_target
 
 _PICTURE_PX = 320
 # A model trained and tested on the same source says little of another clinic.
@@ -148,9 +149,9 @@ def _gallery(
 
 def _gallery_item(model: str, error: WorstError, explanation: Explanation | None, picture: Path) -> GalleryItem:
     photograph = read_image(picture) if explanation is None else explanation.photograph
-    heat_map, maximum = None, scale_maximum([])
+    heat_map, maximum, unit = None, SCALE_FLOOR, ""
     if explanation is not None:
-        maximum = scale_maximum([explanation.heat])
+        maximum, unit = explanation.heat_map.scale.end([explanation.heat]), explanation.heat_map.scale.unit
         heat_map = encode_jpeg(_small(blend(photograph, explanation.heat, scale_max=maximum)))
     return GalleryItem(
         model=model,
@@ -160,6 +161,7 @@ def _gallery_item(model: str, error: WorstError, explanation: Explanation | None
         picture=encode_jpeg(_small(photograph)),
         heat_map=heat_map,
         heat_maximum=maximum,
+        heat_unit=unit,
     )
 
 
@@ -170,7 +172,7 @@ def _explain(
     if grader is None:
         return None
     try:
-        return grader.explain(dataset.photograph_path(row), target=grade_target(Grade(error.predicted)))
+        return grader.explain(dataset.photograph_path(row), ExplainOptions(target=grade_target(Grade(error.predicted))))
     except (FundusgradeError, OSError):
         return None
 

@@ -1,177 +1,294 @@
-"""Where a grade comes from: Grad-CAM maps in units of the score they explain.
+"""Where a grade comes from: heat maps in units of the score they explain.
 
-Grad-CAM (Selvaraju et al., ICCV 2017) weighs the channels A_k of the network's last map by the mean gradient alpha_k of
-the score. Usually each map is then stretched to 0-1, which makes weak evidence look like strong evidence. Here
+Usually a map is stretched to 0-1, which makes weak evidence look like strong evidence. Here heat keeps a unit.
+
+`integrated` follows the score from the picture without its details to the picture itself and gives each pixel its share
+(integrated gradients, Sundararajan et al., ICML 2017). Its heat is what a thousandth of the picture adds to the score.
+
+The methods of the CAM family weigh the channels of one of the network's maps; they come from pytorch-grad-cam
+(J. Gildenblat and contributors). Grad-CAM (Selvaraju et al., ICCV 2017) weighs a map A_k by its mean gradient alpha_k:
 
     value(cell) = number of cells * max(0, sum_k alpha_k A_k(cell))
 
-stays in units of the score: if the whole picture looked like this place, the score would rise by this much. For a
-network that averages its last map and ends in a linear layer this is exact: the mean over the cells, before negative
-values are cut off, equals the score less its bias. For all others it holds to first order. The maps come from
-pytorch-grad-cam (J. Gildenblat and contributors).
+If the whole picture looked like this place, the score would rise by this much. For a network that averages its last map
+and ends in a linear layer this is exact: the mean over the cells, before negative values are cut off, equals the score
+less its bias. For all others, and for HiResCAM and LayerCAM, it holds to first order.
+
+`rollout` follows the attention of a vision transformer. It and Eigen-CAM know no unit: they say how many times their
+mean a place has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fundusgrade.device import DeviceChoice
 from fundusgrade.errors import ExplanationError
-from fundusgrade.grades import REFERABLE_FROM, Grade
 from fundusgrade.images import Picture
-from fundusgrade.model import CNN, GradingNetwork, lay_out, to_tensor
+from fundusgrade.integrated import gather, integrate
+from fundusgrade.layers import MapLayer, find_layers, is_transformer, refusal
+from fundusgrade.model import GradingNetwork, lay_out, to_tensor
+from fundusgrade.options import Attribution, Layer
+from fundusgrade.overlay import HeatScale
+from fundusgrade.rollout import roll_out
+from fundusgrade.targets import PREDICTED, Target, resolve_target, target_scores
 
 if TYPE_CHECKING:
-    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.base_cam import BaseCAM
 
-_SUPPORTED = (
-    "supported are the cnn, timm's convolutional networks (ResNet, EfficientNet, ConvNeXt, DenseNet, MobileNet, ...) "
-    "and plain vision transformers (ViT, DeiT, DINOv2)"
-)
+RELATIVE_UNIT = "times the mean"
+RELATIVE_FLOOR = 8.0
+INTEGRATED_SHARE = 0.125
+"""Full strength of `integrated`, of a target's floor: half a logit, or a quarter of a grade, by a thousandth."""
+
+_THOUSANDTHS = 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What is explained: a grade's logit or, where `grade` is None, what `PREDICTED` or `REFERABLE` say."""
+class ExplainOptions:
+    """What is explained and how; `layer` matters to the CAM family only.
 
-    name: str
-    grade: Grade | None
+    With `tiles` n > 1 the picture is made n times as large and seen in parts of the usual size.
+    """
 
+    target: Target = PREDICTED
+    method: Attribution = Attribution.AUTO
+    layer: Layer = Layer.LAST
+    tiles: int = 1
 
-PREDICTED = Target(name="predicted", grade=None)
-"""The grade with the highest logit."""
-
-REFERABLE = Target(name="referable", grade=None)
-"""The log-odds of moderate or worse."""
+    def describe(self) -> str:
+        """The method in words, as it stands in tables and above columns."""
+        layer = "" if self.layer is Layer.LAST else f"@{self.layer.value}"
+        return f"{self.method.value}{layer}" + (f", {self.tiles} x {self.tiles} tiles" if self.tiles > 1 else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeatMap:
-    """An explanation: `values` (S, S) float32 >= 0 on the canonical picture, in units of the score (logits).
+    """An explanation: `values` (S, S) float32 >= 0 on the canonical picture, in the unit of its scale.
 
-    `cells` (h, w) is the map before negative values were cut off and it was enlarged; `target` is never `PREDICTED`.
+    `cells` (h, w) is what the method found before negative values were cut off and it was enlarged. The target is never
+    `PREDICTED`, the method never `AUTO`.
     """
 
     values: NDArray[np.float32]
     cells: NDArray[np.float32]
     target: Target
     score: float
+    method: Attribution
+    scale: HeatScale
 
 
-def parse_target(text: str) -> Target:
-    """Read "predicted", "referable", a grade "0" to "4", or a grade's label in any case.
+def default_method(network: GradingNetwork) -> Attribution:
+    """The method that was best for every architecture measured (docs/explanations.md)."""
+    return Attribution.INTEGRATED
+
+
+def fits(network: GradingNetwork, options: ExplainOptions) -> bool:
+    """Whether the network has what the method reads."""
+    if options.method in (Attribution.AUTO, Attribution.INTEGRATED):
+        return True
+    if options.method is Attribution.ROLLOUT:
+        return is_transformer(network)
+    try:
+        return bool(find_layers(network, options.layer, *network.spec.input_px))
+    except ExplanationError:
+        return False
+
+
+def parse_method(text: str) -> tuple[Attribution, Layer]:
+    """Read a method's name, with "@last", "@middle", "@fine" or "@all" behind it for a method of the CAM family.
 
     Raises ExplanationError for anything else.
     """
-    word = text.strip().casefold().replace("_", " ")
-    targets = {PREDICTED.name: PREDICTED, REFERABLE.name: REFERABLE}
-    for grade in Grade:
-        targets[str(grade.value)] = targets[grade.label.casefold()] = grade_target(grade)
-    if word not in targets:
-        labels = ", ".join(f'"{grade.label}"' for grade in Grade)
+    name, _, layer = text.strip().casefold().partition("@")
+    names, layers = [each.value for each in Attribution], [each.value for each in Layer]
+    if name not in names or (layer or "last") not in layers:
         raise ExplanationError(
-            f"cannot explain {text!r}: no such target; use predicted, referable, a grade 0 to 4, or its label: {labels}"
+            f"cannot explain by {text!r}: no such method; use {', '.join(names)}, those of the CAM family with "
+            f"{', '.join(f'@{each}' for each in layers)} behind them, such as grad-cam@middle"
         )
-    return targets[word]
+    if layer not in ("", "last") and not name.endswith(("cam", "cam++")):
+        raise ExplanationError(f"cannot explain by {text!r}: only methods of the CAM family read a layer; use {name}")
+    return Attribution(name), Layer(layer or "last")
 
 
-def explain(network: GradingNetwork, picture: Picture, *, target: Target, device: torch.device) -> HeatMap:
-    """Explain the network's score for a preprocessed picture (S, S, 3); the network must be on `device`.
+def explain(
+    network: GradingNetwork,
+    picture: Picture,
+    *,
+    options: ExplainOptions,
+    choice: DeviceChoice,
+    outline: NDArray[np.bool_] | None = None,
+) -> HeatMap:
+    """Explain the network's score for a preprocessed picture (S, S, 3); the network must be on the chosen device.
 
-    Leaves the network as it was: weights, gradients, modes and hooks. Raises ExplanationError where the architecture
-    has no last map that Grad-CAM could use.
+    `outline` (S, S) says which pixels can show retina; all if not given. `options.tiles` is not heeded here. Leaves the
+    network as it was: weights, gradients, modes and hooks. Raises ExplanationError where the method does not fit the
+    architecture.
     """
-    height, width = picture.shape[:2]
-    top, bottom = network.spec.rows or (0, height)
-    final = _find_final_map(network, bottom - top, width)
-    with _undisturbed(network, device), _captured(network, final) as cam:
-        inputs = lay_out(network, to_tensor(picture)[None].to(device))
-        logits = cam.activations_and_grads(inputs)[0].float()
-        resolved = _resolve(target, logits)
-        score = _score(resolved, logits)
-        cells = _signed_cells(cam, score, network)
-    positive = torch.from_numpy(cells).clamp(min=0)[None, None]
-    values = np.zeros((height, width), np.float32)
-    seen = nn.functional.interpolate(positive, size=(bottom - top, width), mode="bilinear", align_corners=False)
-    values[top:bottom] = seen[0, 0].numpy()
-    return HeatMap(values=values, cells=cells, target=resolved, score=float(score.detach()))
+    if options.method is Attribution.AUTO:
+        options = replace(options, method=default_method(network))
+    outline = np.ones(picture.shape[:2], np.bool_) if outline is None else outline
+    with _undisturbed(network, choice.device):
+        if options.method is Attribution.INTEGRATED:
+            target, score = _answer(network, picture, options.target, choice)
+            shares = integrate(network, picture, outline, target, choice)
+            density = _density(network, picture)
+            return _heat_map(options, target, score, shares * density, gather(shares) * density)
+        if options.method is Attribution.ROLLOUT:
+            target, score = _answer(network, picture, options.target, choice)
+            cells = roll_out(network, _batch(network, picture, choice), target)
+        else:
+            target, score, cells = _cam(network, picture, options, choice)
+    if options.method in (Attribution.ROLLOUT, Attribution.EIGEN_CAM):
+        cells = cells / max(float(np.maximum(cells, 0).mean()), 1e-12)
+    return _heat_map(options, target, score, cells, _enlarged(cells, network, picture))
 
 
-def grade_target(grade: Grade) -> Target:
-    return Target(name=f"grade {grade.value} {grade.label}", grade=grade)
+def merge_tiles(whole: HeatMap, values: NDArray[np.float32]) -> HeatMap:
+    """The heat map of a picture that was seen in parts: the whole one's score, the parts' heat (S, S)."""
+    return replace(whole, values=values, cells=values)
 
 
-def _resolve(target: Target, logits: Tensor) -> Target:
-    values = logits.tolist()
-    if not np.isfinite(values).all():
-        raise ExplanationError(f"the network's output is not finite ({values}): there is nothing to explain")
-    return grade_target(max(Grade, key=values.__getitem__)) if target == PREDICTED else target
+def _heat_map(
+    options: ExplainOptions,
+    target: Target,
+    score: float,
+    cells: NDArray[np.float32],
+    values: NDArray[np.float32],
+) -> HeatMap:
+    scale = HeatScale(unit=f"change of the score ({target.unit})", floor=target.floor)
+    if options.method is Attribution.INTEGRATED:
+        unit = f"evidence ({target.unit} per 0.1 % of picture)"
+        # Sharp peaks would leave no color for the rest: the scale is the same for all photographs.
+        scale = HeatScale(unit=unit, ceiling=INTEGRATED_SHARE * target.floor)
+    elif options.method in (Attribution.ROLLOUT, Attribution.EIGEN_CAM):
+        scale = HeatScale(unit=RELATIVE_UNIT, floor=RELATIVE_FLOOR)
+    return HeatMap(values=values, cells=cells, target=target, score=score, method=options.method, scale=scale)
 
 
-def _score(target: Target, logits: Tensor) -> Tensor:
-    if target.grade is not None:
-        return logits[target.grade]
-    return torch.logsumexp(logits[REFERABLE_FROM:], dim=0) - torch.logsumexp(logits[:REFERABLE_FROM], dim=0)
+def _density(network: GradingNetwork, picture: Picture) -> float:
+    """Pixels of a thousandth of what the network sees."""
+    top, bottom = network.spec.rows or (0, len(picture))
+    return (bottom - top) * picture.shape[1] / _THOUSANDTHS
 
 
-def _signed_cells(cam: GradCAM, score: Tensor, network: GradingNetwork) -> NDArray[np.float32]:
+def _batch(network: GradingNetwork, picture: Picture, choice: DeviceChoice) -> Tensor:
+    return lay_out(network, to_tensor(picture)[None].to(choice.device))
+
+
+def _answer(network: GradingNetwork, picture: Picture, target: Target, choice: DeviceChoice) -> tuple[Target, float]:
+    """The resolved target and its score."""
+    with torch.no_grad():
+        logits = network(_batch(network, picture, choice)).float()
+        resolved = resolve_target(target, logits[0])
+        return resolved, target_scores(resolved, logits)[0].item()
+
+
+# The CAM family
+
+
+def _cam(
+    network: GradingNetwork, picture: Picture, options: ExplainOptions, choice: DeviceChoice
+) -> tuple[Target, float, NDArray[np.float32]]:
+    """The target, its score and the signed map (h, w): the mean over the layers asked for, on the finest one's grid."""
+    top, bottom = network.spec.rows or (0, len(picture))
+    layers = find_layers(network, options.layer, bottom - top, picture.shape[1])
+    cams: list[BaseCAM] = []
+    with ExitStack() as stack:
+        cams = [stack.enter_context(_captured(network, layer, options.method)) for layer in layers]
+        logits = network(_batch(network, picture, choice)).float()
+        target = resolve_target(options.target, logits[0])
+        score = target_scores(target, logits)[0]
+        if any(len(cam.activations_and_grads.activations) != 1 for cam in cams) or not score.requires_grad:
+            raise refusal(network, "its score does not pass through one last map")
+        score.backward()  # type: ignore[no-untyped-call]
+        maps = [_signed_cells(cam, options.method) for cam in cams]
+    finest = max(maps, key=lambda each: each.size).shape
+    on_one_grid = [_resized(each, finest) for each in maps]
+    return target, float(score.detach()), np.asarray(np.mean(on_one_grid, axis=0), np.float32)
+
+
+def _signed_cells(cam: BaseCAM, method: Attribution) -> NDArray[np.float32]:
     """The map (h, w) in units of the score.
 
-    `GradCAM.__call__` would stretch it to 0-1, and would leave gradients in the weights.
+    Calling the object itself would stretch the map to 0-1, and would leave gradients in the weights.
     """
     store = cam.activations_and_grads
-    if len(store.activations) != 1 or not score.requires_grad:
-        raise _refusal(network, "its score does not pass through one last map")
-    score.backward()  # type: ignore[no-untyped-call]
-    activations, gradients = store.activations[0].numpy(), store.gradients[0].numpy()
-    cells = cam.get_cam_image(None, None, None, activations, gradients)[0]
-    return np.asarray(cells * cells.size, np.float32)
+    activations = store.activations[0].float().numpy()
+    gradients = store.gradients[0].float().numpy() if store.gradients else np.zeros_like(activations)
+    cells = cam.get_cam_image(None, None, None, activations, gradients, False)[0]
+    # Grad-CAM++ sums its weights over the cells where the others take means.
+    factor = 1 if method is Attribution.GRAD_CAM_PLUS_PLUS else cells.size
+    return np.asarray(cells * factor, np.float32)
+
+
+def _cam_class(method: Attribution) -> type[BaseCAM]:
+    import pytorch_grad_cam as cams  # brings scikit-learn and pyplot: seconds that grading need not wait for
+
+    known: dict[Attribution, type[BaseCAM]] = {
+        Attribution.GRAD_CAM: cams.GradCAM,
+        Attribution.HIRES_CAM: cams.HiResCAM,
+        Attribution.GRAD_CAM_PLUS_PLUS: cams.GradCAMPlusPlus,
+        Attribution.LAYER_CAM: cams.LayerCAM,
+        Attribution.EIGEN_CAM: cams.EigenCAM,
+    }
+    return known[method]
 
 
 class _Root(nn.Module):
-    """Where the gradient ends: the last map becomes a leaf, so that nothing before it is stored or differentiated."""
+    """Where the gradient ends: the first map becomes a leaf, so that nothing before it is stored or differentiated."""
 
     def forward(self, output: Tensor) -> Tensor:
-        return output.detach().requires_grad_()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FinalMap:
-    """The module whose output is the last map, and how that output is arranged as (B, C, h, w)."""
-
-    module: nn.Module
-    arrange: Callable[[Tensor], Tensor]
+        return output if output.requires_grad else output.detach().requires_grad_()
 
 
 @contextmanager
-def _captured(network: GradingNetwork, final: _FinalMap) -> Iterator[GradCAM]:
-    """A pytorch-grad-cam object on the last map; it holds no tensor and no hook afterwards.
+def _captured(network: GradingNetwork, layer: MapLayer, method: Attribution) -> Iterator[BaseCAM]:
+    """A pytorch-grad-cam object on a map; it holds no tensor and no hook afterwards.
 
     Its hooks sit on a module of ours, not on the network. What goes on into the network is a copy: the next layer may
     work in place and would change the stored map.
     """
-    from pytorch_grad_cam import GradCAM  # brings scikit-learn and pyplot: seconds that grading need not wait for
-
     root = _Root()
 
     def divert(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        final.arrange(output)
+        layer.arrange(output)
         diverted: Tensor = root(output)
         return diverted.clone()
 
-    cam = GradCAM(model=network, target_layers=[root], reshape_transform=final.arrange)
+    cam = _cam_class(method)(model=network, target_layers=[root], reshape_transform=layer.arrange)
     try:
-        with final.module.register_forward_hook(divert):
+        with layer.module.register_forward_hook(divert):
             yield cam
     finally:
         cam.activations_and_grads.release()
+
+
+def _enlarged(cells: NDArray[np.float32], network: GradingNetwork, picture: Picture) -> NDArray[np.float32]:
+    """The positive part of a map (h, w) on the picture's pixels; rows that the network does not see have no heat."""
+    height, width = picture.shape[:2]
+    top, bottom = network.spec.rows or (0, height)
+    values = np.zeros((height, width), np.float32)
+    values[top:bottom] = _resized(np.maximum(cells, 0), (bottom - top, width))
+    return values
+
+
+def _resized(cells: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
+    if cells.shape == tuple(shape):
+        return cells
+    enlarged = nn.functional.interpolate(
+        torch.from_numpy(cells)[None, None], size=tuple(shape), mode="bilinear", align_corners=False
+    )
+    return np.asarray(enlarged[0, 0].numpy(), np.float32)
 
 
 @contextmanager
@@ -193,51 +310,3 @@ def _undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = mode
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-
-
-def _find_final_map(network: GradingNetwork, height: int, width: int) -> _FinalMap:
-    backbone: Any = network.backbone  # timm's attributes
-    if network.spec.arch == CNN:
-        return _spatial_map(network, backbone.features, None)
-    if hasattr(backbone, "blocks") and hasattr(backbone, "patch_embed") and hasattr(backbone, "num_prefix_tokens"):
-        return _token_map(network, height, width)
-    if hasattr(backbone, "conv_head") and hasattr(backbone, "bn2"):
-        # EfficientNet and MobileNetV2 send their last feature through one more convolution; what is averaged is this.
-        return _spatial_map(network, backbone.bn2, backbone.conv_head.out_channels)
-    if getattr(backbone, "feature_info", None) and getattr(backbone, "output_fmt", "NCHW") == "NCHW":
-        last = backbone.feature_info[-1]
-        return _spatial_map(network, backbone.get_submodule(last["module"]), last["num_chs"])
-    raise _refusal(network, "it has no last map of the form (channels, height, width)")
-
-
-def _spatial_map(network: GradingNetwork, module: nn.Module, num_channels: int | None) -> _FinalMap:
-    def arrange(output: Tensor) -> Tensor:
-        if not isinstance(output, Tensor) or output.ndim != 4 or num_channels not in (None, output.shape[1]):
-            raise _refusal(network, f"its last map is not of the form ({num_channels or 'channels'}, height, width)")
-        return output
-
-    return _FinalMap(module=module, arrange=arrange)
-
-
-def _token_map(network: GradingNetwork, height: int, width: int) -> _FinalMap:
-    """The input of the last attention: after it, patches no longer influence the class token."""
-    backbone: Any = network.backbone  # timm's attributes
-    module = getattr(backbone.blocks[-1], "norm1", None)
-    if module is None:
-        raise _refusal(network, "its last block has no norm1")
-    grid = backbone.patch_embed.grid_size
-    if getattr(backbone, "dynamic_img_size", False):
-        grid = backbone.patch_embed.dynamic_feat_size((height, width))
-
-    def arrange(output: Tensor) -> Tensor:
-        patches = output[:, backbone.num_prefix_tokens :]
-        if patches.ndim != 3 or patches.shape[1] != grid[0] * grid[1]:
-            raise _refusal(network, f"its last tokens {tuple(output.shape)} are no grid of {grid[0]} x {grid[1]}")
-        return patches.transpose(1, 2).reshape(len(patches), -1, grid[0], grid[1])
-
-    return _FinalMap(module=module, arrange=arrange)
-
-
-def _refusal(network: GradingNetwork, reason: str) -> ExplanationError:
-    name = network.spec.timm_name or network.spec.arch
-    return ExplanationError(f"Grad-CAM cannot explain {name}: {reason}; {_SUPPORTED}")

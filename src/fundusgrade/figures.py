@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from fundusgrade.audit import CONTROL, LESIONS, Audit
 from fundusgrade.errors import MetricsError
 from fundusgrade.grades import GRADE_LABELS, NUM_GRADES, RESEARCH_USE
-from fundusgrade.overlay import Panel, draw_explanation
+from fundusgrade.overlay import MarkedRegion
+from fundusgrade.panels import Panel, PanelRow, draw_explanation
 from fundusgrade.store import write_atomically
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from fundusgrade.metrics import Evaluation
     from fundusgrade.training import EpochRecord
 
-SCORE_UNIT = "change of the score (logits)"
 _DPI = 150
 _MODELS_PER_ROW = 4
 _TITLE_WIDTH = 30
@@ -43,23 +43,33 @@ class ModelEvaluation:
     evaluation: Evaluation
 
 
-def draw_explanations(explanations: Sequence[Explanation], path: Path) -> None:
-    """Draw one photograph with a column for each model's heat map. Raises StoreError where it cannot be written."""
-    panels = [
-        Panel(title=printable(each.prediction.model), subtitle=_explanation_subtitle(each), heat=each.heat)
-        for each in explanations
+def draw_explanations(
+    rows: Sequence[Sequence[Explanation]], path: Path, *, marked: Sequence[MarkedRegion] = ()
+) -> None:
+    """Draw one photograph with a row for each method and a column for each model, and outlines of what is `marked`.
+
+    Raises StoreError where the figure cannot be written.
+    """
+    name = printable(Path(rows[0][0].prediction.image).name)
+    captions = [name] + [explanations[0].options.describe() for explanations in rows[1:]]
+    panel_rows = [
+        PanelRow(
+            caption=caption,
+            panels=[_explanation_panel(each) for each in explanations],
+            scale=explanations[0].heat_map.scale,
+        )
+        for caption, explanations in zip(captions, rows, strict=True)
     ]
-    name = printable(Path(explanations[0].prediction.image).name)
-    draw_explanation(explanations[0].photograph, panels, path, unit=SCORE_UNIT, caption=name)
+    draw_explanation(rows[0][0].photograph, panel_rows, path, marked=marked)
 
 
-def _explanation_subtitle(explanation: Explanation) -> str:
-    prediction = explanation.prediction
-    grade = prediction.grade
-    return (
+def _explanation_panel(explanation: Explanation) -> Panel:
+    prediction, grade = explanation.prediction, explanation.prediction.grade
+    subtitle = (
         f"Grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}\n"
-        f"evidence for: {explanation.target.name}"
+        f"evidence for: {explanation.target.name}; {explanation.options.describe()}"
     )
+    return Panel(title=printable(prediction.model), subtitle=subtitle, heat=explanation.heat)
 
 
 def printable(text: str) -> str:

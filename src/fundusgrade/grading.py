@@ -3,7 +3,7 @@
 grader = Grader.load()                       # the shipped model, or a name or path
 for result in grader.grade_all(find_images([Path("images")])):
     ...                                      # Prediction or Ungraded, in order
-explanation = grader.explain(Path("eye.png"), target=parse_target("referable"))
+explanation = grader.explain(Path("eye.png"), ExplainOptions(target=parse_target("referable")))
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -27,27 +27,36 @@ from fundusgrade.conformal import grade_sets, score_limit
 from fundusgrade.dataset import ManifestRow, PreparedDataset
 from fundusgrade.device import DeviceChoice, choose_device
 from fundusgrade.errors import CheckpointError, DatasetError, UngradableError
-from fundusgrade.explain import PREDICTED, Target, explain, grade_target
+from fundusgrade.explain import ExplainOptions, HeatMap, explain
 from fundusgrade.grades import NUM_GRADES, Grade, Prediction, Ungraded
-from fundusgrade.images import FoundImage, Picture, read_image
-from fundusgrade.intake import Intake, take_in, take_in_picture
+from fundusgrade.images import FoundImage, Picture
+from fundusgrade.intake import Intake, OpenedPhotograph, open_photograph, take_in, take_in_picture
 from fundusgrade.metrics import Evaluation, decide_grades, evaluate_predictions
 from fundusgrade.model import predict_probabilities, prepare_for, to_pixels
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.predictions import TTA_SUFFIX, PredictionSet, ScoredPhotographs
-from fundusgrade.preprocess import PreprocessRecipe
+from fundusgrade.preprocess import Outline, PreprocessedImage, PreprocessRecipe, canonical_outline
+from fundusgrade.targets import PREDICTED, Target, grade_target
+from fundusgrade.tiling import explain_in_tiles
 
 DEFAULT_BATCH_SIZE = 16
+DEFAULT_EXPLANATION = ExplainOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Explanation:
-    """A photograph (H, W, 3), its grade, and `heat` (H, W) float32 >= 0 on the photograph's own pixels."""
+    """A photograph (H, W, 3), its grade, and `heat` (H, W) float32 >= 0 on the photograph's own pixels.
+
+    `heat_map` is the same on the canonical picture in `prepared`; `options` name the method that was used.
+    """
 
     photograph: Picture
     prediction: Prediction
     target: Target
+    options: ExplainOptions
     heat: NDArray[np.float32]
+    heat_map: HeatMap
+    prepared: PreprocessedImage
 
 
 class Grader:
@@ -65,7 +74,7 @@ class Grader:
         self.description = checkpoint.description
         self.exposure = checkpoint.exposure
         self.choice = choice
-        self._network = prepare_for(checkpoint.network, choice).eval()
+        self.network = prepare_for(checkpoint.network, choice).eval()
         self._batch_size = batch_size
         self._require_gradable = require_gradable
         self._tta = tta
@@ -123,27 +132,57 @@ class Grader:
             # A reader who stops early, or Ctrl-C, need not wait for photographs that nobody has begun to decode.
             pool.shutdown(cancel_futures=True)
 
-    def explain(self, path: Path, *, target: Target = PREDICTED) -> Explanation:
-        """Grade a photograph and say where the evidence for `target` lies.
+    def explain(self, path: Path, options: ExplainOptions = DEFAULT_EXPLANATION) -> Explanation:
+        """Grade a photograph and say where the evidence lies.
 
-        Raises UngradableError where it cannot be graded and ExplanationError where this network cannot be explained.
+        Raises UngradableError where it cannot be graded and ExplanationError where this network cannot be explained so.
         """
-        try:
-            intake = take_in(path, self.recipe)
-            photograph = read_image(path)
-        except UngradableError as error:
-            raise type(error)(f"{path.as_posix()}: {error}") from error
-        prediction = self._grade_intakes([(path.as_posix(), intake)])[0]
-        prepared, (height, width) = intake.prepared, photograph.shape[:2]
-        chosen = grade_target(prediction.grade) if target is PREDICTED else target
-        heat_map = explain(self._network, prepared.picture, target=chosen, device=self.choice.device)
+        return self.explain_opened(open_photograph(path, self.recipe), [options])[0]
+
+    def explain_opened(self, opened: OpenedPhotograph, options: Sequence[ExplainOptions]) -> list[Explanation]:
+        """Explain a photograph that was opened with this model's recipe, in one or more ways.
+
+        Raises ExplanationError where this network cannot be explained so.
+        """
+        prediction = self._grade_intakes([(opened.name, opened.intake)])[0]
+        return [self._explain(opened, prediction, each) for each in options]
+
+    def _explain(self, opened: OpenedPhotograph, prediction: Prediction, options: ExplainOptions) -> Explanation:
+        if options.target is PREDICTED:
+            options = replace(options, target=grade_target(prediction.grade))
+        prepared = opened.intake.prepared
+        heat_map = self.explain_prepared(prepared, options)
+        if options.tiles > 1:
+            recipe = replace(self.recipe, size_px=self.recipe.size_px * options.tiles)
+            prepared = take_in_picture(opened.photograph, recipe).prepared
+            heat_map = explain_in_tiles(self.network, heat_map, prepared, options, self.choice)
+        height, width = opened.photograph.shape[:2]
         return Explanation(
-            photograph=photograph,
+            photograph=opened.photograph,
             prediction=prediction,
             target=heat_map.target,
+            options=replace(options, method=heat_map.method),
             # The network sees no more of the photograph than the mask: outside of it there is no evidence.
             heat=prepared.placement.resized_to(height, width).to_photograph(heat_map.values * prepared.mask),
+            heat_map=heat_map,
+            prepared=prepared,
         )
+
+    def explain_prepared(self, prepared: PreprocessedImage, options: ExplainOptions) -> HeatMap:
+        """The heat map of a picture prepared with this model's recipe, on that picture; `tiles` is not heeded.
+
+        Raises ExplanationError where this network cannot be explained so.
+        """
+        outline = self.outline_of(prepared)
+        return explain(self.network, prepared.picture, options=options, choice=self.choice, outline=outline)
+
+    def outline_of(self, prepared: PreprocessedImage) -> NDArray[np.bool_]:
+        """What a prepared picture (S, S) can show: the band, mirrored parts too, or what the photograph shows."""
+        return canonical_outline(self.recipe) if self.recipe.outline is Outline.BAND else prepared.mask
+
+    def grade_intake(self, intake: Intake) -> Prediction:
+        """Grade what was taken in with this model's recipe; the photograph has no name."""
+        return self._grade_intakes([("", intake)])[0]
 
     def grade_rows(self, dataset: PreparedDataset, rows: tuple[ManifestRow, ...]) -> NDArray[np.float64]:
         """Probabilities (N, 5) for pictures of a prepared data set.
@@ -158,7 +197,7 @@ class Grader:
                 f"--outline {needs.outline.value} --size {needs.size_px}`"
             )
         pictures = load_pictures(dataset, rows)
-        return predict_probabilities(self._network, pictures.pixels, self.choice, self._batch_size, tta=self._tta)
+        return predict_probabilities(self.network, pictures.pixels, self.choice, self._batch_size, tta=self._tta)
 
     def evaluate(self, dataset: PreparedDataset, split: str) -> Evaluation:
         """Score the model on one split ("train", "validation", "test" or "all") of a prepared data set."""
@@ -232,7 +271,7 @@ class Grader:
         if not items:
             return []
         pixels = torch.stack([to_pixels(intake.prepared.picture) for _, intake in items])
-        probabilities = predict_probabilities(self._network, pixels, self.choice, self._batch_size, tta=self._tta)
+        probabilities = predict_probabilities(self.network, pixels, self.choice, self._batch_size, tta=self._tta)
         return [
             Prediction(
                 image=name,

@@ -236,7 +236,7 @@ def _gallery_item(item: GalleryItem) -> Html:
     if item.heat_map is not None:
         words = f"The same, tinted where evidence for {model} lies"
         pair.append(picture(item.heat_map, words, _kind(item.heat_map)))
-    strength = "" if item.heat_map is None else f" Full tint: {number(item.heat_maximum, 1)} logits."
+    strength = "" if item.heat_map is None else f" Full tint: {number(item.heat_maximum, 1)}, {item.heat_unit}."
     return element(
         "li",
         element("div", *pair, class_="pair"),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from fundusgrade.errors import UngradableError
 from fundusgrade.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.images import Picture, halved, read_image
 from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess
@@ -25,6 +26,28 @@ class Intake:
     photograph: Picture
     prepared: PreprocessedImage
     quality: Quality
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenedPhotograph:
+    """A photograph (H, W, 3) for showing things on it, and what is graded of it."""
+
+    name: str
+    photograph: Picture
+    intake: Intake
+
+
+def open_photograph(path: Path, recipe: PreprocessRecipe, *, at_least_px: int | None = None) -> OpenedPhotograph:
+    """Read a photograph to grade it and to draw on it, at its full size or at one that keeps this many pixels a side.
+
+    Raises UnreadableImageError or NoRetinaError, naming the file, where it cannot be graded.
+    """
+    try:
+        # What is graded is decoded by itself, at reduced size where that is cheaper, exactly as when only grading.
+        photograph, intake = read_image(path, at_least_px=at_least_px), take_in(path, recipe)
+    except UngradableError as error:
+        raise type(error)(f"{path.as_posix()}: {error}") from error
+    return OpenedPhotograph(name=path.as_posix(), photograph=photograph, intake=intake)
 
 
 def take_in(path: Path, recipe: PreprocessRecipe) -> Intake:

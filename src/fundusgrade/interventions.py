@@ -22,12 +22,12 @@ from fundusgrade.errors import DatasetError, NoRetinaError, UngradableError
 from fundusgrade.field_of_view import FieldOfView, find_field_of_view
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading import Grader
-from fundusgrade.images import Picture, find_images, read_image
+from fundusgrade.images import Picture, read_image
+from fundusgrade.lesions import any_lesion, find_lesion_photographs, read_lesions
 from fundusgrade.metrics import mean_interval
 
 CUT_FRACTION = 0.75
 SQUASHED_ASPECT = 0.75
-_LESION_KINDS = ("MA", "HE", "EX", "SE")
 _LESION_SIDE_PX = 1024
 _CHUNK = 32
 
@@ -76,8 +76,6 @@ def measure_lesions(grader: Grader, folder: Path) -> tuple[InterventionEffect, .
         before, covered, control = grader.grade_pictures(changed)
         lesions.append((before, covered))
         elsewhere.append((before, control))
-    if not lesions:
-        raise DatasetError(f"no photographs with lesion masks in {folder}; expected images/NAME.jpg, masks/NAME_MA.png")
     return _effect(LESIONS, lesions), _effect(CONTROL, elsewhere)
 
 
@@ -205,15 +203,10 @@ INTERVENTIONS: dict[str, Change] = {
 
 def _photographs_with_lesions(folder: Path) -> Iterator[tuple[Picture, NDArray[np.bool_]]]:
     """Photographs of at most 1,024 px and the union of their lesions' masks."""
-    for found in find_images([folder / "images"]) if (folder / "images").is_dir() else []:
-        paths = [folder / "masks" / f"{found.path.stem}_{kind}.png" for kind in _LESION_KINDS]
-        masks = [read_image(path).max(axis=2) > 127 for path in paths if path.is_file()]
-        if not masks:
-            continue
-        photograph, union = read_image(found.path), np.any(masks, axis=0)
+    for found in find_lesion_photographs(folder):
+        photograph = read_image(found.path)
+        union = any_lesion(read_lesions(found.path.stem, folder / "masks", photograph.shape))
         scale = min(1.0, _LESION_SIDE_PX / max(photograph.shape[:2]))
-        if union.shape != photograph.shape[:2]:
-            raise DatasetError(f"the masks of {found.name} are not of its size; give masks of the photograph's pixels")
         small = _resized(photograph, scale, scale) if scale < 1 else photograph
         share = cv2.resize(union.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
         yield small, share > 0.1

@@ -75,3 +75,25 @@ class Split(StrEnum):
     VALIDATION = "validation"
     TEST = "test"
     ALL = "all"
+
+
+class Attribution(StrEnum):
+    """How a network's score is traced back to places of the picture; `auto` is the architecture's default."""
+
+    AUTO = "auto"
+    INTEGRATED = "integrated"
+    GRAD_CAM = "grad-cam"
+    HIRES_CAM = "hirescam"
+    GRAD_CAM_PLUS_PLUS = "grad-cam++"
+    LAYER_CAM = "layercam"
+    EIGEN_CAM = "eigen-cam"
+    ROLLOUT = "rollout"
+
+
+class Layer(StrEnum):
+    """Which of a network's maps a method of the CAM family reads: the last, finer ones before it, or their mean."""
+
+    LAST = "last"
+    MIDDLE = "middle"
+    FINE = "fine"
+    ALL = "all"

@@ -56,7 +56,7 @@ class ModelDescription:
 class GalleryItem:
     """A photograph that a model graded badly, as JPEG or PNG, and the same with its heat map where there is one.
 
-    `heat_maximum` is the heat that is drawn at full strength, in units of the score.
+    `heat_maximum` is the heat that is drawn at full strength, `heat_unit` what it is measured in.
     """
 
     model: str
@@ -66,6 +66,7 @@ class GalleryItem:
     picture: bytes
     heat_map: bytes | None = None
     heat_maximum: float = SCALE_FLOOR
+    heat_unit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,241 @@
+"""The commands about explanations: make them, and test them. Registered in `cli`, where errors become messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fundusgrade.errors import DatasetError, UngradableError
+from fundusgrade.options import DeviceName, Precision, Split
+from fundusgrade.terminal import command, counting, message, show
+
+if TYPE_CHECKING:
+    from fundusgrade.examination import Examination
+    from fundusgrade.explain import ExplainOptions
+    from fundusgrade.explaining import Explanations
+    from fundusgrade.explanation_files import IndexEntry
+    from fundusgrade.findings import Findings
+    from fundusgrade.grading import Grader
+    from fundusgrade.images import FoundImage
+
+EXIT_UNGRADED = 3
+# Figures show photographs at 1,200 px at most; whoever wants raw maps or has masks gets every pixel.
+_SHOWN_PX = 1200
+
+_METHODS = "auto (integrated), integrated, grad-cam, hirescam, grad-cam++, layercam, eigen-cam, rollout"
+_MODEL = "Model, by name or path; several stand side by side."
+_TARGET = "predicted, referable, expected, or a grade: 0-4 or its name."
+_METHOD = f"{_METHODS}; @middle, @fine or @all behind the CAM family read other layers. Several make rows."
+_MASKS = "Folder of lesion masks, NAME_MA.png, _HE, _EX, _SE."
+
+
+def explain(
+    photographs: Annotated[list[Path], typer.Argument(help="A photograph; several, and folders, become a folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Figure (.png, .jpg), or folder for several; named after the input if not given."),
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help=_MODEL)] = None,
+    target: Annotated[str, typer.Option(help=_TARGET)] = "predicted",
+    method: Annotated[list[str] | None, typer.Option(help=_METHOD)] = None,
+    tiles: Annotated[int, typer.Option(min=1, max=8, help="See the picture n times as large, in parts.")] = 1,
+    masks: Annotated[Path | None, typer.Option(help=f"{_MASKS} They are outlined.")] = None,
+    arrays: Annotated[bool, typer.Option("--arrays", help="Save raw maps on the photograph's pixels, .npz.")] = False,
+    score: Annotated[bool, typer.Option("--score", help="Test the maps, beside maps that know nothing.")] = False,
+    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
+    precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
+) -> None:
+    """Show on photographs where the evidence for a grade lies, on a scale that does not exaggerate."""
+    from fundusgrade.explaining import check_fit
+    from fundusgrade.images import find_images
+
+    methods = _methods(method, target, tiles)
+    found = find_images(photographs)
+    if not found:
+        raise DatasetError(f"no photographs in {', '.join(map(str, photographs))}")
+    graders = _graders(model, device, precision)
+    check_fit(graders, methods)
+    several = len(found) > 1 or any(path.is_dir() for path in photographs)
+    if several:
+        folder = out or Path(f"{photographs[0].resolve().name}-explained")
+        num_ungraded = _explain_folder(found, graders, methods, folder, masks, arrays)
+    else:
+        num_ungraded = 0
+        _explain_one(found[0].path, graders, methods, out, masks, arrays)
+    if score:
+        show_findings(_examined(found, graders, methods, masks))
+    if num_ungraded:
+        raise typer.Exit(EXIT_UNGRADED)
+
+
+def faithfulness(
+    data: Annotated[str | None, typer.Argument(help="Data set, by name or folder; none with --lesions alone.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help=_MODEL)] = None,
+    target: Annotated[str, typer.Option(help=_TARGET)] = "predicted",
+    method: Annotated[list[str] | None, typer.Option(help=f"{_METHOD} All that fit if not given.")] = None,
+    split: Annotated[Split, typer.Option(help="Which photographs.")] = Split.TEST,
+    fold: Annotated[
+        int | None, typer.Option(min=1, help="The test split of this fold of 5, as `train` deals it.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Photographs for all tests; concentration takes all.")] = 40,
+    lesions: Annotated[Path | None, typer.Option(help="Folder with images/ and masks/ in IDRiD's layout.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for faithfulness.json and figures.")] = None,
+    allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Take photographs of the training, too.")] = False,
+    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
+    precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
+) -> None:
+    """Test explanations: do maps have to do with the network and the disease, or would any map do as well?"""
+    from fundusgrade.examination import Examination, examine_lesions
+    from fundusgrade.findings_report import write_findings
+    from fundusgrade.targets import parse_target
+
+    if data is None and lesions is None:
+        raise DatasetError("nothing to test on: name a data set, or a folder with lesion masks by --lesions")
+    methods = tuple(_methods(method, target, 1)) if method else ()
+    asked = Examination(target=parse_target(target), methods=methods, limit=limit)
+    graders = _graders(model, device, precision)
+    studies: list[Findings] = []
+    if data is not None:
+        studies.append(_examined_dataset(data, graders, split, fold, asked, allow_seen))
+    if lesions is not None:
+        with counting("lesions") as on_progress:
+            studies.append(examine_lesions(graders, lesions, asked, on_progress))
+    if out is not None:
+        message(f"written: {write_findings(studies, out)!s}")
+    for study in studies:
+        show_findings(study)
+
+
+def show_findings(findings: Findings) -> None:
+    """All tables of a study, on stdout."""
+    from fundusgrade.findings_report import findings_tables
+
+    for table in findings_tables(findings):
+        show(table)
+
+
+def _methods(named: list[str] | None, target: str, tiles: int) -> list[ExplainOptions]:
+    from fundusgrade.explain import ExplainOptions, parse_method
+    from fundusgrade.targets import parse_target
+
+    chosen = parse_target(target)
+    parsed = [parse_method(each) for each in named or ["auto"]]
+    return [ExplainOptions(target=chosen, method=method, layer=layer, tiles=tiles) for method, layer in parsed]
+
+
+def _graders(named: list[str] | None, device: DeviceName, precision: Precision) -> list[Grader]:
+    """The models named, or the shipped one."""
+    from fundusgrade.grading import Grader
+
+    wanted: list[str | None] = list(named) if named else [None]
+    return [Grader.load(each, device=device, precision=precision) for each in wanted]
+
+
+def _explain_one(
+    path: Path,
+    graders: Sequence[Grader],
+    methods: Sequence[ExplainOptions],
+    out: Path | None,
+    masks: Path | None,
+    arrays: bool,
+) -> None:
+    from fundusgrade.explaining import explain_photograph
+    from fundusgrade.explanation_files import draw_figure, write_arrays
+    from fundusgrade.report import prediction_line
+
+    figure = out or Path(f"{path.stem}-explained.png")
+    explained = explain_photograph(path, graders, methods, at_least_px=_size_needed(masks, arrays))
+    draw_figure(explained, figure, masks)
+    for explanation in explained[0]:
+        typer.echo(prediction_line(explanation.prediction))
+    message(f"written: {figure!s}")
+    for written in write_arrays(explained, figure.with_suffix("")) if arrays else []:
+        message(f"written: {written!s}")
+
+
+def _explain_folder(
+    found: Sequence[FoundImage],
+    graders: Sequence[Grader],
+    methods: Sequence[ExplainOptions],
+    folder: Path,
+    masks: Path | None,
+    arrays: bool,
+) -> int:
+    """Explain all photographs into a folder with an index page; returns how many could not be graded."""
+    from fundusgrade.explanation_files import INDEX_FILE, IndexEntry, figure_names, index_html
+    from fundusgrade.grades import Ungraded
+    from fundusgrade.store import write_atomically
+
+    entries: list[IndexEntry] = []
+    with counting("explaining") as on_progress:
+        for each, name in zip(found, figure_names(found), strict=True):
+            try:
+                entries.append(_explain_into(folder, each, name, graders, methods, masks, arrays))
+            except UngradableError as error:
+                ungraded = Ungraded(image=each.name, model=graders[0].name, reason=str(error))
+                entries.append(IndexEntry(name=each.name, figure=None, lines=(), ungraded=ungraded))
+            on_progress(len(entries), len(found))
+    title = f"Explanations of {len(found)} photographs"
+    write_atomically(folder / INDEX_FILE, index_html(entries, title=title, command=command()))
+    for entry in entries:
+        for line in entry.lines:
+            typer.echo(line)
+        if entry.ungraded is not None:
+            message(f"not graded: {entry.ungraded.reason}")
+    message(f"written: {folder / INDEX_FILE!s}")
+    return sum(entry.ungraded is not None for entry in entries)
+
+
+def _explain_into(
+    folder: Path,
+    found: FoundImage,
+    name: str,
+    graders: Sequence[Grader],
+    methods: Sequence[ExplainOptions],
+    masks: Path | None,
+    arrays: bool,
+) -> IndexEntry:
+    from fundusgrade.explaining import explain_photograph
+    from fundusgrade.explanation_files import draw_figure, entry_of, write_arrays
+
+    explained: Explanations = explain_photograph(found.path, graders, methods, at_least_px=_size_needed(masks, arrays))
+    figure = folder / name
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    draw_figure(explained, figure, masks)
+    if arrays:
+        write_arrays(explained, figure.with_suffix(""))
+    return entry_of(found.name, name, explained)
+
+
+def _size_needed(masks: Path | None, arrays: bool) -> int | None:
+    return None if arrays or masks is not None else _SHOWN_PX
+
+
+def _examined(
+    found: Sequence[FoundImage], graders: Sequence[Grader], methods: Sequence[ExplainOptions], masks: Path | None
+) -> Findings:
+    from fundusgrade.examination import Examination, examine_photographs
+
+    asked = Examination(target=methods[0].target, methods=tuple(methods))
+    with counting("testing") as on_progress:
+        return examine_photographs(graders, found, masks, asked, "photographs", on_progress)
+
+
+def _examined_dataset(
+    data: str, graders: Sequence[Grader], split: Split, fold: int | None, asked: Examination, allow_seen: bool
+) -> Findings:
+    from fundusgrade import store
+    from fundusgrade.dataset import load_dataset
+    from fundusgrade.evaluating import check_seen
+    from fundusgrade.examination import examine_dataset
+
+    dataset = load_dataset(store.resolve_dataset(data))
+    dataset = dataset if fold is None else dataset.with_fold(fold)
+    for grader in graders:
+        seen = check_seen(grader, dataset, dataset.graded_rows(split.value), allow_seen=allow_seen)
+        message(f"{grader.name}: {seen}")
+    with counting("testing") as on_progress:
+        return examine_dataset(graders, dataset, split.value, asked, on_progress)

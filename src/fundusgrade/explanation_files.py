@@ -1,0 +1,141 @@
+"""What explanations leave on disk: figures, raw maps, and the index page of a folder."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fundusgrade.explaining import Explanations
+from fundusgrade.figures import draw_explanations, printable
+from fundusgrade.grades import RESEARCH_USE, Ungraded
+from fundusgrade.grading import Explanation
+from fundusgrade.images import FoundImage
+from fundusgrade.lesions import LESION_NAMES, read_lesions
+from fundusgrade.markup import Html, element, escaped, joined, paragraph, table
+from fundusgrade.overlay import MarkedRegion
+from fundusgrade.page_style import PAGE_STYLE
+from fundusgrade.report import prediction_line
+from fundusgrade.store import write_atomically
+
+INDEX_FILE = "index.html"
+# Okabe and Ito's yellow, purple and green, and black: apart for color-blind eyes, in gray, and on a retina.
+_LESION_COLORS = {"MA": (240, 228, 66), "HE": (0, 0, 0), "EX": (204, 121, 167), "SE": (0, 158, 115)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexEntry:
+    """A photograph of the index page: its name, its figure in the page's folder, what was graded, or why not."""
+
+    name: str
+    figure: str | None
+    lines: tuple[str, ...]
+    ungraded: Ungraded | None = None
+
+
+def draw_figure(explanations: Explanations, path: Path, masks: Path | None) -> None:
+    """Write the figure of one photograph, with outlines of its lesions where a folder of masks holds some.
+
+    Raises StoreError where it cannot be written, DatasetError where a mask is not of the photograph's size.
+    """
+    first = explanations[0][0]
+    regions = []
+    if masks is not None:
+        name = Path(first.prediction.image).stem
+        regions = [
+            MarkedRegion(name=LESION_NAMES[each.kind], mask=each.mask, color=_LESION_COLORS[each.kind])
+            for each in read_lesions(name, masks, first.photograph.shape)
+        ]
+    draw_explanations(explanations, path, marked=regions)
+
+
+def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
+    """Write every heat map as STEM-MODEL-METHOD.npz: `heat` (H, W) float32 on the photograph, and what it shows.
+
+    Raises StoreError where a file cannot be written.
+    """
+    written = []
+    for each in (explanation for row in explanations for explanation in row):
+        path = stem.with_name(f"{stem.name}-{each.prediction.model}-{_file_word(each)}.npz")
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            heat=each.heat,
+            model=each.prediction.model,
+            method=each.options.describe(),
+            target=each.target.name,
+            score=each.heat_map.score,
+            unit=each.heat_map.scale.unit,
+        )
+        write_atomically(path, content.getvalue())
+        written.append(path)
+    return written
+
+
+def figure_names(found: Sequence[FoundImage]) -> list[str]:
+    """A figure's path below the output folder for each photograph: its own below what all of them share.
+
+    Photographs that differ in their ending alone keep it, so that no figure replaces another.
+    """
+    shared = os.path.commonpath([each.path.parent.absolute() for each in found])
+    places = [each.path.absolute().relative_to(shared) for each in found]
+    stems = Counter(place.with_suffix("") for place in places)
+    named = [place.with_suffix("") if stems[place.with_suffix("")] == 1 else place for place in places]
+    return [f"{place.as_posix()}-explained.jpg" for place in named]
+
+
+def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> str:
+    """The index page: every photograph's figure with its grades, then those that could not be graded with reasons."""
+    shown = [_item(entry) for entry in entries if entry.ungraded is None]
+    refused = [[entry.name, entry.ungraded.reason] for entry in entries if entry.ungraded is not None]
+    note = paragraph(
+        "White lines surround heat of at least half of the color bar. Each figure has its own bar; where it says that "
+        "more looks alike, the bar is the same in all of them."
+    )
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escaped(title)}</title><style>{PAGE_STYLE}</style>"
+    )
+    body = joined(
+        [
+            element("h1", title),
+            paragraph(f"{len(shown)} photographs explained, {len(refused)} not graded", class_="meta"),
+            note,
+            element("ul", *shown, class_="gallery wide"),
+            table("Not graded", ["photograph", "reason"], refused, words=True) if refused else Html(""),
+            element("h2", "How this was made"),
+            element("pre", command),
+            element("footer", paragraph(RESEARCH_USE, class_="meta")),
+        ]
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def entry_of(name: str, figure: str, explanations: Explanations) -> IndexEntry:
+    """The index entry of an explained photograph."""
+    lines = tuple(prediction_line(each.prediction) for each in explanations[0])
+    return IndexEntry(name=name, figure=figure, lines=lines)
+
+
+def _item(entry: IndexEntry) -> Html:
+    source = escaped(_quoted(entry.figure or ""))
+    shown = Html(f'<img src="{source}" loading="lazy" alt="{escaped(f"{entry.name} with its heat maps")}">')
+    lines = [paragraph(line) for line in entry.lines]
+    return element("li", Html(f'<a href="{source}">{shown}</a>'), *lines)
+
+
+def _quoted(path: str) -> str:
+    """A relative path as a link: only what would end or change the link is escaped."""
+    quoted = printable(path)
+    for character in "%#?\\":
+        quoted = quoted.replace(character, f"%{ord(character):02X}")
+    return quoted
+
+
+def _file_word(explanation: Explanation) -> str:
+    return explanation.options.describe().replace(", ", "-").replace(" ", "").replace("@", "-").replace("++", "pp")

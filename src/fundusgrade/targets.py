@@ -1,0 +1,89 @@
+"""What of a network's answer is explained: a grade, the predicted one, referable disease, or the expected grade."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fundusgrade.errors import ExplanationError
+from fundusgrade.grades import REFERABLE_FROM, Grade
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What is explained: a grade's logit or, where `grade` is None, what the named targets below say.
+
+    `unit` is what its score is measured in; heat of less than `floor` of them is never drawn at full strength.
+    """
+
+    name: str
+    grade: Grade | None
+    unit: str = "logits"
+    floor: float = 4.0
+
+
+PREDICTED = Target(name="predicted", grade=None)
+"""The grade with the highest logit."""
+
+REFERABLE = Target(name="referable", grade=None)
+"""The log-odds of moderate or worse."""
+
+EXPECTED = Target(name="expected", grade=None, unit="grades", floor=2.0)
+"""The expected grade, 0-4: the mean of the grades by their probabilities."""
+
+
+def parse_target(text: str) -> Target:
+    """Read "predicted", "referable", "expected", a grade "0" to "4", or a grade's label in any case.
+
+    Raises ExplanationError for anything else.
+    """
+    word = text.strip().casefold().replace("_", " ")
+    targets = {each.name: each for each in (PREDICTED, REFERABLE, EXPECTED)}
+    for grade in Grade:
+        targets[str(grade.value)] = targets[grade.label.casefold()] = grade_target(grade)
+    if word not in targets:
+        labels = ", ".join(f'"{grade.label}"' for grade in Grade)
+        raise ExplanationError(
+            f"cannot explain {text!r}: no such target; use predicted, referable, expected, a grade 0 to 4, or its "
+            f"label: {labels}"
+        )
+    return targets[word]
+
+
+def grade_target(grade: Grade) -> Target:
+    """The target that explains this grade's logit."""
+    return Target(name=f"grade {grade.value} {grade.label}", grade=grade)
+
+
+def resolve_target(target: Target, logits: Tensor) -> Target:
+    """The target for logits (5,) of one picture: `PREDICTED` becomes its grade, all others stay.
+
+    Raises ExplanationError where the network's output is not finite.
+    """
+    values = logits.tolist()
+    if not np.isfinite(values).all():
+        raise ExplanationError(f"the network's output is not finite ({values}): there is nothing to explain")
+    return grade_target(max(Grade, key=values.__getitem__)) if target == PREDICTED else target
+
+
+def target_scores(target: Target, logits: Tensor) -> Tensor:
+    """Scores (B,) of a resolved target from logits (B, 5), in the target's unit; differentiable."""
+    if target.grade is not None:
+        return logits[:, target.grade]
+    if target == EXPECTED:
+        grades = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
+        return logits.softmax(dim=1) @ grades
+    return torch.logsumexp(logits[:, REFERABLE_FROM:], dim=1) - torch.logsumexp(logits[:, :REFERABLE_FROM], dim=1)
+
+
+def target_shares(target: Target, logits: Tensor) -> Tensor:
+    """How much of the target's answer there is, (B,) in [0, 1]: a probability, or a quarter of the expected grade."""
+    probabilities = logits.softmax(dim=1)
+    if target.grade is not None:
+        return probabilities[:, target.grade]
+    if target == EXPECTED:
+        return target_scores(EXPECTED, logits) / (logits.shape[1] - 1)
+    return probabilities[:, REFERABLE_FROM:].sum(dim=1)
