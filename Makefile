@@ -23,11 +23,8 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: install
 	mkdir -p $(DEMO)
 	$(BIN)/fundusgrade predict $(SAMPLES) --csv $(DEMO)/grades.csv
-	for eye in $(SAMPLES); do \
-	  $(BIN)/fundusgrade explain $$eye --model aptos-efficientnet-lite0 --model aptos-cnn \
-	    --out $(DEMO)/$$(basename $$eye .jpg)-explained.png || exit 1; \
-	done
-	@echo "Grades are in $(DEMO)/grades.csv, heat maps in $(DEMO)/*-explained.png."
+	$(BIN)/fundusgrade explain $(SAMPLES) --model aptos-efficientnet-lite0 --model aptos-cnn --out $(DEMO)/maps
+	@echo "Grades are in $(DEMO)/grades.csv, heat maps in $(DEMO)/maps/index.html."
 	@echo "Most samples are drawn eyes: their grades mean nothing clinically (docs/samples/README.md)."
 
 test: install-dev

@@ -428,6 +428,89 @@ def test_explain_names_its_figure_after_the_photograph(workplace: Path) -> None:
     assert (workplace / "eye01-explained.png").is_file()
 
 
+def test_explain_draws_a_row_per_method(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [1])
+    heights = []
+    for words in ("", "--method auto --method grad-cam@fine"):
+        assert Outcome(f"fundusgrade explain eye01.png {words} --out heat.png").code == 0
+        with Image.open("heat.png") as figure:
+            heights.append(figure.height)
+    assert heights[1] > heights[0] + 600
+
+
+def test_explain_saves_raw_maps(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [1])
+    outcome = Outcome("fundusgrade explain eye01.png --arrays --target expected --out heat.png")
+    assert outcome.code == 0
+    assert "written: heat-tiny-integrated.npz" in outcome.stderr
+    with np.load("heat-tiny-integrated.npz") as content:
+        assert content["heat"].shape == (160, 160)
+        assert str(content["target"]) == "expected"
+
+
+def test_explain_makes_a_folder_with_an_index_and_goes_on(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images" / "clinic", [1, 2])
+    (workplace / "images" / "bad.png").write_bytes(b"")
+    outcome = Outcome("fundusgrade explain images --out maps")
+    assert outcome.code == 3
+    assert outcome.stdout.count("(tiny)\n") == 2
+    assert "not graded: images/bad.png: the file is empty" in outcome.stderr
+    assert "written: maps/index.html" in outcome.stderr
+    files = sorted(path.relative_to("maps").as_posix() for path in Path("maps").rglob("*") if path.is_file())
+    assert files == ["clinic/eye01-explained.jpg", "clinic/eye02-explained.jpg", "index.html"]
+    page = Path("maps/index.html").read_text()
+    assert page.count("<img ") == 2 and "the file is empty" in page
+    assert "fundusgrade" in page
+
+
+def test_one_photograph_is_explained_alike_alone_and_in_a_folder(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [1])
+    assert Outcome("fundusgrade explain images --arrays --out maps").code == 0
+    assert Outcome("fundusgrade explain images/eye01.png --arrays --out one.png").code == 0
+    with np.load("maps/eye01-explained-tiny-integrated.npz") as one, np.load("one-tiny-integrated.npz") as other:
+        assert np.array_equal(one["heat"], other["heat"])
+
+
+def test_explain_scores_its_maps(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [1])
+    outcome = Outcome("fundusgrade explain eye01.png --score --method grad-cam --target referable")
+    assert outcome.code == 0
+    for word in ("perturbation", "concentration", "randomization", "stability", "random", "center", "ROAD"):
+        assert word in outcome.stdout
+
+
+@pytest.mark.parametrize("option", ["--method gradcam", "--method integrated@fine"])
+def test_explain_refuses_an_unknown_method_before_anything_else(option: str) -> None:
+    outcome = Outcome(f"fundusgrade explain gone.png {option} --model gone")
+    assert outcome.code == 1
+    assert "Error: cannot explain by" in outcome.stderr
+
+
+def test_faithfulness_of_a_data_set_and_a_folder_of_lesions(workplace: Path) -> None:
+    install_model()
+    dataset = install_dataset("drawn")
+    save_labeled_photographs(dataset.root or workplace)
+    outcome = Outcome(
+        "fundusgrade faithfulness drawn --target referable --method grad-cam --limit 1 --split all --out study"
+    )
+    assert outcome.code == 0, outcome.stderr
+    assert "written: study/faithfulness.json" in outcome.stderr
+    assert "concentration: drawn, all, evidence for referable" in outcome.stdout
+    content = json.loads((workplace / "study" / "faithfulness.json").read_text())
+    assert content["studies"][0]["num_photographs"] == len(dataset.graded_rows())
+
+
+def test_faithfulness_needs_something_to_test_on() -> None:
+    outcome = Outcome("fundusgrade faithfulness")
+    assert outcome.code == 1
+    assert "nothing to test on: name a data set, or a folder with lesion masks by --lesions" in outcome.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -104,7 +104,7 @@ def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> st
     body = joined(
         [
             element("h1", title),
-            paragraph(f"{len(shown)} photographs explained, {len(refused)} not graded", class_="meta"),
+            paragraph(f"explained: {len(shown)}; not graded: {len(refused)}", class_="meta"),
             note,
             element("ul", *shown, class_="gallery wide"),
             table("Not graded", ["photograph", "reason"], refused, words=True) if refused else Html(""),

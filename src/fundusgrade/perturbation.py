@@ -8,6 +8,7 @@ neighbors, most and least relevant first, and does not.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,7 +98,9 @@ def measure_road(
             keep[removed] = 0
             filled = real.clone()
             mask = torch.from_numpy(keep.reshape(bottom - top, -1))
-            filled[:, top:bottom] = imputer(real[:, top:bottom], mask)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # it hands tensors to NumPy
+                filled[:, top:bottom] = imputer(real[:, top:bottom], mask)
             pictures.append(filled)
     shares = answer_shares(network, torch.stack(pictures), target, choice)
     return float(np.mean([least - most for most, least in zip(shares[::2], shares[1::2], strict=True)]) / 2)

@@ -1,0 +1,127 @@
+"""What an explanation costs: time beside grading on one 12-megapixel photograph, and memory over many in a row.
+
+    python benchmarks/explain.py                 # both, the shipped model
+    python benchmarks/explain.py --model NAME --count 100
+
+Times are medians of runs that take turns in one process, and of whole commands; the photograph is drawn here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from fundusgrade.explain import ExplainOptions
+from fundusgrade.explaining import explain_photograph
+from fundusgrade.explanation_files import draw_figure
+from fundusgrade.grading import Grader
+from fundusgrade.options import Attribution
+
+SAMPLES = Path(__file__).resolve().parent.parent / "docs" / "samples"
+WIDTH, HEIGHT = 4288, 2848
+WARM_UP = 50
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--count", type=int, default=500, help="explanations in a row; 0 for none")
+    parser.add_argument("--repeats", type=int, default=7)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        photograph = draw_photograph(Path(folder) / "eye.jpg")
+        grader = Grader.load(chosen.model)
+        print(f"{grader.name}; {grader.choice.describe()}; {WIDTH} x {HEIGHT} JPEG")
+        compare_calls(grader, photograph, chosen.repeats)
+        compare_commands(chosen.model, photograph, max(3, chosen.repeats // 2))
+        if chosen.count:
+            watch_memory(grader, Path(folder), chosen.count)
+
+
+def draw_photograph(path: Path) -> Path:
+    """The drawn severe eye on a wide black sensor."""
+    eye = cv2.imread(str(SAMPLES / "drawn_severe.jpg"))
+    canvas = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    left = (WIDTH - HEIGHT) // 2
+    canvas[:, left : left + HEIGHT] = cv2.resize(eye, (HEIGHT, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    Image.fromarray(canvas[..., ::-1]).save(path, quality=92)
+    return path
+
+
+def compare_calls(grader: Grader, path: Path, repeats: int) -> None:
+    """In one process that has everything loaded."""
+    ways: dict[str, Callable[[], object]] = {"grading twice": lambda: [grader.grade(path) for _ in range(2)]}
+    for method in (Attribution.GRAD_CAM, Attribution.INTEGRATED):
+        options = [ExplainOptions(method=method)]
+        ways[f"{method.value}, as shown"] = lambda options=options: explain_photograph(
+            path, [grader], options, at_least_px=1200
+        )
+        ways[f"{method.value}, every pixel"] = lambda options=options: explain_photograph(path, [grader], options)
+    report("one process, everything loaded", ways, repeats)
+
+
+def compare_commands(model: str | None, path: Path, repeats: int) -> None:
+    """Whole commands, as a person waits for them."""
+    named = ["--model", model] if model else []
+    figure = str(path.with_suffix(".png"))
+
+    def run(*words: str) -> None:
+        subprocess.run([sys.executable, "-m", "fundusgrade", *words, *named], check=True, capture_output=True)
+
+    ways: dict[str, Callable[[], object]] = {
+        "grading twice": lambda: [run("predict", str(path)) for _ in range(2)],
+        "integrated": lambda: run("explain", str(path), "--out", figure),
+        "grad-cam": lambda: run("explain", str(path), "--out", figure, "--method", "grad-cam"),
+    }
+    report("whole commands, figure included", ways, repeats)
+
+
+def report(title: str, ways: dict[str, Callable[[], object]], repeats: int) -> None:
+    """Time the ways in turns; print medians, and ratios to the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if repeat:  # the first round warms up
+                seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    first = next(iter(medians.values()))
+    print(f"\n{title}")
+    for name, median in medians.items():
+        print(f"  {name:28s} {1000 * median:7.0f} ms   {median / first:5.2f} x")
+
+
+def watch_memory(grader: Grader, folder: Path, count: int) -> None:
+    """Explain and draw many photographs in a row; what the process holds must not grow after the first ones."""
+    paths = sorted(SAMPLES.glob("*.jpg"))
+    held: list[int] = []
+    for number in range(count):
+        path = paths[number % len(paths)]
+        draw_figure(explain_photograph(path, [grader], [ExplainOptions()], at_least_px=1200), folder / "heat.jpg", None)
+        held.append(resident_bytes())
+    after = held[min(WARM_UP, count - 1) :]
+    grown = (max(after) - after[0]) / 1e6
+    print(f"\n{count} explanations in a row with figures: {after[0] / 1e6:.0f} MB after {WARM_UP},")
+    print(f"  {after[-1] / 1e6:.0f} MB at the end, {grown:+.0f} MB at most")
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds, from Linux."""
+    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    return int(fields[1]) * 4096
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Do finer layers and tiles bring maps closer to lesions? On photographs with masks, in IDRiD's layout.
+
+python benchmarks/finer_maps.py FOLDER --model NAME [--model NAME ...] [--target referable]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fundusgrade.explain import ExplainOptions, fits
+from fundusgrade.grading import Grader
+from fundusgrade.intake import open_photograph
+from fundusgrade.lesions import any_lesion, find_lesion_photographs, lesion_coverage, measure_agreement, read_lesions
+from fundusgrade.options import Attribution, Layer
+from fundusgrade.resampling import estimate, ratio, resample
+from fundusgrade.targets import Target, parse_target
+
+
+def main() -> None:
+    """Measure and print a row for each model and way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", action="append", required=True)
+    parser.add_argument("--target", default="referable")
+    chosen = parser.parse_args()
+    print("model | way | heat on lesions / their area | average precision | peak on lesion")
+    for name in chosen.model:
+        grader = Grader.load(name)
+        for options in ways(parse_target(chosen.target)):
+            if fits(grader.network, options):
+                numbers = np.array(list(agreements(grader, chosen.folder, options)))
+                shown = " | ".join(words(column) for column in numbers.T)
+                print(f"{grader.name} | {options.describe()} | {shown}", flush=True)
+
+
+def ways(target: Target) -> Iterator[ExplainOptions]:
+    """The default as it is and in tiles; Grad-CAM and HiResCAM on every layer, and in tiles."""
+    yield ExplainOptions(target=target, method=Attribution.INTEGRATED)
+    yield ExplainOptions(target=target, method=Attribution.INTEGRATED, tiles=2)
+    for method in (Attribution.GRAD_CAM, Attribution.HIRES_CAM, Attribution.LAYER_CAM):
+        for layer in Layer:
+            yield ExplainOptions(target=target, method=method, layer=layer)
+    yield ExplainOptions(target=target, method=Attribution.GRAD_CAM, tiles=2)
+
+
+def agreements(grader: Grader, folder: Path, options: ExplainOptions) -> Iterator[tuple[float, float, float]]:
+    """Of each photograph with heat: lift, average precision, and whether the peak lies on a lesion."""
+    for found in find_lesion_photographs(folder):
+        opened = open_photograph(found.path, grader.recipe)
+        (explanation,) = grader.explain_opened(opened, [options])
+        values, prepared = explanation.heat_map.values, explanation.prepared
+        mask = any_lesion(read_lesions(found.path.stem, folder / "masks", opened.photograph.shape))
+        coverage = lesion_coverage(mask, prepared.placement, len(values))
+        agreement = measure_agreement(values, prepared.mask, coverage)
+        if agreement.lift is not None and agreement.average_precision is not None:
+            yield agreement.lift, agreement.average_precision, float(bool(agreement.peak_on_lesion))
+
+
+def words(values: np.ndarray) -> str:
+    """The mean with its 95 % interval over photographs."""
+    sample = resample(np.zeros(len(values), np.int64), np.arange(len(values)))
+    totals = sample.totals(np.stack([values, np.ones(len(values))], axis=1))
+    found = estimate(ratio(totals[:, 0], totals[:, 1]), sample)
+    if found.low is None or found.high is None:
+        return f"{found.value:.2f}"
+    return f"{found.value:.2f} ({found.low:.2f}-{found.high:.2f})"
+
+
+if __name__ == "__main__":
+    main()
