@@ -466,6 +466,25 @@ def test_explain_makes_a_folder_with_an_index_and_goes_on(workplace: Path) -> No
     assert "fundusgrade" in page
 
 
+def test_a_mask_that_does_not_fit_does_not_end_the_run(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [1, 2])
+    (workplace / "masks").mkdir()
+    Image.fromarray(np.zeros((20, 20), np.uint8)).resize((40, 40)).save("masks/eye01_HE.png")
+    outcome = Outcome("fundusgrade explain images --out maps --masks masks")
+    assert outcome.code == 3
+    assert "eye01_HE.png has 40 x 40 pixels, its photograph 160 x 160" in outcome.stderr
+    assert Path("maps/eye02-explained.jpg").is_file()
+
+
+def test_several_photographs_need_a_folder(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [1, 2])
+    outcome = Outcome("fundusgrade explain images --out heat.png")
+    assert outcome.code == 1
+    assert "--out heat.png: several photographs need a folder" in outcome.stderr
+
+
 def test_one_photograph_is_explained_alike_alone_and_in_a_folder(workplace: Path) -> None:
     install_model()
     save_photographs(workplace / "images", [1])

@@ -432,6 +432,7 @@ def test_shares_add_up_for_a_network_that_does_not_mind_mirroring() -> None:
             for each in (symmetric, blank_picture(symmetric, outline))
         ]
     shares = integrate(network, symmetric, outline, SEVERE, CPU)
+    assert explained(network, symmetric, SEVERE, Attribution.INTEGRATED).net == pytest.approx(float(shares.sum()))
     assert abs(difference[0] - difference[1]) > 0.05
     assert shares.sum() == pytest.approx(difference[0] - difference[1], rel=0.1)
 

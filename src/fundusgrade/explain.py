@@ -75,7 +75,8 @@ class HeatMap:
     """An explanation: `values` (S, S) float32 >= 0 on the canonical picture, in the unit of its scale.
 
     `cells` (h, w) is what the method found before negative values were cut off and it was enlarged. The target is never
-    `PREDICTED`, the method never `AUTO`.
+    `PREDICTED`, the method never `AUTO`. `net` is what all pixels together add to the score, for and against, where the
+    method says so: heat alone shows what speaks for it.
     """
 
     values: NDArray[np.float32]
@@ -84,6 +85,7 @@ class HeatMap:
     score: float
     method: Attribution
     scale: HeatScale
+    net: float | None = None
 
 
 def default_method(network: GradingNetwork) -> Attribution:
@@ -142,7 +144,8 @@ def explain(
             target, score = _answer(network, picture, options.target, choice)
             shares = integrate(network, picture, outline, target, choice)
             density = _density(network, picture)
-            return _heat_map(options, target, score, shares * density, gather(shares) * density)
+            heat_map = _heat_map(options, target, score, shares * density, gather(shares) * density)
+            return replace(heat_map, net=float(shares.sum()))
         if options.method is Attribution.ROLLOUT:
             target, score = _answer(network, picture, options.target, choice)
             cells = roll_out(network, _batch(network, picture, choice), target)
@@ -178,7 +181,7 @@ def _heat_map(
 def _density(network: GradingNetwork, picture: Picture) -> float:
     """Pixels of a thousandth of what the network sees."""
     top, bottom = network.spec.rows or (0, len(picture))
-    return (bottom - top) * picture.shape[1] / _THOUSANDTHS
+    return float((bottom - top) * picture.shape[1] / _THOUSANDTHS)
 
 
 def _batch(network: GradingNetwork, picture: Picture, choice: DeviceChoice) -> Tensor:
@@ -190,7 +193,7 @@ def _answer(network: GradingNetwork, picture: Picture, target: Target, choice: D
     with torch.no_grad():
         logits = network(_batch(network, picture, choice)).float()
         resolved = resolve_target(target, logits[0])
-        return resolved, target_scores(resolved, logits)[0].item()
+        return resolved, float(target_scores(resolved, logits)[0].item())
 
 
 # The CAM family

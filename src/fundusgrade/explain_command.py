@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fundusgrade.errors import DatasetError, UngradableError
+from fundusgrade.errors import DatasetError, StoreError, UngradableError
 from fundusgrade.options import DeviceName, Precision, Split
 from fundusgrade.terminal import command, counting, message, show
 
@@ -50,7 +51,7 @@ def explain(
 ) -> None:
     """Show on photographs where the evidence for a grade lies, on a scale that does not exaggerate."""
     from fundusgrade.explaining import check_fit
-    from fundusgrade.images import find_images
+    from fundusgrade.images import IMAGE_SUFFIXES, find_images
 
     methods = _methods(method, target, tiles)
     found = find_images(photographs)
@@ -60,6 +61,8 @@ def explain(
     check_fit(graders, methods)
     several = len(found) > 1 or any(path.is_dir() for path in photographs)
     if several:
+        if out is not None and out.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"):
+            raise StoreError(f"--out {out}: several photographs need a folder, not a picture; name one, such as maps/")
         folder = out or Path(f"{photographs[0].resolve().name}-explained")
         num_ungraded = _explain_folder(found, graders, methods, folder, masks, arrays)
     else:
@@ -174,7 +177,7 @@ def _explain_folder(
         for each, name in zip(found, figure_names(found), strict=True):
             try:
                 entries.append(_explain_into(folder, each, name, graders, methods, masks, arrays))
-            except UngradableError as error:
+            except (UngradableError, DatasetError) as error:  # a mask that does not fit must not end the run either
                 ungraded = Ungraded(image=each.name, model=graders[0].name, reason=str(error))
                 entries.append(IndexEntry(name=each.name, figure=None, lines=(), ungraded=ungraded))
             on_progress(len(entries), len(found))
@@ -219,7 +222,10 @@ def _examined(
 ) -> Findings:
     from fundusgrade.examination import Examination, examine_photographs
 
-    asked = Examination(target=methods[0].target, methods=tuple(methods))
+    if methods[0].tiles > 1:
+        message("tests are run on maps without --tiles")
+    whole = tuple(replace(each, tiles=1) for each in methods)
+    asked = Examination(target=methods[0].target, methods=whole)
     with counting("testing") as on_progress:
         return examine_photographs(graders, found, masks, asked, "photographs", on_progress)
 

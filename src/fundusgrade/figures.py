@@ -65,9 +65,11 @@ def draw_explanations(
 
 def _explanation_panel(explanation: Explanation) -> Panel:
     prediction, grade = explanation.prediction, explanation.prediction.grade
+    net = explanation.heat_map.net
+    together = "" if net is None else f", together {net:+.1f} {explanation.target.unit}".replace("-", "\N{MINUS SIGN}")
     subtitle = (
         f"Grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}\n"
-        f"evidence for: {explanation.target.name}; {explanation.options.describe()}"
+        f"evidence for: {explanation.target.name}{together}; {explanation.options.describe()}"
     )
     return Panel(title=printable(prediction.model), subtitle=subtitle, heat=explanation.heat)
 
