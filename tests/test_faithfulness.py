@@ -67,7 +67,7 @@ def test_means_and_paired_differences_are_those_of_the_photographs() -> None:
     second = first - 0.2 + generator.normal(0, 0.1, 80)
     sample = resample(np.zeros(80, np.int64), np.arange(80))
     both = measured({"a": list(first), "b": list(second)})
-    found = summarize(both, sample, data="drawn", target="referable", decoys=DECOYS)
+    found = summarize(both, sample, data="drawn", target="referable")
     assert [each.mean.value for each in found.findings] == pytest.approx([first.mean(), second.mean()])
     (difference,) = found.between_models
     assert (difference.first, difference.second, difference.within) == ("a", "b", "grad-cam")
@@ -83,7 +83,7 @@ def test_means_and_paired_differences_are_those_of_the_photographs() -> None:
 def test_what_is_undefined_on_a_photograph_is_left_out_there() -> None:
     values = {"a": [1.0, None, 3.0, 5.0], "b": [2.0, 2.0, None, 4.0]}
     sample = resample(np.zeros(4, np.int64), np.arange(4))
-    found = summarize(measured(values), sample, data="drawn", target="referable", decoys=DECOYS)
+    found = summarize(measured(values), sample, data="drawn", target="referable")
     assert [(each.mean.value, each.num_photographs) for each in found.findings] == [
         (pytest.approx(3.0), 3),
         (pytest.approx(8 / 3), 3),
@@ -95,7 +95,7 @@ def test_what_is_undefined_on_a_photograph_is_left_out_there() -> None:
 def test_one_photograph_has_no_interval() -> None:
     sample = resample(np.zeros(1, np.int64), np.arange(1))
     peak = measured({"a": [1.0]}, test="lesions", measure="peak on lesion")
-    (found,) = summarize(peak, sample, data="drawn", target="referable", decoys=DECOYS).findings
+    (found,) = summarize(peak, sample, data="drawn", target="referable").findings
     assert (found.mean.value, found.mean.low, found.mean.high) == (1.0, None, None)
 
 
@@ -105,7 +105,7 @@ def test_copies_are_drawn_together() -> None:
     twice = resample(np.zeros(80, np.int64), np.repeat(np.arange(40), 2))
     doubled = [value for value in values for _ in range(2)]
     one, other = (
-        summarize(measured({"a": column}), sample, data="", target="", decoys=()).findings[0].mean
+        summarize(measured({"a": column}), sample, data="", target="").findings[0].mean
         for column, sample in ((values, alone), (doubled, twice))
     )
     assert one.value == pytest.approx(other.value)
@@ -195,11 +195,16 @@ def test_models_that_see_other_pictures_are_not_laid_side_by_side(tmp_path: Path
 def test_findings_become_tables_a_file_and_a_figure(tmp_path: Path) -> None:
     values = {"a": [0.1, 0.2, None], "b": [0.3, 0.1, 0.2]}
     sample = resample(np.zeros(3, np.int64), np.arange(3))
-    found = summarize(measured(values), sample, data="drawn [red]", target="referable", decoys=DECOYS)
+    found = summarize(measured(values), sample, data="drawn [red]", target="referable")
     tables = findings_tables(found)
     assert [table.row_count for table in tables] == [2, 1]
-    written = write_findings([found], tmp_path / "out")
-    content = json.loads(written.read_text())
+    road = summarize(
+        measured(values, test="perturbation", measure="ROAD"), sample, data="a/b, test", target="referable"
+    )
+    written = write_findings([found, road], tmp_path / "out")
+    assert [path.name for path in written] == ["faithfulness.json", "a-b-test-road.png"]
+    assert all(path.is_file() for path in written)
+    content = json.loads(written[0].read_text())
     assert content["studies"][0]["findings"][0]["mean"]["value"] == pytest.approx(0.15)
     assert "not a medical device" in content["notice"]
     draw_findings(found, "concentration", "m", tmp_path / "out" / "m.png", chance=0.1)

@@ -17,11 +17,19 @@ OPTIC_DISC = "optic disc"
 DECOYS = (RANDOM, CENTER, CONTRAST, VESSELS, OPTIC_DISC)
 """Smooth noise, a Gaussian in the middle, local contrast, dark lines, and the optic disc."""
 
+RANDOMIZED = ", randomized"
+"""Ends the name of a method's map of a network that forgot everything, which is a decoy too."""
+
 # Noise has grains of about this size, of the picture's side; the Gaussian reaches half the radius.
 _GRAIN_FRACTION = 1 / 56
 _CENTER_SPREAD = 0.5
 _CONTRAST_SIGMA_FRACTION = 1 / 28
 _CONTRAST_GRAIN_FRACTION = 1 / 224
+
+
+def is_decoy(method: str) -> bool:
+    """Whether a map of this name knows nothing of the network as it learned."""
+    return method in DECOYS or method.endswith(RANDOMIZED)
 
 
 def decoy_map(

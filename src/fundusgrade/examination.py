@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from fundusgrade.dataset import ManifestRow, PreparedDataset
-from fundusgrade.decoys import DECOYS
 from fundusgrade.errors import DatasetError, ExplanationError, UngradableError
 from fundusgrade.explain import ExplainOptions, fits
-from fundusgrade.faithfulness import RANDOMIZED, Plan, Subject, examine_all
+from fundusgrade.faithfulness import Plan, Subject, examine_all
 from fundusgrade.findings import Findings, summarize
 from fundusgrade.grading import Grader
 from fundusgrade.images import FoundImage
@@ -70,7 +69,7 @@ def examine_dataset(
     grades = np.array([int(row.grade or 0) for row in rows], np.int64)
     groups = np.array([row.group for row in rows], np.int64)
     sample = resample(grades, groups, num_draws=asked.num_draws)
-    return summarize(measured, sample, data=f"{dataset.name}, {split}", target=asked.target.name, decoys=DECOYS)
+    return summarize(measured, sample, data=f"{dataset.name}, {split}", target=asked.target.name)
 
 
 def examine_lesions(
@@ -102,8 +101,7 @@ def examine_photographs(
     measured = examine_all(graders, plan, subjects, lambda done: on_progress(done, len(found)))
     # Nothing is known of grades or patients: each photograph is drawn by itself.
     sample = resample(np.zeros(len(found), np.int64), np.arange(len(found)), num_draws=asked.num_draws)
-    decoys = (*DECOYS, *sorted({each.method for each in measured if each.method.endswith(RANDOMIZED)}))
-    return summarize(measured, sample, data=data, target=asked.target.name, decoys=decoys)
+    return summarize(measured, sample, data=data, target=asked.target.name)
 
 
 def _photographs(found: Sequence[FoundImage], masks: Path | None, grader: Grader) -> Iterator[Subject]:

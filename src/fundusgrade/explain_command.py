@@ -107,7 +107,7 @@ def faithfulness(
         with counting("lesions") as on_progress:
             studies.append(examine_lesions(graders, lesions, asked, on_progress))
     if out is not None:
-        message(f"written: {write_findings(studies, out)!s}")
+        message(f"written: {', '.join(map(str, write_findings(studies, out)))}")
     for study in studies:
         show_findings(study)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.concentration import coarsened, measure_concentration
-from fundusgrade.decoys import DECOYS, decoy_map
+from fundusgrade.decoys import DECOYS, RANDOMIZED, decoy_map, is_decoy
 from fundusgrade.explain import ExplainOptions, HeatMap, explain, fits
 from fundusgrade.findings import Measured
 from fundusgrade.grading import Grader
@@ -28,9 +28,6 @@ from fundusgrade.targets import PREDICTED, Target, grade_target
 
 SHIFT_PX = 3
 """Columns that a picture is moved by, of 224, to see whether its map moves along."""
-
-RANDOMIZED = ", randomized"
-"""Ends the names of maps of networks that forgot everything, which are decoys too."""
 
 _EARLY = 0.02
 
@@ -113,7 +110,7 @@ class Examiner:
     def _examine_map(self, view: _View, name: str, values: NDArray[np.float32]) -> Iterator[Measured]:
         """The tests that need nothing but a map, so that decoys undergo them too."""
         tests: list[tuple[str, str, float | None]] = []
-        if self._plan.with_concentration and name not in DECOYS and not name.endswith(RANDOMIZED):
+        if self._plan.with_concentration and not is_decoy(name):
             tests += _concentration(view, values)
         if self._plan.with_perturbation:
             tests += _perturbation(view, values)

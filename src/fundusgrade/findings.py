@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.comparison import bootstrap_p, correct_by_holm
+from fundusgrade.decoys import DECOYS, RANDOMIZED, is_decoy
 from fundusgrade.resampling import Estimate, Resample, estimate, estimate_share, ratio
 
 
@@ -86,9 +87,7 @@ _Key = tuple[str, str, str, str]
 _Columns = dict[_Key, NDArray[np.float64]]
 
 
-def summarize(
-    measured: Sequence[Measured], sample: Resample, *, data: str, target: str, decoys: Sequence[str]
-) -> Findings:
+def summarize(measured: Sequence[Measured], sample: Resample, *, data: str, target: str) -> Findings:
     """Means, differences between models and over decoys of what was measured on the N photographs of a resample."""
     columns = _columns(measured, sample.weights.shape[1])
     findings = [_finding(key, values, sample) for key, values in columns.items()]
@@ -97,8 +96,8 @@ def summarize(
         target=target,
         num_photographs=len({each.photograph for each in measured}),
         findings=tuple(findings),
-        between_models=_corrected(_model_differences(columns, sample, decoys)),
-        over_decoys=_corrected(_decoy_differences(columns, sample, decoys)),
+        between_models=_corrected(_model_differences(columns, sample)),
+        over_decoys=_corrected(_decoy_differences(columns, sample)),
     )
 
 
@@ -133,9 +132,9 @@ def _means(values: NDArray[np.float64], sample: Resample) -> NDArray[np.float64]
     return ratio(totals[:, 0], totals[:, 1])
 
 
-def _model_differences(columns: _Columns, sample: Resample, decoys: Sequence[str]) -> list[Difference]:
+def _model_differences(columns: _Columns, sample: Resample) -> list[Difference]:
     found = []
-    places = {key[1:]: None for key in columns if key[2] in COMPARED_BETWEEN_MODELS and key[1] not in decoys}
+    places = {key[1:]: None for key in columns if key[2] in COMPARED_BETWEEN_MODELS and not is_decoy(key[1])}
     for place in places:
         models = [key[0] for key in columns if key[1:] == place]
         for first, second in combinations(models, 2):
@@ -144,12 +143,12 @@ def _model_differences(columns: _Columns, sample: Resample, decoys: Sequence[str
     return found
 
 
-def _decoy_differences(columns: _Columns, sample: Resample, decoys: Sequence[str]) -> list[Difference]:
+def _decoy_differences(columns: _Columns, sample: Resample) -> list[Difference]:
     found = []
     for (model, method, test, measure), values in columns.items():
-        if method in decoys or COMPARED_WITH_DECOYS.get(test) != measure:
+        if is_decoy(method) or COMPARED_WITH_DECOYS.get(test) != measure:
             continue
-        for decoy in decoys:
+        for decoy in (*DECOYS, f"{method}{RANDOMIZED}"):
             other = columns.get((model, decoy, test, measure))
             if other is not None:
                 found.append(_difference(test, measure, model, (method, decoy), (values, other), sample))

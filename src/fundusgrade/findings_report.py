@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from fundusgrade.comparison import p_value
-from fundusgrade.decoys import DECOYS
+from fundusgrade.decoys import is_decoy
 from fundusgrade.figures import printable
 from fundusgrade.findings import Difference, Finding, Findings
 from fundusgrade.grades import RESEARCH_USE
@@ -20,6 +21,22 @@ from fundusgrade.resampling import Estimate
 from fundusgrade.store import write_atomically
 
 FINDINGS_FILE = "faithfulness.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """A measure that gets a figure of its own, and what a map that knows nothing has."""
+
+    name: str
+    test: str
+    measure: str
+    chance: float
+
+
+_FIGURES = (
+    _Drawn(name="road", test="perturbation", measure="ROAD", chance=0.0),
+    _Drawn(name="lesions", test="lesions", measure="heat on lesions / their area", chance=1.0),
+)
 
 
 def findings_tables(findings: Findings) -> list[Table]:
@@ -33,12 +50,24 @@ def findings_tables(findings: Findings) -> list[Table]:
     return tables
 
 
-def write_findings(findings: Sequence[Findings], folder: Path) -> Path:
-    """Write all that was found as indented JSON, undefined numbers as null. Raises StoreError where it cannot be."""
-    path = folder / FINDINGS_FILE
+def write_findings(findings: Sequence[Findings], folder: Path) -> list[Path]:
+    """Write all that was found as indented JSON, undefined numbers as null, and a figure of each main measure.
+
+    Raises StoreError where a file cannot be written.
+    """
+    written = [folder / FINDINGS_FILE]
     content = {"studies": [asdict(each) for each in findings], "notice": RESEARCH_USE}
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return path
+    write_atomically(written[0], json.dumps(content, indent=1, allow_nan=False) + "\n")
+    for study in findings:
+        for figure in _FIGURES:
+            if any((each.test, each.measure) == (figure.test, figure.measure) for each in study.findings):
+                written.append(folder / f"{_file_word(study.data)}-{figure.name}.png")
+                draw_findings(study, figure.test, figure.measure, written[-1], chance=figure.chance)
+    return written
+
+
+def _file_word(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "study"
 
 
 def _test_table(findings: Findings, test: str) -> Table:
@@ -69,7 +98,7 @@ def _difference_table(title: str, within: str, differences: Sequence[Difference]
 
 
 def _style(method: str) -> str:
-    return "dim" if method in DECOYS else ""
+    return "dim" if is_decoy(method) else ""
 
 
 def _estimate(of: Estimate) -> str:
@@ -117,8 +146,8 @@ def _draw_dot(panel: object, finding: Finding, place: int) -> None:
     mean = finding.mean
     if mean.value is None:
         return
-    is_decoy = finding.method in DECOYS or finding.method.endswith("randomized")
-    color = "0.45" if is_decoy else "#0072B2"
+    hollow = is_decoy(finding.method)
+    color = "0.45" if hollow else "#0072B2"
     if mean.low is not None and mean.high is not None:
         panel.plot([mean.low, mean.high], [place, place], color=color, linewidth=2)
-    panel.plot([mean.value], [place], marker="o", color=color, markerfacecolor="white" if is_decoy else color)
+    panel.plot([mean.value], [place], marker="o", color=color, markerfacecolor="white" if hollow else color)
