@@ -457,7 +457,7 @@ def test_explain_makes_a_folder_with_an_index_and_goes_on(workplace: Path) -> No
     outcome = Outcome("fundusgrade explain images --out maps")
     assert outcome.code == 3
     assert outcome.stdout.count("(tiny)\n") == 2
-    assert "not graded: images/bad.png: the file is empty" in outcome.stderr
+    assert "not explained: images/bad.png: the file is empty" in outcome.stderr
     assert "written: maps/index.html" in outcome.stderr
     files = sorted(path.relative_to("maps").as_posix() for path in Path("maps").rglob("*") if path.is_file())
     assert files == ["clinic/eye01-explained.jpg", "clinic/eye02-explained.jpg", "index.html"]
@@ -499,7 +499,7 @@ def test_explain_scores_its_maps(workplace: Path) -> None:
     save_photographs(workplace, [1])
     outcome = Outcome("fundusgrade explain eye01.png --score --method grad-cam --target referable")
     assert outcome.code == 0
-    for word in ("perturbation", "concentration", "randomization", "stability", "random", "center", "ROAD"):
+    for word in ("perturbation", "concentration", "randomization", "stability", "│ random ", "center", "ROAD"):
         assert word in outcome.stdout
 
 
@@ -510,7 +510,23 @@ def test_explain_refuses_an_unknown_method_before_anything_else(option: str) -> 
     assert "Error: cannot explain by" in outcome.stderr
 
 
-def test_faithfulness_of_a_data_set_and_a_folder_of_lesions(workplace: Path) -> None:
+def test_faithfulness_of_a_folder_of_lesions(workplace: Path) -> None:
+    install_model()
+    (path,) = save_photographs(workplace / "idrid" / "images", [1])
+    (workplace / "idrid" / "masks").mkdir()
+    mask = np.zeros((160, 160), np.uint8)
+    mask[60:80, 60:80] = 255
+    Image.fromarray(mask).save(workplace / "idrid" / "masks" / f"{path.stem}_HE.png")
+    outcome = Outcome("fundusgrade faithfulness --lesions idrid --method grad-cam --target referable --out study")
+    assert outcome.code == 0, outcome.stderr
+    assert "lesions: idrid, evidence for referable" in outcome.stdout
+    assert "haemorrhages: idrid" in outcome.stdout
+    assert "idrid-lesions.png" in outcome.stderr
+    outcome = Outcome("fundusgrade faithfulness gone --lesions nowhere")
+    assert "no photographs with lesion masks in nowhere" in outcome.stderr
+
+
+def test_faithfulness_of_a_data_set(workplace: Path) -> None:
     install_model()
     dataset = install_dataset("drawn")
     save_labeled_photographs(dataset.root or workplace)

@@ -177,6 +177,8 @@ def test_photographs_that_cannot_be_graded_are_left_out(tmp_path: Path) -> None:
     asked = Examination(target=REFERABLE, methods=(GRAD_CAM,), num_draws=100)
     study = examine_photographs(load("cnn-a"), found, None, asked, "photographs")
     assert study.num_photographs == 2
+    with pytest.raises(DatasetError, match="none of 1 photographs could be tested"):
+        examine_photographs(load("cnn-a"), found[:1], None, asked, "photographs")
     assert not [each for each in study.findings if each.test == "lesions"]
 
 

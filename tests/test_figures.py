@@ -138,8 +138,8 @@ def test_explanations_become_titled_columns_and_rows(tmp_path: Path, monkeypatch
     assert [row.scale.unit for row in drawn] == ["integrated", "grad-cam"]
     assert [panel.title for row in drawn for panel in row.panels] == ["cnn", "vit", "cnn", "vit"]
     assert [panel.subtitle.splitlines() for panel in drawn[0].panels] == [
-        ["Grade 2 Moderate, p = 0.60", "evidence for: grade 2 Moderate; integrated"],
-        ["Grade 2 Moderate, p = 0.60", "evidence for: referable; integrated"],
+        ["Grade 2 Moderate, p = 0.60", "evidence for: grade 2 Moderate, score 1.0; integrated"],
+        ["Grade 2 Moderate, p = 0.60", "evidence for: referable, score 1.0; integrated"],
     ]
 
 

@@ -114,7 +114,7 @@ def test_masks_are_found_by_name(tmp_path: Path) -> None:
         read_lesions("eye", tmp_path / "masks", (40, 60))
 
 
-def test_a_mask_of_one_pixel_survives_a_strong_reduction() -> None:
+def test_a_small_lesion_survives_a_strong_reduction() -> None:
     eye = plain_retina(900)
     prepared = preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=112))
     mask = np.zeros((900, 900), np.bool_)

@@ -11,10 +11,10 @@ from fundusgrade import store
 from fundusgrade.checkpoint import load_checkpoint
 from fundusgrade.device import DeviceChoice
 from fundusgrade.explain import ExplainOptions, explain
-from fundusgrade.model import GradingNetwork, build_network, network_spec
+from fundusgrade.model import GradingNetwork, build_network, network_spec, to_tensor
 from fundusgrade.options import Precision
 from fundusgrade.preprocess import PreprocessRecipe, canonical_outline
-from fundusgrade.randomization import compare_maps, randomized, structural_similarity
+from fundusgrade.randomization import UNLIKE, compare_maps, randomized, structural_similarity
 from fundusgrade.targets import REFERABLE, Target
 from tests.drawn_eyes import healthy_eye, paint_lesions, preprocess_photograph
 from tests.models_for_tests import random_network
@@ -45,7 +45,11 @@ def test_the_default_map_of_a_network_that_forgot_is_another(arch: str) -> None:
     prepared = preprocess_photograph(eye.photograph, RECIPE)
     learned = map_of(network, prepared.picture)
     likeness = [
-        compare_maps(learned, map_of(randomized(network, 1.0, seed), prepared.picture), prepared.mask)
+        compare_maps(
+            learned,
+            map_of(randomized(network, 1.0, to_tensor(prepared.picture)[None], seed), prepared.picture),
+            prepared.mask,
+        )
         for seed in range(2)
     ]
     assert learned[prepared.mask].max() > 0
@@ -59,7 +63,7 @@ def test_layers_forget_from_the_answer_down() -> None:
     before = {name: value.clone() for name, value in network.named_parameters()}
 
     def forgotten(depth: float) -> set[str]:
-        after = dict(randomized(network, depth).named_parameters())
+        after = dict(randomized(network, depth, torch.rand(2, 3, 64, 64)).named_parameters())
         return {name for name, value in before.items() if not torch.equal(after[name], value)}
 
     # A layer of ones and zeros starts anew as it was.
@@ -75,17 +79,17 @@ def test_parameters_without_a_start_are_shuffled() -> None:
     torch.manual_seed(0)
     torch.nn.init.normal_(network.backbone.pos_embed)  # type: ignore[arg-type]
     before = network.backbone.pos_embed.detach().clone()  # type: ignore[union-attr, operator]
-    after = randomized(network, 1.0).backbone.pos_embed.detach()  # type: ignore[union-attr, operator]
+    after = randomized(network, 1.0, torch.rand(2, 3, 160, 160)).backbone.pos_embed.detach()  # type: ignore[union-attr, operator]
     assert not torch.equal(before, after)
     assert torch.equal(before.flatten().sort().values, after.flatten().sort().values)
 
 
 def test_forgetting_leaves_the_random_numbers_of_others_alone() -> None:
-    network = build_network(network_spec("cnn", 64))
+    network, pictures = build_network(network_spec("cnn", 64)), torch.rand(2, 3, 64, 64)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    randomized(network, 1.0, seed=9)
+    randomized(network, 1.0, pictures, seed=9)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -94,7 +98,8 @@ def test_likeness_of_known_maps() -> None:
     first = generator.random((40, 40)).astype(np.float32)
     assert compare_maps(first, first**3, EVERYWHERE).rank_correlation == pytest.approx(1.0)
     assert compare_maps(first, 1 - first, EVERYWHERE).rank_correlation == pytest.approx(-1.0)
-    assert compare_maps(first, np.ones_like(first), EVERYWHERE).rank_correlation is None
+    assert compare_maps(first, np.ones_like(first), EVERYWHERE) == UNLIKE
+    assert compare_maps(np.zeros_like(first), np.zeros_like(first), EVERYWHERE) == UNLIKE
     mask = EVERYWHERE.copy()
     mask[:20] = False
     upper = first.copy()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fundusgrade.dataset import ManifestRow, PreparedDataset
+from fundusgrade.dataset import PreparedDataset
 from fundusgrade.errors import DatasetError, ExplanationError, UngradableError
 from fundusgrade.explain import ExplainOptions, fits
+from fundusgrade.explaining import check_comparable, check_fit
 from fundusgrade.faithfulness import Plan, Subject, examine_all
 from fundusgrade.findings import Findings, summarize
 from fundusgrade.grading import Grader
@@ -25,6 +26,9 @@ CLAIMED = (Attribution.AUTO, Attribution.GRAD_CAM)
 """Methods whose concentration is measured on all photographs: the default, and the one that is used most."""
 
 Progress = Callable[[int, int], None]
+
+Skipped = Callable[[str], None]
+"""Is told of a photograph that was left out, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +47,12 @@ def examine_dataset(
     split: str,
     asked: Examination,
     on_progress: Progress = lambda done, total: None,
+    on_skipped: Skipped = lambda reason: None,
 ) -> Findings:
     """Concentration of every photograph's maps, and all tests on `limit` of them, drawn at random with a fixed seed.
 
-    Raises DatasetError where photographs are missing or models need pictures of different kinds, ExplanationError where
-    a method does not fit a model.
+    Photographs that cannot be read are left out. Raises DatasetError where none can, ExplanationError where models look
+    at different pictures or a method fits none of them.
     """
     _check(graders, asked)
     rows = dataset.graded_rows(split)
@@ -63,8 +68,14 @@ def examine_dataset(
     )
     closely = Plan(methods=_methods(graders, asked), with_concentration=False)
     total = len(rows) + len(chosen)
-    first, then = _subjects(dataset, rows, range(len(rows)), graders[0]), _subjects(dataset, rows, chosen, graders[0])
+    paths = [dataset.photograph_path(row) for row in rows]
+    first, then = _subjects(paths, range(len(rows)), graders[0], on_skipped), _subjects(paths, chosen, graders[0])
     measured = examine_all(graders, everywhere, first, lambda done: on_progress(done, total))
+    if not measured:
+        raise DatasetError(
+            f"the photographs of the data set {dataset.name!r} cannot be read, such as {paths[0]}; prepare it again "
+            "where its photographs are"
+        )
     measured += examine_all(graders, closely, then, lambda done: on_progress(len(rows) + done, total))
     grades = np.array([int(row.grade or 0) for row in rows], np.int64)
     groups = np.array([row.group for row in rows], np.int64)
@@ -73,14 +84,18 @@ def examine_dataset(
 
 
 def examine_lesions(
-    graders: Sequence[Grader], folder: Path, asked: Examination, on_progress: Progress = lambda done, total: None
+    graders: Sequence[Grader],
+    folder: Path,
+    asked: Examination,
+    on_progress: Progress = lambda done, total: None,
+    on_skipped: Skipped = lambda reason: None,
 ) -> Findings:
     """All tests on the photographs of a folder in IDRiD's layout, which says where their lesions are.
 
-    Raises DatasetError where there are none, and as `examine_dataset` does.
+    Raises DatasetError where there are none, and as `examine_photographs` does.
     """
     found = find_lesion_photographs(folder)
-    return examine_photographs(graders, found, folder / "masks", asked, folder.name, on_progress)
+    return examine_photographs(graders, found, folder / "masks", asked, folder.name, on_progress, on_skipped)
 
 
 def examine_photographs(
@@ -90,41 +105,45 @@ def examine_photographs(
     asked: Examination,
     data: str,
     on_progress: Progress = lambda done, total: None,
+    on_skipped: Skipped = lambda reason: None,
 ) -> Findings:
-    """All tests on photographs; with a folder of masks those of lesions too. Those that cannot be graded are left out.
+    """All tests on photographs; with a folder of masks those of lesions too.
 
-    Raises DatasetError where a mask does not fit its photograph, and as `examine_dataset` does.
+    Photographs that cannot be graded, or whose masks do not fit, are left out. Raises DatasetError where all are, and
+    ExplanationError as `examine_dataset` does.
     """
     _check(graders, asked)
     plan = Plan(methods=_methods(graders, asked))
-    subjects = _photographs(found, masks, graders[0])
+    subjects = _photographs(found, masks, graders[0], on_skipped)
     measured = examine_all(graders, plan, subjects, lambda done: on_progress(done, len(found)))
+    if not measured:
+        raise DatasetError(f"none of {len(found)} photographs could be tested")
     # Nothing is known of grades or patients: each photograph is drawn by itself.
     sample = resample(np.zeros(len(found), np.int64), np.arange(len(found)), num_draws=asked.num_draws)
     return summarize(measured, sample, data=data, target=asked.target.name)
 
 
-def _photographs(found: Sequence[FoundImage], masks: Path | None, grader: Grader) -> Iterator[Subject]:
+def _photographs(
+    found: Sequence[FoundImage], masks: Path | None, grader: Grader, on_skipped: Skipped
+) -> Iterator[Subject]:
     for number, each in enumerate(found):
         try:
             opened = open_photograph(each.path, grader.recipe)
-        except UngradableError:
+            lesions = () if masks is None else read_lesions(each.path.stem, masks, opened.photograph.shape)
+        except (UngradableError, DatasetError) as error:
+            on_skipped(str(error))
             continue
-        lesions = () if masks is None else read_lesions(each.path.stem, masks, opened.photograph.shape)
         yield Subject(number=number, intake=opened.intake, lesions=lesions)
 
 
 def _subjects(
-    dataset: PreparedDataset, rows: Sequence[ManifestRow], numbers: Sequence[int], grader: Grader
+    paths: Sequence[Path], numbers: Sequence[int], grader: Grader, on_skipped: Skipped = lambda reason: None
 ) -> Iterator[Subject]:
     for number in numbers:
-        path = dataset.photograph_path(rows[number])
         try:
-            yield Subject(number=number, intake=take_in(path, grader.recipe))
+            yield Subject(number=number, intake=take_in(paths[number], grader.recipe))
         except UngradableError as error:
-            raise DatasetError(
-                f"{path} cannot be read ({error}); prepare the data set where its photographs are"
-            ) from error
+            on_skipped(f"{paths[number]}: {error}")
 
 
 def _claimed(asked: Examination) -> tuple[ExplainOptions, ...]:
@@ -144,17 +163,9 @@ def _of_target(methods: Sequence[ExplainOptions], target: Target) -> tuple[Expla
 
 
 def _check(graders: Sequence[Grader], asked: Examination) -> None:
-    names = [grader.name for grader in graders]
-    if len(set(names)) < len(names):
-        raise ExplanationError(
-            f"models are told apart by name, and these are called {', '.join(names)}; name each once"
-        )
-    kinds = {grader.recipe.describe() for grader in graders}
-    if len(kinds) > 1:
-        raise ExplanationError(
-            f"these models look at different pictures ({'; '.join(sorted(kinds))}), so that their maps cannot be laid "
-            "side by side; test them one at a time"
-        )
+    check_fit(graders, ())
+    check_comparable(graders)
     for method in asked.methods:
         if not any(fits(grader.network, method) for grader in graders):
-            raise ExplanationError(f"--method {method.describe()} fits none of {', '.join(names)}")
+            names = ", ".join(grader.name for grader in graders)
+            raise ExplanationError(f"--method {method.describe()} fits none of {names}")

@@ -3,7 +3,8 @@
 Usually a map is stretched to 0-1, which makes weak evidence look like strong evidence. Here heat keeps a unit.
 
 `integrated` follows the score from the picture without its details to the picture itself and gives each pixel its share
-(integrated gradients, Sundararajan et al., ICML 2017). Its heat is what a thousandth of the picture adds to the score.
+(integrated gradients, Sundararajan et al., ICML 2017). Its heat is what a thousandth of the picture like this place adds
+to the score, as closely as eight steps can tell.
 
 The methods of the CAM family weigh the channels of one of the network's maps; they come from pytorch-grad-cam
 (J. Gildenblat and contributors). Grad-CAM (Selvaraju et al., ICCV 2017) weighs a map A_k by its mean gradient alpha_k:
@@ -12,10 +13,10 @@ The methods of the CAM family weigh the channels of one of the network's maps; t
 
 If the whole picture looked like this place, the score would rise by this much. For a network that averages its last map
 and ends in a linear layer this is exact: the mean over the cells, before negative values are cut off, equals the score
-less its bias. For all others, and for HiResCAM and LayerCAM, it holds to first order.
+less its bias. For all others, and for HiResCAM, it holds to first order.
 
-`rollout` follows the attention of a vision transformer. It and Eigen-CAM know no unit: they say how many times their
-mean a place has.
+Grad-CAM++, LayerCAM, Eigen-CAM (whose sign is the library's guess) and `rollout`, which follows the attention of a
+vision transformer, have no unit: they say how many times their mean a place has.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from torch import Tensor, nn
 from fundusgrade.device import DeviceChoice
 from fundusgrade.errors import ExplanationError
 from fundusgrade.images import Picture
-from fundusgrade.integrated import gather, integrate
-from fundusgrade.layers import MapLayer, find_layers, is_transformer, refusal
+from fundusgrade.integrated import blank_picture, gather, integrate
+from fundusgrade.layers import MapLayer, find_attentions, find_layers, refusal
 from fundusgrade.model import GradingNetwork, lay_out, to_tensor
 from fundusgrade.options import Attribution, Layer
 from fundusgrade.overlay import HeatScale
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
 
 RELATIVE_UNIT = "times the mean"
 RELATIVE_FLOOR = 8.0
+WITHOUT_UNIT = frozenset(
+    {Attribution.GRAD_CAM_PLUS_PLUS, Attribution.LAYER_CAM, Attribution.EIGEN_CAM, Attribution.ROLLOUT}
+)
+"""Methods whose values are no change of a score: their heat says how many times its mean a place has."""
+
 INTEGRATED_SHARE = 0.125
 """Full strength of `integrated`, of a target's floor: half a logit, or a quarter of a grade, by a thousandth."""
 
@@ -75,8 +81,8 @@ class HeatMap:
     """An explanation: `values` (S, S) float32 >= 0 on the canonical picture, in the unit of its scale.
 
     `cells` (h, w) is what the method found before negative values were cut off and it was enlarged. The target is never
-    `PREDICTED`, the method never `AUTO`. `net` is what all pixels together add to the score, for and against, where the
-    method says so: heat alone shows what speaks for it.
+    `PREDICTED`, the method never `AUTO`. `blank_score` is that of the picture without its details, from which
+    `integrated` starts: heat alone shows what speaks for the target, the two scores show what came of it.
     """
 
     values: NDArray[np.float32]
@@ -85,7 +91,7 @@ class HeatMap:
     score: float
     method: Attribution
     scale: HeatScale
-    net: float | None = None
+    blank_score: float | None = None
 
 
 def default_method(network: GradingNetwork) -> Attribution:
@@ -97,9 +103,9 @@ def fits(network: GradingNetwork, options: ExplainOptions) -> bool:
     """Whether the network has what the method reads."""
     if options.method in (Attribution.AUTO, Attribution.INTEGRATED):
         return True
-    if options.method is Attribution.ROLLOUT:
-        return is_transformer(network)
     try:
+        if options.method is Attribution.ROLLOUT:
+            return bool(find_attentions(network))
         return bool(find_layers(network, options.layer, *network.spec.input_px))
     except ExplanationError:
         return False
@@ -145,19 +151,25 @@ def explain(
             shares = integrate(network, picture, outline, target, choice)
             density = _density(network, picture)
             heat_map = _heat_map(options, target, score, shares * density, gather(shares) * density)
-            return replace(heat_map, net=float(shares.sum()))
+            _, blank_score = _answer(network, blank_picture(picture, outline), target, choice)
+            return replace(heat_map, blank_score=blank_score)
         if options.method is Attribution.ROLLOUT:
             target, score = _answer(network, picture, options.target, choice)
             cells = roll_out(network, _batch(network, picture, choice), target)
         else:
             target, score, cells = _cam(network, picture, options, choice)
-    if options.method in (Attribution.ROLLOUT, Attribution.EIGEN_CAM):
+    if options.method in WITHOUT_UNIT:
         cells = cells / max(float(np.maximum(cells, 0).mean()), 1e-12)
     return _heat_map(options, target, score, cells, _enlarged(cells, network, picture))
 
 
-def merge_tiles(whole: HeatMap, values: NDArray[np.float32]) -> HeatMap:
-    """The heat map of a picture that was seen in parts: the whole one's score, the parts' heat (S, S)."""
+def merge_tiles(whole: HeatMap, values: NDArray[np.float32], num_tiles: int) -> HeatMap:
+    """The heat map of a picture that was seen in parts, num_tiles in each direction: the whole one's score and scale.
+
+    A thousandth of a part is a smaller share of the whole picture.
+    """
+    if whole.method is Attribution.INTEGRATED:
+        values = values * num_tiles**2
     return replace(whole, values=values, cells=values)
 
 
@@ -173,7 +185,7 @@ def _heat_map(
         unit = f"evidence ({target.unit} per 0.1 % of picture)"
         # Sharp peaks would leave no color for the rest: the scale is the same for all photographs.
         scale = HeatScale(unit=unit, ceiling=INTEGRATED_SHARE * target.floor)
-    elif options.method in (Attribution.ROLLOUT, Attribution.EIGEN_CAM):
+    elif options.method in WITHOUT_UNIT:
         scale = HeatScale(unit=RELATIVE_UNIT, floor=RELATIVE_FLOOR)
     return HeatMap(values=values, cells=cells, target=target, score=score, method=options.method, scale=scale)
 
@@ -214,13 +226,13 @@ def _cam(
         if any(len(cam.activations_and_grads.activations) != 1 for cam in cams) or not score.requires_grad:
             raise refusal(network, "its score does not pass through one last map")
         score.backward()  # type: ignore[no-untyped-call]
-        maps = [_signed_cells(cam, options.method) for cam in cams]
+        maps = [_signed_cells(cam) for cam in cams]
     finest = max(maps, key=lambda each: each.size).shape
     on_one_grid = [_resized(each, finest) for each in maps]
     return target, float(score.detach()), np.asarray(np.mean(on_one_grid, axis=0), np.float32)
 
 
-def _signed_cells(cam: BaseCAM, method: Attribution) -> NDArray[np.float32]:
+def _signed_cells(cam: BaseCAM) -> NDArray[np.float32]:
     """The map (h, w) in units of the score.
 
     Calling the object itself would stretch the map to 0-1, and would leave gradients in the weights.
@@ -229,9 +241,7 @@ def _signed_cells(cam: BaseCAM, method: Attribution) -> NDArray[np.float32]:
     activations = store.activations[0].float().numpy()
     gradients = store.gradients[0].float().numpy() if store.gradients else np.zeros_like(activations)
     cells = cam.get_cam_image(None, None, None, activations, gradients, False)[0]
-    # Grad-CAM++ sums its weights over the cells where the others take means.
-    factor = 1 if method is Attribution.GRAD_CAM_PLUS_PLUS else cells.size
-    return np.asarray(cells * factor, np.float32)
+    return np.asarray(cells * cells.size, np.float32)
 
 
 def _cam_class(method: Attribution) -> type[BaseCAM]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fundusgrade.decoding import in_words
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
+from fundusgrade.intake import DECODING_MARGIN
 from fundusgrade.options import DeviceName, Precision, Split
 from fundusgrade.terminal import command, counting, message, show
 
@@ -50,7 +53,7 @@ def explain(
     precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
 ) -> None:
     """Show on photographs where the evidence for a grade lies, on a scale that does not exaggerate."""
-    from fundusgrade.explaining import check_fit
+    from fundusgrade.explaining import check_comparable, check_fit
     from fundusgrade.images import IMAGE_SUFFIXES, find_images
 
     methods = _methods(method, target, tiles)
@@ -59,6 +62,8 @@ def explain(
         raise DatasetError(f"no photographs in {', '.join(map(str, photographs))}")
     graders = _graders(model, device, precision)
     check_fit(graders, methods)
+    if score:
+        check_comparable(graders)
     several = len(found) > 1 or any(path.is_dir() for path in photographs)
     if several:
         if out is not None and out.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"):
@@ -93,23 +98,26 @@ def faithfulness(
     """Test explanations: do maps have to do with the network and the disease, or would any map do as well?"""
     from fundusgrade.examination import Examination, examine_lesions
     from fundusgrade.findings_report import write_findings
+    from fundusgrade.lesions import find_lesion_photographs
     from fundusgrade.targets import parse_target
 
     if data is None and lesions is None:
         raise DatasetError("nothing to test on: name a data set, or a folder with lesion masks by --lesions")
     methods = tuple(_methods(method, target, 1)) if method else ()
     asked = Examination(target=parse_target(target), methods=methods, limit=limit)
+    if lesions is not None:
+        find_lesion_photographs(lesions)  # a wrong folder is said now, not after an hour of other tests
     graders = _graders(model, device, precision)
     studies: list[Findings] = []
     if data is not None:
         studies.append(_examined_dataset(data, graders, split, fold, asked, allow_seen))
+        show_findings(studies[-1])
     if lesions is not None:
         with counting("lesions") as on_progress:
-            studies.append(examine_lesions(graders, lesions, asked, on_progress))
+            studies.append(examine_lesions(graders, lesions, asked, on_progress, _say_skipped))
+        show_findings(studies[-1])
     if out is not None:
         message(f"written: {', '.join(map(str, write_findings(studies, out)))}")
-    for study in studies:
-        show_findings(study)
 
 
 def show_findings(findings: Findings) -> None:
@@ -150,7 +158,7 @@ def _explain_one(
     from fundusgrade.report import prediction_line
 
     figure = out or Path(f"{path.stem}-explained.png")
-    explained = explain_photograph(path, graders, methods, at_least_px=_size_needed(masks, arrays))
+    explained = explain_photograph(path, graders, methods, at_least_px=_size_needed(masks, arrays, graders, methods))
     draw_figure(explained, figure, masks)
     for explanation in explained[0]:
         typer.echo(prediction_line(explanation.prediction))
@@ -173,23 +181,31 @@ def _explain_folder(
     from fundusgrade.store import write_atomically
 
     entries: list[IndexEntry] = []
-    with counting("explaining") as on_progress:
-        for each, name in zip(found, figure_names(found), strict=True):
-            try:
-                entries.append(_explain_into(folder, each, name, graders, methods, masks, arrays))
-            except (UngradableError, DatasetError) as error:  # a mask that does not fit must not end the run either
-                ungraded = Ungraded(image=each.name, model=graders[0].name, reason=str(error))
-                entries.append(IndexEntry(name=each.name, figure=None, lines=(), ungraded=ungraded))
-            on_progress(len(entries), len(found))
-    title = f"Explanations of {len(found)} photographs"
-    write_atomically(folder / INDEX_FILE, index_html(entries, title=title, command=command()))
+    names = figure_names(found)
+    try:
+        with counting("explaining") as on_progress:
+            for each, name in zip(found, names, strict=True):
+                try:
+                    entries.append(_explain_into(folder, each, name, graders, methods, masks, arrays))
+                except (UngradableError, DatasetError) as error:  # a mask that does not fit must not end the run either
+                    ungraded = Ungraded(image=each.name, model=graders[0].name, reason=str(error))
+                    entries.append(IndexEntry(name=each.name, figure=None, lines=(), ungraded=ungraded))
+                on_progress(len(entries), len(found))
+    finally:  # whoever stops halfway keeps what is done
+        if folder.is_dir():
+            title = f"Explanations of {len(entries)} photographs"
+            write_atomically(folder / INDEX_FILE, index_html(entries, title=title, command=command()))
+        _report_entries(entries)
+    message(f"written: {folder / INDEX_FILE!s}")
+    return sum(entry.ungraded is not None for entry in entries)
+
+
+def _report_entries(entries: Sequence[IndexEntry]) -> None:
     for entry in entries:
         for line in entry.lines:
             typer.echo(line)
         if entry.ungraded is not None:
-            message(f"not graded: {entry.ungraded.reason}")
-    message(f"written: {folder / INDEX_FILE!s}")
-    return sum(entry.ungraded is not None for entry in entries)
+            message(f"not explained: {entry.ungraded.reason}")
 
 
 def _explain_into(
@@ -204,17 +220,30 @@ def _explain_into(
     from fundusgrade.explaining import explain_photograph
     from fundusgrade.explanation_files import draw_figure, entry_of, write_arrays
 
-    explained: Explanations = explain_photograph(found.path, graders, methods, at_least_px=_size_needed(masks, arrays))
+    explained: Explanations = explain_photograph(
+        found.path, graders, methods, at_least_px=_size_needed(masks, arrays, graders, methods)
+    )
     figure = folder / name
-    figure.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        figure.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the folder {figure.parent}: {in_words(error)}; name another with --out"
+        ) from error
     draw_figure(explained, figure, masks)
     if arrays:
         write_arrays(explained, figure.with_suffix(""))
     return entry_of(found.name, name, explained)
 
 
-def _size_needed(masks: Path | None, arrays: bool) -> int | None:
-    return None if arrays or masks is not None else _SHOWN_PX
+def _size_needed(
+    masks: Path | None, arrays: bool, graders: Sequence[Grader], methods: Sequence[ExplainOptions]
+) -> int | None:
+    """How many pixels a side are decoded: all for masks and arrays, else enough to show, and to fill tiles."""
+    if arrays or masks is not None:
+        return None
+    largest = max(grader.recipe.size_px for grader in graders) * max(method.tiles for method in methods)
+    return max(_SHOWN_PX, math.ceil(DECODING_MARGIN * largest))
 
 
 def _examined(
@@ -227,7 +256,7 @@ def _examined(
     whole = tuple(replace(each, tiles=1) for each in methods)
     asked = Examination(target=methods[0].target, methods=whole)
     with counting("testing") as on_progress:
-        return examine_photographs(graders, found, masks, asked, "photographs", on_progress)
+        return examine_photographs(graders, found, masks, asked, "photographs", on_progress, _say_skipped)
 
 
 def _examined_dataset(
@@ -244,4 +273,8 @@ def _examined_dataset(
         seen = check_seen(grader, dataset, dataset.graded_rows(split.value), allow_seen=allow_seen)
         message(f"{grader.name}: {seen}")
     with counting("testing") as on_progress:
-        return examine_dataset(graders, dataset, split.value, asked, on_progress)
+        return examine_dataset(graders, dataset, split.value, asked, on_progress, _say_skipped)
+
+
+def _say_skipped(reason: str) -> None:
+    message(f"left out: {reason}")

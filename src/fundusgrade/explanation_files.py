@@ -104,10 +104,10 @@ def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> st
     body = joined(
         [
             element("h1", title),
-            paragraph(f"explained: {len(shown)}; not graded: {len(refused)}", class_="meta"),
+            paragraph(f"explained: {len(shown)}; not explained: {len(refused)}", class_="meta"),
             note,
             element("ul", *shown, class_="gallery wide"),
-            table("Not graded", ["photograph", "reason"], refused, words=True) if refused else Html(""),
+            table("Not explained", ["photograph", "reason"], refused, words=True) if refused else Html(""),
             element("h2", "How this was made"),
             element("pre", command),
             element("footer", paragraph(RESEARCH_USE, class_="meta")),

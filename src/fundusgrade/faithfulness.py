@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fundusgrade.concentration import coarsened, measure_concentration
@@ -20,7 +21,7 @@ from fundusgrade.grading import Grader
 from fundusgrade.intake import Intake
 from fundusgrade.landmarks import Landmarks, find_landmarks
 from fundusgrade.lesions import LESION_NAMES, Agreement, LesionMask, any_lesion, lesion_coverage, measure_agreement
-from fundusgrade.model import GradingNetwork
+from fundusgrade.model import GradingNetwork, to_tensor
 from fundusgrade.perturbation import FRACTIONS, measure_curves, measure_road
 from fundusgrade.preprocess import Method, Outline, PreprocessedImage, preprocess
 from fundusgrade.randomization import DEPTHS, Likeness, compare_maps, randomized
@@ -76,13 +77,13 @@ class Examiner:
 
     def examine(self, subject: Subject) -> Iterator[Measured]:
         """All numbers of one photograph."""
-        maps: dict[str, list[tuple[str, NDArray[np.float32]]]] = {}
+        maps: dict[tuple[str, Target], list[tuple[str, NDArray[np.float32]]]] = {}
         for grader in self._graders:
             view = self._view(subject, grader)
             for options in [each for each in self._plan.methods if fits(grader.network, each)]:
                 heat_map = grader.explain_prepared(view.prepared, replace(options, target=view.target))
                 name = replace(options, method=heat_map.method).describe()
-                maps.setdefault(name, []).append((grader.name, heat_map.values))
+                maps.setdefault((name, view.target), []).append((grader.name, heat_map.values))
                 yield from self._examine_map(view, name, heat_map.values)
                 yield from self._examine_dependence(view, options, name, heat_map)
             if self._plan.with_decoys:
@@ -127,7 +128,7 @@ class Examiner:
             yield _measured(view, name, "stability", "rank correlation after a shift", likeness.rank_correlation)
         if not self._plan.with_randomization:
             return
-        for depth, network in zip(DEPTHS, self._forgetful(view.grader), strict=True):
+        for depth, network in zip(DEPTHS, self._forgetful(view), strict=True):
             again = _explained(view, options, network)
             likeness = compare_maps(heat_map.values, again.values, view.prepared.mask)
             where = "last layer" if depth == 0 else f"{100 * depth:.0f} % of the layers"
@@ -136,9 +137,13 @@ class Examiner:
             if depth == DEPTHS[-1] and view.subject.lesions:
                 yield from self._examine_map(view, f"{name}{RANDOMIZED}", again.values)
 
-    def _forgetful(self, grader: Grader) -> list[GradingNetwork]:
+    def _forgetful(self, view: _View) -> list[GradingNetwork]:
+        """Randomized copies, made at the first photograph and kept."""
+        grader = view.grader
         if grader.name not in self._randomized:
-            self._randomized[grader.name] = [randomized(grader.network, depth) for depth in DEPTHS]
+            pictures = to_tensor(view.prepared.picture)[None].to(grader.choice.device)
+            mirrored = torch.cat([pictures, pictures.flip(2), pictures.flip(3), pictures.flip(2, 3)])
+            self._randomized[grader.name] = [randomized(grader.network, depth, mirrored) for depth in DEPTHS]
         return self._randomized[grader.name]
 
 
@@ -271,10 +276,12 @@ def _shifted_maps(
     return heat_map.values, np.roll(again, -shift_px, axis=1), both
 
 
-def _between_models(subject: Subject, maps: dict[str, list[tuple[str, NDArray[np.float32]]]]) -> Iterator[Measured]:
-    """How alike the maps of any two models are by the same method."""
+def _between_models(
+    subject: Subject, maps: dict[tuple[str, Target], list[tuple[str, NDArray[np.float32]]]]
+) -> Iterator[Measured]:
+    """How alike the maps of any two models are by the same method and for the same target."""
     mask = subject.intake.prepared.mask
-    for method, named in maps.items():
+    for (method, _), named in maps.items():
         for place, (first, one) in enumerate(named):
             for second, other in named[place + 1 :]:
                 yield Measured(

@@ -65,11 +65,12 @@ def draw_explanations(
 
 def _explanation_panel(explanation: Explanation) -> Panel:
     prediction, grade = explanation.prediction, explanation.prediction.grade
-    net = explanation.heat_map.net
-    together = "" if net is None else f", together {net:+.1f} {explanation.target.unit}".replace("-", "\N{MINUS SIGN}")
+    score, blank = explanation.heat_map.score, explanation.heat_map.blank_score
+    scores = f", score {score:.1f}" + ("" if blank is None else f" (without details {blank:.1f})")
+    scores = scores.replace("-", "\N{MINUS SIGN}")
     subtitle = (
         f"Grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}\n"
-        f"evidence for: {explanation.target.name}{together}; {explanation.options.describe()}"
+        f"evidence for: {explanation.target.name}{scores}; {explanation.options.describe()}"
     )
     return Panel(title=printable(prediction.model), subtitle=subtitle, heat=explanation.heat)
 

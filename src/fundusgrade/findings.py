@@ -77,8 +77,8 @@ class Findings:
 IS_SHARE = frozenset({"peak on lesion"})
 """Measures that are yes or no for each photograph."""
 
-# Of fewer photographs nothing can be said beyond them.
-_FEWEST = 2
+# Draws of fewer photographs give intervals that hold the truth far too rarely.
+_FEWEST = 6
 
 COMPARED_BETWEEN_MODELS = ("concentration", "concentration, one resolution")
 COMPARED_WITH_DECOYS = {"lesions": "heat on lesions / their area", "perturbation": "ROAD"}
@@ -164,8 +164,10 @@ def _difference(
     sample: Resample,
 ) -> Difference:
     differences = values[0] - values[1]
-    means = _means(differences, sample)
+    means, num_photographs = _means(differences, sample), int((~np.isnan(differences)).sum())
     found = estimate(means, sample)
+    if num_photographs < _FEWEST:
+        found = replace(found, low=None, high=None)
     return Difference(
         test=test,
         measure=measure,
@@ -174,7 +176,7 @@ def _difference(
         second=names[1],
         difference=found,
         p=bootstrap_p(found, means[1:], sample),
-        num_photographs=int((~np.isnan(differences)).sum()),
+        num_photographs=num_photographs,
     )
 
 

@@ -155,7 +155,8 @@ class Grader:
         if options.tiles > 1:
             recipe = replace(self.recipe, size_px=self.recipe.size_px * options.tiles)
             prepared = take_in_picture(opened.photograph, recipe).prepared
-            heat_map = explain_in_tiles(self.network, heat_map, prepared, options, self.choice)
+            outline = canonical_outline(recipe) if recipe.outline is Outline.BAND else prepared.mask
+            heat_map = explain_in_tiles(self.network, heat_map, prepared, outline, options, self.choice)
         height, width = opened.photograph.shape[:2]
         return Explanation(
             photograph=opened.photograph,

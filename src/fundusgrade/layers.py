@@ -92,9 +92,9 @@ def _find_layer(network: GradingNetwork, layer: Layer, height: int, width: int) 
 
 
 def _cnn_stage(features: nn.Sequential, num_before: int) -> nn.Module:
-    """The last map, or that many before it: the small CNN's stages end where a pooling follows."""
+    """The last map, or that many before it: the small CNN's stages end before a pooling."""
     poolings = [i for i, module in enumerate(features) if isinstance(module, nn.MaxPool2d)]
-    return features[poolings[-num_before]] if 0 < num_before <= len(poolings) else features
+    return features[poolings[-num_before] - 1] if 0 < num_before <= len(poolings) else features
 
 
 def _spatial_map(network: GradingNetwork, module: nn.Module, num_channels: int | None) -> MapLayer:

@@ -98,8 +98,9 @@ def measure_road(
             keep[removed] = 0
             filled = real.clone()
             mask = torch.from_numpy(keep.reshape(bottom - top, -1))
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.simplefilter("ignore", DeprecationWarning)  # it hands tensors to NumPy
+                torch.manual_seed(0)
                 filled[:, top:bottom] = imputer(real[:, top:bottom], mask)
             pictures.append(filled)
     shares = answer_shares(network, torch.stack(pictures), target, choice)

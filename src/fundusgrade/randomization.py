@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from fundusgrade.model import GradingNetwork
+from fundusgrade.model import GradingNetwork, lay_out
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the network, counted from its answer, that are randomized; 0 is its last layer alone."""
@@ -29,16 +29,21 @@ _SSIM_CONSTANTS = (0.01**2, 0.03**2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Likeness:
-    """How alike two maps are, -1 to 1; the correlation is None where one of them is even, as it then has no ranks."""
+    """How alike two maps are, -1 to 1; None where one of them is even, as it then has no ranks and no structure."""
 
     rank_correlation: float | None
-    structural_similarity: float
+    structural_similarity: float | None
 
 
-def randomized(network: GradingNetwork, depth: float, seed: int = 0) -> GradingNetwork:
+UNLIKE = Likeness(rank_correlation=None, structural_similarity=None)
+
+
+def randomized(network: GradingNetwork, depth: float, pictures: Tensor, seed: int = 0) -> GradingNetwork:
     """A copy whose last layer, and this share of all others from the answer down, forgot what they learned.
 
-    Layers start anew where they know how; parameters that stand alone, as positions do, are shuffled.
+    Layers start anew where they know how; parameters that stand alone, as positions do, are shuffled. What batch
+    normalization knows of its inputs is measured again on `pictures` (B, 3, S, S), or the signal would die out on its
+    way and the map would be rounding noise.
     """
     forgetful = copy.deepcopy(network)
     parts = _parts(forgetful.backbone)
@@ -49,6 +54,7 @@ def randomized(network: GradingNetwork, depth: float, seed: int = 0) -> GradingN
             _forget(part)
         if depth >= 1:
             _shuffle(forgetful.backbone)
+    _measure_statistics(forgetful, pictures)
     return forgetful
 
 
@@ -57,8 +63,9 @@ def compare_maps(first: NDArray[np.float32], second: NDArray[np.float32], mask: 
     from scipy.stats import spearmanr
 
     one, other = first[mask], second[mask]
-    even = np.ptp(one) == 0 or np.ptp(other) == 0
-    correlation = None if even else float(spearmanr(one, other).statistic)
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return UNLIKE
+    correlation = float(spearmanr(one, other).statistic)
     return Likeness(rank_correlation=correlation, structural_similarity=structural_similarity(first, second, mask))
 
 
@@ -97,6 +104,23 @@ def _forget(part: nn.Module) -> None:
         restart: Any = getattr(module, "reset_parameters", None)
         if restart is not None:
             restart()
+
+
+@torch.no_grad()
+def _measure_statistics(network: GradingNetwork, pictures: Tensor) -> None:
+    """Evaluation mode, with the means and variances of all batch normalization set to those of the pictures."""
+    network.eval()
+    normalizing = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [module.momentum for module in normalizing]
+    for module in normalizing:
+        module.reset_running_stats()
+        module.momentum = None  # a plain mean
+        module.train()
+    if normalizing:
+        network(lay_out(network, pictures))
+    for module, momentum in zip(normalizing, momenta, strict=True):
+        module.momentum = momentum
+        module.eval()
 
 
 def _shuffle(backbone: nn.Module) -> None:

@@ -19,11 +19,17 @@ from fundusgrade.preprocess import PreprocessedImage
 
 
 def explain_in_tiles(
-    network: GradingNetwork, whole: HeatMap, large: PreprocessedImage, options: ExplainOptions, choice: DeviceChoice
+    network: GradingNetwork,
+    whole: HeatMap,
+    large: PreprocessedImage,
+    outline: NDArray[np.bool_],
+    options: ExplainOptions,
+    choice: DeviceChoice,
 ) -> HeatMap:
     """The heat map (n S, n S) of a picture made n times as large, from parts of (S, S) that overlap by half.
 
-    `whole` is the heat map of the picture at its usual size; its target is explained in every part.
+    `whole` is the heat map of the picture at its usual size; its target is explained in every part. `outline` says
+    which pixels of the large picture can show retina.
     """
     size_px = len(whole.values)
     heat = np.zeros(large.picture.shape[:2], np.float32)
@@ -33,10 +39,10 @@ def explain_in_tiles(
     part_options = replace(options, target=whole.target, method=whole.method)
     for top, left in _corners(large, size_px, rows):
         place = (slice(top, top + size_px), slice(left, left + size_px))
-        part = explain(network, large.picture[place], options=part_options, choice=choice, outline=large.mask[place])
+        part = explain(network, large.picture[place], options=part_options, choice=choice, outline=outline[place])
         heat[place] += window * part.values
         weight[place] += window
-    return merge_tiles(whole, np.divide(heat, weight, out=np.zeros_like(heat), where=weight > 0))
+    return merge_tiles(whole, np.divide(heat, weight, out=np.zeros_like(heat), where=weight > 0), options.tiles)
 
 
 def _corners(large: PreprocessedImage, size_px: int, rows: tuple[int, int]) -> Iterator[tuple[int, int]]:
