@@ -2,9 +2,9 @@
 
 Usually a map is stretched to 0-1, which makes weak evidence look like strong evidence. Here heat keeps a unit.
 
-`integrated` follows the score from the picture without its details to the picture itself and gives each pixel its share
-(integrated gradients, Sundararajan et al., ICML 2017). Its heat is what a thousandth of the picture like this place adds
-to the score, as closely as eight steps can tell.
+`integrated` follows the score from the picture without its details to the picture itself and gives each pixel its
+share (integrated gradients, Sundararajan et al., ICML 2017). Its heat is what a thousandth of the picture like this
+place adds to the score, as closely as eight steps can tell.
 
 The methods of the CAM family weigh the channels of one of the network's maps; they come from pytorch-grad-cam
 (J. Gildenblat and contributors). Grad-CAM (Selvaraju et al., ICCV 2017) weighs a map A_k by its mean gradient alpha_k:

@@ -33,7 +33,7 @@ def explain_photograph(
 
 
 def check_fit(graders: Sequence[Grader], methods: Sequence[ExplainOptions]) -> None:
-    """Raises ExplanationError where a method does not fit a model or two have one name, before any photograph is read."""
+    """Raises ExplanationError where a method does not fit a model or two have one name, before anything is read."""
     names = [grader.name for grader in graders]
     if len(set(names)) < len(names):
         raise ExplanationError(

@@ -1,11 +1,11 @@
 """Integrated gradients from the picture without its details: each pixel's share of what the details do to the score.
 
-The path leads from a blank picture, the local mean of the real one, in equal steps to the real one. Each pixel gets its
-difference from the blank one times the mean gradient along the path (Sundararajan et al., ICML 2017). A black start would
-give all evidence to what is bright; a blurred one asks what lesions and vessels say (Xu et al., CVPR 2020). Each step sees
-the picture in another of its four mirrored views, as training does. With endless steps all pixels together would add up
-to the difference of the two scores, as the mean over those views; eight steps come near it for the small CNN, but a deep
-network's score bends too much on the way (docs/explanations.md): maps tell where, scores tell how much.
+The path leads from a blank picture, the local mean of the real one, in equal steps to the real one. Each pixel gets
+its difference from the blank one times the mean gradient along the path (Sundararajan et al., ICML 2017). A black start
+would give all evidence to what is bright; a blurred one asks what lesions and vessels say (Xu et al., CVPR 2020). Each
+step sees the picture in another of its four mirrored views, as training does. With endless steps all pixels together
+would add up to the difference of the two scores, as the mean over those views; eight steps come near it for the small
+CNN, but a deep network's score bends too much on the way (docs/explanations.md): maps tell where, scores how much.
 """
 
 from __future__ import annotations
