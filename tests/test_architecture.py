@@ -127,9 +127,8 @@ def test_rooms_before_device_do_without_torch() -> None:
 def test_functions_are_short_and_do_not_print(module: str) -> None:
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = (
-                node.body[0].lineno if module in ("cli", "explain_command") else node.lineno
-            )  # a command's options are not its body
+            # A command's options are not its body.
+            first = node.body[0].lineno if module in ("cli", "explain_command") else node.lineno
             num_lines = (node.end_lineno or first) - first + 1
             name = f"{module}.{node.name}"
             assert num_lines <= MAX_FUNCTION_LINES or name in LONG_FUNCTIONS, f"{name} has {num_lines} lines"
