@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -10,7 +11,7 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -107,6 +108,17 @@ def install_dataset(name: str, *, size_px: int = SIZE_PX) -> PreparedDataset:
     described = json.loads((directory / store.DATASET_FILE).read_text())
     (directory / store.DATASET_FILE).write_text(json.dumps({**described, "name": name}))
     return load_dataset(directory)
+
+
+@contextlib.contextmanager
+def photographs_of(dataset: PreparedDataset) -> Iterator[None]:
+    """The photographs that an installed data set was made of, where it says they are, and afterwards no more."""
+    assert dataset.root is not None and not dataset.root.exists(), "another test left its photographs"
+    save_labeled_photographs(dataset.root)
+    try:
+        yield
+    finally:
+        shutil.rmtree(dataset.root)
 
 
 @functools.cache

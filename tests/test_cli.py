@@ -39,6 +39,7 @@ from fundusgrade.options import DeviceName, Precision
 from tests.models_for_tests import (
     install_dataset,
     install_model,
+    photographs_of,
     save_broken_files,
     save_labeled_photographs,
     save_photographs,
@@ -529,10 +530,10 @@ def test_faithfulness_of_a_folder_of_lesions(workplace: Path) -> None:
 def test_faithfulness_of_a_data_set(workplace: Path) -> None:
     install_model()
     dataset = install_dataset("drawn")
-    save_labeled_photographs(dataset.root or workplace)
-    outcome = Outcome(
-        "fundusgrade faithfulness drawn --target referable --method grad-cam --limit 1 --split all --out study"
-    )
+    with photographs_of(dataset):
+        outcome = Outcome(
+            "fundusgrade faithfulness drawn --target referable --method grad-cam --limit 1 --split all --out study"
+        )
     assert outcome.code == 0, outcome.stderr
     assert "written: study/faithfulness.json" in outcome.stderr
     assert "concentration: drawn, all, evidence for referable" in outcome.stdout

@@ -24,7 +24,7 @@ from fundusgrade.options import Attribution, DeviceName, Precision
 from fundusgrade.resampling import resample
 from fundusgrade.targets import REFERABLE
 from tests.drawn_eyes import healthy_eye, paint_lesions
-from tests.models_for_tests import install_dataset, install_model, save_broken_files, save_labeled_photographs
+from tests.models_for_tests import install_dataset, install_model, photographs_of, save_broken_files
 
 GRAD_CAM = ExplainOptions(method=Attribution.GRAD_CAM)
 
@@ -112,15 +112,15 @@ def test_copies_are_drawn_together() -> None:
     assert (one.low, one.high) == (pytest.approx(other.low, abs=1e-3), pytest.approx(other.high, abs=1e-3))
 
 
-def test_a_data_set_is_examined_in_full_and_closely(tmp_path: Path) -> None:
+def test_a_data_set_is_examined_in_full_and_closely() -> None:
     dataset = install_dataset("drawn")
     graders = load("cnn-a", "cnn-b", "vit-c")
     with pytest.raises(DatasetError, match="cannot be read"):  # the photographs it was made of are gone
         examine_dataset(graders, dataset, "all", Examination(target=REFERABLE, limit=1))
-    save_labeled_photographs(dataset.root or tmp_path)
     seen: list[tuple[int, int]] = []
     asked = Examination(target=REFERABLE, limit=2, num_draws=100)
-    found = examine_dataset(graders, dataset, "all", asked, lambda done, total: seen.append((done, total)))
+    with photographs_of(dataset):
+        found = examine_dataset(graders, dataset, "all", asked, lambda done, total: seen.append((done, total)))
     num_rows = len(dataset.graded_rows())
     assert seen == [(done, num_rows + 2) for done in range(1, num_rows + 3)]
     counts = {each.test: each.num_photographs for each in found.findings if each.measure in ("entropy", "ROAD")}

@@ -22,7 +22,7 @@ from fundusgrade.interventions import (
 )
 from fundusgrade.options import DeviceName, Precision
 from tests.drawn_eyes import cut, healthy_eye, paint_lesions, plain_retina
-from tests.models_for_tests import install_dataset, install_model, save_labeled_photographs
+from tests.models_for_tests import install_dataset, install_model, photographs_of
 
 
 @pytest.fixture
@@ -82,15 +82,15 @@ def test_light_color_and_compression_change_what_they_should() -> None:
     assert np.array_equal(margin[: photograph.shape[0], -photograph.shape[1] :], photograph)
 
 
-def test_effects_are_measured_for_every_change(grader: Grader, tmp_path: Path) -> None:
+def test_effects_are_measured_for_every_change(grader: Grader) -> None:
     dataset = install_dataset("drawn")
     with pytest.raises(DatasetError, match="cannot be read"):  # the photographs it was made of are gone
         measure_interventions(grader, dataset, "all")
-    save_labeled_photographs(dataset.root or tmp_path)
     seen: list[tuple[int, int]] = []
-    effects = measure_interventions(
-        grader, dataset, "all", limit=6, on_progress=lambda done, total: seen.append((done, total))
-    )
+    with photographs_of(dataset):
+        effects = measure_interventions(
+            grader, dataset, "all", limit=6, on_progress=lambda done, total: seen.append((done, total))
+        )
     assert [effect.name for effect in effects] == list(INTERVENTIONS)
     assert seen == [(6, 6)]
     for effect in effects:
