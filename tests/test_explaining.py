@@ -26,7 +26,6 @@ from fundusgrade.explanation_files import (
     index_html,
     write_arrays,
 )
-from fundusgrade.grades import Ungraded
 from fundusgrade.grading import Grader
 from fundusgrade.images import FoundImage, read_image
 from fundusgrade.model import GradingNetwork
@@ -219,12 +218,7 @@ def test_the_index_page_shows_figures_and_reasons(tmp_path: Path) -> None:
     (path,) = save_photographs(tmp_path, [1])
     entries = [
         entry_of("<eye> #1.png", "a b/<eye> #1-explained.jpg", explain_photograph(path, [grader], [SEVERE])),
-        IndexEntry(
-            name="bad.png",
-            figure=None,
-            lines=(),
-            ungraded=Ungraded(image="bad.png", model="tiny", reason="bad.png: <empty>"),
-        ),
+        IndexEntry(name="bad.png", reason="bad.png: <empty>"),
     ]
     page = index_html(entries, title="Explanations of 2 photographs", command="fundusgrade explain 'a b'")
     assert '<img src="a b/&lt;eye&gt; %231-explained.jpg"' in page

@@ -6,7 +6,6 @@ everything else to stderr. Exit codes: 0 all graded, 1 error, 2 usage, 3 finishe
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typer.core import TyperGroup
 
 from fundusgrade import __version__, explain_command
 from fundusgrade.errors import FundusgradeError
-from fundusgrade.explain_command import EXIT_UNGRADED
+from fundusgrade.explain_command import EXIT_UNGRADED, wanted_models
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe, Split
 from fundusgrade.preprocess import MAX_SIZE_PX, MIN_SIZE_PX, Method, Outline, PreprocessRecipe
@@ -75,11 +74,6 @@ def main() -> None:
     app()
 
 
-def _default_name(source: Path) -> str:
-    """A data set is named after its folder, in letters that every file system takes."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name).strip("-.") or "dataset"
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"fundusgrade {__version__}")
@@ -113,6 +107,7 @@ def preprocess(
 ) -> None:
     """Make a ready data set: canonical pictures, leak-safe splits, a manifest. Goes on where it was stopped."""
     from fundusgrade import dataset as datasets
+    from fundusgrade import store
     from fundusgrade.labels import find_samples, label_columns
     from fundusgrade.report import dataset_summary
 
@@ -121,7 +116,7 @@ def preprocess(
     with counting("preparing") as on_progress:
         prepared = datasets.prepare_dataset(
             found,
-            name=name or _default_name(sources[0]),
+            name=name or store.name_from(sources[0].resolve().name, "dataset"),
             recipe=PreprocessRecipe(method=method, outline=outline, size_px=size),
             seed=seed,
             num_workers=workers,
@@ -231,7 +226,7 @@ def evaluate(
 
     files = [evaluating.candidate_from_file(each, split.value) for each in predictions or ()]
     dataset = open_dataset(data or [file.predictions.data for file in files[:1]])
-    wanted = _models(model) if model or not files else []
+    wanted = wanted_models(model) if model or not files else []
     candidates = files + [
         evaluating.candidate_from_model(
             each, dataset, split.value, device=device, precision=precision, tta=tta, allow_seen=allow_seen
@@ -433,8 +428,3 @@ def _write_report(
     context = report_context(candidates, dataset, found, num_pictures=num_pictures, audits=audited, command=command())
     store.write_atomically(path, report_html(found, context))
     message(f"written: {path!s}")
-
-
-def _models(named: list[str] | None) -> list[str | None]:
-    """The models to use: those named, or the shipped one."""
-    return list(named) if named else [None]

@@ -45,6 +45,9 @@ from fundusgrade.targets import PREDICTED, Target, resolve_target, target_scores
 if TYPE_CHECKING:
     from pytorch_grad_cam.base_cam import BaseCAM
 
+DEFAULT_METHOD = Attribution.INTEGRATED
+"""The method that was best for every architecture measured (docs/explanations.md)."""
+
 RELATIVE_UNIT = "times the mean"
 RELATIVE_FLOOR = 8.0
 WITHOUT_UNIT = frozenset(
@@ -94,11 +97,6 @@ class HeatMap:
     blank_score: float | None = None
 
 
-def default_method(network: GradingNetwork) -> Attribution:
-    """The method that was best for every architecture measured (docs/explanations.md)."""
-    return Attribution.INTEGRATED
-
-
 def fits(network: GradingNetwork, options: ExplainOptions) -> bool:
     """Whether the network has what the method reads."""
     if options.method in (Attribution.AUTO, Attribution.INTEGRATED):
@@ -143,7 +141,7 @@ def explain(
     architecture.
     """
     if options.method is Attribution.AUTO:
-        options = replace(options, method=default_method(network))
+        options = replace(options, method=DEFAULT_METHOD)
     outline = np.ones(picture.shape[:2], np.bool_) if outline is None else outline
     with _undisturbed(network, choice.device):
         if options.method is Attribution.INTEGRATED:

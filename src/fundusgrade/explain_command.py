@@ -120,6 +120,11 @@ def faithfulness(
         message(f"written: {', '.join(map(str, write_findings(studies, out)))}")
 
 
+def wanted_models(named: list[str] | None) -> list[str | None]:
+    """The models to use: those named, or the shipped one."""
+    return list(named) if named else [None]
+
+
 def show_findings(findings: Findings) -> None:
     """All tables of a study, on stdout."""
     from fundusgrade.findings_report import findings_tables
@@ -138,11 +143,9 @@ def _methods(named: list[str] | None, target: str, tiles: int) -> list[ExplainOp
 
 
 def _graders(named: list[str] | None, device: DeviceName, precision: Precision) -> list[Grader]:
-    """The models named, or the shipped one."""
     from fundusgrade.grading import Grader
 
-    wanted: list[str | None] = list(named) if named else [None]
-    return [Grader.load(each, device=device, precision=precision) for each in wanted]
+    return [Grader.load(each, device=device, precision=precision) for each in wanted_models(named)]
 
 
 def _explain_one(
@@ -153,18 +156,14 @@ def _explain_one(
     masks: Path | None,
     arrays: bool,
 ) -> None:
-    from fundusgrade.explaining import explain_photograph
-    from fundusgrade.explanation_files import draw_figure, write_arrays
     from fundusgrade.report import prediction_line
 
     figure = out or Path(f"{path.stem}-explained.png")
-    explained = explain_photograph(path, graders, methods, at_least_px=_size_needed(masks, arrays, graders, methods))
-    draw_figure(explained, figure, masks)
+    explained, written = _explain_into(figure, path, graders, methods, masks, arrays)
     for explanation in explained[0]:
         typer.echo(prediction_line(explanation.prediction))
-    message(f"written: {figure!s}")
-    for written in write_arrays(explained, figure.with_suffix("")) if arrays else []:
-        message(f"written: {written!s}")
+    for file in (figure, *written):
+        message(f"written: {file!s}")
 
 
 def _explain_folder(
@@ -176,8 +175,7 @@ def _explain_folder(
     arrays: bool,
 ) -> int:
     """Explain all photographs into a folder with an index page; returns how many could not be graded."""
-    from fundusgrade.explanation_files import INDEX_FILE, IndexEntry, figure_names, index_html
-    from fundusgrade.grades import Ungraded
+    from fundusgrade.explanation_files import INDEX_FILE, IndexEntry, entry_of, figure_names, index_html
     from fundusgrade.store import write_atomically
 
     entries: list[IndexEntry] = []
@@ -186,10 +184,11 @@ def _explain_folder(
         with counting("explaining") as on_progress:
             for each, name in zip(found, names, strict=True):
                 try:
-                    entries.append(_explain_into(folder, each, name, graders, methods, masks, arrays))
+                    _make_folder((folder / name).parent)
+                    explained, _ = _explain_into(folder / name, each.path, graders, methods, masks, arrays)
+                    entries.append(entry_of(each.name, name, explained))
                 except (UngradableError, DatasetError) as error:  # a mask that does not fit must not end the run either
-                    ungraded = Ungraded(image=each.name, model=graders[0].name, reason=str(error))
-                    entries.append(IndexEntry(name=each.name, figure=None, lines=(), ungraded=ungraded))
+                    entries.append(IndexEntry(name=each.name, reason=str(error)))
                 on_progress(len(entries), len(found))
     finally:  # whoever stops halfway keeps what is done
         if folder.is_dir():
@@ -197,43 +196,39 @@ def _explain_folder(
             write_atomically(folder / INDEX_FILE, index_html(entries, title=title, command=command()))
         _report_entries(entries)
     message(f"written: {folder / INDEX_FILE!s}")
-    return sum(entry.ungraded is not None for entry in entries)
+    return sum(entry.reason is not None for entry in entries)
 
 
 def _report_entries(entries: Sequence[IndexEntry]) -> None:
     for entry in entries:
         for line in entry.lines:
             typer.echo(line)
-        if entry.ungraded is not None:
-            message(f"not explained: {entry.ungraded.reason}")
+        if entry.reason is not None:
+            message(f"not explained: {entry.reason}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {folder}: {in_words(error)}; name another with --out") from error
 
 
 def _explain_into(
-    folder: Path,
-    found: FoundImage,
-    name: str,
+    figure: Path,
+    path: Path,
     graders: Sequence[Grader],
     methods: Sequence[ExplainOptions],
     masks: Path | None,
     arrays: bool,
-) -> IndexEntry:
+) -> tuple[Explanations, list[Path]]:
+    """Explain a photograph, draw its figure and, where wanted, write raw maps beside it; returns their paths."""
     from fundusgrade.explaining import explain_photograph
-    from fundusgrade.explanation_files import draw_figure, entry_of, write_arrays
+    from fundusgrade.explanation_files import draw_figure, write_arrays
 
-    explained: Explanations = explain_photograph(
-        found.path, graders, methods, at_least_px=_size_needed(masks, arrays, graders, methods)
-    )
-    figure = folder / name
-    try:
-        figure.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"cannot make the folder {figure.parent}: {in_words(error)}; name another with --out"
-        ) from error
+    explained = explain_photograph(path, graders, methods, at_least_px=_size_needed(masks, arrays, graders, methods))
     draw_figure(explained, figure, masks)
-    if arrays:
-        write_arrays(explained, figure.with_suffix(""))
-    return entry_of(found.name, name, explained)
+    return explained, write_arrays(explained, figure.with_suffix("")) if arrays else []
 
 
 def _size_needed(

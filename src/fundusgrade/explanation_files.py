@@ -13,7 +13,7 @@ import numpy as np
 
 from fundusgrade.explaining import Explanations
 from fundusgrade.figures import draw_explanations, printable
-from fundusgrade.grades import RESEARCH_USE, Ungraded
+from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.grading import Explanation
 from fundusgrade.images import FoundImage
 from fundusgrade.lesions import LESION_NAMES, read_lesions
@@ -30,12 +30,12 @@ _LESION_COLORS = {"MA": (240, 228, 66), "HE": (0, 0, 0), "EX": (204, 121, 167), 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
-    """A photograph of the index page: its name, its figure in the page's folder, what was graded, or why not."""
+    """A photograph of the index page: its name, its figure in the page's folder and what was graded, or why not."""
 
     name: str
-    figure: str | None
-    lines: tuple[str, ...]
-    ungraded: Ungraded | None = None
+    figure: str = ""
+    lines: tuple[str, ...] = ()
+    reason: str | None = None
 
 
 def draw_figure(explanations: Explanations, path: Path, masks: Path | None) -> None:
@@ -91,11 +91,11 @@ def figure_names(found: Sequence[FoundImage]) -> list[str]:
 
 def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> str:
     """The index page: every photograph's figure with its grades, then those that could not be graded with reasons."""
-    shown = [_item(entry) for entry in entries if entry.ungraded is None]
-    refused = [[entry.name, entry.ungraded.reason] for entry in entries if entry.ungraded is not None]
+    shown = [_item(entry) for entry in entries if entry.reason is None]
+    refused = [[entry.name, entry.reason] for entry in entries if entry.reason is not None]
     note = paragraph(
-        "White lines surround heat of at least half of the color bar. Each figure has its own bar; where it says that "
-        "more looks alike, the bar is the same in all of them."
+        "White lines surround heat of at least half of the color bar. Each figure has its own bar; where its end is "
+        "marked with \N{GREATER-THAN OR EQUAL TO}, the bar is the same in all of them."
     )
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -106,7 +106,7 @@ def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> st
             element("h1", title),
             paragraph(f"explained: {len(shown)}; not explained: {len(refused)}", class_="meta"),
             note,
-            element("ul", *shown, class_="gallery wide"),
+            element("ul", *shown, class_="gallery"),
             table("Not explained", ["photograph", "reason"], refused, words=True) if refused else Html(""),
             element("h2", "How this was made"),
             element("pre", command),
@@ -123,7 +123,7 @@ def entry_of(name: str, figure: str, explanations: Explanations) -> IndexEntry:
 
 
 def _item(entry: IndexEntry) -> Html:
-    source = escaped(_quoted(entry.figure or ""))
+    source = escaped(_quoted(entry.figure))
     shown = Html(f'<img src="{source}" loading="lazy" alt="{escaped(f"{entry.name} with its heat maps")}">')
     lines = [paragraph(line) for line in entry.lines]
     return element("li", Html(f'<a href="{source}">{shown}</a>'), *lines)

@@ -1,6 +1,6 @@
 """Tests of explanations, on one photograph or on a data set: does the map have to do with the network and the disease?
 
-Every test is run on decoys too, maps that know nothing of the network (`decoys`).
+Perturbations and lesions are tested on decoys too, maps that know nothing of the network (`decoys`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _View:
-    """What tests look at besides the map."""
+    """What tests look at besides the map; all but `grader` and `target` is the same for every model.
+
+    `coverages` says of each test of lesions what share of each pixel (S, S) they cover.
+    """
 
     subject: Subject
     grader: Grader
@@ -65,10 +68,11 @@ class _View:
     natural: PreprocessedImage
     outline: NDArray[np.bool_]
     landmarks: Landmarks
+    coverages: tuple[tuple[str, NDArray[np.float32]], ...]
 
 
 class Examiner:
-    """Runs the tests of a plan on models; keeps each model's randomized copies, and its maps to compare models by."""
+    """Runs the tests of a plan on models that look at the same pictures; keeps each model's randomized copies."""
 
     def __init__(self, graders: Sequence[Grader], plan: Plan) -> None:
         self._graders = list(graders)
@@ -78,8 +82,9 @@ class Examiner:
     def examine(self, subject: Subject) -> Iterator[Measured]:
         """All numbers of one photograph."""
         maps: dict[tuple[str, Target], list[tuple[str, NDArray[np.float32]]]] = {}
+        seen = _view(subject, self._graders[0], self._plan.methods[0].target)
         for grader in self._graders:
-            view = self._view(subject, grader)
+            view = replace(seen, grader=grader, target=self._target(subject, grader))
             for options in [each for each in self._plan.methods if fits(grader.network, each)]:
                 heat_map = grader.explain_prepared(view.prepared, replace(options, target=view.target))
                 name = replace(options, method=heat_map.method).describe()
@@ -92,21 +97,9 @@ class Examiner:
         if self._plan.with_stability:
             yield from _between_models(subject, maps)
 
-    def _view(self, subject: Subject, grader: Grader) -> _View:
-        prepared = subject.intake.prepared
+    def _target(self, subject: Subject, grader: Grader) -> Target:
         target = self._plan.methods[0].target
-        if target is PREDICTED:
-            target = grade_target(grader.grade_intake(subject.intake).grade)
-        natural, landmarks = _natural(subject.intake, grader)
-        return _View(
-            subject=subject,
-            grader=grader,
-            target=target,
-            prepared=prepared,
-            outline=grader.outline_of(prepared),
-            natural=natural,
-            landmarks=landmarks,
-        )
+        return grade_target(grader.grade_intake(subject.intake).grade) if target is PREDICTED else target
 
     def _examine_map(self, view: _View, name: str, values: NDArray[np.float32]) -> Iterator[Measured]:
         """The tests that need nothing but a map, so that decoys undergo them too."""
@@ -160,6 +153,26 @@ def examine_all(
         measured += examiner.examine(subject)
         on_progress(done)
     return measured
+
+
+def _view(subject: Subject, grader: Grader, target: Target) -> _View:
+    """What is prepared once for a photograph: masks of many megapixels are not laid on the picture for every map."""
+    prepared, lesions = subject.intake.prepared, subject.lesions
+    natural, landmarks = _natural(subject.intake, grader)
+    masks = [("lesions", any_lesion(lesions))] if lesions else []
+    masks += [(LESION_NAMES[each.kind], each.mask) for each in lesions]
+    return _View(
+        subject=subject,
+        grader=grader,
+        target=target,
+        prepared=prepared,
+        outline=grader.outline_of(prepared),
+        natural=natural,
+        landmarks=landmarks,
+        coverages=tuple(
+            (test, lesion_coverage(mask, prepared.placement, len(prepared.picture))) for test, mask in masks
+        ),
+    )
 
 
 def _natural(intake: Intake, grader: Grader) -> tuple[PreprocessedImage, Landmarks]:
@@ -227,18 +240,10 @@ def _perturbation(view: _View, values: NDArray[np.float32]) -> _Values:
 
 
 def _lesions(view: _View, values: NDArray[np.float32]) -> _Values:
-    lesions = view.subject.lesions
-    if not lesions:
-        return []
-    found = _agreement_values("lesions", _agreement(view, any_lesion(lesions), values))
-    for each in lesions:
-        found += _agreement_values(LESION_NAMES[each.kind], _agreement(view, each.mask, values))
+    found: _Values = []
+    for test, coverage in view.coverages:
+        found += _agreement_values(test, measure_agreement(values, view.prepared.mask, coverage))
     return found
-
-
-def _agreement(view: _View, mask: NDArray[np.bool_], values: NDArray[np.float32]) -> Agreement:
-    coverage = lesion_coverage(mask, view.prepared.placement, len(values))
-    return measure_agreement(values, view.prepared.mask, coverage)
 
 
 def _agreement_values(test: str, agreement: Agreement) -> _Values:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from fundusgrade.figures import printable
 from fundusgrade.findings import Difference, Finding, Findings
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.resampling import Estimate
-from fundusgrade.store import write_atomically
+from fundusgrade.store import name_from, write_atomically
 
 FINDINGS_FILE = "faithfulness.json"
 
@@ -61,13 +60,9 @@ def write_findings(findings: Sequence[Findings], folder: Path) -> list[Path]:
     for study in findings:
         for figure in _FIGURES:
             if any((each.test, each.measure) == (figure.test, figure.measure) for each in study.findings):
-                written.append(folder / f"{_file_word(study.data)}-{figure.name}.png")
+                written.append(folder / f"{name_from(study.data, 'study')}-{figure.name}.png")
                 draw_findings(study, figure.test, figure.measure, written[-1], chance=figure.chance)
     return written
-
-
-def _file_word(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "study"
 
 
 def _test_table(findings: Findings, test: str) -> Table:

@@ -52,10 +52,7 @@ def measure_curves(
 ) -> Curves:
     """Deletion and insertion on a picture (S, S, 3), in the order of heat (S, S) within the outline (S, S)."""
     real, blank = to_tensor(picture), to_tensor(blank_picture(picture, outline))
-    order = np.flatnonzero(outline.ravel())
-    # Ties are broken by chance, not by position: a map without heat must not delete from the top.
-    noise = np.random.default_rng(0).random(len(order))
-    order = order[np.lexsort((noise, -heat.ravel()[order]))]
+    order = _hottest_first(heat, outline)
     kept = np.zeros((len(FRACTIONS), outline.size), np.bool_)
     for row, fraction in enumerate(FRACTIONS):
         kept[row, order[: round(fraction * len(order))]] = True
@@ -86,10 +83,8 @@ def measure_road(
     from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 
     top, bottom = network.spec.rows or (0, len(picture))
-    real, inside = to_tensor(picture), outline[top:bottom].ravel()
-    order = np.flatnonzero(inside)
-    noise = np.random.default_rng(0).random(len(order))
-    order = order[np.lexsort((noise, -heat[top:bottom].ravel()[order]))]
+    real, inside = to_tensor(picture), outline[top:bottom]
+    order = _hottest_first(heat[top:bottom], inside)
     imputer, pictures = NoisyLinearImputer(noise=0.01), []
     for fraction in ROAD_FRACTIONS:
         count = round(fraction * len(order))
@@ -97,7 +92,7 @@ def measure_road(
             keep = np.ones(inside.size, np.float32)
             keep[removed] = 0
             filled = real.clone()
-            mask = torch.from_numpy(keep.reshape(bottom - top, -1))
+            mask = torch.from_numpy(keep.reshape(inside.shape))
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.simplefilter("ignore", DeprecationWarning)  # it hands tensors to NumPy
                 torch.manual_seed(0)
@@ -105,6 +100,16 @@ def measure_road(
             pictures.append(filled)
     shares = answer_shares(network, torch.stack(pictures), target, choice)
     return float(np.mean([least - most for most, least in zip(shares[::2], shares[1::2], strict=True)]) / 2)
+
+
+def _hottest_first(heat: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Flat places of the pixels inside, hottest first.
+
+    Ties are broken by chance, not by position: a map without heat must not delete from the top.
+    """
+    places = np.flatnonzero(inside)
+    noise = np.random.default_rng(0).random(len(places))
+    return places[np.lexsort((noise, -heat.ravel()[places]))]
 
 
 @torch.inference_mode()

@@ -111,6 +111,11 @@ def checked_name(name: str) -> str:
     return name
 
 
+def name_from(text: str, otherwise: str) -> str:
+    """A name of letters that every file system takes, from any text; `otherwise` where none are left."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or otherwise
+
+
 def now() -> str:
     """The present moment, UTC, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
