@@ -182,14 +182,14 @@ def test_photographs_are_taken_from_an_endless_source_as_needed(grader: Grader, 
 
     results = grader.grade_all(source())
     assert [next(results).image for _ in range(6)] == ["0", "1", "2", "3", "4", "5"]
-    assert len(taken) <= 6 + 2 * 4 + 2
+    assert len(taken) <= 6 + 4 * 4  # a few batches of four
 
 
 def test_an_abandoned_run_ends_its_threads_and_leaves_the_rest_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_model()
-    grader = load(batch_size=20)
+    grader = load(batch_size=10)
     found = [FoundImage(path=tmp_path / f"{number}.png", name=str(number)) for number in range(100)]
     prepared: list[Path] = []
 
@@ -205,7 +205,7 @@ def test_an_abandoned_run_ends_its_threads_and_leaves_the_rest_undone(
     assert set(threading.enumerate()) > threads
     results.close()  # type: ignore[attr-defined]  # a generator
     assert set(threading.enumerate()) == threads
-    assert len(prepared) < 40
+    assert len(prepared) < 60
 
 
 def test_an_error_of_ours_is_not_hidden_in_a_row(
