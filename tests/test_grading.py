@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -345,3 +347,15 @@ def test_a_network_of_no_numbers_is_an_error_and_not_a_grade(tmp_path: Path) -> 
         next(grader.network.parameters()).fill_(float("nan"))
     with pytest.raises(CheckpointError, match="not numbers"):
         grader.grade(save_photographs(tmp_path, [0])[0])
+
+
+def test_the_library_has_one_way_in_that_imports_nothing_before_it_is_used() -> None:
+    program = (
+        "import sys, fundusgrade\n"
+        "assert 'torch' not in sys.modules and 'cv2' not in sys.modules\n"
+        "from fundusgrade import Grader, find_images\n"
+        "assert (Grader.__module__, find_images.__module__) == ('fundusgrade.grading', 'fundusgrade.images')\n"
+        "assert not hasattr(fundusgrade, 'grader')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -28,6 +28,7 @@ from fundusgrade.images import (
     hash_file,
     jpeg_quantization,
     read_image,
+    reduced,
     write_image,
 )
 
@@ -681,3 +682,13 @@ def test_strength_of_jpeg_compression_is_read_without_decoding(tmp_path: Path) -
     (tmp_path / "empty.jpg").touch()
     assert jpeg_quantization(tmp_path / "30.jpg") > 3 * jpeg_quantization(tmp_path / "90.jpg") > 0
     assert jpeg_quantization(tmp_path / "a.png") == jpeg_quantization(tmp_path / "empty.jpg") == 0
+
+
+def test_a_reduced_picture_is_the_mean_of_its_pixels_rounded_once() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (67, 91, 3), dtype=np.uint8)
+    for factor in (2, 4, 8):
+        height, width = 67 // factor, 91 // factor
+        blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+        small = reduced(picture, factor)
+        assert small.shape == (height, width, 3)
+        assert np.abs(small - blocks.mean(axis=(1, 3))).max() <= 0.5 + 1e-6

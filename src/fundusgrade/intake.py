@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fundusgrade.errors import UngradableError
 from fundusgrade.field_of_view import WORKING_SIZE_PX, find_field_of_view
-from fundusgrade.images import Picture, halved, read_image
+from fundusgrade.images import Picture, read_image, reduced
 from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess
 from fundusgrade.quality import Quality, measure_quality
 
@@ -60,8 +60,9 @@ def take_in(path: Path, recipe: PreprocessRecipe) -> Intake:
 
 def take_in_picture(photograph: Picture, recipe: PreprocessRecipe) -> Intake:
     """The same for a photograph in memory. Raises NoRetinaError where it shows no retina."""
-    while min(photograph.shape[:2]) // 2 >= _num_pixels_needed(recipe):
-        photograph = halved(photograph)
+    factor = min(photograph.shape[:2]) // _num_pixels_needed(recipe)
+    if factor >= 2:
+        photograph = reduced(photograph, 1 << (factor.bit_length() - 1))
     field_of_view = find_field_of_view(photograph)
     quality = measure_quality(photograph, field_of_view)
     return Intake(photograph=photograph, prepared=preprocess(photograph, field_of_view, recipe), quality=quality)
