@@ -3,8 +3,9 @@
     python benchmarks/predict.py FOLDER [FOLDER ...] [--model NAME] [--count 200] [--rounds 5]
 
 All programs take turns in one process on the same files, each grading the same photographs by the same weights along
-the same preprocessing; where the folders hold fewer than COUNT, photographs are graded several times. The first round
-warms caches and is not counted. "timm" is its ImageDataset and loader with two worker processes and its network in
+the same preprocessing. Where the folders hold fewer than COUNT, photographs of --fill-from, enlarged to the pixels of a
+camera and saved as JPEG, fill up; without that, photographs are graded several times. The first round warms caches and
+is not counted. "timm" is its ImageDataset and loader with two worker processes and its network in
 float32, as its inference program runs; "plain loop" opens, prepares and grades one photograph after the other.
 """
 
@@ -37,6 +38,7 @@ from fundusgrade.pace import at_work
 from fundusgrade.preprocess import PreprocessRecipe
 from fundusgrade.writing import PredictionWriter
 
+CAMERA_PX = 3500
 TIMM_WORKERS = 2
 TIMM_BATCH = 32
 
@@ -59,11 +61,28 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--model", default=None, help="name or path; an exported graph is compared by --original")
     parser.add_argument("--original", default=None, help="the weights that timm and the plain loop run, if not --model")
+    parser.add_argument("--fill-from", type=Path, help="folder of smaller photographs")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
-    found = list(itertools.islice(itertools.cycle(find_images(chosen.folders)), chosen.count))
-    found = [FoundImage(path=each.path, name=f"{number:05d}") for number, each in enumerate(found)]
+    with tempfile.TemporaryDirectory() as folder:
+        own = find_images(chosen.folders)
+        missing = chosen.count - len(own) if chosen.fill_from else 0
+        enlarge(find_images([chosen.fill_from])[:missing] if missing > 0 else [], Path(folder))
+        found = list(itertools.islice(itertools.cycle([*own, *find_images([Path(folder)])]), chosen.count))
+        measure([FoundImage(path=each.path, name=f"{number:05d}") for number, each in enumerate(found)], chosen)
+
+
+def enlarge(found: Sequence[FoundImage], folder: Path) -> None:
+    """The same photographs with the pixels of a camera."""
+    for number, each in enumerate(found):
+        with Image.open(each.path) as image:
+            larger = image.convert("RGB").resize((CAMERA_PX, CAMERA_PX), Image.Resampling.BICUBIC)
+            larger.save(folder / f"{number:05d}.jpg", quality=92)
+
+
+def measure(found: Sequence[FoundImage], chosen: argparse.Namespace) -> None:
+    """Let all programs take turns, and print what they took."""
     ours = Grader.load(chosen.model)
     plain = Grader.load(chosen.original or chosen.model, device=DeviceName.CPU, precision=Precision.FLOAT32)
     print(f"{len(found)} photographs; {ours.name}; {ours.choice.describe()}; {ours.pace.describe()}")
