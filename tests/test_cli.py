@@ -47,7 +47,8 @@ from tests.models_for_tests import (
 
 COLUMNS = [
     *("image", "grade", "label", "p0", "p1", "p2", "p3", "p4"),
-    *("expected_grade", "referable_probability", "gradable", "quality_reasons", "model", "error"),
+    *("expected_grade", "referable_probability", "gradable", "quality_reasons"),
+    *("laterality", "camera", "model", "error"),
 ]
 
 OPTIONS = {

@@ -275,7 +275,7 @@ def audit(
 
 @app.command()
 def predict(
-    photographs: Annotated[list[Path], typer.Argument(help="Photographs, and folders of them.")],
+    photographs: Annotated[list[Path], typer.Argument(help="Photographs, folders and .zip archives of them.")],
     csv: Annotated[Path | None, typer.Option(help="CSV file to write; standard output if not given.")] = None,
     model: Annotated[str | None, typer.Option(help="Model, by name or path; the shipped one if not given.")] = None,
     device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
@@ -294,13 +294,14 @@ def predict(
     """Grade photographs. One that cannot be graded is a row with the reason, and the exit code is 3."""
     from fundusgrade.errors import DatasetError
     from fundusgrade.grading import Grader
-    from fundusgrade.images import IMAGE_SUFFIXES, find_images
+    from fundusgrade.images import PHOTOGRAPH_SUFFIXES, find_images
     from fundusgrade.report import PredictionWriter
 
     found = find_images(photographs)
     if not found:
         raise DatasetError(
-            f"no photographs in {', '.join(map(str, photographs))}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"no photographs in {', '.join(map(str, photographs))}; looked for "
+            f"{', '.join(sorted(PHOTOGRAPH_SUFFIXES))}, also in .zip"
         )
     grader = Grader.load(
         model,

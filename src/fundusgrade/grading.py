@@ -240,7 +240,7 @@ class Grader:
         )
 
     def _submit(self, pool: ThreadPoolExecutor, found: FoundImage) -> _Preparing:
-        return _Preparing(name=found.name, future=pool.submit(_prepare, found.path, self.recipe))
+        return _Preparing(name=found.name, future=pool.submit(_prepare, found, self.recipe))
 
     def grade_pictures(self, photographs: Sequence[Picture]) -> list[Prediction | Ungraded]:
         """Grade photographs (H, W, 3) in memory, of any sizes; they are named by their number."""
@@ -260,13 +260,21 @@ class Grader:
             if isinstance(item, Intake):
                 yield predictions[i]
             else:
-                yield Ungraded(image=name, model=self.name, reason=item.reason, quality_reasons=item.quality_reasons)
+                yield Ungraded(
+                    image=name,
+                    model=self.name,
+                    reason=item.reason,
+                    quality_reasons=item.quality_reasons,
+                    laterality=item.laterality,
+                    camera=item.camera,
+                )
 
     def _withheld(self, item: Intake | _Refusal) -> Intake | _Refusal:
         if not self._require_gradable or not isinstance(item, Intake) or item.quality.gradable:
             return item
         reasons = item.quality.reasons
-        return _Refusal(reason=f"not gradable: {'; '.join(reasons)}", quality_reasons=reasons)
+        reason = f"not gradable: {'; '.join(reasons)}"
+        return _Refusal(reason=reason, quality_reasons=reasons, laterality=item.laterality, camera=item.camera)
 
     def _grade_intakes(self, items: Sequence[tuple[str, Intake]]) -> list[Prediction]:
         if not items:
@@ -281,6 +289,8 @@ class Grader:
                 thresholds=self.description.thresholds,
                 quality_reasons=intake.quality.reasons,
                 grade_range=grade_range,
+                laterality=intake.laterality,
+                camera=intake.camera,
             )
             for (name, intake), row, grade_range in zip(items, probabilities, self._ranges(probabilities), strict=True)
         ]
@@ -314,6 +324,8 @@ class _Refusal:
 
     reason: str
     quality_reasons: tuple[str, ...] = ()
+    laterality: str = ""
+    camera: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,8 +336,8 @@ class _Preparing:
     future: Future[Intake | _Refusal]
 
 
-def _prepare(path: Path, recipe: PreprocessRecipe) -> Intake | _Refusal:
+def _prepare(found: FoundImage, recipe: PreprocessRecipe) -> Intake | _Refusal:
     try:
-        return take_in(path, recipe)
+        return take_in(found, recipe)
     except UngradableError as error:
         return _Refusal(reason=str(error))

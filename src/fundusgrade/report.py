@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 PREDICTION_COLUMNS = (
     *("image", "grade", "label", "p0", "p1", "p2", "p3", "p4"),
-    *("expected_grade", "referable_probability", "gradable", "quality_reasons", "model", "error"),
+    *("expected_grade", "referable_probability", "gradable", "quality_reasons", "laterality", "camera"),
+    *("model", "error"),
 )
 
 RANGE_COLUMNS = ("grade_low", "grade_high")
@@ -163,7 +164,8 @@ def _prediction_line(prediction: Prediction) -> str:
     numbers = [*prediction.probabilities, prediction.expected_grade, prediction.referable_probability]
     cells = [_text_cell(prediction.image), f"{prediction.grade:d}", prediction.grade.label]
     quality = ["yes" if prediction.gradable else "no", _text_cell("; ".join(prediction.quality_reasons))]
-    return ",".join([*cells, *(f"{number:.4f}" for number in numbers), *quality, _text_cell(prediction.model), ""])
+    source = [_text_cell(text) for text in (prediction.laterality, prediction.camera, prediction.model)]
+    return ",".join([*cells, *(f"{number:.4f}" for number in numbers), *quality, *source, ""])
 
 
 def _ungraded_line(ungraded: Ungraded) -> str:
@@ -174,6 +176,8 @@ def _ungraded_line(ungraded: Ungraded) -> str:
             _text_cell(ungraded.image),
             *[""] * num_empty,
             *quality,
+            _text_cell(ungraded.laterality),
+            _text_cell(ungraded.camera),
             _text_cell(ungraded.model),
             _text_cell(ungraded.reason),
         ]
