@@ -90,7 +90,7 @@ def _unpack(packed: bytes, member: Member, at_most: int | None) -> bytes:
 
 def _is_photograph(entry: zipfile.ZipInfo, suffixes: Set[str]) -> bool:
     path = PurePosixPath(entry.filename)
-    is_hidden = any(part.startswith(".") and part != ".." for part in path.parts) or "__MACOSX" in path.parts
+    is_hidden = any(re.match(r"\.(?!\.)|__MACOSX$", part) for part in path.parts)
     return not entry.is_dir() and not is_hidden and path.suffix.lower() in {*suffixes, ARCHIVE_SUFFIX}
 
 

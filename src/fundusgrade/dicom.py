@@ -218,11 +218,9 @@ class _Element:
 
 def _next_element(file: BinaryIO, *, explicit: bool) -> _Element | None:
     """The next element, or None where the file is over."""
-    head = file.read(8)
-    if not head and file.tell() <= _size_of(file):
+    if file.tell() == _size_of(file):
         return None
-    if len(head) < 8:
-        raise _truncated()
+    head = _read_exactly(file, 8)
     group, number, length = struct.unpack("<HHL", head)
     tag = group << 16 | number
     if not explicit or group == 0xFFFE:
@@ -242,12 +240,14 @@ def _read_elements(file: BinaryIO, *, explicit: bool, wanted: frozenset[int], en
     forms = [explicit]
     for _ in range(_MAX_ELEMENTS):
         start = file.tell()
-        element = _next_element(file, explicit=forms[-1])
-        if element is None or (len(forms) == 1 and element.tag >= end and element.tag != _ITEM):
-            if len(forms) > 1:
-                raise _truncated()
-            file.seek(start)
+        # Looked at first: what follows the file's own elements may be written otherwise, or deflated.
+        group, number = struct.unpack("<HH", file.read(4).ljust(4, b"\xff"))
+        file.seek(start)
+        if len(forms) == 1 and (group << 16 | number) >= end:
             return values
+        element = _next_element(file, explicit=forms[-1])
+        if element is None:
+            raise _truncated()
         if element.tag in (_ITEM_END, _SEQUENCE_END):
             forms.pop()
         elif element.length == _UNDEFINED:
