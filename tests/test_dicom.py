@@ -33,13 +33,16 @@ from typer.testing import CliRunner
 
 from fundusgrade import dicom
 from fundusgrade.cli import app
+from fundusgrade.dataset import prepare_dataset
 from fundusgrade.decoding import Decoded, decode_image
 from fundusgrade.dicom import count_frames, decode_dicom
 from fundusgrade.errors import UnreadableImageError
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading import Grader
 from fundusgrade.images import FoundImage, find_images, read_image, read_photograph
+from fundusgrade.labels import LabelColumns, find_samples
 from fundusgrade.options import DeviceName, Precision
+from fundusgrade.preprocess import PreprocessRecipe
 from tests.dicoms import SECRETS, dataset_of, encapsulated, file_bytes, identify, jpeg_bytes
 from tests.models_for_tests import drawn_photograph, install_model
 
@@ -545,6 +548,26 @@ def test_no_output_of_a_command_tells_who_the_patient_is(
     told += "".join(path.read_bytes().decode("latin-1") for path in files) + caplog.text
     assert "whole.dcm" in told
     assert not [secret for secret in SECRETS if secret in told]
+
+
+def test_data_sets_can_be_made_of_dicoms(tmp_path: Path) -> None:
+    for seed in range(2):
+        data = file_bytes(identify(dataset_of(drawn_photograph(seed))))
+        (tmp_path / f"eye{seed}.dcm").write_bytes(data)
+        Image.fromarray(drawn_photograph(seed)).save(tmp_path / f"copy{seed}.png")
+    (tmp_path / "scan.dcm").write_bytes(several(2))
+    labels = "image,grade\neye0,1\neye1.dcm,2\ncopy0,1\ncopy1,2\nscan,0\n"
+    (tmp_path / "labels.csv").write_text(labels)
+    samples = find_samples([tmp_path], columns=LabelColumns(image="image", grade="grade"))
+    dataset = prepare_dataset(samples, name="x", recipe=PreprocessRecipe(size_px=64), num_workers=1)
+    rows = {row.source: row for row in dataset.rows}
+    for seed in range(2):
+        of_dicom, of_png = (read_image(dataset.directory / rows[f"{name}{seed}.{kind}"].image) for name, kind in PAIRS)
+        assert np.array_equal(of_dicom, of_png)
+    assert "holds 2 pictures, and one was expected" in (rows["scan.dcm"].error or "")
+
+
+PAIRS = (("eye", "dcm"), ("copy", "png"))
 
 
 def test_explain_names_the_figure_of_a_dicom_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,10 +283,10 @@ def _decode_frame(file: BinaryIO, header: _Header, index: int, at_least_px: int 
     frame = _fragmented_frame(file, header, index)
     if header.syntax in _JPEG_2000:
         picture = decode_jpeg_2000(frame)
-        return _from_ycbcr(picture) if photometric == "YBR_FULL" else _upright_gray(picture, photometric)
+        return _from_ycbcr(picture) if photometric == "YBR_FULL" else _positive(picture, photometric)
     if not frame.startswith(b"\xff\xd8\xff"):
         raise _damaged("its pixels are not the JPEG that it says")
-    return _upright_gray(decode_image(_with_color_space(frame, photometric), at_least_px=at_least_px), photometric)
+    return _positive(decode_image(_with_color_space(frame, photometric), at_least_px=at_least_px), photometric)
 
 
 def _with_color_space(jpeg: bytes, photometric: str) -> bytes:
@@ -417,7 +417,7 @@ def _to_picture(values: NDArray[np.integer], header: _Header) -> Picture:
     scale = ((np.arange(full + 1) * 255 + full // 2) // full).astype(np.uint8)
     picture = scale[values]
     if picture.ndim == 2:
-        return _upright_gray(np.repeat(picture[..., np.newaxis], 3, axis=2), photometric)
+        return _positive(np.repeat(picture[..., np.newaxis], 3, axis=2), photometric)
     return picture if photometric == "RGB" else _from_ycbcr(picture)
 
 
@@ -445,7 +445,7 @@ def _from_ycbcr(picture: Picture) -> Picture:
     return np.array(Image.frombytes("YCbCr", (width, height), picture.tobytes()).convert("RGB"))
 
 
-def _upright_gray(picture: Picture, photometric: str) -> Picture:
+def _positive(picture: Picture, photometric: str) -> Picture:
     """In DICOM's MONOCHROME1 the least value is white."""
     return 255 - picture if photometric == "MONOCHROME1" else picture
 
