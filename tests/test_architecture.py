@@ -14,7 +14,19 @@ import fundusgrade
 
 PACKAGE = Path(fundusgrade.__file__).parent
 ROOMS = [
-    *("__init__", "errors", "grades", "options", "decoding", "images", "field_of_view", "preprocess", "quality"),
+    *(
+        "__init__",
+        "errors",
+        "grades",
+        "options",
+        "decoding",
+        "dicom",
+        "archives",
+        "images",
+        "field_of_view",
+        "preprocess",
+        "quality",
+    ),
     *(
         "intake",
         "overlay",

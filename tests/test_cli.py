@@ -250,7 +250,7 @@ def test_predict_without_photographs_is_an_error(workplace: Path) -> None:
     (workplace / "empty" / "notes.txt").touch()
     outcome = Outcome("fundusgrade predict empty --csv out.csv")
     assert (outcome.code, outcome.stdout) == (1, "")
-    assert "Error: no photographs in empty; looked for .bmp, .jpeg, .jpg, .png," in outcome.stderr
+    assert "Error: no photographs in empty; looked for .bmp, .dcm, .dicom, .jpeg, .jpg, .png," in outcome.stderr
     assert not (workplace / "out.csv").exists()
 
 

@@ -292,7 +292,7 @@ BROKEN = {
     "empty": (b"", "the file is empty (0 bytes)"),
     "text": (b"this is no picture\n" * 50, "not an image; expected JPEG, PNG, TIFF, BMP or WebP"),
     "GIF": (encode(IMAGE, "GIF"), "this is a GIF file"),
-    "DICOM": (bytes(128) + b"DICM" + bytes(500), "this is a DICOM file"),
+    "DICOM": (bytes(128) + b"DICM" + bytes(500), "damaged DICOM"),
     "HEIF": (b"\0\0\0\x18ftypheic" + bytes(500), "this is a HEIF, AVIF or video file"),
     "BigTIFF": (b"II+\0\x08\0\0\0" + bytes(500), "this is a BigTIFF file"),
     "truncated JPEG": (JPEG[: len(JPEG) * 2 // 3], "truncated JPEG: image file is truncated"),
@@ -403,10 +403,10 @@ def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
     loop.symlink_to(loop)
     assert "too many levels of symbolic links" in message(loop)
 
-    def deny(path: Path) -> bytes:
+    def deny(path: Path, mode: str) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr(Path, "open", deny)
     assert message(tmp_path / "file") == "permission denied; allow this user to read the file"
 
 

@@ -97,8 +97,15 @@ def test_no_cell_can_become_a_formula(tmp_path: Path, name: str) -> None:
 
 
 def test_model_and_reason_cannot_become_formulas_either(tmp_path: Path) -> None:
-    content = written(tmp_path, Ungraded(image="a.png", model="=m", reason="@r"))
-    assert content == HEADER + "a.png,,,,,,,,,,no,,,,'=m,'@r\n"
+    content = written(tmp_path, Ungraded(image="a.png", model="=m", reason="@r", camera="=c"))
+    assert content == HEADER + "a.png,,,,,,,,,,no,,,'=c,'=m,'@r\n"
+
+
+def test_eye_and_camera_stand_before_the_model(tmp_path: Path) -> None:
+    known = {"laterality": "L", "camera": '=Eye, "II"'}
+    lines = written(tmp_path, dataclasses.replace(GRADED, **known), dataclasses.replace(UNGRADED, **known))
+    for row in csv.DictReader(io.StringIO(lines)):
+        assert (row["laterality"], row["camera"], row["model"]) == ("L", '\'=Eye, "II"', "resnet50")
 
 
 def test_a_name_that_a_spreadsheet_would_split_is_quoted_and_guarded(tmp_path: Path) -> None:

@@ -16,12 +16,31 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from fundusgrade.errors import UnreadableImageError
 
 Picture = NDArray[np.uint8]
 """A picture (height, width, 3), RGB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decoded:
+    """A picture and what its file says of it: eye "R", "L" or "B" for both, and camera; "" where it does not say."""
+
+    picture: Picture
+    laterality: str = ""
+    camera: str = ""
+
 
 MAX_PIXELS = 200_000_000
 MIN_SIDE_PX = 32
@@ -44,6 +63,11 @@ def decode_image(data: bytes, *, at_least_px: int | None = None) -> Picture:
         raise
     except Exception as error:  # decoders raise anything on hostile bytes: SyntaxError, struct.error, cv2.error, ...
         raise UnreadableImageError(f"the picture cannot be decoded: {in_words(error)}; {COPY_AGAIN}") from error
+
+
+def decode_jpeg_2000(data: bytes) -> Picture:
+    """Decode a JPEG 2000 codestream, as DICOM holds them. Raises UnreadableImageError as `decode_image` does."""
+    return _load(Jpeg2KImagePlugin.Jpeg2KImageFile, data, "JPEG 2000")
 
 
 def _decode(data: bytes, at_least_px: int | None) -> Picture:
@@ -108,7 +132,7 @@ def _decode_png(data: bytes) -> Picture:
     essential = b"".join(kept)
     if essential[12:16] != b"IHDR" or essential[24] != 16:
         return _turn_upright(_load(PngImagePlugin.PngImageFile, essential, "PNG"), orientation)
-    _check_size(int.from_bytes(essential[16:20], "big"), int.from_bytes(essential[20:24], "big"))
+    check_size(int.from_bytes(essential[16:20], "big"), int.from_bytes(essential[20:24], "big"))
     return _turn_upright(_decode_16_bit(essential, "PNG"), orientation)
 
 
@@ -116,7 +140,7 @@ def _load(plugin: type[ImageFile.ImageFile], data: bytes, kind: str, at_least_px
     """Decode 8 bits per channel by one Pillow plugin; the size is checked between its header and its pixels."""
     try:
         with plugin(io.BytesIO(data)) as image:
-            _check_size(image.width, image.height)
+            check_size(image.width, image.height)
             if at_least_px is not None:
                 share = at_least_px / min(image.size)
                 image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))
@@ -133,7 +157,8 @@ def _load(plugin: type[ImageFile.ImageFile], data: bytes, kind: str, at_least_px
         raise UnreadableImageError(f"{state} {kind}: {detail}; {COPY_AGAIN}") from error
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises UnreadableImageError where a picture is too large to be decoded safely, or too small to show a retina."""
     if width * height > MAX_PIXELS:
         raise UnreadableImageError(
             f"{width} x {height} pixels are more than the {MAX_PIXELS} allowed; scale the picture down"
@@ -240,7 +265,7 @@ def _decode_page(page: bytes, entries: dict[int, _Entry]) -> Picture:
         raise UnreadableImageError("damaged TIFF: it claims dangerously large tiles; save the picture again")
     if value(258, 1) <= 8:
         return _load(_TiffOfAnySize, page, "TIFF")
-    _check_size(value(256, 0), value(257, 0))
+    check_size(value(256, 0), value(257, 0))
     photometric = value(262, 1)
     if value(258, 1) != 16 or photometric not in (0, 1, 2):
         raise UnreadableImageError(f"TIFF with {value(258, 1)} bits of this color type is not supported; save with 8")

@@ -53,7 +53,7 @@ class Prediction:
     `thresholds` are the model's four of the expected grade; without them the most probable grade is taken.
     `quality_reasons` say in plain words why the photograph should not be trusted to show its grade. `grade_range` is
     the lowest and highest grade of the set that holds the true grade at the coverage asked for; None where none was.
-    `laterality` ("R", "L", "B") and `camera` are what a DICOM photograph says of itself, empty elsewhere.
+    `laterality` ("R", "L", "B" for both) and `camera` are what a DICOM file says of them, else "".
     """
 
     image: str

@@ -266,7 +266,7 @@ class Grader:
         )
 
     def _submit(self, pool: Executor, found: FoundImage) -> _Preparing:
-        return _Preparing(name=found.name, future=pool.submit(_prepare, found.path, self.recipe))
+        return _Preparing(name=found.name, future=pool.submit(_prepare, found, self.recipe))
 
     def grade_pictures(self, photographs: Sequence[Picture]) -> list[Prediction | Ungraded]:
         """Grade photographs (H, W, 3) in memory, of any sizes; they are named by their number."""
@@ -286,13 +286,21 @@ class Grader:
             if isinstance(item, Intake):
                 yield predictions[i]
             else:
-                yield Ungraded(image=name, model=self.name, reason=item.reason, quality_reasons=item.quality_reasons)
+                yield Ungraded(
+                    image=name,
+                    model=self.name,
+                    reason=item.reason,
+                    quality_reasons=item.quality_reasons,
+                    laterality=item.laterality,
+                    camera=item.camera,
+                )
 
     def _withheld(self, item: Intake | _Refusal) -> Intake | _Refusal:
         if not self._require_gradable or not isinstance(item, Intake) or item.quality.gradable:
             return item
         reasons = item.quality.reasons
-        return _Refusal(reason=f"not gradable: {'; '.join(reasons)}", quality_reasons=reasons)
+        reason = f"not gradable: {'; '.join(reasons)}"
+        return _Refusal(reason=reason, quality_reasons=reasons, laterality=item.laterality, camera=item.camera)
 
     def _grade_intakes(self, items: Sequence[tuple[str, Intake]]) -> list[Prediction]:
         if not items:
@@ -307,6 +315,8 @@ class Grader:
                 thresholds=self.description.thresholds,
                 quality_reasons=intake.quality.reasons,
                 grade_range=grade_range,
+                laterality=intake.laterality,
+                camera=intake.camera,
             )
             for (name, intake), row, grade_range in zip(items, probabilities, self._ranges(probabilities), strict=True)
         ]
@@ -340,6 +350,8 @@ class _Refusal:
 
     reason: str
     quality_reasons: tuple[str, ...] = ()
+    laterality: str = ""
+    camera: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,8 +362,8 @@ class _Preparing:
     future: Future[Intake | _Refusal]
 
 
-def _prepare(path: Path, recipe: PreprocessRecipe) -> Intake | _Refusal:
+def _prepare(found: FoundImage, recipe: PreprocessRecipe) -> Intake | _Refusal:
     try:
-        return take_in(path, recipe)
+        return take_in(found, recipe)
     except UngradableError as error:
         return _Refusal(reason=str(error))

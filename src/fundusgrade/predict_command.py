@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fundusgrade.sharding import Shard
     from fundusgrade.writing import Job, PredictionWriter
 
-_PHOTOGRAPHS = "Photographs, folders and zip archives of them."
+_PHOTOGRAPHS = "Photographs, folders and .zip archives of them."
 _LIST = "Text file that names photographs or folders, one a line."
 
 
@@ -102,7 +102,7 @@ def _part(shard: str | None, csv: Path | None, *, resume: bool) -> Shard | None:
 
 
 def _find(photographs: Sequence[Path], list_file: Path | None) -> list[FoundImage]:
-    from fundusgrade.images import IMAGE_SUFFIXES, find_images
+    from fundusgrade.images import PHOTOGRAPH_SUFFIXES, find_images
 
     listed = _read_list(list_file) if list_file is not None else []
     if not photographs and list_file is None:
@@ -110,7 +110,8 @@ def _find(photographs: Sequence[Path], list_file: Path | None) -> list[FoundImag
     found = find_images([*photographs, *listed])
     if not found:
         where = ", ".join(map(str, [*photographs, *([list_file] if list_file else [])]))
-        raise DatasetError(f"no photographs in {where}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+        looked_for = ", ".join(sorted(PHOTOGRAPH_SUFFIXES))
+        raise DatasetError(f"no photographs in {where}; looked for {looked_for}, also in .zip")
     return found
 
 
