@@ -20,6 +20,7 @@ ROOMS = [
         "grades",
         "options",
         "decoding",
+        "dicom_header",
         "dicom",
         "archives",
         "images",

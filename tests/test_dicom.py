@@ -31,11 +31,12 @@ from pydicom.uid import (
 )
 from typer.testing import CliRunner
 
-from fundusgrade import dicom
+from fundusgrade import dicom_header
 from fundusgrade.cli import app
 from fundusgrade.dataset import prepare_dataset
 from fundusgrade.decoding import Decoded, decode_image
 from fundusgrade.dicom import count_frames, decode_dicom
+from fundusgrade.dicom_header import find_data_set, read_header
 from fundusgrade.errors import UnreadableImageError
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading import Grader
@@ -312,7 +313,7 @@ def test_a_value_that_swallowed_others_is_no_camera() -> None:
 
 def test_nothing_else_is_held() -> None:
     data = file_bytes(identify(dataset_of(COLOR)))
-    header = dicom._read_header(*dicom._find_data_set(io.BytesIO(data)))
+    header = read_header(*find_data_set(io.BytesIO(data)))
     held = repr(header)
     assert "PAT-4711-X" in data.decode("latin-1")
     assert not [secret for secret in SECRETS if secret in held]
@@ -417,7 +418,7 @@ def beginning(syntax: str = ExplicitVRLittleEndian) -> bytes:
 
 
 def test_a_deflated_bomb_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dicom, "MAX_INFLATED_BYTES", 1_000_000)
+    monkeypatch.setattr(dicom_header, "MAX_INFLATED_BYTES", 1_000_000)
     dataset = dataset_of(np.zeros((4000, 4000), np.uint8), syntax=DeflatedExplicitVRLittleEndian)
     text, _, peak = measured(file_bytes(dataset))
     assert "inflates to more than the 1000000 bytes allowed" in text
