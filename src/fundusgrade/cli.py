@@ -138,7 +138,7 @@ def train(
     init_weights: Annotated[Path | None, typer.Option(help="Pretrained weights, a .safetensors file.")] = None,
     pretrained: Annotated[bool, typer.Option(help="Start from timm's pretrained weights.")] = True,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.")] = None,
-    batch_size: Annotated[int, typer.Option(min=2, help="Photographs per step.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=2, help="Photographs per step, of all processes.")] = 32,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Highest learning rate.")] = None,
     layer_decay: Annotated[float | None, typer.Option(min=0.1, max=1.0, help="Rate of a layer over the next.")] = None,
     head: Annotated[Head | None, typer.Option(help="What the last layer says; the loss's if not given.")] = None,
@@ -157,12 +157,18 @@ def train(
     folds: Annotated[int | None, typer.Option(min=2, help="Train this many folds, each tested on the rest.")] = None,
     fold: Annotated[int | None, typer.Option(min=1, help="Train one fold only, of 5 if --folds is not given.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Grade the folds' photographs mirrored too.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder of a log for TensorBoard.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or run of this name.")] = False,
 ) -> None:
-    """Train a network, keep its best epoch by validation kappa, and install it in the store."""
-    from fundusgrade import cross_validation, runs
+    """Train a network, keep its best epoch by validation kappa, and install it in the store.
+
+    Processes that torchrun starts with this command train it together.
+    """
+    from fundusgrade import cross_validation, distributed, runs
+    from fundusgrade.device import choose_device
     from fundusgrade.training import TrainOptions
 
     options = TrainOptions(
@@ -187,14 +193,20 @@ def train(
         num_folds=folds or NUM_FOLDS,
         seed=seed,
     )
-    request = runs.RunRequest(data=tuple(data or ()), name=name, options=options, resume=resume, overwrite=overwrite)
-    if folds is None and fold is None:
-        finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=console())
-    else:
-        finished = cross_validation.cross_validate(
-            request, device=device, precision=precision, console=console(), tta=tta
-        )
-    typer.echo(finished.summary)
+    request = runs.RunRequest(
+        options=options, data=tuple(data or ()), name=name, resume=resume, overwrite=overwrite, compiled=compiled,
+        events=tensorboard,
+    )  # fmt: skip
+    with distributed.joined(choose_device(device, precision)) as team:
+        screen = console(quiet=not team.is_first)
+        if folds is None and fold is None:
+            finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=screen)
+        else:
+            finished = cross_validation.cross_validate(
+                request, device=device, precision=precision, console=screen, tta=tta
+            )
+    if team.is_first:
+        typer.echo(finished.summary)
     if finished.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
 
