@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fundusgrade.dataset import PreparedDataset
     from fundusgrade.evaluating import Candidate
     from fundusgrade.grading import Grader
+    from fundusgrade.runs import RunRequest
     from fundusgrade.shortcuts import ShortcutProbe
 
 AUDIT_LIMIT = 300
@@ -167,8 +168,7 @@ def train(
 
     Processes that torchrun starts with this command train it together.
     """
-    from fundusgrade import cross_validation, distributed, runs
-    from fundusgrade.device import choose_device
+    from fundusgrade.runs import RunRequest
     from fundusgrade.training import TrainOptions
 
     options = TrainOptions(
@@ -193,22 +193,11 @@ def train(
         num_folds=folds or NUM_FOLDS,
         seed=seed,
     )
-    request = runs.RunRequest(
+    request = RunRequest(
         options=options, data=tuple(data or ()), name=name, resume=resume, overwrite=overwrite, compiled=compiled,
         events=tensorboard,
     )  # fmt: skip
-    with distributed.joined(choose_device(device, precision)) as team:
-        screen = console(quiet=not team.is_first)
-        if folds is None and fold is None:
-            finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=screen)
-        else:
-            finished = cross_validation.cross_validate(
-                request, device=device, precision=precision, console=screen, tta=tta
-            )
-    if team.is_first:
-        typer.echo(finished.summary)
-    if finished.interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
+    _train(request, device, precision, in_folds=folds is not None or fold is not None, tta=tta)
 
 
 @app.command()
@@ -405,6 +394,25 @@ def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Pa
         message(f"{candidate.predictions.model}: {candidate.seen}")
     if out is not None:
         message(f"written: {out / 'evaluation.json'!s}, {out / 'confusion.png'!s}, {out / 'predictions-MODEL.csv'!s}")
+
+
+def _train(request: RunRequest, device: DeviceName, precision: Precision, *, in_folds: bool, tta: bool) -> None:
+    """Train with the processes that torchrun started, if it did; the first of them speaks."""
+    from fundusgrade import cross_validation, distributed, runs
+    from fundusgrade.device import choose_device
+
+    with distributed.joined(choose_device(device, precision)) as team:
+        screen = console(quiet=not team.is_first)
+        if in_folds:
+            finished = cross_validation.cross_validate(
+                request, device=device, precision=precision, console=screen, tta=tta
+            )
+        else:
+            finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=screen)
+    if team.is_first:
+        typer.echo(finished.summary)
+    if finished.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _audit_candidates(

@@ -19,7 +19,8 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from fundusgrade.device import DeviceChoice
@@ -63,7 +64,7 @@ class Team:
         """The sum of a tensor over all processes, the same on each; on the tensor's device, without gradients."""
         if self.size == 1:
             return tensor
-        summed = tensor.to(_device(), copy=True)
+        summed = tensor.to(_device(), copy=True, memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed.to(tensor.device)
 
@@ -102,7 +103,11 @@ def team() -> Team:
 
 def was_restarted() -> bool:
     """Whether torchrun has started this process again after one of the run had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _num_restarts() > 0
+
+
+def _num_restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextlib.contextmanager
@@ -119,7 +124,7 @@ def joined(choice: DeviceChoice) -> Iterator[Team]:
         torch.cuda.set_device(choice.device)
     before = signal.signal(signal.SIGTERM, _end)
     try:
-        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=TIMEOUT)
+        _meet("nccl" if on_cuda else "gloo")
         yield team()
     except RuntimeError as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends those that are left; let this one say why
@@ -128,6 +133,13 @@ def joined(choice: DeviceChoice) -> Iterator[Team]:
         raise
     dist.destroy_process_group()
     signal.signal(signal.SIGTERM, before)
+
+
+def _meet(backend: str) -> None:
+    """Find the other processes; torchrun's meeting place still holds the addresses of those that have died."""
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    fresh = PrefixStore(f"start {_num_restarts()}", store)
+    dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=TIMEOUT)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
@@ -144,8 +156,9 @@ def share_gradients(module: nn.Module) -> nn.Module:
     """The module with gradients that are the mean over all processes; the module itself where there is only one."""
     if team().size == 1:
         return module
-    # Every process computes the same running statistics: nothing has to be sent.
-    return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+    shared = DistributedDataParallel(module, gradient_as_bucket_view=True)
+    shared.broadcast_buffers = False  # every process computes the same statistics: nothing has to be sent
+    return shared
 
 
 def share_statistics(network: nn.Module) -> None:
@@ -201,7 +214,7 @@ class SharedBatchNorm(nn.Module):
         own_count = torch.full_like(own_mean, x.numel() / x.shape[1])
         own, us = torch.stack([own_count, own_mean, own_variance]), team()
         told = [own if rank == us.rank else torch.zeros_like(own) for rank in range(us.size)]
-        counts, means, variances = all_reduce(torch.stack(told)).unbind(dim=1)  # type: ignore[no-untyped-call]
+        counts, means, variances = _Total.apply(torch.stack(told)).unbind(dim=1)
         count = counts.sum(dim=0)
         mean = (counts * means).sum(dim=0) / count
         variance = (counts * (variances + (means - mean).square())).sum(dim=0) / count
@@ -214,3 +227,15 @@ class SharedBatchNorm(nn.Module):
         weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, weight)
         self.running_var.lerp_(variance, weight)
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes, through which gradients flow back to each."""
+
+    @staticmethod
+    def forward(ctx: object, tensor: Tensor) -> Tensor:
+        return team().total(tensor)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return team().total(gradient)
