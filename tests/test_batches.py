@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fundusgrade import batches
-from fundusgrade.batches import GradedPictures, augment, load_pictures, num_batches, training_batches
+from fundusgrade.batches import GradedPictures, augment, draw_changes, load_pictures, num_batches, training_batches
 from fundusgrade.errors import DatasetError
 from fundusgrade.images import read_image, write_image
 from fundusgrade.preprocess import Method, PreprocessRecipe
@@ -23,7 +23,7 @@ def numbered(count: int, size_px: int = 32) -> GradedPictures:
     """Noise whose grade column says which picture it is."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, size_px, size_px), dtype=torch.uint8, generator=generator)
-    return GradedPictures(pixels=pixels, grades=torch.arange(count), fill=128)
+    return GradedPictures(stored=pixels, grades=torch.arange(count), fill=128)
 
 
 def epoch_of(pictures: GradedPictures, *, seed: int = 0, epoch: int = 1, batch_size: int = 4) -> list[batches.Batch]:
@@ -31,7 +31,9 @@ def epoch_of(pictures: GradedPictures, *, seed: int = 0, epoch: int = 1, batch_s
 
 
 def augmented(pictures: Tensor, fill: float = 0.0, seed: int = 0) -> Tensor:
-    return augment(pictures, fill, torch.Generator().manual_seed(seed))
+    """Augmented by what the seed draws; pictures (B, 3, S, S) are taken to the nearest that uint8 can say."""
+    changes = draw_changes(len(pictures), torch.Generator().manual_seed(seed))
+    return augment((pictures * 255).round().to(torch.uint8), fill, changes)
 
 
 def only_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +158,7 @@ def test_every_picture_of_a_batch_is_changed_differently() -> None:
 
 def test_without_any_change_a_picture_is_itself_mirrored_or_turned_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "_uniform", lambda count, limit, generator: torch.zeros(count))
-    pictures = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    pictures = (torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
     result = augmented(pictures, 0.5)
     same = (result - pictures).abs().amax(dim=(1, 2, 3)) < 1e-5
     mirrored = (result - pictures.flip(3)).abs().amax(dim=(1, 2, 3)) < 1e-5
@@ -197,7 +199,7 @@ def test_pictures_are_mirrored_half_of_the_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_light_changes_the_retina_within_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "_turn", lambda pictures, generator, max_turn: pictures)
+    monkeypatch.setattr(batches, "_turn", lambda pictures, matrix, rows: pictures)
     pictures = torch.full((200, 3, 8, 8), 0.5)
     result = augmented(pictures, 0.2)
     change = result.amax(dim=(1, 2, 3)) - 0.5

@@ -61,6 +61,7 @@ OPTIONS = {
         *("--recipe", "--head", "--loss", "--class-weights", "--decision", "--calibrate", "--no-calibrate"),
         *("--epochs", "--batch-size", "--learning-rate", "--layer-decay", "--patience", "--seed"),
         *("--mixup", "--degrade", "--ema-decay", "--folds", "--fold", "--tta", "--resume", "--overwrite"),
+        *("--compile", "--tensorboard"),
     },
     "evaluate": {
         *("--model", "--predictions", "--data", "--split", "--common", "--by", "--out", "--report", "--pictures"),

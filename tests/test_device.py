@@ -116,3 +116,15 @@ def test_bfloat16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_float32_switches_no_autocast_on() -> None:
     with choose_device(DeviceName.CPU, Precision.FLOAT32).autocast():
         assert not torch.is_autocast_enabled("cpu")
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert choose_device(DeviceName.CUDA, Precision.FLOAT32).device == torch.device("cuda", 1)
+    assert choose_device(DeviceName.CPU, Precision.FLOAT32).device == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(DeviceError, match=r"3 processes were started, but this machine has 2 cuda.*nproc-per-node=2"):
+        choose_device(DeviceName.CUDA, Precision.FLOAT32)

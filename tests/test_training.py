@@ -293,6 +293,37 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert equal(*states)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+def test_a_compiled_network_trains_as_any_other(tmp_path: Path, toy: PreparedDataset) -> None:
+    options = replace(QUICK, epochs=1, arch="test_resnet", pretrained=False)
+    for name, choice in (("plain", FLOAT32), ("compiled", replace(FLOAT32, compiled=True))):
+        train(toy, options, choice, tmp_path / name, observer=Quiet())
+    plain, compiled = (safetensors.torch.load_file(tmp_path / name / STATE_FILE) for name in ("plain", "compiled"))
+    assert plain.keys() == compiled.keys()
+    assert all(torch.allclose(tensor, compiled[name], rtol=1e-2, atol=1e-3) for name, tensor in plain.items())
+    assert metrics_in(tmp_path / "compiled")[0]["train_loss"] == pytest.approx(
+        metrics_in(tmp_path / "plain")[0]["train_loss"], rel=1e-3
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("arch", ["cnn", "test_vit"])
+def test_a_step_does_not_wait_for_the_gpu(toy: PreparedDataset, arch: str) -> None:
+    choice = choose_device(DeviceName.CUDA)
+    options = replace(QUICK, arch=arch, pretrained=False).filled()
+    run = training._start_run(toy, options, choice, resume=False)
+    pictures, _ = training._load_splits(toy, options, choice, rows=run.network.spec.rows)
+    assert pictures.pixels.is_cuda
+    batches = training_batches(pictures, 8, seed=0, epoch=1, device=choice.device, mixup=0.2)
+    training._train_step(run, next(batches), options, choice)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            training._train_step(run, batch, options, choice)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, toy: PreparedDataset) -> None:
     first = train(toy, QUICK, FLOAT32, tmp_path, observer=Quiet())
     before = weights_in(tmp_path)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fundusgrade.dataset import PreparedDataset
     from fundusgrade.evaluating import Candidate
     from fundusgrade.grading import Grader
+    from fundusgrade.runs import RunRequest
     from fundusgrade.shortcuts import ShortcutProbe
 
 AUDIT_LIMIT = 300
@@ -137,7 +138,7 @@ def train(
     init_weights: Annotated[Path | None, typer.Option(help="Pretrained weights, a .safetensors file.")] = None,
     pretrained: Annotated[bool, typer.Option(help="Start from timm's pretrained weights.")] = True,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.")] = None,
-    batch_size: Annotated[int, typer.Option(min=2, help="Photographs per step.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=2, help="Photographs per step, of all processes.")] = 32,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Highest learning rate.")] = None,
     layer_decay: Annotated[float | None, typer.Option(min=0.1, max=1.0, help="Rate of a layer over the next.")] = None,
     head: Annotated[Head | None, typer.Option(help="What the last layer says; the loss's if not given.")] = None,
@@ -156,12 +157,17 @@ def train(
     folds: Annotated[int | None, typer.Option(min=2, help="Train this many folds, each tested on the rest.")] = None,
     fold: Annotated[int | None, typer.Option(min=1, help="Train one fold only, of 5 if --folds is not given.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Grade the folds' photographs mirrored too.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder of a log for TensorBoard.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or run of this name.")] = False,
 ) -> None:
-    """Train a network, keep its best epoch by validation kappa, and install it in the store."""
-    from fundusgrade import cross_validation, runs
+    """Train a network, keep its best epoch by validation kappa, and install it in the store.
+
+    Processes that torchrun starts with this command train it together.
+    """
+    from fundusgrade.runs import RunRequest
     from fundusgrade.training import TrainOptions
 
     options = TrainOptions(
@@ -186,16 +192,11 @@ def train(
         num_folds=folds or NUM_FOLDS,
         seed=seed,
     )
-    request = runs.RunRequest(data=tuple(data or ()), name=name, options=options, resume=resume, overwrite=overwrite)
-    if folds is None and fold is None:
-        finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=console())
-    else:
-        finished = cross_validation.cross_validate(
-            request, device=device, precision=precision, console=console(), tta=tta
-        )
-    typer.echo(finished.summary)
-    if finished.interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
+    request = RunRequest(
+        options=options, data=tuple(data or ()), name=name, resume=resume, overwrite=overwrite, compiled=compiled,
+        events=tensorboard,
+    )  # fmt: skip
+    _train(request, device, precision, in_folds=folds is not None or fold is not None, tta=tta)
 
 
 @app.command()
@@ -340,6 +341,25 @@ def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Pa
         message(f"{candidate.predictions.model}: {candidate.seen}")
     if out is not None:
         message(f"written: {out / 'evaluation.json'!s}, {out / 'confusion.png'!s}, {out / 'predictions-MODEL.csv'!s}")
+
+
+def _train(request: RunRequest, device: DeviceName, precision: Precision, *, in_folds: bool, tta: bool) -> None:
+    """Train with the processes that torchrun started, if it did; the first of them speaks."""
+    from fundusgrade import cross_validation, distributed, runs
+    from fundusgrade.device import choose_device
+
+    with distributed.joined(choose_device(device, precision)) as team:
+        screen = console(quiet=not team.is_first)
+        if in_folds:
+            finished = cross_validation.cross_validate(
+                request, device=device, precision=precision, console=screen, tta=tta
+            )
+        else:
+            finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=screen)
+    if team.is_first:
+        typer.echo(finished.summary)
+    if finished.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _audit_candidates(

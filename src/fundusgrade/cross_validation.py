@@ -13,6 +13,7 @@ from fundusgrade import store
 from fundusgrade.checkpoint import Provenance, load_checkpoint
 from fundusgrade.dataset import PreparedDataset
 from fundusgrade.device import DeviceChoice, choose_device
+from fundusgrade.distributed import team, was_restarted
 from fundusgrade.errors import TrainingError
 from fundusgrade.grading import Grader
 from fundusgrade.metrics import quadratic_weighted_kappa
@@ -30,7 +31,8 @@ def cross_validate(
     Each fold is a run of its own that can be stopped and resumed; with a `fold` in the options only that one is
     trained. To overwrite gives all folds up at once, so that what is there after a stop is of the new training. Raises
     TrainingError where a fold was stopped before its end and is neither resumed nor given up, or where a fold that is
-    there already was trained with other options or on other data.
+    there already was trained with other options or on other data. Of several processes that train together the first
+    grades and pools.
     """
     wanted, dataset, choice = request.options, request.dataset(), choose_device(device, precision)
     name = store.checked_name(request.name or default_name(dataset, wanted))
@@ -38,9 +40,10 @@ def cross_validate(
         raise TrainingError(f"--name {name}: names that end with {TTA_SUFFIX} are those of predictions with --tta")
     folds = range(1, wanted.num_folds + 1)
     if request.overwrite and wanted.fold is None:
-        if not request.resume:
+        if not request.resume and not was_restarted() and team().is_first:
             _give_up([fold_name(name, fold) for fold in folds])
         request = replace(request, overwrite=False)
+    team().wait()
     kept = [fold for fold in folds if fold != wanted.fold and _is_trained(fold_name(name, fold))]
     _refuse_other_training(name, kept, wanted, dataset)
     for fold in folds if wanted.fold is None else (wanted.fold,):
@@ -55,6 +58,8 @@ def cross_validate(
         console.print(finished.summary, highlight=False, soft_wrap=True)
         if finished.interrupted:
             return finished
+    if not team().is_first:
+        return FinishedRun(path=None, summary="", interrupted=False)
     return pool_folds(name, dataset, num_folds=wanted.num_folds, choice=choice, tta=tta)
 
 

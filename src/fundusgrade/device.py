@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +14,12 @@ from fundusgrade.options import DeviceName, Precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceChoice:
-    """The device and precision to use (never "auto"), and the reason in words."""
+    """The device and precision to use (never "auto"), and the reason in words; whether training compiles networks."""
 
     device: torch.device
     precision: Precision
     reason: str
+    compiled: bool = False
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Context in which the network computes at the chosen precision."""
@@ -28,7 +30,7 @@ class DeviceChoice:
 
     def describe(self) -> str:
         """One line for people."""
-        return f"{self.device.type}, {self.precision.value}: {self.reason}"
+        return f"{self.device.type}, {self.precision.value}{', compiled' if self.compiled else ''}: {self.reason}"
 
 
 def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO) -> DeviceChoice:
@@ -48,7 +50,21 @@ def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = P
             "use --device auto or --device cpu, or install a PyTorch built for your GPU"
         )
     chosen_precision, precision_why = _choose_precision(chosen, precision)
-    return DeviceChoice(device=torch.device(chosen.value), precision=chosen_precision, reason=f"{why}; {precision_why}")
+    return DeviceChoice(device=_own_device(chosen), precision=chosen_precision, reason=f"{why}; {precision_why}")
+
+
+def _own_device(device: DeviceName) -> torch.device:
+    """Where torchrun has started several processes on this machine, each has a GPU of its own."""
+    local_rank, num_local = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if num_local == 1 or device is DeviceName.CPU:
+        return torch.device(device.value)
+    num_devices = torch.cuda.device_count() if device is DeviceName.CUDA else 1
+    if num_local > num_devices:
+        raise DeviceError(
+            f"{num_local} processes were started, but this machine has {num_devices} {device.value} device(s); use "
+            f"torchrun --nproc-per-node={num_devices}, or --device cpu"
+        )
+    return torch.device(device.value, local_rank)
 
 
 def _choose_precision(device: DeviceName, asked: Precision) -> tuple[Precision, str]:

@@ -98,8 +98,11 @@ class GradingNetwork(nn.Module):
         return grade_logits(self.spec.head, self.outputs(pictures), self.spec.calibration)
 
     def outputs(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S) float in [0, 1] -> outputs of the head (B, n), float32, as the loss wants them."""
-        if self.spec.rows is not None:
+        """Pictures (B, 3, S, S) float in [0, 1] -> outputs of the head (B, n), float32, as the loss wants them.
+
+        Pictures may also be given as only those rows that the network looks at.
+        """
+        if self.spec.rows is not None and pictures.shape[2] == self.spec.size_px:
             top, bottom = self.spec.rows
             pictures = pictures[:, :, top:bottom]
         outputs: Tensor = self.backbone((pictures - self.mean) / self.std)
@@ -268,7 +271,7 @@ def to_pixels(picture: Picture) -> Tensor:
 
 def scale_pixels(pixels: Tensor) -> Tensor:
     """uint8 -> float32 in [0, 1], for one picture or a batch, on any device."""
-    return pixels.to(torch.float32) / 255
+    return pixels.to(torch.float32).div_(255)
 
 
 def prepare_for(network: GradingNetwork, choice: DeviceChoice) -> GradingNetwork:

@@ -24,7 +24,7 @@ def progress_bar(console: Console, *, unit: str = "photographs") -> Progress:
         TimeRemainingColumn(),
         TextColumn("left"),
         console=console,
-        disable=not console.is_terminal,
+        disable=console.quiet or not console.is_terminal,
         transient=True,
     )
 

@@ -11,8 +11,8 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fundusgrade import store
 from fundusgrade.dataset import PreparedDataset
@@ -82,11 +82,39 @@ class EpochRecord:
     images_per_second: float
 
 
+class WeightAverage(AveragedModel):
+    """The exponential average of a network's weights and statistics; updating it does not wait for a GPU."""
+
+    def __init__(self, network: GradingNetwork, decay: float) -> None:
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        super().__init__(network, multi_avg_fn=average, use_buffers=True)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """As the base class does, which however sends the count of updates to the GPU at every step."""
+        pairs = [*zip(self.module.parameters(), model.parameters(), strict=True)]
+        buffers = [*zip(self.module.buffers(), model.buffers(), strict=True)]
+        assert self.multi_avg_fn is not None, "given at the start"
+        for is_real in (True, False):
+            alike = [pair for pair in (*pairs, *buffers) if pair[0].is_floating_point() is is_real]
+            if self.n_averaged == 0:
+                for averaged, present in alike:
+                    averaged.copy_(present)
+            elif alike:
+                self.multi_avg_fn([pair[0] for pair in alike], [pair[1] for pair in alike], self.n_averaged)
+        self.n_averaged += 1
+
+
 @dataclass(slots=True)
 class RunState:
-    """Everything that changes during training and is saved."""
+    """Everything that changes during training and is saved.
+
+    `learner` is the network as a step calls it: pictures -> outputs of the head, perhaps compiled, and with gradients
+    that several processes share.
+    """
 
     network: GradingNetwork
+    learner: nn.Module
     average: AveragedModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,8 +11,11 @@ from rich.console import Console
 from fundusgrade import store
 from fundusgrade.checkpoint import CheckpointDescription, load_checkpoint
 from fundusgrade.dataset import PreparedDataset
+from fundusgrade.decoded import keep_decoded
 from fundusgrade.device import choose_device
+from fundusgrade.distributed import team, was_restarted
 from fundusgrade.errors import TrainingError
+from fundusgrade.event_log import log_events
 from fundusgrade.figures import draw_training_curves
 from fundusgrade.joining import JOINED_BY, open_dataset
 from fundusgrade.model_card import model_card
@@ -23,18 +26,23 @@ from fundusgrade.training import STATE_FILE, TrainOptions, TrainResult, train
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """A run that may begin: its data, options (filled), name and directory."""
+    """A run that may begin: its data, options (filled), name and directory.
+
+    `compiled` asks for torch.compile, `events` is the folder of a log for TensorBoard.
+    """
 
     dataset: PreparedDataset
     options: TrainOptions
     name: str
     directory: Path
     resume: bool
+    compiled: bool = False
+    events: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedRun:
-    """What to tell the user; `path` is None where no epoch was finished."""
+    """What to tell the user; `path` is None where no epoch was finished, and in processes that only help."""
 
     path: Path | None
     summary: str
@@ -50,6 +58,8 @@ class RunRequest:
     name: str | None = None
     resume: bool = False
     overwrite: bool = False
+    compiled: bool = False
+    events: Path | None = None
 
     def dataset(self) -> PreparedDataset:
         """The data to train on: one set, or several joined. Raises StoreError or DatasetError where it cannot be."""
@@ -57,7 +67,10 @@ class RunRequest:
 
 
 def plan_run(request: RunRequest) -> RunPlan:
-    """Find data and a place for the run. Raises TrainingError where it would overwrite what was not given up."""
+    """Find data and a place for the run. Raises TrainingError where it would overwrite what was not given up.
+
+    A run that torchrun starts again, because one of its processes died, goes on from its last whole epoch by itself.
+    """
     dataset, options, resume, overwrite = request.dataset(), request.options, request.resume, request.overwrite
     if options.fold is not None:
         dataset = dataset.with_fold(options.fold, options.num_folds)
@@ -67,6 +80,7 @@ def plan_run(request: RunRequest) -> RunPlan:
         (directory / STATE_FILE).is_file(),
         (store.model_directory(name) / store.MODEL_FILE).is_file(),
     )
+    resume = resume or (has_state and was_restarted())
     if resume and not has_state:
         raise TrainingError(f"no unfinished run {name!r} to resume; start it without --resume")
     if not resume and not overwrite and has_state:
@@ -75,7 +89,15 @@ def plan_run(request: RunRequest) -> RunPlan:
         )
     if not resume and not overwrite and has_model:
         raise TrainingError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
-    return RunPlan(dataset=dataset, options=options.filled(), name=name, directory=directory, resume=resume)
+    return RunPlan(
+        dataset=dataset,
+        options=options.filled(),
+        name=name,
+        directory=directory,
+        resume=resume,
+        compiled=request.compiled,
+        events=request.events,
+    )
 
 
 def default_name(dataset: PreparedDataset, options: TrainOptions) -> str:
@@ -84,13 +106,36 @@ def default_name(dataset: PreparedDataset, options: TrainOptions) -> str:
 
 
 def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:
-    """Train, install the best epoch in the store with its card and curves, and clear the run's state if it is done."""
-    choice = choose_device(device, precision)
-    if not plan.resume:
-        shutil.rmtree(plan.directory, ignore_errors=True)
-    console.print(f"device: {choice.describe()}", highlight=False, soft_wrap=True)
-    with TrainingProgress(console, plan.options.epochs or 0) as observer:
+    """Train, install the best epoch in the store with its card and curves, and clear the run's state if it is done.
+
+    Of several processes that train together, the first does all but the training.
+    """
+    us, choice = team(), replace(choose_device(device, precision), compiled=plan.compiled)
+    us.wait()  # all have made their plan: from here on, what is in the store changes
+    if us.is_first:
+        if not plan.resume:
+            shutil.rmtree(plan.directory, ignore_errors=True)
+        shared = f", {us.size} processes" if us.size > 1 else ""
+        console.print(f"device: {choice.describe()}{shared}", highlight=False, soft_wrap=True)
+        if trouble := keep_decoded(plan.dataset):
+            console.print(trouble, highlight=False, soft_wrap=True)
+    us.wait()
+    with (
+        TrainingProgress(console, plan.options.epochs or 0) as progress,
+        log_events(progress, plan.events if us.is_first else None, plan.name, resume=plan.resume) as observer,
+    ):
         result = train(plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume)
+    finished = _finish(plan, result) if us.is_first else _helped(result)
+    if not finished.interrupted:
+        us.wait()
+    return finished
+
+
+def _helped(result: TrainResult) -> FinishedRun:
+    return FinishedRun(path=None, summary="", interrupted=result.outcome == "interrupted")
+
+
+def _finish(plan: RunPlan, result: TrainResult) -> FinishedRun:
     interrupted = result.outcome == "interrupted"
     if result.best_epoch == 0:
         return FinishedRun(path=None, summary="stopped before the first epoch's end; nothing saved", interrupted=True)

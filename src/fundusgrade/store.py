@@ -16,9 +16,11 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
@@ -26,6 +28,8 @@ from fundusgrade.errors import StoreError
 
 HOME_VARIABLE = "FUNDUSGRADE_HOME"
 DATASET_FILE = "dataset.json"
+# Pictures that training has decoded, kept beside them (`decoded`): no part of the data set.
+PIXELS_FILE = "pixels.cache"
 MODEL_FILE = "model.safetensors"
 MODEL_JSON = "model.json"
 MODEL_FILES = (MODEL_FILE, MODEL_JSON, "README.md", "metrics.jsonl", "curves.png")
@@ -123,13 +127,19 @@ def now() -> str:
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file so that readers see the old one or the whole new one, also after a power cut."""
-    data = data.encode() if isinstance(data, str) else data
+    with open_atomically(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """The same for a file that is written piece by piece; it is there when the block ends, unless that raised."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)
@@ -282,9 +292,11 @@ def _stored_model(path: Path, *, shipped: bool) -> StoredModel:
 
 
 def _size_of_files(folder: Path) -> int:
-    """Bytes of all files below; one that a running command takes away meanwhile counts nothing."""
+    """Bytes of all files below but kept pixels; one that a running command takes away meanwhile counts nothing."""
     total = 0
     for path in folder.rglob("*"):
+        if path.name == PIXELS_FILE:
+            continue
         with contextlib.suppress(OSError):
             total += path.stat().st_size if path.is_file() else 0
     return total

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _WIDE = 400
 
 
-def console() -> Console:
+def console(*, quiet: bool = False) -> Console:
     """Where everything goes that is not a result."""
-    return Console(stderr=True)
+    return Console(stderr=True, quiet=quiet)
 
 
 def message(text: str, *, lead: str = "") -> None:

@@ -1,7 +1,9 @@
 """Train one network on one data set: the loop, in the order things happen.
 
 Every random choice follows from the seed and the epoch, and the whole state is written after each epoch, so a run that
-was killed resumes from its last whole epoch and ends with the weights that it would have had.
+was killed resumes from its last whole epoch and ends with the weights that it would have had. Several processes
+(`distributed`) take the steps that one would take: each has its part of every batch, and they share gradients and
+statistics. Only dropout differs between them, so that a network that has any ends with other, equally good weights.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fundusgrade import __version__, store
 from fundusgrade.batches import Batch, GradedPictures, load_pictures, num_batches, training_batches, with_degraded
@@ -28,10 +29,11 @@ from fundusgrade.checkpoint import CheckpointDescription, Provenance, load_check
 from fundusgrade.conformal import conformity_scores
 from fundusgrade.dataset import PreparedDataset
 from fundusgrade.device import DeviceChoice
+from fundusgrade.distributed import Team, share_gradients, share_statistics, team
 from fundusgrade.errors import TrainingError
 from fundusgrade.exposure import exposure_of
 from fundusgrade.grades import NUM_GRADES
-from fundusgrade.heads import MIDDLES
+from fundusgrade.heads import MIDDLES, NUM_OUTPUTS
 from fundusgrade.losses import graded_loss
 from fundusgrade.metrics import decide_grades, evaluate_predictions, expected_grades
 from fundusgrade.model import (
@@ -41,13 +43,20 @@ from fundusgrade.model import (
     lay_out,
     network_spec,
     predict_outputs,
-    predict_probabilities,
     prepare_for,
     start_network,
     to_probabilities,
 )
 from fundusgrade.options import ClassWeights, Decision, Head, Precision
-from fundusgrade.run_state import STATE_FILE, EpochRecord, RunState, TrainOptions, load_state, save_state
+from fundusgrade.run_state import (
+    STATE_FILE,
+    EpochRecord,
+    RunState,
+    TrainOptions,
+    WeightAverage,
+    load_state,
+    save_state,
+)
 
 __all__ = [
     "STATE_FILE",
@@ -72,6 +81,7 @@ _EFFECTIVE_BETA = 0.999
 _GRADIENT_NORM = 1.0
 _FINAL_RATE = 0.01
 _MAX_SEED = 2**32
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +118,12 @@ def train(
     options = options.filled()
     _check_options(options)
     torch.manual_seed(options.seed)
-    run = _start_run(dataset, options, choice, resume=resume)
+    run, us = _start_run(dataset, options, choice, resume=resume), team()
     if resume:
         load_state(run, directory / STATE_FILE, dataset, options)
-    rows = dataset.graded_rows("train")
-    training = _weighted(load_pictures(dataset, rows), dataset, options)
-    if options.degrade:
-        training = with_degraded(training, dataset, rows, seed=options.seed)
-    validation = load_pictures(dataset, dataset.graded_rows("validation"))
+    us.agree(f"{dataset.hash} {options.recorded()} {run.history}")
+    training, validation = _load_splits(dataset, options, choice, rows=run.network.spec.rows)
+    _refuse_small_batches(min(options.batch_size, len(training)), us)
     outcome = "finished"
     try:
         for epoch in range(len(run.history) + 1, _epochs(options) + 1):
@@ -127,9 +135,29 @@ def train(
             observer.epoch_done(record, is_best)
     except KeyboardInterrupt:
         outcome = "interrupted"
-    if options.calibrate and run.history:
+    if options.calibrate and run.history and us.is_first:
         calibrate_saved(directory / store.MODEL_FILE, training.grades, validation, choice)
     return TrainResult(directory=directory, history=tuple(run.history), best_epoch=run.best_epoch, outcome=outcome)
+
+
+def _load_splits(
+    dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice, rows: tuple[int, int] | None
+) -> tuple[GradedPictures, GradedPictures]:
+    """Training and validation, on the device where there is room; `rows` are those that the network looks at."""
+    graded = dataset.graded_rows("train")
+    training = replace(_weighted(load_pictures(dataset, graded), dataset, options), rows=rows)
+    if options.degrade:
+        training = with_degraded(training, dataset, graded, seed=options.seed)
+    validation = load_pictures(dataset, dataset.graded_rows("validation"))
+    return training.on(choice.device), validation.on(choice.device)
+
+
+def _refuse_small_batches(batch_size: int, us: Team) -> None:
+    if batch_size < 2 * us.size > 2:
+        raise TrainingError(
+            f"batches of {batch_size} photographs are too small for {us.size} processes: --batch-size counts those of "
+            f"all processes together; expected at least two for each, {2 * us.size}"
+        )
 
 
 def calibrate_saved(path: Path, training_grades: Tensor, validation: GradedPictures, choice: DeviceChoice) -> None:
@@ -139,7 +167,7 @@ def calibrate_saved(path: Path, training_grades: Tensor, validation: GradedPictu
     options, grades = provenance.options, validation.grades.numpy()
     power = CLASS_WEIGHT_POWERS[ClassWeights(str(options["class_weights"]))]
     counts = torch.bincount(training_grades, minlength=NUM_GRADES).numpy()
-    outputs = predict_outputs(network, validation.pixels, choice)
+    outputs = _outputs_of(network, validation, choice)
     head, by_thresholds = network.spec.head, Decision(str(options["decision"])) is Decision.THRESHOLDS
     if head is Head.SOFTMAX and not by_thresholds:
         chosen = choose_offsets(outputs, grades, counts, class_weight_power=power)
@@ -224,11 +252,26 @@ def _start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceCh
     spec = network_spec(options.arch, recipe.size_px, band_rows=recipe.band_rows, head=options.head)
     init = Path(options.init_weights) if options.init_weights else None
     start = build_network(spec) if resume else start_network(spec, init_weights=init, pretrained=options.pretrained)
+    share_statistics(start)
     network = prepare_for(start, choice)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    average = WeightAverage(network, options.ema_decay)
+    learner = share_gradients(_Learner(network))
     optimizer = torch.optim.AdamW(_parameter_groups(network, options), fused=choice.device.type == "cuda")
     scaler = torch.amp.GradScaler(choice.device.type, enabled=choice.precision is Precision.FLOAT16)
-    return RunState(network=network, average=average, optimizer=optimizer, scaler=scaler)
+    if choice.compiled:
+        learner.compile()
+    return RunState(network=network, learner=learner, average=average, optimizer=optimizer, scaler=scaler)
+
+
+class _Learner(nn.Module):
+    """What a training step calls: pictures -> outputs of the head."""
+
+    def __init__(self, network: GradingNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.network.outputs(pictures)
 
 
 def _parameter_groups(network: GradingNetwork, options: TrainOptions) -> list[dict[str, object]]:
@@ -258,23 +301,24 @@ def _train_epoch(
     observer: TrainingObserver,
 ) -> EpochRecord:
     """One pass over the training split, then validation of the averaged weights."""
-    torch.manual_seed(options.seed * 1_000_003 + epoch)  # dropout; resuming starts at an epoch
+    us = team()
+    torch.manual_seed(options.seed * 1_000_003 + epoch + us.rank * 7_919)  # dropout; resuming starts at an epoch
     steps_per_epoch = num_batches(len(training), options.batch_size)
     warmup_steps, num_steps = round(options.warmup_epochs * steps_per_epoch), _epochs(options) * steps_per_epoch
     started, losses, num_images = time.perf_counter(), [], 0
     run.network.train()
     batches = training_batches(
-        training, options.batch_size, seed=options.seed, epoch=epoch, device=choice.device, mixup=options.mixup
+        training, options.batch_size, seed=options.seed, epoch=epoch, device=choice.device, mixup=options.mixup, us=us
     )
     for step, batch in enumerate(batches):
         factor = learning_rate_factor((epoch - 1) * steps_per_epoch + step, num_steps, warmup_steps)
         for group in run.optimizer.param_groups:
             group["lr"] = group["base_rate"] * factor
         losses.append(_train_step(run, batch, options, choice))
-        num_images += len(batch.grades)
+        num_images += min(options.batch_size, len(training))
         observer.batch_done(epoch, step + 1, steps_per_epoch, num_images)
+    train_loss = float(us.total(torch.stack(losses).mean())) / us.size  # waits until a GPU is done
     seconds = time.perf_counter() - started
-    train_loss = float(torch.stack(losses).mean())
     if not math.isfinite(train_loss):
         raise TrainingError(
             f"the loss of epoch {epoch} is {train_loss}: training has diverged; start again with --overwrite and a "
@@ -292,10 +336,11 @@ def _train_step(run: RunState, batch: Batch, options: TrainOptions, choice: Devi
     head, kind = options.head, options.loss
     assert head is not None and kind is not None, "options are filled before use"
     with choice.autocast():
-        outputs = run.network.outputs(lay_out(run.network, batch.pictures))
+        outputs = run.learner(lay_out(run.network, batch.pictures))
     loss = graded_loss(head, kind, outputs, batch.grades, batch.weights)
     if batch.share < 1:
         loss = batch.share * loss + (1 - batch.share) * graded_loss(head, kind, outputs, *batch.mirrored())
+    loss = batch.portion * loss
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     run.scaler.unscale_(run.optimizer)
@@ -314,7 +359,11 @@ def _validate(
     record: EpochRecord,
 ) -> EpochRecord:
     """Scores of the averaged network before anything is fitted: thresholds lie in the middle between two grades."""
-    probabilities = predict_probabilities(_averaged(run), validation.pixels, choice)
+    network, us = _averaged(run), team()
+    part = us.stretch(len(validation))
+    outputs = torch.zeros(len(validation), NUM_OUTPUTS[network.spec.head])
+    outputs[part] = _outputs_of(network, validation, choice, part)
+    probabilities = to_probabilities(network.spec, us.total(outputs))
     grades = validation.grades.numpy()
     thresholds = MIDDLES if options.decision is Decision.THRESHOLDS else None
     evaluation = evaluate_predictions(grades, probabilities, thresholds)
@@ -324,6 +373,14 @@ def _validate(
         validation_kappa=evaluation.kappa,
         validation_accuracy=evaluation.accuracy,
     )
+
+
+def _outputs_of(
+    network: GradingNetwork, pictures: GradedPictures, choice: DeviceChoice, part: slice = slice(None)
+) -> Tensor:
+    """Outputs of the head for these of the pictures (n, k), not all of which need fit into memory."""
+    positions = torch.split(torch.arange(len(pictures))[part], _AT_ONCE)
+    return torch.cat([predict_outputs(network, pictures.at(each), choice) for each in positions])
 
 
 def log_loss(grades: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
@@ -345,9 +402,14 @@ def _finish_epoch(
     options: TrainOptions,
     choice: DeviceChoice,
 ) -> bool:
-    """Save the run, and the model first if this epoch is the best so far; returns whether it is."""
+    """Save the run, and the model first if this epoch is the best so far; returns whether it is.
+
+    Of several processes one saves; the others meet it in the next step.
+    """
     run.history.append(record)
     is_best = run.best_epoch == record.epoch
+    if not team().is_first:
+        return is_best
     try:
         if is_best:
             _save_best(run, directory, dataset, options, choice)

@@ -1,0 +1,241 @@
+"""The processes that train one network together: started by torchrun, each with its part of every batch.
+
+All of them draw the same random numbers and hold the same weights; `rank` 0 alone writes and speaks. The store must be
+one that all of them see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from fundusgrade.device import DeviceChoice
+from fundusgrade.errors import TrainingError
+
+# The first process may decode a large data set or grade a validation split while the others wait.
+TIMEOUT = datetime.timedelta(minutes=30)
+_LOST = (
+    "another process of this run ended, or the run was told to stop; what it printed says why. Go on from the last "
+    "whole epoch with the same command and --resume, or let torchrun do so with --max-restarts"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """The processes of a run: this one is number `rank` of `size`, from 0."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def positions(self, count: int) -> Tensor:
+        """Which of a batch's pictures 0..count-1 are this process's, rising.
+
+        Each picture is with its mirror image in the batch, the one that it may be mixed with: position i and
+        count - 1 - i go together, so that flipping a part pairs the same pictures as flipping the whole batch.
+        """
+        pairs = torch.arange((count + 1) // 2).tensor_split(self.size)[self.rank]
+        partners = count - 1 - pairs
+        return torch.cat([pairs, partners[partners != pairs].flip(0)])
+
+    def stretch(self, count: int) -> slice:
+        """This process's piece of 0..count-1; the pieces of all, one after the other, are the whole."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, the same on each; on the tensor's device, without gradients."""
+        if self.size == 1:
+            return tensor
+        summed = tensor.to(_device(), copy=True, memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed.to(tensor.device)
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        self.total(torch.zeros(1))
+
+    @contextlib.contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """Let the first process through this block before the others, who find what it made."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+    def agree(self, what: str) -> None:
+        """Raise TrainingError where `what` is not the same text for all processes."""
+        digest = torch.frombuffer(bytearray(hashlib.sha256(what.encode()).digest()), dtype=torch.uint8).long()
+        if not torch.equal(self.total(digest), digest * self.size):
+            raise TrainingError(
+                "the processes of this run do not find the same data set, options and state; give all of them the "
+                "same command, and a FUNDUSGRADE_HOME on a disk that all machines share"
+            )
+
+
+ALONE = Team()
+
+
+def team() -> Team:
+    """The processes that this one has joined; only itself where it has not."""
+    if dist.is_available() and dist.is_initialized():
+        return Team(rank=dist.get_rank(), size=dist.get_world_size())
+    return ALONE
+
+
+def was_restarted() -> bool:
+    """Whether torchrun has started this process again after one of the run had died."""
+    return _num_restarts() > 0
+
+
+def _num_restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+@contextlib.contextmanager
+def joined(choice: DeviceChoice) -> Iterator[Team]:
+    """Join the processes that torchrun started with this one; nothing where it did not, or started only this one.
+
+    Raises TrainingError where one of the others ends before the block does, and where the system asks this one to end.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    on_cuda = choice.device.type == "cuda"
+    if on_cuda:
+        torch.cuda.set_device(choice.device)
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        _meet("nccl" if on_cuda else "gloo")
+        yield team()
+    except RuntimeError as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends those that are left; let this one say why
+        if isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error):
+            raise TrainingError(_LOST) from error
+        raise
+    dist.destroy_process_group()
+    signal.signal(signal.SIGTERM, before)
+
+
+def _meet(backend: str) -> None:
+    """Find the other processes; torchrun's meeting place still holds the addresses of those that have died."""
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    fresh = PrefixStore(f"start {_num_restarts()}", store)
+    dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=TIMEOUT)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise TrainingError(_LOST)
+
+
+def _device() -> torch.device:
+    """Where tensors must be that processes exchange."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def share_gradients(module: nn.Module) -> nn.Module:
+    """The module with gradients that are the mean over all processes; the module itself where there is only one."""
+    if team().size == 1:
+        return module
+    shared = DistributedDataParallel(module, gradient_as_bucket_view=True)
+    shared.broadcast_buffers = False  # every process computes the same statistics: nothing has to be sent
+    return shared
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Let batch normalization see the batches of all processes, if there are several; names of weights stay."""
+    if team().size == 1:
+        return
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                setattr(module, name, SharedBatchNorm(child))
+
+
+class SharedBatchNorm(nn.Module):
+    """Batch normalization over the batches of all processes (as torch's SyncBatchNorm, which needs a GPU).
+
+    It takes the weights and statistics of another one, and where that is timm's, its dropout and activation.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__()
+        self.eps, self.momentum = norm.eps, norm.momentum
+        for name in ("weight", "bias"):
+            self.register_parameter(name, getattr(norm, name))
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(norm, name))
+        self.drop = getattr(norm, "drop", nn.Identity())
+        self.act = getattr(norm, "act", nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, ...) -> normalized maps of the same shape and type."""
+        if self.training:
+            mean, variance = self._statistics(x.float())
+        else:
+            mean, variance = self.running_mean, self.running_var
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        scale = (variance + self.eps).rsqrt()
+        scale = scale if self.weight is None else scale * self.weight
+        shift = -mean * scale if self.bias is None else self.bias - mean * scale
+        y: Tensor = self.act(self.drop((x.float() * scale.view(shape) + shift.view(shape)).to(x.dtype)))
+        return y
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (C,) of all processes' maps; each tells its own, weighted by how many values it has."""
+        dims = [dim for dim in range(x.ndim) if dim != 1]
+        own_variance, own_mean = torch.var_mean(x, dim=dims, correction=0)
+        own_count = torch.full_like(own_mean, x.numel() / x.shape[1])
+        own, us = torch.stack([own_count, own_mean, own_variance]), team()
+        told = [own if rank == us.rank else torch.zeros_like(own) for rank in range(us.size)]
+        counts, means, variances = _Total.apply(torch.stack(told)).unbind(dim=1)
+        count = counts.sum(dim=0)
+        mean = (counts * means).sum(dim=0) / count
+        variance = (counts * (variances + (means - mean).square())).sum(dim=0) / count
+        self._remember(mean.detach(), (variance * count / (count - 1)).detach())
+        return mean, variance
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        self.num_batches_tracked += 1
+        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(variance, weight)
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes, through which gradients flow back to each."""
+
+    @staticmethod
+    def forward(ctx: object, tensor: Tensor) -> Tensor:
+        return team().total(tensor)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return team().total(gradient)
