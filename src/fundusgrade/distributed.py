@@ -72,15 +72,6 @@ class Team:
         """Go on when all processes have come here."""
         self.total(torch.zeros(1))
 
-    @contextlib.contextmanager
-    def first_before_others(self) -> Iterator[None]:
-        """Let the first process through this block before the others, who find what it made."""
-        if not self.is_first:
-            self.wait()
-        yield
-        if self.is_first:
-            self.wait()
-
     def agree(self, what: str) -> None:
         """Raise TrainingError where `what` is not the same text for all processes."""
         digest = torch.frombuffer(bytearray(hashlib.sha256(what.encode()).digest()), dtype=torch.uint8).long()
