@@ -32,6 +32,7 @@ MAX_PIXELS = 200_000_000
 MAX_DEEP_PIXELS = 80_000_000
 MIN_SIDE_PX = 32
 COPY_AGAIN = "copy the file again from its source"
+NO_MEMORY = "not enough memory for this picture; close other programs, use fewer --workers, or scale the picture down"
 _READABLE = "JPEG, PNG, TIFF, BMP or WebP"
 _ORIENTATION_TAG = 274
 # Encoders write a dozen scans. Each makes a decoder walk all of a picture, so a few bytes could cost it hours.
@@ -54,6 +55,8 @@ def decode_image(data: bytes, *, at_least_px: int | None = None) -> Picture:
         return _decode(data, at_least_px)
     except UnreadableImageError:
         raise
+    except MemoryError as error:
+        raise UnreadableImageError(NO_MEMORY) from error
     except Exception as error:  # decoders raise anything on hostile bytes: SyntaxError, struct.error, cv2.error, ...
         raise UnreadableImageError(f"the picture cannot be decoded: {in_words(error)}; {COPY_AGAIN}") from error
 
@@ -187,7 +190,7 @@ def _load(plugin: type[ImageFile.ImageFile], file: IO[bytes], kind: str, at_leas
             image.load()
             picture = _to_rgb(image, kind)
             return _turn_upright(picture, _find_orientation(image.info.get("exif", b"")))
-    except UnreadableImageError:
+    except (UnreadableImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"the {kind} has too many pixels for its decoder; scale it down") from error

@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from fundusgrade.errors import UngradableError
+import cv2
+
+from fundusgrade.decoding import NO_MEMORY
+from fundusgrade.errors import UngradableError, UnreadableImageError
 from fundusgrade.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.images import Picture, halved, read_image
 from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess
@@ -55,7 +58,14 @@ def take_in(path: Path, recipe: PreprocessRecipe) -> Intake:
 
     Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.
     """
-    return take_in_picture(read_image(path, at_least_px=_num_pixels_needed(recipe)), recipe)
+    try:
+        return take_in_picture(read_image(path, at_least_px=_num_pixels_needed(recipe)), recipe)
+    except MemoryError as error:
+        raise UnreadableImageError(NO_MEMORY) from error
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
+        raise UnreadableImageError(NO_MEMORY) from error
 
 
 def take_in_picture(photograph: Picture, recipe: PreprocessRecipe) -> Intake:
