@@ -68,7 +68,8 @@ def plan_run(request: RunRequest) -> RunPlan:
         (store.model_directory(name) / store.MODEL_FILE).is_file(),
     )
     if resume and not has_state:
-        raise TrainingError(f"no unfinished run {name!r} to resume; start it without --resume")
+        finished = f"; the model {name!r} in the store is finished" if has_model else ""
+        raise TrainingError(f"no unfinished run {name!r} to resume{finished}; start it without --resume")
     if not resume and not overwrite and has_state:
         raise TrainingError(
             f"the run {name!r} was stopped before its end; add --resume to go on or --overwrite to restart"
@@ -87,7 +88,7 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
     """Train, install the best epoch in the store with its card and curves, and clear the run's state if it is done."""
     choice = choose_device(device, precision)
     if not plan.resume:
-        shutil.rmtree(plan.directory, ignore_errors=True)
+        clear_run(plan.directory)
     console.print(f"device: {choice.describe()}", highlight=False, soft_wrap=True)
     with TrainingProgress(console, plan.options.epochs or 0) as observer:
         result = train(plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume)
@@ -97,8 +98,14 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
     best = _document(result)
     path = store.install_model(plan.directory, plan.name)
     if not interrupted:
-        shutil.rmtree(plan.directory, ignore_errors=True)
+        clear_run(plan.directory)
     return FinishedRun(path=path, summary=_summary(plan, result, best, path), interrupted=interrupted)
+
+
+def clear_run(directory: Path) -> None:
+    """Remove a run, its state first: what a kill leaves of the rest is nothing that could be gone on with."""
+    (directory / STATE_FILE).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _document(result: TrainResult) -> CheckpointDescription:

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -228,13 +229,31 @@ def install_model(directory: Path, name: str) -> Path:
     if not _is_file(directory / MODEL_FILE):
         raise StoreError(f"no {MODEL_FILE} in {directory}: the run is not finished; go on with it by `--resume`")
     files = [directory / file for file in MODEL_FILES if _is_file(directory / file)]
-    for path in sorted(files, key=lambda path: path.name == MODEL_FILE):
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
-        write_atomically(target / path.name, data)
+    with _alone_in(target):
+        for path in sorted(files, key=lambda path: path.name == MODEL_FILE):
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise StoreError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
+            write_atomically(target / path.name, data)
     return target / MODEL_FILE
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block for this folder, or files of two models would be mixed in it.
+
+    The lock is the folder's own and ends with its process; systems without such locks do without.
+    """
+    with contextlib.ExitStack() as until_then:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            directory.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(directory, os.O_RDONLY)
+            until_then.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def hash_text(text: str) -> str:
@@ -298,6 +317,6 @@ def _read_json(path: Path) -> dict[str, object]:
     """A JSON object, or an empty one: a damaged description must not hide the other entries of a list."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
