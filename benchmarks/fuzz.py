@@ -3,7 +3,7 @@
     python benchmarks/fuzz.py [PHOTOGRAPH OR FOLDER ...] [--count 10000] [--seed 0] [--workers 2] [--findings fuzz]
 
 Each mutant (tests/mutations.py) is written to disk and taken in by a worker process along the path that grading takes,
-with a limit of processor time and of address space. Of those that pass, one in twenty is graded by the shipped model as well.
+with a limit of processor time and of address space. Of those that pass, one in twenty is graded by the shipped model.
 Anything else than a picture or a reason (another exception, a warning, a signal, a hang) is a finding: it is printed,
 its file is kept, and the exit code is 1. What libraries of codecs write to stderr is counted, but no finding.
 Without photographs the samples of docs/samples are used. A number given to --only makes one mutant again.

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fundusgrade import __version__, store
-from fundusgrade.errors import CheckpointError, StoreError
+from fundusgrade.errors import CheckpointError, StoreError, WeightsUnavailableError
 from fundusgrade.exposure import MARK_BYTES, Exposure
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.heads import NO_OFFSETS, NUM_CUTS, Calibration
@@ -130,7 +130,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         network.load_state_dict(
             {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         )
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, WeightsUnavailableError) as error:
         raise CheckpointError(
             f"the weights in {path} do not fit {description.network.arch} as timm {timm.__version__} builds it "
             f"({error}); install timm {description.provenance.versions.get('timm')}, or copy the file again"
@@ -215,7 +215,7 @@ def _network(described: dict[str, Any]) -> NetworkSpec:
     """The network. Raises ValueError for one that cannot be, before anything of its size is built."""
     spec = NetworkSpec(
         arch=str(described["arch"]),
-        timm_name=described["timm_name"],
+        timm_name=None if described["timm_name"] is None else str(described["timm_name"]),
         size_px=int(described["size_px"]),
         mean=_row(described["mean"], 3),
         std=_row(described["std"], 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
     choice = choose_device(device, precision)
     if not plan.resume:
         clear_run(plan.directory)
+    store.make_folder(plan.directory)
     console.print(f"device: {choice.describe()}", highlight=False, soft_wrap=True)
     with TrainingProgress(console, plan.options.epochs or 0) as observer:
         result = train(plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume)
@@ -104,7 +106,8 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
 
 def clear_run(directory: Path) -> None:
     """Remove a run, its state first: what a kill leaves of the rest is nothing that could be gone on with."""
-    (directory / STATE_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (directory / STATE_FILE).unlink()
     shutil.rmtree(directory, ignore_errors=True)
 
 

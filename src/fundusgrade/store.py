@@ -146,6 +146,16 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         ) from error
 
 
+def make_folder(directory: Path) -> None:
+    """Make a folder to write to, and those above it. Raises StoreError where that is not possible."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the folder {directory}: {error.strerror or error}; set {HOME_VARIABLE} to a writable place"
+        ) from error
+
+
 def _sync_directory(directory: Path) -> None:
     """Make a rename durable where the system can; not every system lets a directory be opened."""
     with contextlib.suppress(OSError):
