@@ -72,13 +72,21 @@ class Tally:
     findings: list[str] = field(default_factory=list)
 
     def add(self, name: str, outcome: Outcome) -> None:
-        self.counts[name.split("-")[1].split("_")[0], outcome.kind] += 1
+        self.counts[_format(name), outcome.kind] += 1
         self.num_noisy += outcome.is_noisy
         self.slowest = max(self.slowest, (outcome.seconds, name))
         self.largest = max(self.largest, (outcome.peak_bytes, name))
         if outcome.is_finding:
             self.findings.append(f"{outcome.kind}: {name}: {outcome.detail}")
             print(self.findings[-1], flush=True)
+
+
+def _format(name: str) -> str:
+    return name.split("-")[1].split("_")[0]
+
+
+def _suffix(name: str) -> str:
+    return SUFFIXES.get(_format(name), f".{_format(name)}")
 
 
 def take_in_here(path: Path) -> Outcome:
@@ -89,8 +97,9 @@ def take_in_here(path: Path) -> Outcome:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
-            take_in(path, PreprocessRecipe())
-            kind, detail = "picture", ""
+            # A file may hold several photographs, or none.
+            taken = [take_in(found, PreprocessRecipe()) for found in find_images([path])]
+            kind, detail = "picture" if taken else "refused", ""
         except UngradableError as error:
             kind, detail = "refused", str(error)
         except BaseException as error:
@@ -184,8 +193,7 @@ def fuzz(
                 if number is None:
                     break
                 name, data = mutant(originals, seed, number)
-                kind = name.split("-")[1].split("_")[0]
-                path = Path(folder, f"mutant{SUFFIXES.get(kind, f'.{kind}')}")
+                path = Path(folder, f"mutant{_suffix(name)}")
                 path.write_bytes(data)
                 outcome = worker.take_in(path)
                 with lock:
@@ -211,13 +219,13 @@ def grade(passed: Mapping[str, bytes], tally: Tally) -> int:
     grader, num_graded = Grader.load(), 0
     with tempfile.TemporaryDirectory() as folder:
         for name, data in passed.items():
-            path = Path(folder, "mutant.jpg")
+            path = Path(folder, f"mutant{_suffix(name)}")
             path.write_bytes(data)
-            result = grader.grade(path)
-            if isinstance(result, Prediction) and abs(sum(result.probabilities) - 1) < 1e-3:
+            results = list(grader.grade_all(find_images([path])))
+            if all(isinstance(each, Prediction) and abs(sum(each.probabilities) - 1) < 1e-3 for each in results):
                 num_graded += 1
             else:
-                tally.findings.append(f"taken in, but not graded: {name}: {result}")
+                tally.findings.append(f"taken in, but not graded: {name}: {results}")
     return num_graded
 
 

@@ -47,7 +47,8 @@ from tests.models_for_tests import (
 
 COLUMNS = [
     *("image", "grade", "label", "p0", "p1", "p2", "p3", "p4"),
-    *("expected_grade", "referable_probability", "gradable", "quality_reasons", "model", "error"),
+    *("expected_grade", "referable_probability", "gradable", "quality_reasons"),
+    *("laterality", "camera", "model", "error"),
 ]
 
 OPTIONS = {
@@ -67,8 +68,10 @@ OPTIONS = {
     },
     "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--device", "--precision"},
     "predict": {
-        *("--csv", "--model", "--device", "--precision", "--batch-size", "--require-gradable", "--tta", "--coverage"),
+        *("--csv", "--out", "--list", "--model", "--device", "--precision", "--batch-size", "--workers"),
+        *("--require-gradable", "--tta", "--coverage", "--shard", "--resume", "--overwrite"),
     },
+    "merge": {"--csv", "--out", "--list"},
     "explain": {
         *("--out", "--model", "--target", "--method", "--tiles", "--masks", "--arrays", "--score"),
         *("--device", "--precision"),
@@ -247,7 +250,7 @@ def test_predict_without_photographs_is_an_error(workplace: Path) -> None:
     (workplace / "empty" / "notes.txt").touch()
     outcome = Outcome("fundusgrade predict empty --csv out.csv")
     assert (outcome.code, outcome.stdout) == (1, "")
-    assert "Error: no photographs in empty; looked for .bmp, .jpeg, .jpg, .png," in outcome.stderr
+    assert "Error: no photographs in empty; looked for .bmp, .dcm, .dicom, .jpeg, .jpg, .png," in outcome.stderr
     assert not (workplace / "out.csv").exists()
 
 
@@ -298,6 +301,46 @@ def test_interrupted_predict_says_where_its_rows_are(workplace: Path, monkeypatc
     assert (to_stdout.code, len(rows_of(to_stdout.stdout))) == (130, 2)
 
 
+def test_predict_goes_on_where_it_was_stopped(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_model()
+    save_photographs(workplace / "images", range(12))
+    assert Outcome("fundusgrade predict images --csv whole.csv").code == 0
+    with monkeypatch.context() as patch:
+        interrupted_after(10, patch)
+        assert Outcome("fundusgrade predict images --csv out.csv").code == 130
+    again = Outcome("fundusgrade predict images --csv out.csv")
+    assert (again.code, "--resume to go on with it or --overwrite" in again.stderr) == (1, True)
+    resumed = Outcome("fundusgrade predict images --csv out.csv --resume")
+    assert (resumed.code, "going on after 8 rows" in resumed.stderr) == (0, True)
+    assert "12 graded, 0 not in out.csv" in resumed.stderr
+    assert (workplace / "out.csv").read_bytes() == (workplace / "whole.csv").read_bytes()
+    finished = Outcome("fundusgrade predict images --csv out.csv --resume")
+    assert (finished.code, "all rows are there already" in finished.stderr) == (0, True)
+    assert Outcome("fundusgrade predict images --resume").code == 2
+
+
+def test_parts_of_a_list_are_graded_by_several_processes_and_merged(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_model()
+    paths = save_photographs(workplace / "images", range(7))
+    (workplace / "images" / "broken.png").write_bytes(b"no picture")
+    (workplace / "list.txt").write_text("\n".join(f"images/{path.name}" for path in paths) + "\nimages/broken.png\n\n")
+    assert Outcome("fundusgrade predict --list list.txt --csv whole.csv").code == 3
+    assert Outcome("fundusgrade predict --list list.txt --csv out.csv --shard 1/3").code == 0
+    assert Outcome("fundusgrade merge --list list.txt --csv out.csv").code == 1
+    assert Outcome("fundusgrade predict --list list.txt --csv out.csv --shard 2/3").code == 3
+    for name, value in {"RANK": "2", "WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    assert Outcome("fundusgrade predict --list list.txt --csv out.csv").code == 0
+    merged = Outcome("fundusgrade merge --list list.txt --csv out.csv")
+    assert (merged.code, merged.stderr) == (3, "8 rows, 1 of them ungraded, in out.csv\n")
+    assert (workplace / "out.csv").read_bytes() == (workplace / "whole.csv").read_bytes()
+    for usage in ("predict images", "predict --shard 1/2 images", "predict"):
+        assert Outcome(f"fundusgrade {usage}").code == 2, usage
+    assert "no such file" in Outcome("fundusgrade predict --list gone.txt --csv o.csv").stderr.lower()
+
+
 class Screen:
     """A terminal of which one can read what was written to it."""
 
@@ -335,8 +378,10 @@ def test_predict_on_a_terminal_shows_rows_or_a_bar_but_not_both(
         text = screen.text()
         assert ("\x1b[" in text) == ("--csv" in words)
         if "--csv" not in words:
-            first, *lines, last = text.splitlines(keepends=True)
-            assert first.startswith("model tiny; ") and last == "3 graded, 0 not\n"
+            first, second, *lines, last = text.splitlines(keepends=True)
+            assert (
+                first.startswith("model tiny; ") and "photographs at a time" in second and last == "3 graded, 0 not\n"
+            )
             assert len(rows_of("".join(lines))) == 3
 
 
@@ -901,6 +946,7 @@ def test_a_reader_who_has_enough_and_control_c_end_predict_cleanly(workplace: Pa
         assert process.stdout.readline().strip().split(",") == COLUMNS
         process.stdout.close()
         assert re.fullmatch(r"model tiny; .*\n", process.stderr.readline())
+        assert "photographs at a time" in process.stderr.readline()
         assert process.stderr.readline() == "1\n"  # and not a word about the pipe
         partial = workplace / "out.csv.partial"
         deadline = time.monotonic() + 120
@@ -913,7 +959,9 @@ def test_a_reader_who_has_enough_and_control_c_end_predict_cleanly(workplace: Pa
     rows = rows_of(partial.read_text())
     assert 20 <= len(rows) < 1500
     named = re.fullmatch(
-        r"model tiny; .*\nThe rows written so far \((\d+)\) are in out\.csv\.partial\.\nInterrupted\.\n", messages
+        r"model tiny; .*\n.*at a time.*\nThe rows written so far \((\d+)\) are in out\.csv\.partial\. Give --resume to "
+        r"go on\.\nInterrupted\.\n",
+        messages,
     )
     assert named and int(named[1]) in (len(rows), len(rows) - 1)  # stopped before or after a row was counted
     assert not (workplace / "out.csv").exists()

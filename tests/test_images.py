@@ -29,6 +29,7 @@ from fundusgrade.images import (
     hash_file,
     jpeg_quantization,
     read_image,
+    reduced,
     write_image,
 )
 
@@ -292,7 +293,7 @@ BROKEN = {
     "empty": (b"", "the file is empty (0 bytes)"),
     "text": (b"this is no picture\n" * 50, "not an image; expected JPEG, PNG, TIFF, BMP or WebP"),
     "GIF": (encode(IMAGE, "GIF"), "this is a GIF file"),
-    "DICOM": (bytes(128) + b"DICM" + bytes(500), "this is a DICOM file"),
+    "DICOM": (bytes(128) + b"DICM" + bytes(500), "damaged DICOM"),
     "HEIF": (b"\0\0\0\x18ftypheic" + bytes(500), "this is a HEIF, AVIF or video file"),
     "BigTIFF": (b"II+\0\x08\0\0\0" + bytes(500), "this is a BigTIFF file"),
     "truncated JPEG": (JPEG[: len(JPEG) * 2 // 3], "truncated JPEG: image file is truncated"),
@@ -403,10 +404,10 @@ def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
     loop.symlink_to(loop)
     assert "too many levels of symbolic links" in message(loop)
 
-    def deny(path: Path) -> bytes:
+    def deny(path: Path, mode: str) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr(Path, "open", deny)
     assert message(tmp_path / "file") == "permission denied; allow this user to read the file"
 
 
@@ -686,3 +687,13 @@ def test_strength_of_jpeg_compression_is_read_without_decoding(tmp_path: Path) -
     (tmp_path / "empty.jpg").touch()
     assert jpeg_quantization(tmp_path / "30.jpg") > 3 * jpeg_quantization(tmp_path / "90.jpg") > 0
     assert jpeg_quantization(tmp_path / "a.png") == jpeg_quantization(tmp_path / "empty.jpg") == 0
+
+
+def test_a_reduced_picture_is_the_mean_of_its_pixels_rounded_once() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (67, 91, 3), dtype=np.uint8)
+    for factor in (2, 4, 8):
+        height, width = 67 // factor, 91 // factor
+        blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+        small = reduced(picture, factor)
+        assert small.shape == (height, width, 3)
+        assert np.abs(small - blocks.mean(axis=(1, 3))).max() <= 0.5 + 1e-6

@@ -7,7 +7,6 @@ everything else to stderr. Exit codes: 0 all graded, 1 error, 2 usage, 3 finishe
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fundusgrade import __version__, explain_command
+from fundusgrade import __version__, explain_command, predict_command
 from fundusgrade.decoding import in_words
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.explain_command import EXIT_UNGRADED, wanted_models
@@ -282,60 +281,8 @@ def audit(
         message(f"written: {out / 'audit.json'!s}, {out / 'audit.png'!s}")
 
 
-@app.command()
-def predict(
-    photographs: Annotated[list[Path], typer.Argument(help="Photographs, and folders of them.")],
-    csv: Annotated[Path | None, typer.Option(help="CSV file to write; standard output if not given.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model, by name or path; the shipped one if not given.")] = None,
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
-    precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
-    batch_size: Annotated[int, typer.Option(min=1, help="Photographs at a time.")] = 16,
-    require_gradable: Annotated[
-        bool, typer.Option("--require-gradable", help="Withhold the grade of photographs of doubtful quality.")
-    ] = False,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Grade each photograph mirrored too: slower, a little better.")
-    ] = False,
-    coverage: Annotated[
-        float | None, typer.Option(min=0.5, max=0.99, help="Add grade_low,grade_high: hold the true grade so often.")
-    ] = None,
-) -> None:
-    """Grade photographs. One that cannot be graded is a row with the reason, and the exit code is 3."""
-    from fundusgrade.errors import DatasetError
-    from fundusgrade.grading import Grader
-    from fundusgrade.images import IMAGE_SUFFIXES, find_images
-    from fundusgrade.report import PredictionWriter
-
-    found = find_images(photographs)
-    if not found:
-        raise DatasetError(
-            f"no photographs in {', '.join(map(str, photographs))}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    grader = Grader.load(
-        model,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        require_gradable=require_gradable,
-        tta=tta,
-        coverage=coverage,
-    )
-    message(f"model {grader.name}; {grader.choice.describe()}")
-    rows_on_screen = csv is None and sys.stdout.isatty()  # a bar would run into them
-    with (
-        PredictionWriter(csv, with_ranges=coverage is not None) as writer,
-        counting("grading", hidden=rows_on_screen) as on_progress,
-    ):
-        for done, result in enumerate(grader.grade_all(found), start=1):
-            writer.write(result)
-            on_progress(done, len(found))
-    where = f" in {csv}" if csv else ""
-    doubtful = f"; {writer.num_doubtful} of those graded are of doubtful quality" if writer.num_doubtful else ""
-    message(f"{writer.num_graded} graded, {writer.num_ungraded} not{where}{doubtful}")
-    if writer.num_ungraded:
-        raise typer.Exit(EXIT_UNGRADED)
-
-
+predict = app.command()(predict_command.predict)
+merge = app.command()(predict_command.merge)
 explain = app.command()(explain_command.explain)
 faithfulness = app.command()(explain_command.faithfulness)
 

@@ -20,12 +20,31 @@ from typing import IO, Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from fundusgrade.errors import UnreadableImageError
 
 Picture = NDArray[np.uint8]
 """A picture (height, width, 3), RGB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decoded:
+    """A picture and what its file says of it: eye "R", "L" or "B" for both, and camera; "" where it does not say."""
+
+    picture: Picture
+    laterality: str = ""
+    camera: str = ""
+
 
 MAX_PIXELS = 200_000_000
 # With 16 bits per channel, which OpenCV holds twice while it decodes: both limits keep a picture below 2 GB of memory.
@@ -59,6 +78,11 @@ def decode_image(data: bytes, *, at_least_px: int | None = None) -> Picture:
         raise UnreadableImageError(NO_MEMORY) from error
     except Exception as error:  # decoders raise anything on hostile bytes: SyntaxError, struct.error, cv2.error, ...
         raise UnreadableImageError(f"the picture cannot be decoded: {in_words(error)}; {COPY_AGAIN}") from error
+
+
+def decode_jpeg_2000(data: bytes) -> Picture:
+    """Decode a JPEG 2000 codestream, as DICOM holds them. Raises UnreadableImageError as `decode_image` does."""
+    return _load(Jpeg2KImagePlugin.Jpeg2KImageFile, io.BytesIO(data), "JPEG 2000")
 
 
 def _decode(data: bytes, at_least_px: int | None) -> Picture:
@@ -183,7 +207,7 @@ def _load(plugin: type[ImageFile.ImageFile], file: IO[bytes], kind: str, at_leas
     """Decode 8 bits per channel by one Pillow plugin; the size is checked between its header and its pixels."""
     try:
         with plugin(file) as image:
-            _check_size(image.width, image.height)
+            check_size(image.width, image.height)
             if at_least_px is not None:
                 share = at_least_px / min(image.size)
                 image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))
@@ -200,7 +224,8 @@ def _load(plugin: type[ImageFile.ImageFile], file: IO[bytes], kind: str, at_leas
         raise UnreadableImageError(f"{state} {kind}: {detail}; {COPY_AGAIN}") from error
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises UnreadableImageError where a picture is too large to be decoded safely, or too small to show a retina."""
     if width * height > MAX_PIXELS:
         raise UnreadableImageError(
             f"{width} x {height} pixels are more than the {MAX_PIXELS} allowed; scale the picture down"
@@ -213,7 +238,7 @@ def _check_size(width: int, height: int) -> None:
 
 def _check_deep_size(width: int, height: int) -> None:
     """The same for 16 bits per channel."""
-    _check_size(width, height)
+    check_size(width, height)
     if width * height > MAX_DEEP_PIXELS:
         raise UnreadableImageError(
             f"{width} x {height} pixels are more than the {MAX_DEEP_PIXELS} allowed with 16 bits per channel; "

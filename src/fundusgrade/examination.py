@@ -128,8 +128,8 @@ def _photographs(
 ) -> Iterator[Subject]:
     for number, each in enumerate(found):
         try:
-            opened = open_photograph(each.path, grader.recipe)
-            lesions = () if masks is None else read_lesions(each.path.stem, masks, opened.photograph.shape)
+            opened = open_photograph(each, grader.recipe)
+            lesions = () if masks is None else read_lesions(Path(each.name).stem, masks, opened.photograph.shape)
         except (UngradableError, DatasetError) as error:
             on_skipped(str(error))
             continue

@@ -37,7 +37,9 @@ _MASKS = "Folder of lesion masks, NAME_MA.png, _HE, _EX, _SE."
 
 
 def explain(
-    photographs: Annotated[list[Path], typer.Argument(help="A photograph; several, and folders, become a folder.")],
+    photographs: Annotated[
+        list[Path], typer.Argument(help="A photograph; several, folders and .zip archives become a folder.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="Figure (.png, .jpg), or folder for several; named after the input if not given."),
@@ -64,7 +66,7 @@ def explain(
     check_fit(graders, methods)
     if score:
         check_comparable(graders)
-    several = len(found) > 1 or any(path.is_dir() for path in photographs)
+    several = len(found) > 1 or found[0].member is not None or any(path.is_dir() for path in photographs)
     if several:
         if out is not None and out.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"):
             raise StoreError(f"--out {out}: several photographs need a folder, not a picture; name one, such as maps/")
@@ -72,7 +74,7 @@ def explain(
         num_ungraded = _explain_folder(found, graders, methods, folder, masks, arrays)
     else:
         num_ungraded = 0
-        _explain_one(found[0].path, graders, methods, out, masks, arrays)
+        _explain_one(found[0], graders, methods, out, masks, arrays)
     if score:
         show_findings(_examined(found, graders, methods, masks))
     if num_ungraded:
@@ -149,7 +151,7 @@ def _graders(named: list[str] | None, device: DeviceName, precision: Precision) 
 
 
 def _explain_one(
-    path: Path,
+    found: FoundImage,
     graders: Sequence[Grader],
     methods: Sequence[ExplainOptions],
     out: Path | None,
@@ -158,8 +160,8 @@ def _explain_one(
 ) -> None:
     from fundusgrade.report import prediction_line
 
-    figure = out or Path(f"{path.stem}-explained.png")
-    explained, written = _explain_into(figure, path, graders, methods, masks, arrays)
+    figure = out or Path(f"{found.path.stem}-explained.png")
+    explained, written = _explain_into(figure, found, graders, methods, masks, arrays)
     for explanation in explained[0]:
         typer.echo(prediction_line(explanation.prediction))
     for file in (figure, *written):
@@ -185,7 +187,7 @@ def _explain_folder(
             for each, name in zip(found, names, strict=True):
                 try:
                     _make_folder((folder / name).parent)
-                    explained, _ = _explain_into(folder / name, each.path, graders, methods, masks, arrays)
+                    explained, _ = _explain_into(folder / name, each, graders, methods, masks, arrays)
                     entries.append(entry_of(each.name, name, explained))
                 except (UngradableError, DatasetError) as error:  # a mask that does not fit must not end the run either
                     entries.append(IndexEntry(name=each.name, reason=str(error)))
@@ -216,7 +218,7 @@ def _make_folder(folder: Path) -> None:
 
 def _explain_into(
     figure: Path,
-    path: Path,
+    found: FoundImage,
     graders: Sequence[Grader],
     methods: Sequence[ExplainOptions],
     masks: Path | None,
@@ -226,7 +228,7 @@ def _explain_into(
     from fundusgrade.explaining import explain_photograph
     from fundusgrade.explanation_files import draw_figure, write_arrays
 
-    explained = explain_photograph(path, graders, methods, at_least_px=_size_needed(masks, arrays, graders, methods))
+    explained = explain_photograph(found, graders, methods, at_least_px=_size_needed(masks, arrays, graders, methods))
     draw_figure(explained, figure, masks)
     return explained, write_arrays(explained, figure.with_suffix("")) if arrays else []
 

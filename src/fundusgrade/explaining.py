@@ -8,6 +8,7 @@ from pathlib import Path
 from fundusgrade.errors import ExplanationError
 from fundusgrade.explain import ExplainOptions, fits
 from fundusgrade.grading import Explanation, Grader
+from fundusgrade.images import FoundImage
 from fundusgrade.intake import OpenedPhotograph, open_photograph
 from fundusgrade.preprocess import MAX_SIZE_PX, PreprocessRecipe
 
@@ -16,7 +17,11 @@ Explanations = tuple[tuple[Explanation, ...], ...]
 
 
 def explain_photograph(
-    path: Path, graders: Sequence[Grader], methods: Sequence[ExplainOptions], *, at_least_px: int | None = None
+    photograph: Path | FoundImage,
+    graders: Sequence[Grader],
+    methods: Sequence[ExplainOptions],
+    *,
+    at_least_px: int | None = None,
 ) -> Explanations:
     """Explain a photograph by every method and model, at its full size or at one that keeps so many pixels a side.
 
@@ -27,7 +32,7 @@ def explain_photograph(
     columns = []
     for grader in graders:
         if grader.recipe not in opened:
-            opened[grader.recipe] = open_photograph(path, grader.recipe, at_least_px=at_least_px)
+            opened[grader.recipe] = open_photograph(photograph, grader.recipe, at_least_px=at_least_px)
         columns.append(grader.explain_opened(opened[grader.recipe], methods))
     return tuple(zip(*columns, strict=True))
 

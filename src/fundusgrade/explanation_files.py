@@ -83,10 +83,11 @@ def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
 def figure_names(found: Sequence[FoundImage]) -> list[str]:
     """A figure's path below the output folder for each photograph: its own below what all of them share.
 
-    Photographs that differ in their ending alone keep it, so that no figure replaces another.
+    Photographs that differ in their ending alone keep it, so that no figure replaces another. All paths stay below:
+    names of members lead only down, and what has no such name is not drawn.
     """
     shared = os.path.commonpath([each.path.parent.absolute() for each in found])
-    places = [each.path.absolute().relative_to(shared) for each in found]
+    places = [_place(each).relative_to(shared) for each in found]
     stems = Counter(place.with_suffix("") for place in places)
     named = [place.with_suffix("") if stems[place.with_suffix("")] == 1 else place for place in places]
     return [_shortened(f"{place.as_posix()}-explained.jpg") for place in named]
@@ -100,6 +101,13 @@ def _shortened(name: str) -> str:
     beginning = os.fsencode(last)[:100].decode("utf-8", "ignore")
     mark = hashlib.sha256(os.fsencode(last)).hexdigest()[:12]
     return f"{parent}/{beginning}-{mark}-explained.jpg".removeprefix("/")
+
+
+def _place(found: FoundImage) -> Path:
+    place = found.path.absolute()
+    if found.member is not None and found.problem is None:
+        place /= found.member.name
+    return place if found.frame is None else place.with_name(f"{place.name}#{found.frame}")
 
 
 def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> str:

@@ -53,6 +53,7 @@ class Prediction:
     `thresholds` are the model's four of the expected grade; without them the most probable grade is taken.
     `quality_reasons` say in plain words why the photograph should not be trusted to show its grade. `grade_range` is
     the lowest and highest grade of the set that holds the true grade at the coverage asked for; None where none was.
+    `laterality` ("R", "L", "B" for both) and `camera` are what a DICOM file says of them, else "".
     """
 
     image: str
@@ -61,6 +62,8 @@ class Prediction:
     thresholds: tuple[float, ...] | None = None
     quality_reasons: tuple[str, ...] = ()
     grade_range: tuple[Grade, Grade] | None = None
+    laterality: str = ""
+    camera: str = ""
 
     @property
     def gradable(self) -> bool:
@@ -98,3 +101,5 @@ class Ungraded:
     model: str
     reason: str
     quality_reasons: tuple[str, ...] = ()
+    laterality: str = ""
+    camera: str = ""

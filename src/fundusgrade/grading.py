@@ -8,10 +8,10 @@ explanation = grader.explain(Path("eye.png"), ExplainOptions(target=parse_target
 
 from __future__ import annotations
 
-import os
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -34,12 +34,12 @@ from fundusgrade.intake import Intake, OpenedPhotograph, open_photograph, take_i
 from fundusgrade.metrics import Evaluation, decide_grades, evaluate_predictions
 from fundusgrade.model import predict_probabilities, prepare_for, to_pixels
 from fundusgrade.options import DeviceName, Precision
+from fundusgrade.pace import Pace, at_work, choose_pace
 from fundusgrade.predictions import TTA_SUFFIX, PredictionSet, ScoredPhotographs
 from fundusgrade.preprocess import Outline, PreprocessedImage, PreprocessRecipe, canonical_outline
 from fundusgrade.targets import PREDICTED, Target, grade_target
 from fundusgrade.tiling import explain_in_tiles
 
-DEFAULT_BATCH_SIZE = 16
 DEFAULT_EXPLANATION = ExplainOptions()
 
 
@@ -66,7 +66,7 @@ class Grader:
         self,
         checkpoint: Checkpoint,
         choice: DeviceChoice,
-        batch_size: int = DEFAULT_BATCH_SIZE,
+        pace: Pace | None = None,
         require_gradable: bool = False,
         tta: bool = False,
         coverage: float | None = None,
@@ -75,7 +75,7 @@ class Grader:
         self.exposure = checkpoint.exposure
         self.choice = choice
         self.network = prepare_for(checkpoint.network, choice).eval()
-        self._batch_size = batch_size
+        self.pace = pace or choose_pace(choice, size_px=self.recipe.size_px)
         self._require_gradable = require_gradable
         self._tta = tta
         self._score_limit = None if coverage is None else _score_limit(checkpoint, coverage, tta=tta)
@@ -87,19 +87,23 @@ class Grader:
         *,
         device: DeviceName = DeviceName.AUTO,
         precision: Precision = Precision.AUTO,
-        batch_size: int = DEFAULT_BATCH_SIZE,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
         require_gradable: bool = False,
         tta: bool = False,
         coverage: float | None = None,
     ) -> Grader:
         """Load a model by name or path, the shipped one if None; with `require_gradable` doubtful grades are withheld.
 
-        With `tta` each photograph is graded mirrored too; `coverage` asks for the range of grades that holds the true
-        one that often. Raises StoreError for an unknown name, CheckpointError for a damaged file or one without the
-        scores that a range needs, also for both at once, DeviceError for a missing device.
+        Batch size and workers are chosen for the machine where they are not given. With `tta` each photograph is
+        graded mirrored too; `coverage` asks for the range of grades that holds the true one that often. Raises
+        StoreError for an unknown name, CheckpointError for a damaged file or one without the scores that a range needs,
+        also for both at once, DeviceError for a missing device.
         """
         checkpoint = load_checkpoint(store.resolve_model(model))
-        return cls(checkpoint, choose_device(device, precision), batch_size, require_gradable, tta, coverage)
+        choice, size_px = choose_device(device, precision), checkpoint.description.recipe.size_px
+        pace = choose_pace(choice, size_px=size_px, num_workers=num_workers, batch_size=batch_size)
+        return cls(checkpoint, choice, pace, require_gradable, tta, coverage)
 
     @property
     def name(self) -> str:
@@ -111,26 +115,48 @@ class Grader:
         """The preprocessing that the model was trained with."""
         return self.description.recipe
 
+    def made_by(self) -> dict[str, object]:
+        """What decides results beside the photograph, for whoever adds rows to those of an earlier run."""
+        return {
+            "model": self.name,
+            "weights": self.description.weights_sha256,
+            "device": self.choice.device.type,
+            "precision": self.choice.precision.value,
+            "batch_size": self.pace.batch_size,
+            "require_gradable": self._require_gradable,
+            "tta": self._tta,
+            "score_limit": self._score_limit,
+        }
+
     def grade(self, path: Path) -> Prediction | Ungraded:
         """Grade one photograph; what cannot be graded comes back with its reason."""
         return next(self.grade_all([FoundImage(path=path, name=path.as_posix())]))
 
     def grade_all(self, photographs: Iterable[FoundImage]) -> Iterator[Prediction | Ungraded]:
-        """Grade photographs in order. Decoding and preprocessing run in threads beside the network."""
+        """Grade photographs in order, a bounded number under way, at the grader's pace.
+
+        Photographs are batched by their place in the list alone, so that results are the same to the last bit however
+        many workers there are.
+        """
         waiting = iter(photographs)
-        prepared: deque[_Preparing] = deque()
-        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-        try:
-            while True:
-                room = 2 * self._batch_size - len(prepared)
-                prepared.extend(self._submit(pool, found) for found in islice(waiting, room))
-                if not prepared:
-                    return
-                batch = [prepared.popleft() for _ in range(min(self._batch_size, len(prepared)))]
-                yield from self._grade_batch([(item.name, item.future.result()) for item in batch])
-        finally:
-            # A reader who stops early, or Ctrl-C, need not wait for photographs that nobody has begun to decode.
-            pool.shutdown(cancel_futures=True)
+        most = 2 + math.ceil(2 * self.pace.num_workers / self.pace.batch_size)
+        under_way: deque[Future[list[Prediction | Ungraded]]] = deque()
+        ready: list[_Preparing] = []
+        with at_work(self.pace, self.choice) as threads:
+            while batch := list(islice(waiting, self.pace.batch_size)):
+                # The next batch's photographs are begun before this one's network, so that no thread waits for another.
+                prepared, ready = ready, [self._submit(threads.photographs, found) for found in batch]
+                if prepared:
+                    under_way.append(threads.network.submit(self._grade_prepared, prepared))
+                while under_way and (len(under_way) >= most or under_way[0].done()):
+                    yield from under_way.popleft().result()
+            if ready:
+                under_way.append(threads.network.submit(self._grade_prepared, ready))
+            while under_way:
+                yield from under_way.popleft().result()
+
+    def _grade_prepared(self, prepared: Sequence[_Preparing]) -> list[Prediction | Ungraded]:
+        return list(self._grade_batch([(item.name, item.future.result()) for item in prepared]))
 
     def explain(self, path: Path, options: ExplainOptions = DEFAULT_EXPLANATION) -> Explanation:
         """Grade a photograph and say where the evidence lies.
@@ -198,7 +224,7 @@ class Grader:
                 f"--outline {needs.outline.value} --size {needs.size_px}`"
             )
         pictures = load_pictures(dataset, rows)
-        return predict_probabilities(self.network, pictures.pixels, self.choice, self._batch_size, tta=self._tta)
+        return predict_probabilities(self.network, pictures.pixels, self.choice, self.pace.batch_size, tta=self._tta)
 
     def evaluate(self, dataset: PreparedDataset, split: str) -> Evaluation:
         """Score the model on one split ("train", "validation", "test" or "all") of a prepared data set."""
@@ -239,8 +265,8 @@ class Grader:
             folds=np.full(len(rows), fold, np.int64),
         )
 
-    def _submit(self, pool: ThreadPoolExecutor, found: FoundImage) -> _Preparing:
-        return _Preparing(name=found.name, future=pool.submit(_prepare, found.path, self.recipe))
+    def _submit(self, pool: Executor, found: FoundImage) -> _Preparing:
+        return _Preparing(name=found.name, future=pool.submit(_prepare, found, self.recipe))
 
     def grade_pictures(self, photographs: Sequence[Picture]) -> list[Prediction | Ungraded]:
         """Grade photographs (H, W, 3) in memory, of any sizes; they are named by their number."""
@@ -260,19 +286,27 @@ class Grader:
             if isinstance(item, Intake):
                 yield predictions[i]
             else:
-                yield Ungraded(image=name, model=self.name, reason=item.reason, quality_reasons=item.quality_reasons)
+                yield Ungraded(
+                    image=name,
+                    model=self.name,
+                    reason=item.reason,
+                    quality_reasons=item.quality_reasons,
+                    laterality=item.laterality,
+                    camera=item.camera,
+                )
 
     def _withheld(self, item: Intake | _Refusal) -> Intake | _Refusal:
         if not self._require_gradable or not isinstance(item, Intake) or item.quality.gradable:
             return item
         reasons = item.quality.reasons
-        return _Refusal(reason=f"not gradable: {'; '.join(reasons)}", quality_reasons=reasons)
+        reason = f"not gradable: {'; '.join(reasons)}"
+        return _Refusal(reason=reason, quality_reasons=reasons, laterality=item.laterality, camera=item.camera)
 
     def _grade_intakes(self, items: Sequence[tuple[str, Intake]]) -> list[Prediction]:
         if not items:
             return []
         pixels = torch.stack([to_pixels(intake.prepared.picture) for _, intake in items])
-        probabilities = predict_probabilities(self.network, pixels, self.choice, self._batch_size, tta=self._tta)
+        probabilities = predict_probabilities(self.network, pixels, self.choice, self.pace.batch_size, tta=self._tta)
         return [
             Prediction(
                 image=name,
@@ -281,6 +315,8 @@ class Grader:
                 thresholds=self.description.thresholds,
                 quality_reasons=intake.quality.reasons,
                 grade_range=grade_range,
+                laterality=intake.laterality,
+                camera=intake.camera,
             )
             for (name, intake), row, grade_range in zip(items, probabilities, self._ranges(probabilities), strict=True)
         ]
@@ -314,6 +350,8 @@ class _Refusal:
 
     reason: str
     quality_reasons: tuple[str, ...] = ()
+    laterality: str = ""
+    camera: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,8 +362,8 @@ class _Preparing:
     future: Future[Intake | _Refusal]
 
 
-def _prepare(path: Path, recipe: PreprocessRecipe) -> Intake | _Refusal:
+def _prepare(found: FoundImage, recipe: PreprocessRecipe) -> Intake | _Refusal:
     try:
-        return take_in(path, recipe)
+        return take_in(found, recipe)
     except UngradableError as error:
         return _Refusal(reason=str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -11,7 +11,7 @@ import cv2
 from fundusgrade.decoding import NO_MEMORY
 from fundusgrade.errors import UngradableError, UnreadableImageError
 from fundusgrade.field_of_view import WORKING_SIZE_PX, find_field_of_view
-from fundusgrade.images import Picture, halved, read_image
+from fundusgrade.images import FoundImage, Picture, read_photograph, reduced
 from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess
 from fundusgrade.quality import Quality, measure_quality
 
@@ -24,11 +24,16 @@ MIN_DECODED_PX = WORKING_SIZE_PX
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Intake:
-    """A photograph (H, W, 3), reduced as far as its canonical picture allows; that picture; what was measured on it."""
+    """A photograph (H, W, 3), reduced as far as its canonical picture allows; that picture; what was measured on it.
+
+    Eye ("R", "L", "B" for both) and camera are what a DICOM file says of them, else "".
+    """
 
     photograph: Picture
     prepared: PreprocessedImage
     quality: Quality
+    laterality: str = ""
+    camera: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,26 +45,30 @@ class OpenedPhotograph:
     intake: Intake
 
 
-def open_photograph(path: Path, recipe: PreprocessRecipe, *, at_least_px: int | None = None) -> OpenedPhotograph:
+def open_photograph(
+    found: Path | FoundImage, recipe: PreprocessRecipe, *, at_least_px: int | None = None
+) -> OpenedPhotograph:
     """Read a photograph to grade it and to draw on it, at its full size or at one that keeps this many pixels a side.
 
     Raises UnreadableImageError or NoRetinaError, naming the file, where it cannot be graded.
     """
+    name = found.as_posix() if isinstance(found, Path) else found.name
     try:
         # What is graded is decoded by itself, at reduced size where that is cheaper, exactly as when only grading.
-        photograph, intake = read_image(path, at_least_px=at_least_px), take_in(path, recipe)
+        photograph, intake = read_photograph(found, at_least_px=at_least_px).picture, take_in(found, recipe)
     except UngradableError as error:
-        raise type(error)(f"{path.as_posix()}: {error}") from error
-    return OpenedPhotograph(name=path.as_posix(), photograph=photograph, intake=intake)
+        raise type(error)(f"{name}: {error}") from error
+    return OpenedPhotograph(name=name, photograph=photograph, intake=intake)
 
 
-def take_in(path: Path, recipe: PreprocessRecipe) -> Intake:
+def take_in(found: Path | FoundImage, recipe: PreprocessRecipe) -> Intake:
     """Read a photograph, at reduced size where that is cheaper, and bring it into canonical form.
 
     Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.
     """
     try:
-        return take_in_picture(read_image(path, at_least_px=_num_pixels_needed(recipe)), recipe)
+        decoded = read_photograph(found, at_least_px=_num_pixels_needed(recipe))
+        return replace(take_in_picture(decoded.picture, recipe), laterality=decoded.laterality, camera=decoded.camera)
     except MemoryError as error:
         raise UnreadableImageError(NO_MEMORY) from error
     except cv2.error as error:
@@ -70,8 +79,9 @@ def take_in(path: Path, recipe: PreprocessRecipe) -> Intake:
 
 def take_in_picture(photograph: Picture, recipe: PreprocessRecipe) -> Intake:
     """The same for a photograph in memory. Raises NoRetinaError where it shows no retina."""
-    while min(photograph.shape[:2]) // 2 >= _num_pixels_needed(recipe):
-        photograph = halved(photograph)
+    factor = min(photograph.shape[:2]) // _num_pixels_needed(recipe)
+    if factor >= 2:
+        photograph = reduced(photograph, 1 << (factor.bit_length() - 1))
     field_of_view = find_field_of_view(photograph)
     quality = measure_quality(photograph, field_of_view)
     return Intake(photograph=photograph, prepared=preprocess(photograph, field_of_view, recipe), quality=quality)

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from fundusgrade.errors import DatasetError
 from fundusgrade.grades import Grade
-from fundusgrade.images import IMAGE_SUFFIXES, find_images
+from fundusgrade.images import PHOTOGRAPH_SUFFIXES, find_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ def find_samples(
     missing = [str(source) for source in sources if not source.exists()]
     if missing:
         raise DatasetError(f"no such file or folder: {', '.join(missing)}")
-    photographs = find_images(list(sources))
+    photographs = find_files(list(sources))
     if not photographs:
         raise DatasetError(f"no photographs in {', '.join(map(str, sources))}; expected {_suffixes()} files")
     samples = tuple(Sample(source=_source(found.path), path=found.path) for found in photographs)
@@ -212,7 +212,7 @@ def _known_columns(path: Path, header: list[str], columns: LabelColumns, *, opti
 
 def _photographs_by_stem(folder: Path) -> dict[str, list[Path]]:
     index: dict[str, list[Path]] = defaultdict(list)
-    for found in find_images([folder]):
+    for found in find_files([folder]):
         index[found.path.stem].append(found.path)
     return index
 
@@ -240,7 +240,7 @@ def _find_photograph(image: str, index: dict[str, list[Path]], folder: Path) -> 
 
     A label may leave out the suffix and outer folders, or name folders above this one; what both name must agree.
     """
-    has_suffix = Path(image).suffix.lower() in IMAGE_SUFFIXES
+    has_suffix = Path(image).suffix.lower() in PHOTOGRAPH_SUFFIXES
     wanted = tuple(part for part in Path(image).parts if part != "..")
     agreeing: dict[int, list[Path]] = {}
     for path in index.get(Path(image).stem if has_suffix else Path(image).name, []):
@@ -299,13 +299,13 @@ def _from_grade_folders(folder: Path) -> Samples | None:
         Sample(source=_source(found.path.relative_to(folder)), path=found.path, grade=grade)
         for child, grade in graded.items()
         if grade is not None
-        for found in find_images([child])
+        for found in find_files([child])
     ]
     if not samples:
         raise DatasetError(f"the grade folders of {folder} hold no photographs; expected {_suffixes()} files")
-    num_left_out = len(find_images(others))
+    num_left_out = len(find_files(others))
     return Samples(layout="folders", samples=tuple(samples), root=folder.resolve(), num_unlabeled_left_out=num_left_out)
 
 
 def _suffixes() -> str:
-    return ", ".join(sorted(IMAGE_SUFFIXES))
+    return ", ".join(sorted(PHOTOGRAPH_SUFFIXES))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import DatasetError
-from fundusgrade.images import FoundImage, find_images, read_image
+from fundusgrade.images import FoundImage, find_files, read_image
 from fundusgrade.preprocess import Placement
 
 LESION_NAMES = {"MA": "microaneurysms", "HE": "haemorrhages", "EX": "hard exudates", "SE": "soft exudates"}
@@ -52,7 +52,7 @@ NO_AGREEMENT = Agreement(heat_share=None, area_share=None, lift=None, average_pr
 
 def find_lesion_photographs(folder: Path) -> list[FoundImage]:
     """Photographs of a folder in IDRiD's layout that have masks. Raises DatasetError where there are none."""
-    found = find_images([folder / "images"]) if (folder / "images").is_dir() else []
+    found = find_files([folder / "images"]) if (folder / "images").is_dir() else []
     with_masks = [each for each in found if _mask_paths(each.path.stem, folder / "masks")]
     if not with_masks:
         raise DatasetError(f"no photographs with lesion masks in {folder}; expected images/NAME.jpg, masks/NAME_MA.png")

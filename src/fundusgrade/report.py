@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
-import re
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +15,6 @@ from rich.text import Text
 from fundusgrade.assessment import Assessment
 from fundusgrade.audit import Audit, InterventionEffect, conclusion
 from fundusgrade.comparison import p_value
-from fundusgrade.errors import StoreError
 from fundusgrade.figures import ModelEvaluation, draw_audit, draw_confusion_matrices, printable
 from fundusgrade.grades import (
     GRADE_LABELS,
@@ -29,7 +23,6 @@ from fundusgrade.grades import (
     SIGHT_THREATENING_FROM,
     Grade,
     Prediction,
-    Ungraded,
 )
 from fundusgrade.predictions import PredictionSet, write_predictions
 from fundusgrade.resampling import Estimate
@@ -39,154 +32,6 @@ if TYPE_CHECKING:
     from fundusgrade.dataset import ManifestRow, PreparedDataset
     from fundusgrade.metrics import BinaryScores, GradeScores
     from fundusgrade.shortcuts import ShortcutProbe
-
-PREDICTION_COLUMNS = (
-    *("image", "grade", "label", "p0", "p1", "p2", "p3", "p4"),
-    *("expected_grade", "referable_probability", "gradable", "quality_reasons", "model", "error"),
-)
-
-RANGE_COLUMNS = ("grade_low", "grade_high")
-"""Beside them where a coverage was asked for."""
-
-# A spreadsheet runs a cell that begins with one of these, also in full width, after skipping blanks and control
-# characters. Some split cells at semicolons, tabs and line breaks as well, so what follows those begins a cell too.
-_FORMULA_START = re.compile(r"(^|[;\t\r\n])(?=[\s\x00-\x20\x7f-\xa0\u200b\ufeff]*[=+\-@＝＋－＠])|^(?=[\t\r])")
-_NEEDS_QUOTES = re.compile(r'[,;"\t\r\n]')
-
-
-class PredictionWriter:
-    """Streams predictions to a CSV file, or to standard output where `path` is None; use it in a `with` block.
-
-    With `with_ranges` each row ends with the lowest and highest grade of its range.
-
-    The rows go to `<name>.partial` beside the file, which takes its name when the block ends well. When it does not,
-    the partial file stays and a note on the exception names it. Raises StoreError where the file cannot be written,
-    already on entering the block.
-    """
-
-    def __init__(self, path: Path | None, *, with_ranges: bool = False) -> None:
-        self.path = path
-        self._range_columns = RANGE_COLUMNS if with_ranges else ()
-        self.num_graded = 0
-        self.num_ungraded = 0
-        self.num_doubtful = 0
-        self._written_path = path
-        self._stream: BinaryIO | None = None
-
-    def __enter__(self) -> PredictionWriter:
-        if self.path is not None:
-            with self._write_errors():
-                self._stream = self._open(self.path)
-        self._write_line(",".join([*PREDICTION_COLUMNS, *self._range_columns]))
-        return self
-
-    def write(self, result: Prediction | Ungraded) -> None:
-        """Write one row; it is in the file when this returns."""
-        if isinstance(result, Prediction):
-            low, high = result.grade_range or (result.grade, result.grade)
-            self._write_line(_prediction_line(result) + (f",{low:d},{high:d}" if self._range_columns else ""))
-            self.num_graded += 1
-            self.num_doubtful += not result.gradable
-        else:
-            self._write_line(_ungraded_line(result) + "," * len(self._range_columns))
-            self.num_ungraded += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._stream is None or self.path is None or self._written_path is None:
-            return
-        if error is not None:
-            self._abandon()
-            error.add_note(
-                f"The rows written so far ({self.num_graded + self.num_ungraded}) are in {self._written_path}."
-            )
-            return
-        with self._write_errors():
-            self._stream.close()
-            if self._written_path != self.path:
-                self._written_path.replace(self.path)
-
-    def _open(self, path: Path) -> BinaryIO:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        # A device or a pipe is written to: a file renamed into its place would remove it.
-        if path.is_file() or not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._written_path = path.with_name(f"{path.name}.partial")
-        return (self._written_path or path).open("wb")
-
-    def _write_line(self, line: str) -> None:
-        if self._stream is None:
-            _write_to_stdout(f"{line}\n")
-            return
-        with self._write_errors():
-            try:
-                self._stream.write(f"{line}\n".encode())
-                self._stream.flush()
-            except OSError:
-                self._abandon()
-                raise
-
-    def _abandon(self) -> None:
-        # Closing writes what is buffered, which fails once more on a full disk.
-        if self._stream is not None:
-            with contextlib.suppress(OSError):
-                self._stream.close()
-
-    @contextlib.contextmanager
-    def _write_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-
-
-def _write_to_stdout(text: str) -> None:
-    binary = getattr(sys.stdout, "buffer", None)
-    if binary is None:  # replaced by a text buffer
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    else:
-        # Past the text layer, which on some machines is not UTF-8 and changes line ends.
-        sys.stdout.flush()
-        binary.write(text.encode())
-        binary.flush()  # not sys.stdout's: a progress bar puts a layer of its own there
-
-
-def _cannot_write(path: Path | None, error: OSError) -> StoreError:
-    reason = (error.strerror or str(error)).lower()
-    return StoreError(f"cannot write {path}: {reason}; name a file in a folder with room that you may write to")
-
-
-def _prediction_line(prediction: Prediction) -> str:
-    numbers = [*prediction.probabilities, prediction.expected_grade, prediction.referable_probability]
-    cells = [_text_cell(prediction.image), f"{prediction.grade:d}", prediction.grade.label]
-    quality = ["yes" if prediction.gradable else "no", _text_cell("; ".join(prediction.quality_reasons))]
-    return ",".join([*cells, *(f"{number:.4f}" for number in numbers), *quality, _text_cell(prediction.model), ""])
-
-
-def _ungraded_line(ungraded: Ungraded) -> str:
-    num_empty = PREDICTION_COLUMNS.index("gradable") - 1
-    quality = ["no", _text_cell("; ".join(ungraded.quality_reasons))]
-    return ",".join(
-        [
-            _text_cell(ungraded.image),
-            *[""] * num_empty,
-            *quality,
-            _text_cell(ungraded.model),
-            _text_cell(ungraded.reason),
-        ]
-    )
-
-
-def _text_cell(text: str) -> str:
-    """Text as one CSV cell (RFC 4180) that no spreadsheet takes for a formula.
-
-    Quoted by hand: Python 3.11's csv module leaves a carriage return bare where lines end with a line feed.
-    """
-    harmless = _FORMULA_START.sub(r"\1'", printable(text))
-    return '"' + harmless.replace('"', '""') + '"' if _NEEDS_QUOTES.search(harmless) else harmless
 
 
 def evaluation_table(evaluations: Sequence[ModelEvaluation]) -> Table:

@@ -1,0 +1,147 @@
+"""A list of photographs dealt to many processes, and their files put together again."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from fundusgrade import columnar
+from fundusgrade.errors import StoreError
+from fundusgrade.figures import printable
+from fundusgrade.rows import RowFormat, WrittenRow, csv_header, csv_text, row_format
+from fundusgrade.writing import read_rows
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """The `number`th of `count` parts of a list, from 1: every `count`th entry, so that parts take equally long."""
+
+    number: int
+    count: int
+
+    def of(self, items: Sequence[T]) -> list[T]:
+        """The entries of this part, in order."""
+        return list(items[self.number - 1 :: self.count])
+
+    def file(self, path: Path) -> Path:
+        """Where this part's rows go: `out.csv` becomes `out.2-of-4.csv`."""
+        return path.with_name(f"{path.stem}.{self.number}-of-{self.count}{path.suffix}")
+
+
+def parse_shard(text: str) -> Shard:
+    """Read "2/4". Raises StoreError for anything that is no part of a whole."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    number, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise StoreError(f"--shard {text}: expected i/n with i from 1 to n, such as 2/4 for the second of four parts")
+    return Shard(number=number, count=count)
+
+
+def shard_of_launcher(environment: Mapping[str, str] = os.environ) -> Shard | None:
+    """This process's part where torchrun started it beside others; None elsewhere."""
+    if "TORCHELASTIC_RUN_ID" not in environment or int(environment["WORLD_SIZE"]) == 1:
+        return None
+    return Shard(number=int(environment["RANK"]) + 1, count=int(environment["WORLD_SIZE"]))
+
+
+def merge_shards(path: Path, names: Sequence[str]) -> int:
+    """Put the files of all parts of `path` together in the order of `names`; returns how many could not be graded.
+
+    Raises StoreError where a part or a row is missing, twice, or of another photograph or model; then nothing is
+    written.
+    """
+    shards = find_shards(path)
+    parts = [_checked(read_rows(shard.file(path)), shard, path, names) for shard in shards]
+    rows = (next(parts[place % len(parts)]) for place in range(len(names)))
+    temporary = path.with_name(f".{path.name}.merging")
+    try:
+        num_ungraded = _write(rows, temporary, path, with_ranges=_with_ranges(shards, path))
+        for part in parts:  # each says itself what it has too much
+            assert next(part, None) is None, "checked by the part"
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; check space and permissions") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return num_ungraded
+
+
+def find_shards(path: Path) -> list[Shard]:
+    """The parts of `path`, whose files lie beside it. Raises StoreError where they are not all parts of one whole."""
+    pattern = re.compile(re.escape(path.stem) + r"\.(\d+)-of-(\d+)" + re.escape(path.suffix))
+    found = [match for each in path.parent.glob("*") if (match := pattern.fullmatch(each.name))]
+    counts = sorted({int(match[2]) for match in found})
+    if len(counts) != 1:
+        listed = ", ".join(sorted(match[0] for match in found)) or "none"
+        raise StoreError(
+            f"the parts of {path} are {listed}; expected {path.stem}.1-of-N{path.suffix} to N-of-N of one N, as "
+            "`fundusgrade predict --shard` writes them"
+        )
+    shards = [Shard(number=number, count=counts[0]) for number in range(1, counts[0] + 1)]
+    missing = [str(shard.file(path)) for shard in shards if not shard.file(path).is_file()]
+    if missing:
+        raise StoreError(f"parts are missing: {', '.join(missing)}; let those jobs end (`--resume` goes on with them)")
+    return shards
+
+
+def _checked(rows: Iterator[WrittenRow], shard: Shard, path: Path, names: Sequence[str]) -> Iterator[WrittenRow]:
+    """A part's rows, as long as they are those of its photographs, all by one model."""
+    file, place, model = shard.file(path), 0, None
+    is_csv = row_format(path) is RowFormat.CSV
+    expected = shard.of(names)
+    for row in rows:
+        name = expected[place] if place < len(expected) else None
+        if name is None or row.image != (csv_text(name) if is_csv else printable(name)):
+            raise StoreError(
+                f"row {place + 1} of {file} is about {row.image!r}, expected {name or 'no more rows'!r}; grade this "
+                "part again, and merge with the photographs that it was made from"
+            )
+        if model not in (None, row.model):
+            raise StoreError(f"{file} holds rows by {model} and by {row.model}; grade this part again")
+        place, model = place + 1, row.model
+        yield row
+    if place < len(expected):
+        raise StoreError(f"{file} ends after {place} of {len(expected)} rows; grade this part again")
+
+
+def _write(rows: Iterator[WrittenRow], temporary: Path, path: Path, *, with_ranges: bool) -> int:
+    """Write rows in the format of `path`; returns how many are not graded."""
+    chosen, num_ungraded, model = row_format(path), 0, None
+    lines = temporary.with_name(f"{temporary.name}.jsonl") if chosen is RowFormat.PARQUET else temporary
+    try:
+        with lines.open("wb") as file:
+            file.write(csv_header(with_ranges=with_ranges) if chosen is RowFormat.CSV else b"")
+            for row in rows:
+                if model not in (None, row.model):
+                    raise StoreError(f"the parts of {path} were graded by {model} and by {row.model}; grade all by one")
+                file.write(row.line)
+                num_ungraded, model = num_ungraded + (not row.is_graded), row.model
+            file.flush()
+            os.fsync(file.fileno())
+        if lines is not temporary:
+            columnar.parquet_from_json(lines, temporary, with_ranges=with_ranges)
+    finally:
+        if lines is not temporary:
+            lines.unlink(missing_ok=True)
+    return num_ungraded
+
+
+def _with_ranges(shards: Sequence[Shard], path: Path) -> bool:
+    """Whether the parts have ranges of grades, all alike. Raises StoreError where they differ."""
+    found = {_has_ranges(shard.file(path)) for shard in shards}
+    if len(found) > 1:
+        raise StoreError(f"some parts of {path} were graded with --coverage, others not; grade all alike")
+    return found.pop()
+
+
+def _has_ranges(file: Path) -> bool:
+    if row_format(file) is RowFormat.CSV:
+        with file.open("rb") as stream:
+            return stream.readline() == csv_header(with_ranges=True)
+    return any(b'"grade_low"' in row.line for row, _ in zip(read_rows(file), range(1), strict=False))
