@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fundusgrade import __version__, store
-from fundusgrade.errors import CheckpointError
+from fundusgrade.errors import CheckpointError, StoreError, WeightsUnavailableError
 from fundusgrade.exposure import MARK_BYTES, Exposure
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.heads import NO_OFFSETS, NUM_CUTS, Calibration
@@ -125,16 +125,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
     exposure = _take_exposure(state, path)
     # building and filling fail in many ways where the description is sound JSON, but of no network that exists here
     try:
+        _refuse_other_shapes(description.network, state)
         network = build_network(description.network)
         network.load_state_dict(
             {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         )
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, WeightsUnavailableError) as error:
         raise CheckpointError(
             f"the weights in {path} do not fit {description.network.arch} as timm {timm.__version__} builds it "
             f"({error}); install timm {description.provenance.versions.get('timm')}, or copy the file again"
         ) from error
     return Checkpoint(description=description, network=network.eval(), exposure=exposure)
+
+
+def _refuse_other_shapes(spec: NetworkSpec, state: dict[str, Tensor]) -> None:
+    """Compare with a network that holds no numbers: a description that lies could ask for one of many gigabytes."""
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in build_network(spec).state_dict().items()}
+    unlike = [name for name, shape in expected.items() if name not in state or tuple(state[name].shape) != shape]
+    unlike += sorted(state.keys() - expected.keys())
+    if unlike:
+        raise ValueError(f"{len(unlike)} tensors differ, the first is {unlike[0]}")
 
 
 def _take_exposure(state: dict[str, Tensor], path: Path) -> Exposure:
@@ -187,25 +198,48 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
                 "its grades would not be those it was tested with: train it again or install the version that made it"
             )
         return CheckpointDescription(
-            name=str(described["name"]),
-            network=NetworkSpec(
-                arch=str(described["arch"]),
-                timm_name=described["timm_name"],
-                size_px=int(described["size_px"]),
-                mean=tuple(described["mean"]),
-                std=tuple(described["std"]),
-                rows=None if described.get("rows") is None else _two(described["rows"]),
-                head=Head(described.get("head", Head.SOFTMAX)),
-                calibration=_calibration(described),
-            ),
+            # It becomes part of file names: one that leads out of a folder is refused.
+            name=store.checked_name(str(described["name"])),
+            network=_network(described),
             recipe=PreprocessRecipe.from_json(recipe),
-            provenance=Provenance(**{name: described[name] for name in Provenance.__dataclass_fields__}),
+            provenance=_provenance(described),
             weights_sha256=str(described["weights_sha256"]),
             thresholds=_thresholds(described),
-            conformity=_numbers(described.get("conformity", ())),
+            conformity=_row(described.get("conformity", ())),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, StoreError) as error:
         raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
+
+
+def _network(described: dict[str, Any]) -> NetworkSpec:
+    """The network. Raises ValueError for one that cannot be, before anything of its size is built."""
+    spec = NetworkSpec(
+        arch=str(described["arch"]),
+        timm_name=None if described["timm_name"] is None else str(described["timm_name"]),
+        size_px=int(described["size_px"]),
+        mean=_row(described["mean"], 3),
+        std=_row(described["std"], 3),
+        rows=None if described.get("rows") is None else _two(described["rows"]),
+        head=Head(described.get("head", Head.SOFTMAX)),
+        calibration=_calibration(described),
+    )
+    top, bottom = spec.rows or (0, spec.size_px)
+    # timm takes other names for places in the network from which it would fetch a description of its own.
+    if spec.timm_name is not None and not timm.is_model(spec.timm_name.split(".")[0]):
+        raise ValueError(f"timm {timm.__version__} has no network {spec.timm_name!r}")
+    if spec.size_px != int(described["recipe"]["size_px"]) or not 0 <= top < bottom <= spec.size_px:
+        raise ValueError(f"rows {top} to {bottom} of {spec.size_px} px are not those of its pictures")
+    if min(spec.std) <= 0:
+        raise ValueError(f"its normalization divides by {min(spec.std)}")
+    return spec
+
+
+def _provenance(described: dict[str, Any]) -> Provenance:
+    provenance = Provenance(**{name: described[name] for name in Provenance.__dataclass_fields__})
+    for name in ("options", "metrics", "versions"):
+        if not isinstance(getattr(provenance, name), dict):
+            raise ValueError(f"its {name} are no table")
+    return provenance
 
 
 def _calibration(described: dict[str, object]) -> Calibration:
@@ -213,7 +247,10 @@ def _calibration(described: dict[str, object]) -> Calibration:
     values = described.get("calibration", {"offsets": described.get("logit_offsets", NO_OFFSETS)})
     if not isinstance(values, dict):
         raise ValueError(f"the calibration is {values}, expected temperature, offsets and cutpoints")
-    calibration = Calibration(**{name: _numbers(value) for name, value in values.items()})
+    fields: dict[str, Any] = {
+        name: _number(value) if name == "temperature" else _row(value) for name, value in values.items()
+    }
+    calibration = Calibration(**fields)
     lengths = (len(calibration.offsets), len(calibration.cutpoints))
     if lengths != (NUM_GRADES, NUM_CUTS) or not calibration.temperature > 0:
         raise ValueError(f"the calibration is {values}, expected {NUM_GRADES} offsets and {NUM_CUTS} cutpoints")
@@ -225,16 +262,20 @@ def _thresholds(described: dict[str, object]) -> tuple[float, ...] | None:
     values = described.get("thresholds")
     if values is None:
         return None
-    thresholds: tuple[float, ...] = _numbers(values)
-    if len(thresholds) != NUM_CUTS or list(thresholds) != sorted(thresholds):
+    thresholds: tuple[float, ...] = _row(values, NUM_CUTS)
+    if list(thresholds) != sorted(thresholds):
         raise ValueError(f"the thresholds are {values}, expected {NUM_CUTS} rising numbers")
     return thresholds
 
 
-def _numbers(value: object) -> Any:
-    """A finite number, or a tuple of them, as JSON has them. Raises ValueError for anything else."""
-    if isinstance(value, list | tuple):
-        return tuple(_numbers(each) for each in value)
+def _row(values: object, length: int | None = None) -> Any:
+    """A tuple of finite numbers, as JSON has them, of a length if given. Raises ValueError for anything else."""
+    if not isinstance(values, list | tuple) or length not in (None, len(values)):
+        raise ValueError(f"{str(values)[:80]} are not {length or 'some'} numbers")
+    return tuple(_number(each) for each in values)
+
+
+def _number(value: object) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r} is not a finite number")
     return float(value)

@@ -6,6 +6,7 @@ everything else to stderr. Exit codes: 0 all graded, 1 error, 2 usage, 3 finishe
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from fundusgrade import __version__, explain_command, predict_command
+from fundusgrade.decoding import in_words
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.explain_command import EXIT_UNGRADED, wanted_models
 from fundusgrade.grades import RESEARCH_USE
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 AUDIT_LIMIT = 300
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
+_ERROR = "[bold red]Error:[/] "
 
 
 class _ErrorBoundary(TyperGroup):
@@ -44,7 +47,7 @@ class _ErrorBoundary(TyperGroup):
         try:
             return super().invoke(ctx)
         except FundusgradeError as error:
-            message(str(error), lead="[bold red]Error:[/] ")
+            message(str(error), lead=_ERROR)
             for note in getattr(error, "__notes__", ()):
                 message(note)
             raise typer.Exit(EXIT_ERROR) from None
@@ -55,6 +58,12 @@ class _ErrorBoundary(TyperGroup):
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             silence_stdout()
+            raise typer.Exit(EXIT_ERROR) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise
+            silence_stdout()
+            message(f"cannot write the results: {in_words(error)}; make room, or write elsewhere", lead=_ERROR)
             raise typer.Exit(EXIT_ERROR) from None
 
 

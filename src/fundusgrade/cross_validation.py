@@ -20,7 +20,7 @@ from fundusgrade.metrics import quadratic_weighted_kappa
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.predictions import TTA_SUFFIX, PredictionSet, fold_name, joined, write_predictions
 from fundusgrade.run_state import STATE_FILE, TrainOptions
-from fundusgrade.runs import FinishedRun, RunRequest, default_name, plan_run, run_training
+from fundusgrade.runs import FinishedRun, RunRequest, clear_run, default_name, plan_run, run_training
 
 
 def cross_validate(
@@ -91,7 +91,7 @@ def pool_folds(
 def _give_up(names: Sequence[str]) -> None:
     for name in names:
         shutil.rmtree(store.model_directory(name), ignore_errors=True)
-        shutil.rmtree(store.run_directory(name), ignore_errors=True)
+        clear_run(store.run_directory(name))
 
 
 def _refuse_other_training(name: str, folds: Sequence[int], options: TrainOptions, dataset: PreparedDataset) -> None:

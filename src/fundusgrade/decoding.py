@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import accumulate
+from typing import IO, Any, Literal
 
 import cv2
 import numpy as np
@@ -43,10 +47,19 @@ class Decoded:
 
 
 MAX_PIXELS = 200_000_000
+# With 16 bits per channel, which OpenCV holds twice while it decodes: both limits keep a picture below 2 GB of memory.
+MAX_DEEP_PIXELS = 80_000_000
 MIN_SIDE_PX = 32
 COPY_AGAIN = "copy the file again from its source"
+NO_MEMORY = "not enough memory for this picture; close other programs, use fewer --workers, or scale the picture down"
 _READABLE = "JPEG, PNG, TIFF, BMP or WebP"
 _ORIENTATION_TAG = 274
+# Encoders write a dozen scans. Each makes a decoder walk all of a picture, so a few bytes could cost it hours.
+_MAX_SCANS = 100
+_SCAN_START = b"\xff\xda"
+_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+# Pixels are converted by bands of rows: copies of a whole large picture would take gigabytes.
+_BAND_PIXELS = 1_000_000
 
 
 def decode_image(data: bytes, *, at_least_px: int | None = None) -> Picture:
@@ -61,13 +74,15 @@ def decode_image(data: bytes, *, at_least_px: int | None = None) -> Picture:
         return _decode(data, at_least_px)
     except UnreadableImageError:
         raise
+    except MemoryError as error:
+        raise UnreadableImageError(NO_MEMORY) from error
     except Exception as error:  # decoders raise anything on hostile bytes: SyntaxError, struct.error, cv2.error, ...
         raise UnreadableImageError(f"the picture cannot be decoded: {in_words(error)}; {COPY_AGAIN}") from error
 
 
 def decode_jpeg_2000(data: bytes) -> Picture:
     """Decode a JPEG 2000 codestream, as DICOM holds them. Raises UnreadableImageError as `decode_image` does."""
-    return _load(Jpeg2KImagePlugin.Jpeg2KImageFile, data, "JPEG 2000")
+    return _load(Jpeg2KImagePlugin.Jpeg2KImageFile, io.BytesIO(data), "JPEG 2000")
 
 
 def _decode(data: bytes, at_least_px: int | None) -> Picture:
@@ -78,9 +93,9 @@ def _decode(data: bytes, at_least_px: int | None) -> Picture:
     if data.startswith((b"II*\0", b"MM\0*")):
         return _decode_tiff(data)
     if data.startswith(b"BM"):
-        return _load(BmpImagePlugin.BmpImageFile, data, "BMP")
+        return _load(BmpImagePlugin.BmpImageFile, io.BytesIO(data), "BMP")
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return _load(WebPImagePlugin.WebPImageFile, data, "WebP")
+        return _load(WebPImagePlugin.WebPImageFile, io.BytesIO(data), "WebP")
     raise UnreadableImageError(f"{_name_foreign(data)}; expected {_READABLE}; export the photograph as one of these")
 
 
@@ -105,7 +120,24 @@ def _decode_jpeg(data: bytes, at_least_px: int | None) -> Picture:
         raise UnreadableImageError(
             f"truncated JPEG: the last {len(data) - len(content)} bytes are all zero; {COPY_AGAIN}"
         )
-    return _load(_JpegWithoutExif, data, "JPEG", at_least_px)
+    if data.count(_SCAN_START) > _MAX_SCANS and _num_scans(data) > _MAX_SCANS:
+        raise UnreadableImageError(f"damaged JPEG: more than {_MAX_SCANS} scans; save the picture again")
+    return _load(_JpegWithoutExif, io.BytesIO(data), "JPEG", at_least_px)
+
+
+def _num_scans(data: bytes) -> int:
+    """How many scans the first picture of a JPEG file has; what follows its end may be a whole film."""
+    count, position = 0, 2
+    while data[position : position + 2] != b"\xff\xd9":
+        is_scan = data.startswith(_SCAN_START, position)
+        count += is_scan
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        # A decoder looks for the next marker too where something else follows.
+        found = _MARKER_AFTER_SCAN.search(data, position)
+        if found is None:
+            break
+        position = found.start()
+    return count
 
 
 class _JpegWithoutExif(JpegImagePlugin.JpegImageFile):
@@ -116,30 +148,65 @@ class _JpegWithoutExif(JpegImagePlugin.JpegImageFile):
 
 def _decode_png(data: bytes) -> Picture:
     """Decode a PNG from its essential chunks alone: Pillow warns of, or refuses, damage in those that do not matter."""
-    kept, orientation, position = [data[:8]], 1, 8
-    while not kept[-1].startswith(b"IEND", 4):
-        length = int.from_bytes(data[position : position + 4], "big")
-        chunk = data[position : position + 12 + length]
+    view = memoryview(data)
+    kept, kind, orientation, position = [view[:8]], b"", 1, 8
+    while kind != b"IEND":
+        length = int.from_bytes(view[position : position + 4], "big")
+        chunk = view[position : position + 12 + length]
+        kind = bytes(chunk[4:8])
         if len(chunk) < 12 + length:
             raise UnreadableImageError(f"truncated PNG: the file ends inside of a chunk; {COPY_AGAIN}")
-        if chunk[4:8] in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):  # Pillow does not check the pixels'
-                raise UnreadableImageError(f"damaged PNG: wrong checksum in {chunk[4:8].decode()}; {COPY_AGAIN}")
+                raise UnreadableImageError(f"damaged PNG: wrong checksum in {kind.decode()}; {COPY_AGAIN}")
             kept.append(chunk)
-        elif chunk[4:8] == b"eXIf":
-            orientation = _find_orientation(chunk[8:-4])
+        elif kind == b"eXIf":
+            orientation = _find_orientation(bytes(chunk[8:-4]))
         position += len(chunk)
-    essential = b"".join(kept)
-    if essential[12:16] != b"IHDR" or essential[24] != 16:
-        return _turn_upright(_load(PngImagePlugin.PngImageFile, essential, "PNG"), orientation)
-    check_size(int.from_bytes(essential[16:20], "big"), int.from_bytes(essential[20:24], "big"))
-    return _turn_upright(_decode_16_bit(essential, "PNG"), orientation)
+    header = bytes(kept[1])
+    if not header.startswith(b"IHDR", 4) or header[16] != 16:
+        return _turn_upright(_load(PngImagePlugin.PngImageFile, _joined(kept), "PNG"), orientation)
+    _check_deep_size(int.from_bytes(header[8:12], "big"), int.from_bytes(header[12:16], "big"))
+    return _turn_upright(_decode_16_bit(b"".join(kept), "PNG"), orientation)
 
 
-def _load(plugin: type[ImageFile.ImageFile], data: bytes, kind: str, at_least_px: int | None = None) -> Picture:
+class _Pieces(io.RawIOBase):
+    """A file that consists of pieces of others, without a copy of them."""
+
+    def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
+        self._pieces = pieces
+        self._ends = list(accumulate(map(len, pieces)))
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = max(0, offset + (0, self._position, self._ends[-1])[whence])
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        index = bisect_right(self._ends, self._position)
+        if index == len(self._pieces):
+            return 0
+        start = self._position - self._ends[index] + len(self._pieces[index])
+        piece = memoryview(self._pieces[index])[start : start + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+
+def _joined(pieces: Sequence[bytes | memoryview]) -> IO[bytes]:
+    return io.BufferedReader(_Pieces(pieces), 2**16)
+
+
+def _load(plugin: type[ImageFile.ImageFile], file: IO[bytes], kind: str, at_least_px: int | None = None) -> Picture:
     """Decode 8 bits per channel by one Pillow plugin; the size is checked between its header and its pixels."""
     try:
-        with plugin(io.BytesIO(data)) as image:
+        with plugin(file) as image:
             check_size(image.width, image.height)
             if at_least_px is not None:
                 share = at_least_px / min(image.size)
@@ -147,7 +214,7 @@ def _load(plugin: type[ImageFile.ImageFile], data: bytes, kind: str, at_least_px
             image.load()
             picture = _to_rgb(image, kind)
             return _turn_upright(picture, _find_orientation(image.info.get("exif", b"")))
-    except UnreadableImageError:
+    except (UnreadableImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"the {kind} has too many pixels for its decoder; scale it down") from error
@@ -169,14 +236,32 @@ def check_size(width: int, height: int) -> None:
         )
 
 
+def _check_deep_size(width: int, height: int) -> None:
+    """The same for 16 bits per channel."""
+    check_size(width, height)
+    if width * height > MAX_DEEP_PIXELS:
+        raise UnreadableImageError(
+            f"{width} x {height} pixels are more than the {MAX_DEEP_PIXELS} allowed with 16 bits per channel; "
+            "save the picture with 8 bits, or scale it down"
+        )
+
+
 def _to_rgb(image: Image.Image, kind: str) -> Picture:
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
-        return _composite(np.asarray(image.convert("RGBA")))
-    if image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
+    has_alpha = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+    if not has_alpha and image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
         raise UnreadableImageError(f"{kind} with pixels of type {image.mode!r} is not supported; save it as 8-bit RGB")
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    picture = np.empty((image.height, image.width, 3), np.uint8)
+    for rows in _bands(image.height, image.width):
+        band = image.crop((0, rows.start, image.width, rows.stop))
+        if band.mode == "La":
+            band = band.convert("LA")
+        picture[rows] = _composite(np.asarray(band.convert("RGBA"))) if has_alpha else np.asarray(band.convert("RGB"))
+    return picture
+
+
+def _bands(height: int, width: int) -> Iterator[slice]:
+    step = max(1, _BAND_PIXELS // width)
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def _composite(rgba: NDArray[np.uint8]) -> Picture:
@@ -188,24 +273,33 @@ def _decode_16_bit(data: bytes, kind: str) -> Picture:
     decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape[2:] not in ((), (3,), (4,)):
         raise UnreadableImageError(f"damaged or unsupported {kind} with 16 bits per channel; save it with 8 bits")
-    if decoded.ndim == 2:
-        return np.repeat(_scale_to_8_bit(decoded)[..., np.newaxis], 3, axis=2)
-    rgb = _scale_to_8_bit(decoded[..., 2::-1])
-    if decoded.shape[2] == 4:
-        alpha = (decoded[..., 3:] // 257).astype(np.uint8)
-        return _composite(np.concatenate([rgb, alpha], axis=2))
-    return rgb
+    height, width = decoded.shape[:2]
+    table = _table_to_8_bit(int((decoded if decoded.ndim == 2 else decoded[..., :3]).max()))
+    picture = np.empty((height, width, 3), np.uint8)
+    for rows in _bands(height, width):
+        picture[rows] = _to_8_bit(decoded[rows], table)
+    return picture
 
 
-def _scale_to_8_bit(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
+def _to_8_bit(values: NDArray[np.uint16], table: NDArray[np.uint8]) -> Picture:
+    """Gray, BGR or BGRA as OpenCV reads them -> RGB."""
+    if values.ndim == 2:
+        return np.repeat(table[values][..., np.newaxis], 3, axis=2)
+    rgb = table[values[..., 2::-1]]
+    if values.shape[2] == 3:
+        return rgb
+    alpha = (values[..., 3:] // 257).astype(np.uint8)
+    return _composite(np.concatenate([rgb, alpha], axis=2))
+
+
+def _table_to_8_bit(brightest: int) -> NDArray[np.uint8]:
     """Scale by 4095 or 65535 to 255, rounded.
 
     Cameras of 12 bits store 0 to 4095 in 16 bits, unscaled. On the full range such a picture would be all but black,
     and a full-range photograph whose brightest pixel is below 4096 shows nothing: the maximum tells the two apart.
     """
-    full = 4095 if values.max() < 4096 else 65535
-    table = np.minimum((np.arange(65536) * 255 + full // 2) // full, 255).astype(np.uint8)
-    return table[values]
+    full = 4095 if brightest < 4096 else 65535
+    return np.minimum((np.arange(65536) * 255 + full // 2) // full, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +337,7 @@ def _decode_tiff(data: bytes) -> Picture:
     directory = len(kept).to_bytes(2, order) + b"".join(entry.raw for entry in kept) + bytes(4)
     padding = bytes(len(data) % 2)  # a directory begins on an even byte
     start = len(data) + len(padding)
-    page = data[:4] + start.to_bytes(4, order) + data[8:] + padding + directory
+    page: list[bytes | memoryview] = [data[:4], start.to_bytes(4, order), memoryview(data)[8:], padding, directory]
     picture = _decode_page(page, entries)
     orientation = entries.get(_ORIENTATION_TAG)
     return _turn_upright(picture, orientation.values[0] if orientation and orientation.values else 1)
@@ -255,7 +349,7 @@ class _TiffOfAnySize(TiffImagePlugin.TiffImageFile):
         ImageFile.ImageFile.load_prepare(self)
 
 
-def _decode_page(page: bytes, entries: dict[int, _Entry]) -> Picture:
+def _decode_page(page: Sequence[bytes | memoryview], entries: dict[int, _Entry]) -> Picture:
     def value(tag: int, default: int) -> int:
         return max(entries[tag].values, default=default) if tag in entries else default
 
@@ -264,13 +358,13 @@ def _decode_page(page: bytes, entries: dict[int, _Entry]) -> Picture:
     if value(322, 0) * value(323, 0) > MAX_PIXELS:
         raise UnreadableImageError("damaged TIFF: it claims dangerously large tiles; save the picture again")
     if value(258, 1) <= 8:
-        return _load(_TiffOfAnySize, page, "TIFF")
-    check_size(value(256, 0), value(257, 0))
+        return _load(_TiffOfAnySize, _joined(page), "TIFF")
+    _check_deep_size(value(256, 0), value(257, 0))
     photometric = value(262, 1)
     if value(258, 1) != 16 or photometric not in (0, 1, 2):
         raise UnreadableImageError(f"TIFF with {value(258, 1)} bits of this color type is not supported; save with 8")
-    picture = _decode_16_bit(page, "TIFF")
-    return 255 - picture if photometric == 0 else picture  # 0 means white
+    picture = _decode_16_bit(b"".join(page), "TIFF")
+    return np.invert(picture, out=picture) if photometric == 0 else picture  # 0 means white
 
 
 def _read_directory(data: bytes) -> list[_Entry]:

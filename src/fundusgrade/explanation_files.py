@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections import Counter
@@ -23,6 +24,8 @@ from fundusgrade.page_style import PAGE_STYLE
 from fundusgrade.report import prediction_line
 from fundusgrade.store import write_atomically
 
+# File systems take 255 bytes; raw maps beside a figure add the names of model and method.
+_LONGEST_NAME_BYTES = 150
 INDEX_FILE = "index.html"
 # Okabe and Ito's yellow, purple and green, and black: apart for color-blind eyes, in gray, and on a retina.
 _LESION_COLORS = {"MA": (240, 228, 66), "HE": (0, 0, 0), "EX": (204, 121, 167), "SE": (0, 158, 115)}
@@ -87,7 +90,17 @@ def figure_names(found: Sequence[FoundImage]) -> list[str]:
     places = [_place(each).relative_to(shared) for each in found]
     stems = Counter(place.with_suffix("") for place in places)
     named = [place.with_suffix("") if stems[place.with_suffix("")] == 1 else place for place in places]
-    return [f"{place.as_posix()}-explained.jpg" for place in named]
+    return [_shortened(f"{place.as_posix()}-explained.jpg") for place in named]
+
+
+def _shortened(name: str) -> str:
+    """The same name where a file system takes it, else its beginning and a hash of the whole."""
+    parent, _, last = name.rpartition("/")
+    if len(os.fsencode(last)) <= _LONGEST_NAME_BYTES:
+        return name
+    beginning = os.fsencode(last)[:100].decode("utf-8", "ignore")
+    mark = hashlib.sha256(os.fsencode(last)).hexdigest()[:12]
+    return f"{parent}/{beginning}-{mark}-explained.jpg".removeprefix("/")
 
 
 def _place(found: FoundImage) -> Path:

@@ -375,9 +375,11 @@ def _half_way_points(ellipse: NDArray[np.float64], small: Picture, frame: _Frame
 
 
 def _fit_trimmed(points: Points, num_parameters: int) -> NDArray[np.float64]:
-    """Least squares, then again without the tenth of the points that lies furthest off."""
+    """Least squares, then again without the tenth of the points that lies furthest off; NaN where no ellipse fits."""
     ellipse = _solve_conics(points[None], num_parameters)[0]
     for _ in range(3):
+        if not np.isfinite(ellipse).all():  # the points lie on a hyperbola
+            break
         distances = _distances(points, ellipse[None])[0]
         kept = distances <= np.quantile(distances, 0.9)
         ellipse = _solve_conics(points[kept][None], num_parameters)[0]

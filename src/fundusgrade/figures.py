@@ -50,7 +50,11 @@ def draw_explanations(
 
     Raises StoreError where the figure cannot be written.
     """
-    name = printable(Path(rows[0][0].prediction.image).name)
+    # Line breaks and marks that turn the direction of writing would draw a name over others.
+    name = "".join(
+        sign if sign.isprintable() else f"\\u{ord(sign):04x}"
+        for sign in printable(Path(rows[0][0].prediction.image).name)
+    )
     captions = [name] + [explanations[0].options.describe() for explanations in rows[1:]]
     panel_rows = [
         PanelRow(

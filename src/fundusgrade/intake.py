@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fundusgrade.errors import UngradableError
+import cv2
+
+from fundusgrade.decoding import NO_MEMORY
+from fundusgrade.errors import UngradableError, UnreadableImageError
 from fundusgrade.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.images import FoundImage, Picture, read_photograph, reduced
 from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess
@@ -63,8 +66,15 @@ def take_in(found: Path | FoundImage, recipe: PreprocessRecipe) -> Intake:
 
     Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.
     """
-    decoded = read_photograph(found, at_least_px=_num_pixels_needed(recipe))
-    return replace(take_in_picture(decoded.picture, recipe), laterality=decoded.laterality, camera=decoded.camera)
+    try:
+        decoded = read_photograph(found, at_least_px=_num_pixels_needed(recipe))
+        return replace(take_in_picture(decoded.picture, recipe), laterality=decoded.laterality, camera=decoded.camera)
+    except MemoryError as error:
+        raise UnreadableImageError(NO_MEMORY) from error
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
+        raise UnreadableImageError(NO_MEMORY) from error
 
 
 def take_in_picture(photograph: Picture, recipe: PreprocessRecipe) -> Intake:

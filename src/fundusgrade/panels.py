@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,7 +228,10 @@ def _draw_key(figure: Figure, layout: _Layout, marked: Sequence[MarkedRegion]) -
 
 def _rasterize(figure: Figure) -> Picture:
     canvas: Any = figure.canvas
-    canvas.draw()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is shown as boxes; the index and the CSV have it in full.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 
 

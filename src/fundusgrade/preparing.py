@@ -6,6 +6,7 @@ hash) and recipe are unchanged.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -76,8 +77,7 @@ def prepare_photographs(
     with _open_journal(directory / RECORDS_FILE) as journal:
         for record in _run(todo, num_workers):
             records[record.source] = record
-            journal.write(json.dumps(asdict(record)) + "\n")
-            journal.flush()
+            _append(journal, record)
             on_progress(len(records), len(tasks))
     return [records[task.sample.source] for task in tasks]
 
@@ -107,6 +107,16 @@ def _open_journal(path: Path) -> TextIO:
             f"cannot write {path}: {error.strerror or error}; set {store.HOME_VARIABLE} to a writable place"
         ) from error
     return journal
+
+
+def _append(journal: TextIO, record: Record) -> None:
+    try:
+        journal.write(json.dumps(asdict(record)) + "\n")
+        journal.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):  # closing writes what is buffered, which fails once more on a full disk
+            journal.close()
+        raise StoreError(f"cannot write {journal.name}: {error.strerror or error}; make room, and run again") from error
 
 
 def _tasks(samples: Sequence[Sample], directory: Path, recipe: PreprocessRecipe) -> list[_Task]:

@@ -61,7 +61,7 @@ class PreprocessRecipe:
     version: int = RECIPE_VERSION
 
     def __post_init__(self) -> None:
-        if not MIN_SIZE_PX <= self.size_px <= MAX_SIZE_PX:
+        if not isinstance(self.size_px, int) or not MIN_SIZE_PX <= self.size_px <= MAX_SIZE_PX:
             raise ValueError(f"size_px is {self.size_px}; expected {MIN_SIZE_PX} to {MAX_SIZE_PX}")
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +83,8 @@ def plan_run(request: RunRequest) -> RunPlan:
     )
     resume = resume or (has_state and was_restarted())
     if resume and not has_state:
-        raise TrainingError(f"no unfinished run {name!r} to resume; start it without --resume")
+        finished = f"; the model {name!r} in the store is finished" if has_model else ""
+        raise TrainingError(f"no unfinished run {name!r} to resume{finished}; start it without --resume")
     if not resume and not overwrite and has_state:
         raise TrainingError(
             f"the run {name!r} was stopped before its end; add --resume to go on or --overwrite to restart"
@@ -114,7 +116,8 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
     us.wait()  # all have made their plan: from here on, what is in the store changes
     if us.is_first:
         if not plan.resume:
-            shutil.rmtree(plan.directory, ignore_errors=True)
+            clear_run(plan.directory)
+        store.make_folder(plan.directory)
         shared = f", {us.size} processes" if us.size > 1 else ""
         console.print(f"device: {choice.describe()}{shared}", highlight=False, soft_wrap=True)
         if trouble := keep_decoded(plan.dataset):
@@ -142,8 +145,15 @@ def _finish(plan: RunPlan, result: TrainResult) -> FinishedRun:
     best = _document(result)
     path = store.install_model(plan.directory, plan.name)
     if not interrupted:
-        shutil.rmtree(plan.directory, ignore_errors=True)
+        clear_run(plan.directory)
     return FinishedRun(path=path, summary=_summary(plan, result, best, path), interrupted=interrupted)
+
+
+def clear_run(directory: Path) -> None:
+    """Remove a run, its state first: what a kill leaves of the rest is nothing that could be gone on with."""
+    with contextlib.suppress(OSError):
+        (directory / STATE_FILE).unlink()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _document(result: TrainResult) -> CheckpointDescription:

@@ -155,6 +155,16 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
+def make_folder(directory: Path) -> None:
+    """Make a folder to write to, and those above it. Raises StoreError where that is not possible."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the folder {directory}: {error.strerror or error}; set {HOME_VARIABLE} to a writable place"
+        ) from error
+
+
 def _sync_directory(directory: Path) -> None:
     """Make a rename durable where the system can; not every system lets a directory be opened."""
     with contextlib.suppress(OSError):
@@ -238,13 +248,31 @@ def install_model(directory: Path, name: str) -> Path:
     if not _is_file(directory / MODEL_FILE):
         raise StoreError(f"no {MODEL_FILE} in {directory}: the run is not finished; go on with it by `--resume`")
     files = [directory / file for file in MODEL_FILES if _is_file(directory / file)]
-    for path in sorted(files, key=lambda path: path.name == MODEL_FILE):
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
-        write_atomically(target / path.name, data)
+    with _alone_in(target):
+        for path in sorted(files, key=lambda path: path.name == MODEL_FILE):
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise StoreError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
+            write_atomically(target / path.name, data)
     return target / MODEL_FILE
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block for this folder, or files of two models would be mixed in it.
+
+    The lock is the folder's own and ends with its process; systems without such locks do without.
+    """
+    with contextlib.ExitStack() as until_then:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            directory.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(directory, os.O_RDONLY)
+            until_then.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def hash_text(text: str) -> str:
@@ -310,6 +338,6 @@ def _read_json(path: Path) -> dict[str, object]:
     """A JSON object, or an empty one: a damaged description must not hide the other entries of a list."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
