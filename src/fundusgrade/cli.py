@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fundusgrade import __version__, explain_command
+from fundusgrade import __version__, explain_command, export_command
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.explain_command import EXIT_UNGRADED, wanted_models
 from fundusgrade.grades import RESEARCH_USE
@@ -329,6 +329,7 @@ def predict(
 
 explain = app.command()(explain_command.explain)
 faithfulness = app.command()(explain_command.faithfulness)
+export = app.command()(export_command.export)
 
 
 @app.command("models")

@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 
 from fundusgrade import store
 from fundusgrade.batches import load_pictures
-from fundusgrade.checkpoint import Checkpoint, load_checkpoint
+from fundusgrade.checkpoint import Checkpoint
 from fundusgrade.conformal import grade_sets, score_limit
 from fundusgrade.dataset import ManifestRow, PreparedDataset
-from fundusgrade.device import DeviceChoice, choose_device
+from fundusgrade.device import DeviceChoice, choose_device, choose_for_graph
 from fundusgrade.errors import CheckpointError, DatasetError, UngradableError
 from fundusgrade.explain import ExplainOptions, HeatMap, explain
 from fundusgrade.grades import NUM_GRADES, Grade, Prediction, Ungraded
+from fundusgrade.graph_files import load_model
+from fundusgrade.graphs import GraphBackbone
 from fundusgrade.images import FoundImage, Picture
 from fundusgrade.intake import Intake, OpenedPhotograph, open_photograph, take_in, take_in_picture
 from fundusgrade.metrics import Evaluation, decide_grades, evaluate_predictions
@@ -92,14 +94,21 @@ class Grader:
         tta: bool = False,
         coverage: float | None = None,
     ) -> Grader:
-        """Load a model by name or path, the shipped one if None; with `require_gradable` doubtful grades are withheld.
+        """Load a model or exported graph by name or path, the shipped model if None.
 
+        With `require_gradable` doubtful grades are withheld.
         With `tta` each photograph is graded mirrored too; `coverage` asks for the range of grades that holds the true
         one that often. Raises StoreError for an unknown name, CheckpointError for a damaged file or one without the
         scores that a range needs, also for both at once, DeviceError for a missing device.
         """
-        checkpoint = load_checkpoint(store.resolve_model(model))
-        return cls(checkpoint, choose_device(device, precision), batch_size, require_gradable, tta, coverage)
+        checkpoint = load_model(store.resolve_model(model))
+        backbone = checkpoint.network.backbone
+        choice = (
+            choose_for_graph(backbone.arithmetic, device, precision)
+            if isinstance(backbone, GraphBackbone)
+            else choose_device(device, precision)
+        )
+        return cls(checkpoint, choice, batch_size, require_gradable, tta, coverage)
 
     @property
     def name(self) -> str:
