@@ -25,12 +25,16 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class GraphBackbone(nn.Module):
-    """A graph in the place of a backbone; `arithmetic` names runtime and number format, as "onnxruntime int8"."""
+    """A graph in the place of a backbone; `arithmetic` names runtime and number format, as "onnxruntime int8".
 
-    def __init__(self, run: Run, arithmetic: str) -> None:
+    `kept` is what must live as long as the graph runs.
+    """
+
+    def __init__(self, run: Run, arithmetic: str, *, kept: object = None) -> None:
         super().__init__()
         self.arithmetic = arithmetic
         self._run = run
+        self._kept = kept
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalized pictures (B, 3, rows, width) -> outputs of the head (B, n), on the CPU and without gradients."""
@@ -72,8 +76,8 @@ def openvino_backbone(xml: bytes, weights: bytes, number_format: str, what: str)
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     try:
         core = openvino.Core()
-        tensor = openvino.Tensor(np.frombuffer(weights, np.uint8), shape=[len(weights)])
-        compiled = core.compile_model(core.read_model(xml, tensor), "CPU", settings)
+        constants = openvino.Tensor(np.frombuffer(weights, np.uint8), shared_memory=False)
+        compiled = core.compile_model(core.read_model(xml, constants), "CPU", settings)
     except RuntimeError as error:
         raise CheckpointError(
             f"OpenVINO {openvino.__version__} cannot run {what} ({error}); export it again with this version"
@@ -86,7 +90,8 @@ def openvino_backbone(xml: bytes, weights: bytes, number_format: str, what: str)
         outputs: NDArray[np.float32] = own.request.infer({PICTURES: pictures})[OUTPUTS].copy()
         return outputs
 
-    return GraphBackbone(run, f"OpenVINO {number_format}")
+    # The compiled model reads its constants where they are, and does not keep them itself.
+    return GraphBackbone(run, f"OpenVINO {number_format}", kept=constants)
 
 
 def optional_package(name: str, extra: str, what: str) -> Any:
