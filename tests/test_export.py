@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,11 +34,13 @@ from fundusgrade.grading import Grader
 from fundusgrade.graph_files import load_model
 from fundusgrade.graphs import GraphBackbone
 from fundusgrade.hub import public_name, read_hub_network, short_name
+from fundusgrade.interventions import measure_interventions
 from fundusgrade.model import GradingNetwork, build_network, network_spec, start_network
 from fundusgrade.options import Attribution, DeviceName, ExportFormat, Precision, Split
 from fundusgrade.training import TrainOptions, train
-from tests.models_for_tests import install_dataset, install_model, save_photographs
+from tests.models_for_tests import install_dataset, install_model, photographs_of, save_photographs
 from tests.prepared import prepared_dataset
+from tests.test_cli import Outcome
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 GRAPHS = (ExportFormat.ONNX, ExportFormat.OPENVINO)
@@ -266,6 +269,49 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(graphs.importlib, "import_module", missing)
     with pytest.raises(CheckpointError, match=r"needs onnxruntime.*pip install 'fundusgrade\[onnx\]'"):
         load_model(path)
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    install_dataset("drawn")
+    install_model()
+    save_photographs(tmp_path / "images", [0, 1])
+    done = Outcome("fundusgrade export tiny --format openvino --split all --limit 10")
+    assert (done.code, done.stderr) == (0, "written: tiny.xml, tiny.bin, tiny.json\n")
+    assert "10 photographs of drawn, all" in done.stdout
+    for row in ("PyTorch float32 ", "OpenVINO float32 ", "kappa between export and float32 ", "grades that differ "):
+        assert row in done.stdout
+    predicted = Outcome("fundusgrade predict images --model tiny.xml")
+    assert (predicted.code, predicted.stdout.count("tiny-openvino")) == (0, 2)
+    assert "model tiny-openvino; cpu, OpenVINO float32: an exported graph runs as it was exported" in predicted.stderr
+    evaluated = Outcome("fundusgrade evaluate --model tiny.xml --model tiny --data drawn --draws 100")
+    assert evaluated.code == 0 and "tiny-openvino" in evaluated.stdout
+    refused = Outcome("fundusgrade explain images/eye00.png --model tiny.xml")
+    assert refused.code == 1 and "explain the safetensors model" in refused.stderr
+    assert Outcome("fundusgrade predict images --model tiny.xml --device cuda").code == 1
+
+
+def test_a_large_loss_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fundusgrade.export_check.MAX_KAPPA_LOSS", -1.0)
+    install_dataset("drawn")
+    install_model()
+    done = Outcome("fundusgrade export tiny --split all --out tiny.onnx")
+    assert done.code == 0 and Path("tiny.onnx").is_file()
+    assert re.search(r"Warning: the export loses -?0\.0000 of kappa; use the original", done.stderr)
+
+
+def test_the_audit_takes_graphs(tmp_path: Path) -> None:
+    path = exported(install_model(), tmp_path)
+    dataset = install_dataset("drawn")
+    with photographs_of(dataset):
+        graph, original = (
+            measure_interventions(Grader.load(each, device=DeviceName.CPU), dataset, "all", limit=3)
+            for each in (str(path), "tiny")
+        )
+    assert [each.name for each in graph] == [each.name for each in original]
+    for one, other in zip(graph, original, strict=True):
+        assert one.mean_change == pytest.approx(other.mean_change, abs=0.05)
 
 
 # --- timm's hub -------------------------------------------------------------------------------------------------------

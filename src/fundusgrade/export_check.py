@@ -132,7 +132,7 @@ def _graded(
 
 @contextlib.contextmanager
 def _one_core() -> Iterator[None]:
-    """A graph uses the calling thread alone; times are only comparable where PyTorch does the same."""
+    """A graph computes a batch on one core; times are only comparable where PyTorch does the same."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,12 +1,13 @@
 """Exported graphs as backbones: another runtime computes what PyTorch's layers computed, on one core of the CPU.
 
-Both runtimes are told to use the calling thread alone and to keep the order of operations, so that the same pictures
-give the same bits. Any number of threads may call one graph at the same time, each with a batch of its own.
+Both runtimes are told to compute a batch on one core, in one order, so that the same pictures give the same bits. Any
+number of threads may call one graph at the same time, each with a batch of its own.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,9 @@ from fundusgrade.errors import CheckpointError
 
 PICTURES, OUTPUTS = "pictures", "outputs"
 """Names of a graph's input (B, 3, rows, width), normalized, and of its output (B, n): the head's."""
+
+# As many threads as decode photographs may call at once; with one stream they would wait for each other.
+_MAX_STREAMS = 8
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -70,10 +74,15 @@ def onnx_backbone(session: Any, number_format: str) -> GraphBackbone:
 def openvino_backbone(xml: bytes, weights: bytes, number_format: str, what: str) -> GraphBackbone:
     """A model of OpenVINO as a backbone. Raises CheckpointError, which names `what`, where it cannot run.
 
-    Each thread gets a request of its own: two threads may not share one.
+    Each calling thread gets a request of its own, as two may not share one; a request takes one stream of one core.
     """
     openvino = optional_package("openvino", "openvino", what)
-    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    num_streams = min(_MAX_STREAMS, os.cpu_count() or 1)
+    settings = {
+        "NUM_STREAMS": num_streams,
+        "INFERENCE_NUM_THREADS": num_streams,  # one each
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
     try:
         core = openvino.Core()
         constants = openvino.Tensor(np.frombuffer(weights, np.uint8), shared_memory=False)
