@@ -19,14 +19,15 @@ decoding dicom_header dicom archives images field_of_view preprocess quality int
 overlay panels landmarks concentration decoys lesions metrics
 store labels splits overview preparing dataset joining
 shortcuts audit exposure predictions resampling scores operating conformal comparison assessment findings
-decoded device distributed pace heads losses model checkpoint degrading batches calibration run_state training
+decoded hub device distributed pace heads losses model checkpoint graphs graph_files
+degrading batches calibration run_state training
 targets layers integrated rollout explain tiling grading explaining
 perturbation randomization faithfulness examination interventions evaluating
 figures rows columnar writing sharding report model_card
 markup charts report_context page_style checklist
 score_sections trust_sections comparison_sections html_report describing
 explanation_files findings_report progress event_log runs cross_validation
-terminal explain_command predict_command cli __main__
+terminal explain_command predict_command conversion export_check hub_folder exporting export_command cli __main__
 """
 """Every module, each after those that it may import; PyTorch from `device` on."""
 ROOMS = ORDER.split()

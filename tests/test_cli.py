@@ -81,6 +81,9 @@ OPTIONS = {
         *("--model", "--target", "--method", "--split", "--fold", "--limit", "--lesions", "--out", "--allow-seen"),
         *("--device", "--precision"),
     },
+    "export": {
+        *("--format", "--int8", "--data", "--split", "--limit", "--check", "--no-check", "--out"),
+    },
     "models": set(),
     "datasets": set(),
 }

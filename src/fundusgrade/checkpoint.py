@@ -34,9 +34,10 @@ FORMAT_VERSION = 1
 METADATA_KEY = "fundusgrade"
 # SHA-256 of the description: one wrong digit of a mean would change grades without a trace. Early files lack it.
 HASH_KEY = "fundusgrade_sha256"
-# Tensors that are not the network's: marks of the photographs it was trained on, and their width in bytes.
+MARKS = {"files": MARK_BYTES, "fingerprints": FINGERPRINT_BITS // 8, "patients": MARK_BYTES}
+"""Marks of the photographs that a network was trained on, and their width in bytes."""
+# Tensors that are not the network's but such marks.
 _SEEN = "seen."
-_MARKS = {"files": MARK_BYTES, "fingerprints": FINGERPRINT_BITS // 8, "patients": MARK_BYTES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,7 @@ def save_checkpoint(
 ) -> None:
     """Write `path` and its readable copy `model.json`; `half` stores float16, for models that ship."""
     state = {name: _stored(tensor, half) for name, tensor in network.state_dict().items()}
-    for name in _MARKS if exposure is not None else ():
+    for name in MARKS if exposure is not None else ():
         state[_SEEN + name] = torch.from_numpy(getattr(exposure, name).copy())
     description = replace(description, weights_sha256=_hash_tensors(state))
     text = description.to_json()
@@ -151,7 +152,7 @@ def _refuse_other_shapes(spec: NetworkSpec, state: dict[str, Tensor]) -> None:
 def _take_exposure(state: dict[str, Tensor], path: Path) -> Exposure:
     """The marks, taken out of the tensors; the first files have none."""
     marks = {}
-    for name, num_bytes in _MARKS.items():
+    for name, num_bytes in MARKS.items():
         table = state.pop(_SEEN + name, torch.zeros((0, num_bytes), dtype=torch.uint8))
         if table.dtype != torch.uint8 or table.ndim != 2 or table.shape[1] != num_bytes:
             raise CheckpointError(f"the marks of training photographs in {path} are damaged; copy the file again")
@@ -222,6 +223,7 @@ def _network(described: dict[str, Any]) -> NetworkSpec:
         rows=None if described.get("rows") is None else _two(described["rows"]),
         head=Head(described.get("head", Head.SOFTMAX)),
         calibration=_calibration(described),
+        arguments=dict(described.get("arguments", {})),
     )
     top, bottom = spec.rows or (0, spec.size_px)
     # timm takes other names for places in the network from which it would fetch a description of its own.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fundusgrade import __version__, explain_command, predict_command
+from fundusgrade import __version__, explain_command, export_command, predict_command
 from fundusgrade.decoding import in_words
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.explain_command import EXIT_UNGRADED, wanted_models
@@ -286,6 +286,7 @@ predict = app.command()(predict_command.predict)
 merge = app.command()(predict_command.merge)
 explain = app.command()(explain_command.explain)
 faithfulness = app.command()(explain_command.faithfulness)
+export = app.command()(export_command.export)
 
 
 @app.command("models")

@@ -14,12 +14,16 @@ from fundusgrade.options import DeviceName, Precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceChoice:
-    """The device and precision to use (never "auto"), and the reason in words; whether training compiles networks."""
+    """The device and precision to use (never "auto"), and the reason in words; whether training compiles networks.
+
+    `runtime` names what computes instead of PyTorch, and how precisely; None where PyTorch does.
+    """
 
     device: torch.device
     precision: Precision
     reason: str
     compiled: bool = False
+    runtime: str | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Context in which the network computes at the chosen precision."""
@@ -30,7 +34,8 @@ class DeviceChoice:
 
     def describe(self) -> str:
         """One line for people."""
-        return f"{self.device.type}, {self.precision.value}{', compiled' if self.compiled else ''}: {self.reason}"
+        arithmetic = self.runtime or f"{self.precision.value}{', compiled' if self.compiled else ''}"
+        return f"{self.device.type}, {arithmetic}: {self.reason}"
 
 
 def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO) -> DeviceChoice:
@@ -65,6 +70,31 @@ def _own_device(device: DeviceName) -> torch.device:
             f"torchrun --nproc-per-node={num_devices}, or --device cpu"
         )
     return torch.device(device.value, local_rank)
+
+
+def choose_for_graph(
+    runtime: str, device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO
+) -> DeviceChoice:
+    """The choice for an exported graph, which `runtime` computes, as "onnxruntime int8": there is only one.
+
+    Raises DeviceError where something else was asked for.
+    """
+    if device not in (DeviceName.AUTO, DeviceName.CPU):
+        raise DeviceError(
+            f"--device {device.value}: an exported graph runs on the CPU; leave the option out, or use the model's "
+            "safetensors file"
+        )
+    if precision is not Precision.AUTO and precision.value != runtime.split()[-1]:
+        raise DeviceError(
+            f"--precision {precision.value}: this graph was exported for {runtime}; leave the option out, or use the "
+            "model's safetensors file"
+        )
+    return DeviceChoice(
+        device=torch.device("cpu"),
+        precision=Precision.FLOAT32,  # of what PyTorch does before and after the graph
+        reason="an exported graph runs as it was exported",
+        runtime=runtime,
+    )
 
 
 def _choose_precision(device: DeviceName, asked: Precision) -> tuple[Precision, str]:

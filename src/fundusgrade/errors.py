@@ -7,6 +7,7 @@
     ├── DatasetError               a data set is missing, not recognized, or contradicts itself
     ├── StoreError                 the user data directory: unknown or ambiguous name, cannot be written
     ├── CheckpointError            a file is not a checkpoint this version can use
+    ├── ExportError                a model cannot be exported in this format
     ├── WeightsUnavailableError    pretrained weights cannot be had on this machine
     ├── DeviceError                the device or precision asked for is not there
     ├── TrainingError              a training run cannot be started, resumed, or has diverged
@@ -43,6 +44,10 @@ class StoreError(FundusgradeError):
 
 class CheckpointError(FundusgradeError):
     """A file is not a checkpoint, is damaged, or was written by a version this one does not understand."""
+
+
+class ExportError(FundusgradeError):
+    """A model cannot be exported in this format, or there is nothing to check or to quantize it on."""
 
 
 class WeightsUnavailableError(FundusgradeError):

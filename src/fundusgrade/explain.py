@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from fundusgrade.device import DeviceChoice
 from fundusgrade.errors import ExplanationError
+from fundusgrade.graphs import GraphBackbone
 from fundusgrade.images import Picture
 from fundusgrade.integrated import blank_picture, gather, integrate
 from fundusgrade.layers import MapLayer, find_attentions, find_layers, refusal
@@ -98,7 +99,8 @@ class HeatMap:
 
 
 def fits(network: GradingNetwork, options: ExplainOptions) -> bool:
-    """Whether the network has what the method reads."""
+    """Whether the network has what the method reads. Raises ExplanationError for a graph: no method reads one."""
+    _refuse_graph(network)
     if options.method in (Attribution.AUTO, Attribution.INTEGRATED):
         return True
     try:
@@ -107,6 +109,14 @@ def fits(network: GradingNetwork, options: ExplainOptions) -> bool:
         return bool(find_layers(network, options.layer, *network.spec.input_px))
     except ExplanationError:
         return False
+
+
+def _refuse_graph(network: GradingNetwork) -> None:
+    if isinstance(network.backbone, GraphBackbone):
+        raise ExplanationError(
+            f"an exported graph ({network.backbone.arithmetic}) cannot be explained: it keeps neither gradients nor "
+            "maps; explain the safetensors model that it was exported from"
+        )
 
 
 def parse_method(text: str) -> tuple[Attribution, Layer]:
@@ -140,6 +150,7 @@ def explain(
     network as it was: weights, gradients, modes and hooks. Raises ExplanationError where the method does not fit the
     architecture.
     """
+    _refuse_graph(network)
     if options.method is Attribution.AUTO:
         options = replace(options, method=DEFAULT_METHOD)
     outline = np.ones(picture.shape[:2], np.bool_) if outline is None else outline

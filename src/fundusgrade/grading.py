@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 
 from fundusgrade import store
 from fundusgrade.batches import load_pictures
-from fundusgrade.checkpoint import Checkpoint, load_checkpoint
+from fundusgrade.checkpoint import Checkpoint
 from fundusgrade.conformal import grade_sets, score_limit
 from fundusgrade.dataset import ManifestRow, PreparedDataset
-from fundusgrade.device import DeviceChoice, choose_device
+from fundusgrade.device import DeviceChoice, choose_device, choose_for_graph
 from fundusgrade.errors import CheckpointError, DatasetError, UngradableError
 from fundusgrade.explain import ExplainOptions, HeatMap, explain
 from fundusgrade.grades import NUM_GRADES, Grade, Prediction, Ungraded
+from fundusgrade.graph_files import load_model
+from fundusgrade.graphs import GraphBackbone
 from fundusgrade.images import FoundImage, Picture
 from fundusgrade.intake import Intake, OpenedPhotograph, open_photograph, take_in, take_in_picture
 from fundusgrade.metrics import Evaluation, decide_grades, evaluate_predictions
@@ -93,15 +95,21 @@ class Grader:
         tta: bool = False,
         coverage: float | None = None,
     ) -> Grader:
-        """Load a model by name or path, the shipped one if None; with `require_gradable` doubtful grades are withheld.
+        """Load a model or exported graph by name or path, the shipped model if None.
 
-        Batch size and workers are chosen for the machine where they are not given. With `tta` each photograph is
-        graded mirrored too; `coverage` asks for the range of grades that holds the true one that often. Raises
-        StoreError for an unknown name, CheckpointError for a damaged file or one without the scores that a range needs,
-        also for both at once, DeviceError for a missing device.
+        With `require_gradable` doubtful grades are withheld. Batch size and workers are chosen for the machine where
+        they are not given. With `tta` each photograph is graded mirrored too; `coverage` asks for the range of grades
+        that holds the true one that often. Raises StoreError for an unknown name, CheckpointError for a damaged file or
+        one without the scores that a range needs, also for both at once, DeviceError for a missing device.
         """
-        checkpoint = load_checkpoint(store.resolve_model(model))
-        choice, size_px = choose_device(device, precision), checkpoint.description.recipe.size_px
+        checkpoint = load_model(store.resolve_model(model))
+        backbone = checkpoint.network.backbone
+        choice = (
+            choose_for_graph(backbone.arithmetic, device, precision)
+            if isinstance(backbone, GraphBackbone)
+            else choose_device(device, precision)
+        )
+        size_px = checkpoint.description.recipe.size_px
         pace = choose_pace(choice, size_px=size_px, num_workers=num_workers, batch_size=batch_size)
         return cls(checkpoint, choice, pace, require_gradable, tta, coverage)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fundusgrade.device import DeviceChoice
 from fundusgrade.errors import CheckpointError, WeightsUnavailableError
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.heads import NUM_OUTPUTS, UNCALIBRATED, Calibration, grade_logits
+from fundusgrade.hub import WEIGHTS_FILE, hub_file, is_hub_name, public_name, read_hub_network
 from fundusgrade.images import Picture
 from fundusgrade.options import Head
 
@@ -40,6 +41,7 @@ class NetworkSpec:
     """Everything needed to build a network again: `arch` as the user names it, input size in px, normalization.
 
     `rows` are the first row of the picture that the network looks at and the one after the last; None stands for all.
+    `arguments` are those that timm builds the network with beside its name: numbers, words and lists of them.
     """
 
     arch: str
@@ -50,6 +52,7 @@ class NetworkSpec:
     rows: tuple[int, int] | None = None
     head: Head = Head.SOFTMAX
     calibration: Calibration = UNCALIBRATED
+    arguments: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def input_px(self) -> tuple[int, int]:
@@ -102,11 +105,15 @@ class GradingNetwork(nn.Module):
 
         Pictures may also be given as only those rows that the network looks at.
         """
+        outputs: Tensor = self.backbone(self.normalized(pictures))
+        return outputs.float()
+
+    def normalized(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, S, S) in [0, 1] -> what the backbone takes (B, 3, rows, S): its rows, normalized."""
         if self.spec.rows is not None and pictures.shape[2] == self.spec.size_px:
             top, bottom = self.spec.rows
             pictures = pictures[:, :, top:bottom]
-        outputs: Tensor = self.backbone((pictures - self.mean) / self.std)
-        return outputs.float()
+        return (pictures - self.mean) / self.std
 
     def calibrate(self, calibration: Calibration) -> None:
         """Read the outputs with another calibration from now on."""
@@ -128,6 +135,8 @@ def network_spec(
     if arch == CNN:
         spec = NetworkSpec(arch=arch, timm_name=None, size_px=size_px, mean=_PLAIN_MEAN, std=_PLAIN_STD, head=head)
         return replace(spec, rows=_rows(size_px, band_rows, _ROW_STEP))
+    if is_hub_name(arch):
+        return _hub_spec(arch, size_px, band_rows, head)
     timm_name = _TIMM_NAMES.get(arch, arch)
     base = timm_name.split(".")[0]
     if not timm.is_model(base):
@@ -145,6 +154,27 @@ def network_spec(
     rows = _rows(size_px, band_rows, _patch_px(timm_name) or _ROW_STEP)
     return NetworkSpec(
         arch=arch, timm_name=timm_name, size_px=size_px, mean=_three(mean), std=_three(std), head=head, rows=rows
+    )
+
+
+def _hub_spec(arch: str, size_px: int, band_rows: tuple[int, int] | None, head: Head) -> NetworkSpec:
+    """A network as its description has it: once trained, it is built again without that."""
+    found = read_hub_network(arch)
+    if not timm.is_model(found.architecture):
+        raise WeightsUnavailableError(
+            f"--arch {arch}: its architecture {found.architecture!r} is none of timm {timm.__version__}; "
+            "install a timm that has it"
+        )
+    patch_px = found.arguments.get("patch_size") or _patch_px(found.architecture)
+    return NetworkSpec(
+        arch=public_name(arch),
+        timm_name=found.architecture,
+        size_px=size_px,
+        mean=_three(found.mean or _PLAIN_MEAN),
+        std=_three(found.std or _PLAIN_STD),
+        rows=_rows(size_px, band_rows, patch_px if isinstance(patch_px, int) else _ROW_STEP),
+        head=head,
+        arguments=found.arguments,
     )
 
 
@@ -168,10 +198,13 @@ def build_network(spec: NetworkSpec) -> GradingNetwork:
     return GradingNetwork(spec, SmallCnn(NUM_OUTPUTS[spec.head]) if spec.timm_name is None else _timm_model(spec))
 
 
-def start_network(spec: NetworkSpec, *, init_weights: Path | None, pretrained: bool) -> GradingNetwork:
-    """A network to train: from a file, from timm's pretrained weights, or from random ones.
+def start_network(
+    spec: NetworkSpec, *, init_weights: Path | None, pretrained: bool, hub: str | None = None
+) -> GradingNetwork:
+    """A network to train: from a file, from pretrained weights, or from random ones.
 
-    Raises WeightsUnavailableError where the weights cannot be had.
+    The pretrained weights are timm's, or those beside the description that `hub` names. Raises
+    WeightsUnavailableError where the weights cannot be had.
     """
     if spec.timm_name is None:
         if init_weights is not None:
@@ -181,6 +214,9 @@ def start_network(spec: NetworkSpec, *, init_weights: Path | None, pretrained: b
         return GradingNetwork(spec, _without_opinion(spec, _from_file(spec, init_weights)))
     if not pretrained:
         return GradingNetwork(spec, _without_opinion(spec, _timm_model(spec)))
+    if hub is not None:
+        weights = hub_file(hub, WEIGHTS_FILE)
+        return GradingNetwork(spec, _without_opinion(spec, _from_file(spec, weights, f"--arch {hub}")))
     return GradingNetwork(spec, _without_opinion(spec, _from_hub(spec)))
 
 
@@ -199,8 +235,14 @@ def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
     config = timm.get_pretrained_cfg(spec.timm_name)
     if config is not None and config.fixed_input_size:
         arguments["img_size"] = spec.input_px
-    arguments = {"pretrained": False, "num_classes": NUM_OUTPUTS[spec.head], **arguments}
-    model: nn.Module = timm.create_model(spec.timm_name, **arguments)
+    arguments = {"pretrained": False, "num_classes": NUM_OUTPUTS[spec.head], **spec.arguments, **arguments}
+    try:
+        model: nn.Module = timm.create_model(spec.timm_name, **arguments)
+    except TypeError as error:  # arguments come from a file, and every network has its own
+        raise WeightsUnavailableError(
+            f"timm {timm.__version__} cannot build {spec.timm_name} with {dict(spec.arguments)} ({error}); "
+            "install the version of timm that described it so"
+        ) from error
     patch_px = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if patch_px and any(side_px % patch for side_px, patch in zip(spec.input_px, patch_px, strict=True)):
         raise WeightsUnavailableError(
@@ -210,13 +252,11 @@ def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
     return model
 
 
-def _from_file(spec: NetworkSpec, path: Path) -> nn.Module:
+def _from_file(spec: NetworkSpec, path: Path, option: str = "--init-weights") -> nn.Module:
     if not path.is_file():
-        raise WeightsUnavailableError(
-            f"--init-weights: no file {path}; expected a safetensors file for {spec.timm_name}"
-        )
+        raise WeightsUnavailableError(f"{option}: no file {path}; expected a safetensors file for {spec.timm_name}")
     if path.suffix != ".safetensors":
-        raise WeightsUnavailableError(f"--init-weights: {path} is not .safetensors; pickled weights are never loaded")
+        raise WeightsUnavailableError(f"{option}: {path} is not .safetensors; pickled weights are never loaded")
     overlay = {"file": str(path), "custom_load": False}
     random_state = torch.get_rng_state()
     blank = _timm_model(spec)
@@ -224,11 +264,11 @@ def _from_file(spec: NetworkSpec, path: Path) -> nn.Module:
     try:
         model = _timm_model(spec, pretrained=True, pretrained_cfg_overlay=overlay)
     except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
-        raise WeightsUnavailableError(f"--init-weights: {path} does not fit {spec.timm_name}: {error}") from error
+        raise WeightsUnavailableError(f"{option}: {path} does not fit {spec.timm_name}: {error}") from error
     left_alone = _left_alone(spec, model, blank)
     if left_alone:
         raise WeightsUnavailableError(
-            f"--init-weights: {path} does not fit {spec.timm_name}: "
+            f"{option}: {path} does not fit {spec.timm_name}: "
             f"it has nothing for {len(left_alone)} of its layers, such as {left_alone[0]}; "
             "expected a safetensors file of this architecture, with timm's names"
         )

@@ -77,6 +77,14 @@ class Split(StrEnum):
     ALL = "all"
 
 
+class ExportFormat(StrEnum):
+    """Files for other runtimes, and the layout of timm's hub."""
+
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+    HUB = "hub"
+
+
 class Attribution(StrEnum):
     """How a network's score is traced back to places of the picture; `auto` is the architecture's default."""
 

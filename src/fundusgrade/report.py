@@ -30,6 +30,7 @@ from fundusgrade.store import StoredDataset, StoredModel, write_atomically
 
 if TYPE_CHECKING:
     from fundusgrade.dataset import ManifestRow, PreparedDataset
+    from fundusgrade.export_check import ExportCheck
     from fundusgrade.metrics import BinaryScores, GradeScores
     from fundusgrade.shortcuts import ShortcutProbe
 
@@ -80,6 +81,23 @@ def number(value: float | None) -> str:
     if value is None:
         return "undefined"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def export_table(check: ExportCheck) -> Table:
+    """An exported graph beside its original, on the same photographs and one core."""
+    table = Table("computed by", "kappa", "loss", "ms a photograph", "MB", caption=RESEARCH_USE)
+    table.title = Text(printable(f"{check.num_photographs} photographs of {check.data}, {check.split}"))
+    for graded in (check.reference, check.usual, check.export):
+        both = graded.kappa is not None and check.reference.kappa is not None
+        loss = f"{(check.reference.kappa or 0.0) - (graded.kappa or 0.0):+.4f}" if both else "undefined"
+        speed, size = f"{graded.ms_per_picture:.2f}", f"{graded.size_mb:.1f}"
+        table.add_row(graded.how, "undefined" if graded.kappa is None else f"{graded.kappa:.4f}", loss, speed, size)
+    table.add_section()
+    agreement = "undefined" if check.agreement is None else f"{check.agreement:.4f}"
+    table.add_row("kappa between export and float32", agreement)
+    table.add_row("grades that differ", str(check.num_changed))
+    table.add_row("largest change of a probability", f"{check.max_probability_change:.2g}")
+    return table
 
 
 def shortcuts_table(probes: Sequence[ShortcutProbe]) -> Table:

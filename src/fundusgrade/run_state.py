@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fundusgrade import store
 from fundusgrade.dataset import PreparedDataset
 from fundusgrade.errors import TrainingError
+from fundusgrade.hub import public_name
 from fundusgrade.losses import resolve_head_and_loss
 from fundusgrade.model import CNN, GradingNetwork
 from fundusgrade.options import ClassWeights, Decision, Head, Loss, Recipe
@@ -64,8 +65,9 @@ class TrainOptions:
         return replace(self, **missing)
 
     def recorded(self) -> dict[str, object]:
-        """As they are written down: the start's file by name only, for its folder says something of the machine."""
-        return {**asdict(self), "init_weights": Path(self.init_weights).name if self.init_weights else None}
+        """As they are written down: files and folders by name only, for their paths say something of the machine."""
+        start = Path(self.init_weights).name if self.init_weights else None
+        return {**asdict(self), "arch": public_name(self.arch), "init_weights": start}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from fundusgrade.distributed import team, was_restarted
 from fundusgrade.errors import TrainingError
 from fundusgrade.event_log import log_events
 from fundusgrade.figures import draw_training_curves
+from fundusgrade.hub import short_name
 from fundusgrade.joining import JOINED_BY, open_dataset
 from fundusgrade.model_card import model_card
 from fundusgrade.options import DeviceName, Precision
@@ -104,7 +105,7 @@ def plan_run(request: RunRequest) -> RunPlan:
 
 def default_name(dataset: PreparedDataset, options: TrainOptions) -> str:
     """DATA-ARCH, in letters that a name may have."""
-    return f"{dataset.name}-{options.arch}".replace(JOINED_BY, "-")
+    return store.name_from(f"{dataset.name}-{short_name(options.arch)}".replace(JOINED_BY, "-"), dataset.name)
 
 
 def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:

@@ -34,6 +34,7 @@ from fundusgrade.errors import TrainingError
 from fundusgrade.exposure import exposure_of
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.heads import MIDDLES, NUM_OUTPUTS
+from fundusgrade.hub import is_hub_name, public_name
 from fundusgrade.losses import graded_loss
 from fundusgrade.metrics import decide_grades, evaluate_predictions, expected_grades
 from fundusgrade.model import (
@@ -251,7 +252,9 @@ def _start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceCh
     recipe = dataset.recipe
     spec = network_spec(options.arch, recipe.size_px, band_rows=recipe.band_rows, head=options.head)
     init = Path(options.init_weights) if options.init_weights else None
-    start = build_network(spec) if resume else start_network(spec, init_weights=init, pretrained=options.pretrained)
+    hub = options.arch if is_hub_name(options.arch) else None
+    pretrained = options.pretrained
+    start = build_network(spec) if resume else start_network(spec, init_weights=init, pretrained=pretrained, hub=hub)
     share_statistics(start)
     network = prepare_for(start, choice)
     average = WeightAverage(network, options.ema_decay)
@@ -453,7 +456,8 @@ def _describe_init(options: TrainOptions) -> str:
         return "random"
     if options.init_weights:
         return Path(options.init_weights).name
-    return "timm pretrained" if options.pretrained else "random"
+    named = public_name(options.arch) if is_hub_name(options.arch) else "timm"
+    return f"{named} pretrained" if options.pretrained else "random"
 
 
 def _versions() -> dict[str, str]:

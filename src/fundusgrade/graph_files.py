@@ -1,0 +1,186 @@
+"""Exported graphs on disk, with all that a checkpoint carries: description, marks of what was seen, and a seal.
+
+    NAME.onnx     the graph, then our metadata, then the seal: SHA-256 of every byte before it
+    NAME.xml, NAME.bin, NAME.json    OpenVINO's two files, and our metadata with SHA-256 of all three
+
+What is written here reads like any other model: `load_model` gives a `Checkpoint` whose backbone is a graph.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fundusgrade.checkpoint import (
+    MARKS,
+    METADATA_KEY,
+    Checkpoint,
+    CheckpointDescription,
+    load_checkpoint,
+    parse_description,
+)
+from fundusgrade.errors import CheckpointError
+from fundusgrade.exposure import Exposure
+from fundusgrade.graphs import GraphBackbone, onnx_backbone, onnx_session, openvino_backbone
+from fundusgrade.model import GradingNetwork
+
+ONNX_SUFFIX, OPENVINO_SUFFIX = ".onnx", ".xml"
+FORMAT_VERSION = 1
+_SEAL_KEY = "fundusgrade_sha256"
+# In ONNX's ModelProto, `metadata_props` is field 14 and holds pairs of key (1) and value (2), all of them delimited.
+_METADATA_FIELD, _KEY_FIELD, _VALUE_FIELD = 14, 1, 2
+_DELIMITED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphMetadata:
+    """What travels with a graph; `check` are the figures of its comparison with the original, None if not made."""
+
+    description: CheckpointDescription
+    exposure: Exposure
+    number_format: str
+    check: dict[str, object] | None = None
+
+
+def load_model(path: Path) -> Checkpoint:
+    """Read and verify a model: a checkpoint, or an exported graph, by its suffix.
+
+    Raises CheckpointError where it is none, is damaged, or needs another version or a package that is missing.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ONNX_SUFFIX:
+        return _load_onnx(path)
+    if suffix == OPENVINO_SUFFIX:
+        return _load_openvino(path)
+    return load_checkpoint(path)
+
+
+def onnx_file(graph: bytes, metadata: GraphMetadata) -> bytes:
+    """The bytes of NAME.onnx. Messages of protobuf are joined by joining their bytes, so the seal can come last."""
+    body = graph + _entry(METADATA_KEY, json.dumps(_content(metadata)))
+    return body + _seal(body)
+
+
+def read_onnx(data: bytes, what: str) -> Checkpoint:
+    """The model in the bytes of an .onnx file. Raises CheckpointError, which names `what`, as `load_model`."""
+    num_body = len(data) - len(_seal(b""))
+    if num_body < 0 or data[num_body:] != _seal(data[:num_body]):
+        raise CheckpointError(
+            f"{what} is not a whole ONNX file by `fundusgrade export`, or was changed since (hash differs); "
+            "copy it again, or export it again"
+        )
+    session = onnx_session(data, what)
+    metadata = _parse(json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY]), what)
+    return _checkpoint(metadata, onnx_backbone(session, metadata.number_format))
+
+
+def openvino_sidecar(xml: bytes, weights: bytes, metadata: GraphMetadata) -> str:
+    """The text of NAME.json beside NAME.xml and NAME.bin."""
+    return _sealed_text(_content(metadata), xml, weights)
+
+
+def read_openvino(xml: bytes, weights: bytes, sidecar: str, what: str) -> Checkpoint:
+    """The model in the contents of OpenVINO's files and ours. Raises CheckpointError as `load_model`."""
+    try:
+        content = json.loads(sidecar)
+        del content["sha256"]
+        is_whole = sidecar == _sealed_text(content, xml, weights)
+    except (ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise CheckpointError(
+            f"{what}, its .bin and its .json are not those that `fundusgrade export` wrote together (hash differs); "
+            "copy the three files again, or export them again"
+        )
+    metadata = _parse(content, what)
+    return _checkpoint(metadata, openvino_backbone(xml, weights, metadata.number_format, what))
+
+
+def _load_onnx(path: Path) -> Checkpoint:
+    return read_onnx(_read(path), str(path))
+
+
+def _load_openvino(path: Path) -> Checkpoint:
+    weights, sidecar = (_read(path.with_suffix(suffix)) for suffix in (".bin", ".json"))
+    return read_openvino(_read(path), weights, sidecar.decode(errors="replace"), str(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read {path}: {error.strerror or error}; an OpenVINO model is NAME.xml, NAME.bin and NAME.json "
+            "in one folder, an ONNX model one file"
+        ) from error
+
+
+def _checkpoint(metadata: GraphMetadata, backbone: GraphBackbone) -> Checkpoint:
+    network = GradingNetwork(metadata.description.network, backbone).eval()
+    return Checkpoint(description=metadata.description, network=network, exposure=metadata.exposure)
+
+
+def _content(metadata: GraphMetadata) -> dict[str, Any]:
+    seen = {name: base64.b64encode(getattr(metadata.exposure, name).tobytes()).decode() for name in MARKS}
+    return {
+        "format": FORMAT_VERSION,
+        "number_format": metadata.number_format,
+        "check": metadata.check,
+        "description": json.loads(metadata.description.to_json()),
+        "seen": seen,
+    }
+
+
+def _parse(content: dict[str, Any], what: str) -> GraphMetadata:
+    try:
+        if content["format"] != FORMAT_VERSION:
+            raise ValueError(f"export format {content['format']}, expected {FORMAT_VERSION}")
+        marks = {
+            name: np.frombuffer(base64.b64decode(content["seen"][name]), np.uint8).reshape(-1, num_bytes)
+            for name, num_bytes in MARKS.items()
+        }
+        return GraphMetadata(
+            description=parse_description(json.dumps(content["description"]), Path(what)),
+            exposure=Exposure(**marks),
+            number_format=str(content["number_format"]),
+            check=content["check"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the description in {what} cannot be used ({error!r}); export it again with this version"
+        ) from error
+
+
+def _seal(body: bytes) -> bytes:
+    return _entry(_SEAL_KEY, hashlib.sha256(body).hexdigest())
+
+
+def _entry(key: str, value: str) -> bytes:
+    """One more pair of metadata, in the bytes that protobuf writes for it."""
+    pair = _delimited(_KEY_FIELD, key.encode()) + _delimited(_VALUE_FIELD, value.encode())
+    return _delimited(_METADATA_FIELD, pair)
+
+
+def _delimited(field: int, content: bytes) -> bytes:
+    return bytes([field << 3 | _DELIMITED]) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; the top bit says that more follow."""
+    digits = []
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*digits, number])
+
+
+def _sealed_text(content: dict[str, Any], xml: bytes, weights: bytes) -> str:
+    parts = {"xml": xml, "bin": weights, "json": json.dumps(content).encode()}
+    hashes = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
+    return json.dumps({**content, "sha256": hashes}, indent=2) + "\n"
