@@ -205,7 +205,9 @@ def _forget(place: Place, command: str) -> None:
     """Take away what a finished command left, so that the next kill finds one at work."""
     made = {"preprocess": "datasets/eyes", "train": "models/net"}.get(command)
     if made is not None:
-        shutil.rmtree(place.store / made)
+        # Out of the observer's sight first: half of what is being removed is not whole.
+        (place.store / made).rename(place.folder / "gone")
+        shutil.rmtree(place.folder / "gone")
     else:
         (place.folder / "out.csv").unlink()
 

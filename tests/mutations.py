@@ -760,7 +760,7 @@ def originals_of(picture: NDArray[np.uint8], *, with_dicom: bool = True) -> dict
         "webp": _saved(image, "WEBP"),
         "webp_lossless": _saved(image, "WEBP", lossless=True, quality=0, method=0),
         "webp_alpha": _saved(image.convert("RGBA"), "WEBP"),
-        "zip": _zipped({"eye.jpg": jpeg, "b/other.png": _saved(image.convert("L"), "PNG")}),
+        "zip": _zipped({"eye.jpg": jpeg, "b/other.webp": _saved(image, "WEBP")}),
     }
     if with_dicom:
         made |= {"dicom": dicom_of_pixels(picture), "dicom_jpeg": dicom_of_jpeg(picture, jpeg)}

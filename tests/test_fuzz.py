@@ -155,6 +155,17 @@ def test_bands_of_rows_give_the_same_picture(name: str, monkeypatch: pytest.Monk
     assert whole.flags.writeable and whole.flags.c_contiguous
 
 
+@pytest.mark.parametrize("kind", [13, 16])
+def test_a_list_of_long_numbers_beyond_the_end_of_a_tiff_is_refused_without_a_warning(kind: int) -> None:
+    data = ORIGINALS["tiff_jpeg"]
+    tables = data.index(struct.pack("<HH", 347, 7), int.from_bytes(data[4:8], "little"))
+    changed = data[: tables + 2] + struct.pack("<HI", kind, 10**6) + data[tables + 8 :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UnreadableImageError, match="truncated TIFF"):
+            decode_image(changed)
+
+
 def test_16_bits_have_a_lower_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_DEEP_PIXELS", 160 * 160 - 1)
     for name in ("png_16bit", "tiff_16bit"):
