@@ -138,7 +138,9 @@ def preprocess(
 
 @app.command()
 def train(
-    arch: Annotated[str, typer.Option(help="cnn, resnet50, vit (ViT-B/16), or any model name of timm.")] = "resnet50",
+    arch: Annotated[
+        str, typer.Option(help="cnn, resnet50, vit (ViT-B/16), a name of timm, hf-hub:..., local-dir:...")
+    ] = "resnet50",
     data: Annotated[list[str] | None, typer.Option(help="Data set, by name or folder; several count alike.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; DATA-ARCH if not given.")] = None,
     device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
