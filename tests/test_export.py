@@ -44,6 +44,7 @@ from tests.prepared import prepared_dataset
 from tests.test_cli import Outcome
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
+FLOAT32 = Precision.FLOAT32
 GRAPHS = (ExportFormat.ONNX, ExportFormat.OPENVINO)
 ARCHS = ("cnn", "test_resnet", "test_vit", "test_efficientnet")
 
@@ -81,7 +82,7 @@ def outputs(network: GradingNetwork, of: torch.Tensor) -> NDArray[np.float32]:
 @pytest.mark.parametrize("name", ["aptos-efficientnet-lite0", "aptos-cnn"])
 def test_shipped_networks_say_the_same_as_graphs(name: str, format: ExportFormat, tmp_path: Path) -> None:
     path = WEIGHTS / name / store.MODEL_FILE
-    original, graph = load_checkpoint(path), load_model(exported(path, tmp_path, format))
+    original, graph = load_checkpoint(path), load_model(exported(path, tmp_path, format), FLOAT32)
     seen = pictures(original.network, 3)
     np.testing.assert_allclose(outputs(graph.network, seen), outputs(original.network, seen), atol=1e-4)
     assert graph.description == replace(original.description, name=f"{name}-{format.value}")
@@ -94,7 +95,7 @@ def test_shipped_networks_say_the_same_as_graphs(name: str, format: ExportFormat
 @pytest.mark.parametrize("arch", ARCHS)
 def test_any_number_of_pictures(arch: str, format: ExportFormat, tmp_path: Path) -> None:
     path = install_model(arch=arch)
-    original, graph = load_checkpoint(path).network, load_model(exported(path, tmp_path, format)).network
+    original, graph = load_checkpoint(path).network, load_model(exported(path, tmp_path, format), FLOAT32).network
     for num in (1, 2, 7):
         seen = pictures(original, num, seed=num)
         np.testing.assert_allclose(outputs(graph, seen), outputs(original, seen), atol=1e-4, rtol=1e-4)
@@ -105,7 +106,7 @@ def test_grades_equal(format: ExportFormat, tmp_path: Path) -> None:
     path = exported(install_model(), tmp_path, format)
     files = save_photographs(tmp_path, range(8))
     original = Grader.load("tiny", device=DeviceName.CPU, precision=Precision.FLOAT32)
-    graph = Grader.load(str(path))
+    graph = Grader.load(str(path), precision=FLOAT32)
     assert graph.choice.describe().startswith(("cpu, onnxruntime float32: ", "cpu, OpenVINO float32: "))
     for file in files:
         before, after = original.grade(file), graph.grade(file)
@@ -113,6 +114,18 @@ def test_grades_equal(format: ExportFormat, tmp_path: Path) -> None:
         assert before.grade is after.grade
         np.testing.assert_allclose(after.probabilities, before.probabilities, atol=1e-4)
         assert after.model == f"tiny-{format.value}"
+
+
+def test_openvino_computes_float32_graphs_in_bfloat16_where_asked(tmp_path: Path) -> None:
+    path = WEIGHTS / "aptos-efficientnet-lite0" / store.MODEL_FILE
+    file = exported(path, tmp_path, ExportFormat.OPENVINO)
+    plain = Grader.load(str(file), precision=FLOAT32)
+    short = Grader.load(str(file), precision=Precision.BFLOAT16)
+    assert [each.choice.runtime for each in (plain, short)] == ["OpenVINO float32", "OpenVINO bfloat16"]
+    seen = pictures(plain.network, 3)
+    np.testing.assert_allclose(outputs(short.network, seen), outputs(plain.network, seen), atol=0.3)
+    with pytest.raises(DeviceError, match="exported for onnxruntime float32"):
+        Grader.load(str(exported(path, tmp_path, ExportFormat.ONNX)), precision=Precision.BFLOAT16)
 
 
 def test_thresholds_conformity_and_marks_travel(tmp_path: Path) -> None:
@@ -283,11 +296,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = Outcome("fundusgrade export tiny --format openvino --split all --limit 10")
     assert (done.code, done.stderr) == (0, "written: tiny.xml, tiny.bin, tiny.json\n")
     assert "10 photographs of drawn, all" in done.stdout
-    for row in ("PyTorch float32 ", "OpenVINO float32 ", "kappa between export and float32 ", "grades that differ "):
+    for row in ("PyTorch float32 ", "OpenVINO ", "kappa between export and float32 ", "grades that differ "):
         assert row in done.stdout
     predicted = Outcome("fundusgrade predict images --model tiny.xml")
     assert (predicted.code, predicted.stdout.count("tiny-openvino")) == (0, 2)
-    assert "model tiny-openvino; cpu, OpenVINO float32: an exported graph runs as it was exported" in predicted.stderr
+    assert re.search(r"model tiny-openvino; cpu, OpenVINO (b?float(16|32)): an exported graph", predicted.stderr)
     evaluated = Outcome("fundusgrade evaluate --model tiny.xml --model tiny --data drawn --draws 100")
     assert evaluated.code == 0 and "tiny-openvino" in evaluated.stdout
     refused = Outcome("fundusgrade explain images/eye00.png --model tiny.xml")

@@ -110,12 +110,12 @@ def _choose_precision(device: DeviceName, asked: Precision) -> tuple[Precision, 
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision.BFLOAT16, "this GPU computes bfloat16 fast, and it needs no loss scaling"
         return Precision.FLOAT16, "this GPU lacks bfloat16"
-    if device is DeviceName.CPU and _cpu_has_bfloat16():
+    if device is DeviceName.CPU and cpu_has_bfloat16():
         return Precision.BFLOAT16, "this processor has bfloat16 instructions"
     return Precision.FLOAT32, "no faster format is safe here"
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
     """AVX512-BF16 or AMX, as PyTorch reads the processor; older versions of it cannot tell."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

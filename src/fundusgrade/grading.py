@@ -102,7 +102,7 @@ class Grader:
         that holds the true one that often. Raises StoreError for an unknown name, CheckpointError for a damaged file or
         one without the scores that a range needs, also for both at once, DeviceError for a missing device.
         """
-        checkpoint = load_model(store.resolve_model(model))
+        checkpoint = load_model(store.resolve_model(model), precision)
         backbone = checkpoint.network.backbone
         choice = (
             choose_for_graph(backbone.arithmetic, device, precision)

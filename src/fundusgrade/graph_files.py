@@ -25,10 +25,12 @@ from fundusgrade.checkpoint import (
     load_checkpoint,
     parse_description,
 )
+from fundusgrade.device import cpu_has_bfloat16
 from fundusgrade.errors import CheckpointError
 from fundusgrade.exposure import Exposure
 from fundusgrade.graphs import GraphBackbone, onnx_backbone, onnx_session, openvino_backbone
 from fundusgrade.model import GradingNetwork
+from fundusgrade.options import Precision
 
 ONNX_SUFFIX, OPENVINO_SUFFIX = ".onnx", ".xml"
 FORMAT_VERSION = 1
@@ -48,16 +50,17 @@ class GraphMetadata:
     check: dict[str, object] | None = None
 
 
-def load_model(path: Path) -> Checkpoint:
+def load_model(path: Path, precision: Precision = Precision.AUTO) -> Checkpoint:
     """Read and verify a model: a checkpoint, or an exported graph, by its suffix.
 
+    OpenVINO computes a graph of float32 in bfloat16 where that is asked for, or where the processor is fast at it.
     Raises CheckpointError where it is none, is damaged, or needs another version or a package that is missing.
     """
     suffix = path.suffix.lower()
     if suffix == ONNX_SUFFIX:
         return _load_onnx(path)
     if suffix == OPENVINO_SUFFIX:
-        return _load_openvino(path)
+        return _load_openvino(path, precision)
     return load_checkpoint(path)
 
 
@@ -85,7 +88,9 @@ def openvino_sidecar(xml: bytes, weights: bytes, metadata: GraphMetadata) -> str
     return _sealed_text(_content(metadata), xml, weights)
 
 
-def read_openvino(xml: bytes, weights: bytes, sidecar: str, what: str) -> Checkpoint:
+def read_openvino(
+    xml: bytes, weights: bytes, sidecar: str, what: str, precision: Precision = Precision.AUTO
+) -> Checkpoint:
     """The model in the contents of OpenVINO's files and ours. Raises CheckpointError as `load_model`."""
     try:
         content = json.loads(sidecar)
@@ -99,16 +104,20 @@ def read_openvino(xml: bytes, weights: bytes, sidecar: str, what: str) -> Checkp
             "copy the three files again, or export them again"
         )
     metadata = _parse(content, what)
-    return _checkpoint(metadata, openvino_backbone(xml, weights, metadata.number_format, what))
+    number_format = metadata.number_format
+    if number_format == Precision.FLOAT32.value and precision is not Precision.FLOAT32:
+        is_faster = precision is Precision.BFLOAT16 or cpu_has_bfloat16()
+        number_format = Precision.BFLOAT16.value if is_faster else number_format
+    return _checkpoint(metadata, openvino_backbone(xml, weights, number_format, what))
 
 
 def _load_onnx(path: Path) -> Checkpoint:
     return read_onnx(_read(path), str(path))
 
 
-def _load_openvino(path: Path) -> Checkpoint:
+def _load_openvino(path: Path, precision: Precision) -> Checkpoint:
     weights, sidecar = (_read(path.with_suffix(suffix)) for suffix in (".bin", ".json"))
-    return read_openvino(_read(path), weights, sidecar.decode(errors="replace"), str(path))
+    return read_openvino(_read(path), weights, sidecar.decode(errors="replace"), str(path), precision)
 
 
 def _read(path: Path) -> bytes:

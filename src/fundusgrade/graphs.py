@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fundusgrade.errors import CheckpointError
+from fundusgrade.options import Precision
 
 PICTURES, OUTPUTS = "pictures", "outputs"
 """Names of a graph's input (B, 3, rows, width), normalized, and of its output (B, n): the head's."""
@@ -74,14 +75,15 @@ def onnx_backbone(session: Any, number_format: str) -> GraphBackbone:
 def openvino_backbone(xml: bytes, weights: bytes, number_format: str, what: str) -> GraphBackbone:
     """A model of OpenVINO as a backbone. Raises CheckpointError, which names `what`, where it cannot run.
 
-    Each calling thread gets a request of its own, as two may not share one; a request takes one stream of one core.
+    It computes in bfloat16 where `number_format` says so; float32 and 8 bits are as they were exported. Each calling
+    thread gets a request of its own, as two may not share one; a request takes one stream of one core.
     """
     openvino = optional_package("openvino", "openvino", what)
     num_streams = min(_MAX_STREAMS, os.cpu_count() or 1)
     settings = {
         "NUM_STREAMS": num_streams,
         "INFERENCE_NUM_THREADS": num_streams,  # one each
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if number_format == Precision.BFLOAT16.value else "f32",
     }
     try:
         core = openvino.Core()
