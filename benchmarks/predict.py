@@ -12,6 +12,7 @@ float32, as its inference program runs; "plain loop" opens, prepares and grades 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import statistics
 import tempfile
@@ -41,6 +42,7 @@ from fundusgrade.writing import PredictionWriter
 CAMERA_PX = 3500
 TIMM_WORKERS = 2
 TIMM_BATCH = 32
+MAKE_READY = "make ready only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--model", default=None, help="name or path; an exported graph is compared by --original")
-    parser.add_argument("--original", default=None, help="the weights that timm and the plain loop run, if not --model")
+    parser.add_argument("--model", action="append", help="name or path; several, such as exported graphs, take turns")
+    parser.add_argument("--original", default=None, help="the weights that timm and the plain loop run")
     parser.add_argument("--fill-from", type=Path, help="folder of smaller photographs")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
@@ -83,10 +85,15 @@ def enlarge(found: Sequence[FoundImage], folder: Path) -> None:
 
 def measure(found: Sequence[FoundImage], chosen: argparse.Namespace) -> None:
     """Let all programs take turns, and print what they took."""
-    ours = Grader.load(chosen.model)
-    plain = Grader.load(chosen.original or chosen.model, device=DeviceName.CPU, precision=Precision.FLOAT32)
-    print(f"{len(found)} photographs; {ours.name}; {ours.choice.describe()}; {ours.pace.describe()}")
-    programs = programs_of(ours, plain, found)
+    graders = {grader.name: grader for grader in map(Grader.load, chosen.model or [None])}
+    plain = Grader.load(chosen.original, device=DeviceName.CPU, precision=Precision.FLOAT32)
+    print(f"{len(found)} photographs; {next(iter(graders.values())).pace.describe()}")
+    for grader in graders.values():
+        print(f"{grader.name}; {grader.choice.describe()}")
+    programs = {**limits_of(next(iter(graders.values())), found), **peers_of(plain, found)}
+    for name, grader in graders.items():
+        programs |= {f"ours, {name}": functools.partial(grade, grader, found)}
+        programs |= {f"network only, {name}": functools.partial(run_network, grader, prepared_batches(grader, found))}
     grades: dict[str, Sequence[int]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for round_number in range(chosen.rounds + 1):
@@ -95,28 +102,40 @@ def measure(found: Sequence[FoundImage], chosen: argparse.Namespace) -> None:
             grades[name] = program()
             if round_number:
                 seconds[name].append(time.perf_counter() - start)
-    report(seconds, grades, len(found))
+    report(seconds, grades, len(found), list(graders))
 
 
-def programs_of(ours: Grader, plain: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[], Sequence[int]]]:
-    """Every program by name; each returns the grades it gave, or nothing where it gives none."""
-    pixels = torch.stack([to_pixels(take_in(each.path, ours.recipe).prepared.picture) for each in found[:32]])
-    at_least_px = max(MIN_DECODED_PX, ours.recipe.size_px)
-    batches = [pixels[start : start + ours.pace.batch_size] for start in range(0, 32, ours.pace.batch_size)]
-    repeated = list(itertools.islice(itertools.cycle(batches), len(found) // ours.pace.batch_size))
-    return {
-        "ours": lambda: grade(ours, found),
-        "timm": lambda: grade_by_timm(plain, found),
-        "plain loop": lambda: grade_by_loop(plain, found),
-        "decode only, in full": lambda: side_by_side(ours, found, lambda each: read_image(each.path)),
-        "decode only, reduced": lambda: side_by_side(
-            ours, found, lambda each: read_image(each.path, at_least_px=at_least_px)
-        ),
-        "make ready only": lambda: side_by_side(ours, found, lambda each: take_in(each.path, ours.recipe)),
-        "network only": lambda: side_by_side(
-            ours, repeated, lambda batch: predict_outputs(ours.network, batch, ours.choice, len(batch))
-        ),
+def limits_of(grader: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[], Sequence[int]]]:
+    """What no program here can do without, by as many threads as grading has."""
+    at_least_px = max(MIN_DECODED_PX, grader.recipe.size_px)
+    calls: dict[str, Callable[[FoundImage], object]] = {
+        "decode only, in full": lambda each: read_image(each.path),
+        "decode only, reduced": lambda each: read_image(each.path, at_least_px=at_least_px),
+        MAKE_READY: lambda each: take_in(each.path, grader.recipe),
     }
+    return {name: functools.partial(side_by_side, grader, found, call) for name, call in calls.items()}
+
+
+def peers_of(plain: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[], Sequence[int]]]:
+    """How others would grade by the same weights in float32."""
+    return {
+        "timm": functools.partial(grade_by_timm, plain, found),
+        "plain loop": functools.partial(grade_by_loop, plain, found),
+    }
+
+
+def prepared_batches(grader: Grader, found: Sequence[FoundImage]) -> list[Tensor]:
+    """As many prepared pictures as there are photographs, a few different ones over and over."""
+    num = grader.pace.batch_size
+    pixels = torch.stack([to_pixels(take_in(each.path, grader.recipe).prepared.picture) for each in found[:num]])
+    return [pixels[: min(num, len(found) - start)] for start in range(0, len(found), num)]
+
+
+def run_network(grader: Grader, batches: Sequence[Tensor]) -> list[int]:
+    """The network alone, by as many threads as grading has."""
+    return side_by_side(
+        grader, batches, lambda batch: predict_outputs(grader.network, batch, grader.choice, len(batch))
+    )
 
 
 def grade(grader: Grader, found: Sequence[FoundImage]) -> list[int]:
@@ -169,24 +188,25 @@ def side_by_side(grader: Grader, items: Sequence[Any], call: Callable[[Any], obj
     return []
 
 
-def report(seconds: dict[str, list[float]], grades: dict[str, Sequence[int]], count: int) -> None:
-    """Rates, ratios to ours in the same round, and agreement."""
-    print(f"{'':22s} photographs/s   ours is faster by (least - most)")
+def report(seconds: dict[str, list[float]], grades: dict[str, Sequence[int]], count: int, models: list[str]) -> None:
+    """Rates; and for each model how often as fast as others, its share of the slower limit, and agreement."""
     for name, times in seconds.items():
-        ratios = [other / own for other, own in zip(times, seconds["ours"], strict=True)]
-        middle = statistics.median(ratios)
-        rate = count / statistics.median(times)
-        print(f"{name:22s} {rate:8.1f}        {middle:5.2f} x ({min(ratios):.2f} - {max(ratios):.2f})")
-    for limits in (("make ready only", "network only"), ("decode only, in full", "network only")):
-        shares = [
-            max(of[name] for name in limits) / of["ours"]
-            for of in ({name: times[i] for name, times in seconds.items()} for i in range(len(seconds["ours"])))
-        ]
-        print(f"share of the slower of {' and '.join(limits)}: {statistics.median(shares):.0%}")
-    for name in ("timm", "plain loop"):
-        same = np.mean(np.array(grades["ours"]) == np.array(grades[name]))
-        kappa = quadratic_weighted_kappa(np.array(grades["ours"]), np.array(grades[name]))
-        print(f"kappa between ours and {name}: {kappa:.4f}, same grade {same:.1%}")
+        print(f"{name:48s} {count / statistics.median(times):8.1f} photographs/s")
+    for model in models:
+        own = seconds[f"ours, {model}"]
+        print(model)
+        for peer in ("timm", "plain loop"):
+            ratios = [other / ours for other, ours in zip(seconds[peer], own, strict=True)]
+            same = np.mean(np.array(grades[f"ours, {model}"]) == np.array(grades[peer]))
+            kappa = quadratic_weighted_kappa(np.array(grades[f"ours, {model}"]), np.array(grades[peer]))
+            print(
+                f"  {statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f}) times as fast as {peer}; "
+                f"kappa between the two {kappa:.4f}, same grade {same:.1%}"
+            )
+        for limit in (MAKE_READY, "decode only, in full"):
+            slower = [max(pair) for pair in zip(seconds[limit], seconds[f"network only, {model}"], strict=True)]
+            share = statistics.median(each / ours for each, ours in zip(slower, own, strict=True))
+            print(f"  {share:.0%} of the slower limit, {limit} or network only")
 
 
 if __name__ == "__main__":
