@@ -31,6 +31,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # stacks of threads are address space
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from fundusgrade.decoding import NO_MEMORY
 from fundusgrade.errors import UngradableError
 from fundusgrade.images import find_images, read_image
 from fundusgrade.intake import take_in
@@ -101,7 +102,7 @@ def take_in_here(path: Path) -> Outcome:
             taken = [take_in(found, PreprocessRecipe()) for found in find_images([path])]
             kind, detail = "picture" if taken else "refused", ""
         except UngradableError as error:
-            kind, detail = "refused", str(error)
+            kind, detail = "memory" if str(error) == NO_MEMORY else "refused", str(error)
         except BaseException as error:
             kind, detail = "exception", repr(error)
     if warned:

@@ -43,7 +43,8 @@ from fundusgrade.store import DATASET_FILE, MODEL_FILE, MODEL_JSON
 ARGUMENTS = {
     "preprocess": ["preprocess", "eyes", "--name", "eyes", "--size", "64", "--workers", "2"],
     "train": [
-        *("train", "--arch", "cnn", "--data", "eyes", "--name", "net", "--epochs", "4", "--batch-size", "8"),
+        *("train", "--arch", "cnn", "--data", "eyes", "--name", "net", "--epochs", "40", "--batch-size", "8"),
+        *("--patience", "40"),
         *("--device", "cpu", "--precision", "float32"),
     ],
     "predict": ["predict", "eyes/images", "--model", "net", "--csv", "out.csv", "--batch-size", "4", "--device", "cpu"],

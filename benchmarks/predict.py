@@ -28,6 +28,7 @@ from PIL import Image
 from timm.data import ImageDataset, create_loader
 from torch import Tensor
 
+from fundusgrade.errors import UngradableError
 from fundusgrade.grades import Prediction
 from fundusgrade.grading import Grader
 from fundusgrade.images import FoundImage, find_images, read_image
@@ -69,10 +70,20 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         own = find_images(chosen.folders)
-        missing = chosen.count - len(own) if chosen.fill_from else 0
+        missing = 11 * (chosen.count - len(own)) // 10 if chosen.fill_from else 0  # a few may show no retina
         enlarge(find_images([chosen.fill_from])[:missing] if missing > 0 else [], Path(folder))
-        found = list(itertools.islice(itertools.cycle([*own, *find_images([Path(folder)])]), chosen.count))
+        gradable = [each for each in [*own, *find_images([Path(folder)])] if is_gradable(each)]
+        found = list(itertools.islice(itertools.cycle(gradable), chosen.count))
         measure([FoundImage(path=each.path, name=f"{number:05d}") for number, each in enumerate(found)], chosen)
+
+
+def is_gradable(found: FoundImage) -> bool:
+    """Others would end the programs that we compare ours with."""
+    try:
+        take_in(found.path, PreprocessRecipe())
+    except UngradableError:
+        return False
+    return True
 
 
 def enlarge(found: Sequence[FoundImage], folder: Path) -> None:
@@ -127,7 +138,8 @@ def peers_of(plain: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[
 def prepared_batches(grader: Grader, found: Sequence[FoundImage]) -> list[Tensor]:
     """As many prepared pictures as there are photographs, a few different ones over and over."""
     num = grader.pace.batch_size
-    pixels = torch.stack([to_pixels(take_in(each.path, grader.recipe).prepared.picture) for each in found[:num]])
+    few = [to_pixels(take_in(each.path, grader.recipe).prepared.picture) for each in found[:num]]
+    pixels = torch.stack((few * num)[:num])
     return [pixels[: min(num, len(found) - start)] for start in range(0, len(found), num)]
 
 

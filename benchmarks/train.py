@@ -12,15 +12,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from fundusgrade import training
 from fundusgrade.batches import Batch, training_batches
-from fundusgrade.decoded import keep_decoded
 from fundusgrade.device import DeviceChoice, choose_device
 from fundusgrade.joining import open_dataset
+from fundusgrade.kept_pixels import keep_pixels
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.run_state import TrainOptions
 
@@ -40,9 +41,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     chosen = parser.parse_args()
     choice = choose_device(chosen.device, chosen.precision)
-    choice = DeviceChoice(
-        device=choice.device, precision=choice.precision, reason=choice.reason, compiled=chosen.compile
-    )
+    choice = replace(choice, compiled=chosen.compile)
     print(f"{choice.describe()}; {torch.get_num_threads()} threads; batches of {chosen.batch_size}")
     print("arch                        loop images/s  step images/s  ratio (95 %)")
     for arch in chosen.arch or ARCHS:
@@ -60,7 +59,7 @@ def measure(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images per second of each block of the loop, and of each block of bare steps."""
     dataset = open_dataset([data])
-    keep_decoded(dataset)
+    keep_pixels(dataset)
     torch.manual_seed(0)
     run = training._start_run(dataset, options, choice, resume=False)
     pictures, _ = training._load_splits(dataset, options, choice, rows=run.network.spec.rows)

@@ -19,7 +19,7 @@ decoding dicom_header dicom archives images field_of_view preprocess quality int
 overlay panels landmarks concentration decoys lesions metrics
 store labels splits overview preparing dataset joining
 shortcuts audit exposure predictions resampling scores operating conformal comparison assessment findings
-decoded hub device distributed pace heads losses model checkpoint graphs graph_files
+kept_pixels hub device distributed pace heads losses model checkpoint graphs graph_files
 degrading batches calibration run_state training
 targets layers integrated rollout explain tiling grading explaining
 perturbation randomization faithfulness examination interventions evaluating

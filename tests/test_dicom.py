@@ -345,7 +345,7 @@ def test_unknown_ways_to_store_pixels_are_named_with_a_remedy() -> None:
         ({"Rows": 60000, "Columns": 60000}, "60000 x 60000 pixels are more than the 200000000 allowed"),
         ({"Rows": 20}, "50 x 20 pixels are too few"),
         ({"Rows": 41}, "fewer pixels than its header says"),
-        ({"NumberOfFrames": 10**9}, "claims 1000000000 pictures, more than the 10000 allowed"),
+        ({"NumberOfFrames": 10**9}, "claims more than the 10000 pictures allowed"),
         ({"NumberOfFrames": 9_999}, "holds 9999 pictures, and one was expected"),
         ({"PhotometricInterpretation": "YBR_FULL_422", "Columns": 49}, "cannot be stored as it says"),
     ],

@@ -114,7 +114,7 @@ def test_every_picture_is_with_one_process_and_with_its_partner(count: int, size
     for part in parts:
         assert part.tolist() == sorted(part.tolist())
         assert (count - 1 - part).flip(0).tolist() == part.tolist()
-    assert max(map(len, parts)) - min(map(len, parts)) <= 3
+    assert max(map(len, parts)) - min(map(len, parts)) <= 2
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 20])

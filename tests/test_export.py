@@ -124,7 +124,7 @@ def test_openvino_computes_float32_graphs_in_bfloat16_where_asked(tmp_path: Path
     assert [each.choice.runtime for each in (plain, short)] == ["OpenVINO float32", "OpenVINO bfloat16"]
     seen = pictures(plain.network, 3)
     np.testing.assert_allclose(outputs(short.network, seen), outputs(plain.network, seen), atol=0.3)
-    with pytest.raises(DeviceError, match="exported for onnxruntime float32"):
+    with pytest.raises(DeviceError, match="this graph runs as onnxruntime float32"):
         Grader.load(str(exported(path, tmp_path, ExportFormat.ONNX)), precision=Precision.BFLOAT16)
 
 
@@ -262,7 +262,7 @@ def test_what_a_graph_cannot_do(tmp_path: Path) -> None:
     for device in (DeviceName.CUDA, DeviceName.MPS):
         with pytest.raises(DeviceError, match=f"--device {device.value}: an exported graph runs on the CPU"):
             Grader.load(str(path), device=device)
-    with pytest.raises(DeviceError, match="exported for onnxruntime float32"):
+    with pytest.raises(DeviceError, match="this graph runs as onnxruntime float32"):
         Grader.load(str(path), precision=Precision.BFLOAT16)
     grader = Grader.load(str(path), device=DeviceName.CPU, precision=Precision.FLOAT32)
     photograph = save_photographs(tmp_path, [0])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fundusgrade import writing
 from fundusgrade.errors import StoreError
 from fundusgrade.grades import Grade, Prediction, Ungraded
 from fundusgrade.rows import COLUMNS, RANGE_COLUMNS
@@ -143,7 +145,7 @@ def test_each_row_is_on_disk_at_once(tmp_path: Path) -> None:
 
 
 def test_a_path_that_cannot_be_written_is_refused_before_the_first_row(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="it is a folder"), PredictionWriter(tmp_path):
+    with pytest.raises(StoreError, match="is a directory"), PredictionWriter(tmp_path):
         pass
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot write"), PredictionWriter(tmp_path / "file" / "out.csv"):
@@ -277,7 +279,8 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, suffix: str, af
     assert after - 4 - bool(cut) < writer.num_kept <= after
     counts = [(each.num_graded, each.num_ungraded, each.num_doubtful) for each in (writer, uninterrupted)]
     assert counts[0] == counts[1]
-    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([path.name, whole.name])
+    names = [path.name, f"{path.name}.json", whole.name, f"{whole.name}.json"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(names)
 
 
 def test_rows_of_a_stopped_run_are_not_lost_by_accident(tmp_path: Path) -> None:
@@ -316,8 +319,22 @@ def test_what_is_finished_is_left_alone(tmp_path: Path) -> None:
     writer = write_all(path, job(resume=True))
     assert (writer.was_finished, writer.num_kept, path.stat().st_mtime_ns) == (True, len(NAMES), before.st_mtime_ns)
     assert writer.num_graded + writer.num_ungraded == len(NAMES)
-    assert not write_all(path, job(NAMES[:-1], resume=True)).was_finished
-    assert not write_all(path, job(NAMES[:-1], resume=True, model="other")).was_finished
+    with pytest.raises(StoreError, match="other photographs' rows"):
+        write_all(path, job(NAMES[:-1], resume=True))
+    with pytest.raises(StoreError, match="precision was float32, is bfloat16"):
+        write_all(path, job(resume=True, precision="bfloat16"))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert not write_all(path, job(NAMES[:-1])).was_finished
+
+
+def test_a_partial_file_with_other_columns_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    with pytest.raises(InterruptedError), PredictionWriter(path, with_ranges=True, job=job()) as writer:
+        for name in NAMES[:6]:
+            writer.write(result_of(name))
+        raise InterruptedError
+    with pytest.raises(StoreError, match="--resume to go on with it or --overwrite"):
+        write_all(path, job())
 
 
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
@@ -331,6 +348,30 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         for number, name in enumerate(NAMES[1:], start=1):
             writer.write(result_of(name, number))
     assert len(list(read_rows(tmp_path / "out.csv"))) == len(NAMES)
+    assert json.loads((tmp_path / "out.csv.json").read_text())["model"] == "m"
+
+
+def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "function not implemented")
+
+    monkeypatch.setattr(writing.fcntl, "flock", refuse)
+    assert write_all(tmp_path / "out.csv", job()).num_graded > 0
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".csv", "file/out.csv"])
+def test_a_name_that_no_file_can_have_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot write"), PredictionWriter(tmp_path / name):
+        pass
+
+
+def test_a_damaged_parquet_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    write_all(path, job())
+    path.write_bytes(path.read_bytes()[:-20] + bytes(20))
+    with pytest.raises(StoreError, match="not a whole file of predictions"):
+        list(read_rows(path))
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -354,9 +395,9 @@ def test_a_part_is_read_from_words_and_from_torchrun() -> None:
     assert shard_of_launcher({"RANK": "2", "WORLD_SIZE": "4"}) is None
 
 
-def write_part(path: Path, number: int, count: int = 3, model: str = "m") -> Path:
+def write_part(path: Path, number: int, count: int = 3, model: str = "m", *, with_ranges: bool = False) -> Path:
     shard = Shard(number=number, count=count)
-    with PredictionWriter(shard.file(path)) as writer:
+    with PredictionWriter(shard.file(path), with_ranges=with_ranges) as writer:
         for place in range(len(NAMES))[number - 1 :: count]:
             writer.write(dataclasses.replace(result_of(NAMES[place], place), model=model))
     return shard.file(path)
@@ -401,3 +442,21 @@ def test_a_merge_finds_what_is_missing_twice_or_foreign(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="of one N"):
         merge_shards(path, NAMES)
     assert not path.exists()
+
+
+def test_parts_that_were_made_otherwise_are_not_merged(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    for number, precision in ((1, "float32"), (2, "bfloat16")):
+        shard = Shard(number=number, count=2)
+        write_all(shard.file(path), job(shard.of(NAMES), precision=precision))
+    with pytest.raises(StoreError, match="not made alike"):
+        merge_shards(path, NAMES)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_more_parts_than_photographs_are_merged(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out.{suffix}"
+    for number in range(1, 41):
+        write_part(path, number, count=40, with_ranges=True)
+    merge_shards(path, NAMES)
+    assert [row.is_graded for row in read_rows(path)] == [number % 5 != 4 for number in range(len(NAMES))]

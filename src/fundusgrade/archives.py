@@ -49,7 +49,7 @@ def find_members(file: BinaryIO, suffixes: Set[str]) -> list[Member]:
             entries = archive.infolist()
     except Exception:  # BadZipFile, struct.error, NotImplementedError, ...: hostile bytes lead to any
         raise UnreadableImageError(f"damaged zip archive: its list of files cannot be read; {COPY_AGAIN}") from None
-    members = [_member(entry) for entry in entries if _is_photograph(entry, suffixes)]
+    members = _apart([_member(entry) for entry in entries if _is_photograph(entry, suffixes)])
     unique = {member.name: member for member in members}
     num_with_name = Counter(member.name for member in members)
     return [
@@ -58,11 +58,18 @@ def find_members(file: BinaryIO, suffixes: Set[str]) -> list[Member]:
     ]
 
 
-def read_member(file: BinaryIO, member: Member, *, at_most: int | None = None) -> bytes:
-    """The bytes of a member, or only the first `at_most` of them.
+def _apart(members: list[Member]) -> list[Member]:
+    """The members, with a problem for those that begin inside of another: few bytes could unpack to many."""
+    end, checked = 0, []
+    for member in sorted(members, key=lambda member: member.offset):
+        overlaps = member.offset < end
+        end = max(end, member.offset + member.num_packed_bytes) if member.problem is None else end
+        checked.append(replace(member, problem=_OVERLAPPING) if overlaps and member.problem is None else member)
+    return checked
 
-    Raises UnreadableImageError where they are not what the archive says.
-    """
+
+def read_member(file: BinaryIO, member: Member) -> bytes:
+    """The bytes of a member. Raises UnreadableImageError where they are not what the archive says."""
     size = file.seek(0, 2)
     file.seek(member.offset)
     header = file.read(30)
@@ -71,15 +78,15 @@ def read_member(file: BinaryIO, member: Member, *, at_most: int | None = None) -
     start = file.seek(sum(struct.unpack("<HH", header[26:])), 1)
     if start + member.num_packed_bytes > size:
         raise _damaged()
-    content = _unpack(file.read(member.num_packed_bytes), member, at_most)
-    if at_most is None and (len(content) != member.num_bytes or zlib.crc32(content) != member.crc):
+    content = _unpack(file.read(member.num_packed_bytes), member)
+    if len(content) != member.num_bytes or zlib.crc32(content) != member.crc:
         raise _damaged()
     return content
 
 
-def _unpack(packed: bytes, member: Member, at_most: int | None) -> bytes:
+def _unpack(packed: bytes, member: Member) -> bytes:
     # One byte more than was said, so that more than was said is noticed.
-    limit = min(member.num_bytes, MAX_MEMBER_BYTES) + 1 if at_most is None else at_most
+    limit = min(member.num_bytes, MAX_MEMBER_BYTES) + 1
     if not member.is_deflated:
         return packed[:limit]
     try:
@@ -141,6 +148,9 @@ def _problem(entry: zipfile.ZipInfo) -> str | None:
     if max(encoded) > _MAX_PART_BYTES or sum(encoded) > _MAX_NAME_BYTES:
         return "its name is too long; pack it again under a shorter one"
     return None
+
+
+_OVERLAPPING = "it overlaps with another file in the archive, as bombs do; pack it again"
 
 
 def _several(num_members: int) -> str:

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from fundusgrade.dataset import ManifestRow, PreparedDataset
-from fundusgrade.decoded import decode
 from fundusgrade.degrading import degraded_pictures
 from fundusgrade.distributed import ALONE, Team
 from fundusgrade.errors import DatasetError
+from fundusgrade.kept_pixels import load_pixels
 from fundusgrade.model import scale_pixels, to_pixels
 from fundusgrade.preprocess import Outline
 
@@ -105,11 +105,11 @@ def load_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Grad
     """The pictures of these rows. Raises DatasetError where there are none or one is of another size."""
     if not rows:
         raise DatasetError(f"the data set {dataset.name!r} has no graded photographs in this split; see its manifest")
-    decoded = decode(dataset, rows)
+    kept = load_pixels(dataset, rows)
     grades = torch.tensor([-1 if row.grade is None else int(row.grade) for row in rows])
     return GradedPictures(
-        stored=torch.from_numpy(decoded.pixels),
-        index=torch.from_numpy(decoded.positions),
+        stored=torch.from_numpy(kept.pixels),
+        index=torch.from_numpy(kept.positions),
         grades=grades,
         fill=dataset.recipe.fill,
         max_turn=BAND_TURN if dataset.recipe.outline is Outline.BAND else ANY_TURN,

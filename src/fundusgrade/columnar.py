@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fundusgrade import store
 from fundusgrade.errors import StoreError
 from fundusgrade.rows import RANGE_COLUMNS, Cell, WrittenRow, columns_of, json_line
 
@@ -23,10 +24,14 @@ def check_parquet() -> None:
 
 
 def parquet_from_json(source: Path, target: Path, *, with_ranges: bool) -> None:
-    """Turn a file of JSON lines into Parquet; whoever wants it whole or not at all renames it. Raises OSError."""
+    """Turn a file of JSON lines into Parquet, whole or not at all. Raises OSError, StoreError."""
     pyarrow, parquet = _pyarrow()
     schema = pyarrow.schema([(name, _type_of(name, pyarrow)) for name in columns_of(with_ranges=with_ranges)])
-    with source.open("rb") as lines, parquet.ParquetWriter(target, schema) as writer:
+    with (
+        source.open("rb") as lines,
+        store.open_atomically(target) as file,
+        parquet.ParquetWriter(file, schema) as writer,
+    ):
         while group := [json.loads(line) for line in itertools.islice(lines, _GROUP_ROWS)]:
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
@@ -45,7 +50,7 @@ def parquet_rows(path: Path) -> Iterator[WrittenRow]:
                         is_graded=row["grade"] is not None,
                         is_doubtful=not row["gradable"],
                     )
-    except (pyarrow.ArrowException, KeyError) as error:
+    except (OSError, pyarrow.ArrowException, KeyError) as error:
         raise StoreError(f"{path} is not a whole file of predictions; make it again") from error
 
 

@@ -13,14 +13,23 @@ from fundusgrade import store
 from fundusgrade.checkpoint import Provenance, load_checkpoint
 from fundusgrade.dataset import PreparedDataset
 from fundusgrade.device import DeviceChoice, choose_device
-from fundusgrade.distributed import team, was_restarted
+from fundusgrade.distributed import team
 from fundusgrade.errors import TrainingError
 from fundusgrade.grading import Grader
 from fundusgrade.metrics import quadratic_weighted_kappa
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.predictions import TTA_SUFFIX, PredictionSet, fold_name, joined, write_predictions
 from fundusgrade.run_state import STATE_FILE, TrainOptions
-from fundusgrade.runs import FinishedRun, RunRequest, clear_run, default_name, plan_run, run_training
+from fundusgrade.runs import (
+    FinishedRun,
+    RunRequest,
+    clear_run,
+    default_name,
+    is_of_this_launch,
+    mark_launch,
+    plan_run,
+    run_training,
+)
 
 
 def cross_validate(
@@ -40,8 +49,8 @@ def cross_validate(
         raise TrainingError(f"--name {name}: names that end with {TTA_SUFFIX} are those of predictions with --tta")
     folds = range(1, wanted.num_folds + 1)
     if request.overwrite and wanted.fold is None:
-        if not request.resume and not was_restarted() and team().is_first:
-            _give_up([fold_name(name, fold) for fold in folds])
+        if not request.resume and team().is_first:
+            _give_up(name, folds)
         request = replace(request, overwrite=False)
     team().wait()
     kept = [fold for fold in folds if fold != wanted.fold and _is_trained(fold_name(name, fold))]
@@ -60,7 +69,9 @@ def cross_validate(
             return finished
     if not team().is_first:
         return FinishedRun(path=None, summary="", interrupted=False)
-    return pool_folds(name, dataset, num_folds=wanted.num_folds, choice=choice, tta=tta)
+    finished = pool_folds(name, dataset, num_folds=wanted.num_folds, choice=choice, tta=tta)
+    clear_run(store.run_directory(name))
+    return finished
 
 
 def pool_folds(
@@ -88,10 +99,15 @@ def pool_folds(
     return FinishedRun(path=path, summary=_summary(pooled, path, missing), interrupted=False)
 
 
-def _give_up(names: Sequence[str]) -> None:
-    for name in names:
-        shutil.rmtree(store.model_directory(name), ignore_errors=True)
-        clear_run(store.run_directory(name))
+def _give_up(name: str, folds: Sequence[int]) -> None:
+    """Remove all folds, but not what was trained before a restart: this launch has done so already."""
+    mark = store.run_directory(name)
+    if is_of_this_launch(mark):
+        return
+    for fold in folds:
+        shutil.rmtree(store.model_directory(fold_name(name, fold)), ignore_errors=True)
+        clear_run(store.run_directory(fold_name(name, fold)))
+    mark_launch(mark)
 
 
 def _refuse_other_training(name: str, folds: Sequence[int], options: TrainOptions, dataset: PreparedDataset) -> None:

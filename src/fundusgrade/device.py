@@ -86,7 +86,7 @@ def choose_for_graph(
         )
     if precision is not Precision.AUTO and precision.value != runtime.split()[-1]:
         raise DeviceError(
-            f"--precision {precision.value}: this graph was exported for {runtime}; leave the option out, or use the "
+            f"--precision {precision.value}: this graph runs as {runtime}; leave the option out, or use the "
             "model's safetensors file"
         )
     return DeviceChoice(

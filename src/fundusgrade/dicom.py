@@ -1,6 +1,6 @@
 """DICOM files -> pictures, and the two things worth keeping of their headers: which eye, and which camera.
 
-No reason quotes a value, nor an exception of a decoder, which might.
+No reason quotes a value of the header but the picture's size, nor an exception of pydicom, which might.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The header of a DICOM file, read element by element: how the pixels are stored, which eye, which camera.
 
 A DICOM file is full of what identifies a patient, so none of it is ever held: only elements in `_WANTED` are looked at,
-and no reason quotes a value. The header is not read by pydicom: it keeps all nested sequences in memory, inflates
-without a limit, and warns with values in the text, which cannot be silenced for one thread alone.
+and no reason quotes a value but the size of the picture. The header is not read by pydicom: it keeps all nested
+sequences in memory, inflates without a limit, and warns with values in the text, which cannot be silenced for one
+thread alone.
 """
 
 from __future__ import annotations
@@ -90,9 +91,7 @@ class Header:
         if num_frames < 1:
             raise damaged("its header does not say how many pictures it holds")
         if num_frames > MAX_FRAMES:
-            raise UnreadableImageError(
-                f"this DICOM file claims {num_frames} pictures, more than the {MAX_FRAMES} allowed"
-            )
+            raise UnreadableImageError(f"this DICOM file claims more than the {MAX_FRAMES} pictures allowed")
         return num_frames
 
 

@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import hashlib
 import os
+import platform
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ from fundusgrade.errors import TrainingError
 # The first process may decode a large data set or grade a validation split while the others wait.
 TIMEOUT = datetime.timedelta(minutes=30)
 _LOST = (
-    "another process of this run ended, or the run was told to stop; what it printed says why. Go on from the last "
-    "whole epoch with the same command and --resume, or let torchrun do so with --max-restarts"
+    "another process of this run ended or took too long, or the run was told to stop; what it printed says why. Go on "
+    "from the last whole epoch with the same command and --resume, or let torchrun do so with --max-restarts"
 )
 
 
@@ -52,7 +53,8 @@ class Team:
         Each picture is with its mirror image in the batch, the one that it may be mixed with: position i and
         count - 1 - i go together, so that flipping a part pairs the same pictures as flipping the whole batch.
         """
-        pairs = torch.arange((count + 1) // 2).tensor_split(self.size)[self.rank]
+        # From the middle outward: a picture that is its own mirror image goes to those who have one pair more.
+        pairs = torch.arange((count + 1) // 2).flip(0).tensor_split(self.size)[self.rank].flip(0)
         partners = count - 1 - pairs
         return torch.cat([pairs, partners[partners != pairs].flip(0)])
 
@@ -77,8 +79,8 @@ class Team:
         digest = torch.frombuffer(bytearray(hashlib.sha256(what.encode()).digest()), dtype=torch.uint8).long()
         if not torch.equal(self.total(digest), digest * self.size):
             raise TrainingError(
-                "the processes of this run do not find the same data set, options and state; give all of them the "
-                "same command, and a FUNDUSGRADE_HOME on a disk that all machines share"
+                "the processes of this run do not find the same data set, options, precision and state; give all of "
+                "them the same command, with --precision, and a FUNDUSGRADE_HOME on a disk that all machines share"
             )
 
 
@@ -92,13 +94,11 @@ def team() -> Team:
     return ALONE
 
 
-def was_restarted() -> bool:
-    """Whether torchrun has started this process again after one of the run had died."""
-    return _num_restarts() > 0
-
-
-def _num_restarts() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+def launch() -> str | None:
+    """What names the launch by torchrun that this process belongs to, also after a restart; None without one."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    # Without an id of its own a launch is known by its agent, which starts all processes of a machine.
+    return f"agent {os.getppid()} of {platform.node()}" if run_id == "none" else run_id
 
 
 @contextlib.contextmanager
@@ -112,24 +112,37 @@ def joined(choice: DeviceChoice) -> Iterator[Team]:
         return
     on_cuda = choice.device.type == "cuda"
     if on_cuda:
-        torch.cuda.set_device(choice.device)
+        torch.cuda.set_device(choice.device.index or 0)
     before = signal.signal(signal.SIGTERM, _end)
     try:
         _meet("nccl" if on_cuda else "gloo")
         yield team()
-    except RuntimeError as error:
+    except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends those that are left; let this one say why
-        if isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error):
+        if isinstance(error, RuntimeError) and _is_lost(error):
             raise TrainingError(_LOST) from error
         raise
     dist.destroy_process_group()
     signal.signal(signal.SIGTERM, before)
 
 
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether it tells of another process: gloo raises plain errors, which only their text tells apart."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+
+
 def _meet(backend: str) -> None:
-    """Find the other processes; torchrun's meeting place still holds the addresses of those that have died."""
+    """Find the other processes.
+
+    On one machine torchrun's meeting place outlives a restart, and still holds the addresses of those that have died:
+    each start meets under a name of its own. Several machines do not count restarts alike; there it must not outlive
+    one (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
+    """
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-    fresh = PrefixStore(f"start {_num_restarts()}", store)
+    num_restarts = (
+        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else ""
+    )
+    fresh = PrefixStore(f"start {num_restarts}", store)
     dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=TIMEOUT)
 
 

@@ -44,6 +44,12 @@ class EventLog:
         self._other.epoch_done(record, is_best)
 
 
+def check_event_log(folder: Path | None) -> None:
+    """Raises TrainingError where events are wanted, but TensorBoard is not installed."""
+    if folder is not None:
+        _summary_writer()
+
+
 @contextlib.contextmanager
 def log_events(
     observer: TrainingObserver, folder: Path | None, name: str, *, resume: bool
@@ -57,17 +63,21 @@ def log_events(
         yield observer
         return
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise TrainingError(
-            "--tensorboard needs a package that is not installed; run pip install 'fundusgrade[tensorboard]', or leave "
-            "the option out"
-        ) from error
-    try:
-        writer = SummaryWriter(str(folder / name), purge_step=None if resume else 1)
+        writer = _summary_writer()(str(folder / name), purge_step=None if resume else 1)
     except OSError as error:
         raise TrainingError(
             f"--tensorboard {folder}: {error.strerror or error}; expected a folder that can be written"
         ) from error
     with writer:
         yield EventLog(writer, observer)
+
+
+def _summary_writer() -> type[SummaryWriter]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TrainingError(
+            "--tensorboard needs a package that is not installed; run pip install 'fundusgrade[tensorboard]', or leave "
+            "the option out"
+        ) from error
+    return SummaryWriter

@@ -127,9 +127,9 @@ class Grader:
         """What decides results beside the photograph, for whoever adds rows to those of an earlier run."""
         return {
             "model": self.name,
-            "weights": self.description.weights_sha256,
+            "description": store.hash_text(self.description.to_json()),  # with the hash of the weights in it
             "device": self.choice.device.type,
-            "precision": self.choice.precision.value,
+            "precision": self.choice.runtime or self.choice.precision.value,
             "batch_size": self.pace.batch_size,
             "require_gradable": self._require_gradable,
             "tta": self._tta,

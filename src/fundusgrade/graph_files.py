@@ -96,7 +96,7 @@ def read_openvino(
         content = json.loads(sidecar)
         del content["sha256"]
         is_whole = sidecar == _sealed_text(content, xml, weights)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         is_whole = False
     if not is_whole:
         raise CheckpointError(

@@ -7,7 +7,6 @@ number of threads may call one graph at the same time, each with a batch of its 
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from fundusgrade.errors import CheckpointError
 from fundusgrade.options import Precision
+from fundusgrade.pace import allowed_cores
 
 PICTURES, OUTPUTS = "pictures", "outputs"
 """Names of a graph's input (B, 3, rows, width), normalized, and of its output (B, n): the head's."""
@@ -79,7 +79,7 @@ def openvino_backbone(xml: bytes, weights: bytes, number_format: str, what: str)
     thread gets a request of its own, as two may not share one; a request takes one stream of one core.
     """
     openvino = optional_package("openvino", "openvino", what)
-    num_streams = min(_MAX_STREAMS, os.cpu_count() or 1)
+    num_streams = min(_MAX_STREAMS, allowed_cores())
     settings = {
         "NUM_STREAMS": num_streams,
         "INFERENCE_NUM_THREADS": num_streams,  # one each

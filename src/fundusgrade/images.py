@@ -42,7 +42,6 @@ __all__ = [
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 """Of pictures as such; `PHOTOGRAPH_SUFFIXES` are those of all files that hold one photograph, or a few."""
 PHOTOGRAPH_SUFFIXES: frozenset[str] = IMAGE_SUFFIXES | DICOM_SUFFIXES
-_HEADER_BYTES = 4 * 1024**2
 _MAX_FILE_BYTES = 2 * 1024**3  # 200 million pixels of four 16-bit channels are 1.6 GB
 
 
@@ -234,7 +233,7 @@ def _may_have_frames(found: FoundImage) -> bool:
 
 def _frames_of(found: FoundImage) -> list[FoundImage]:
     try:
-        with _opened(found, at_most=_HEADER_BYTES) as file:
+        with _opened(found) as file:
             num_frames = count_frames(file) if is_dicom(file) else 1
     except UnreadableImageError:  # to be found again, and said, when it is graded
         return [found]
@@ -244,14 +243,14 @@ def _frames_of(found: FoundImage) -> list[FoundImage]:
 
 
 @contextlib.contextmanager
-def _opened(found: FoundImage, *, at_most: int | None = None) -> Iterator[BinaryIO]:
-    """A file to read a photograph from; of a member of an archive perhaps only its beginning."""
+def _opened(found: FoundImage) -> Iterator[BinaryIO]:
+    """A file to read a photograph from, or the bytes of an archive's member as one."""
     if found.problem is not None:
         raise UnreadableImageError(found.problem)
     try:
         _check_file(found)
         with found.path.open("rb") as file:
-            yield file if found.member is None else io.BytesIO(read_member(file, found.member, at_most=at_most))
+            yield file if found.member is None else io.BytesIO(read_member(file, found.member))
     except FileNotFoundError as error:
         raise UnreadableImageError("the file does not exist; check its name and folder") from error
     except PermissionError as error:

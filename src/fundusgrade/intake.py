@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 
-from fundusgrade.decoding import NO_MEMORY
+from fundusgrade.decoding import NO_MEMORY, in_words
 from fundusgrade.errors import UngradableError, UnreadableImageError
 from fundusgrade.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.images import FoundImage, Picture, read_photograph, reduced
@@ -71,10 +72,10 @@ def take_in(found: Path | FoundImage, recipe: PreprocessRecipe) -> Intake:
         return replace(take_in_picture(decoded.picture, recipe), laterality=decoded.laterality, camera=decoded.camera)
     except MemoryError as error:
         raise UnreadableImageError(NO_MEMORY) from error
-    except cv2.error as error:
-        if error.code != cv2.Error.StsNoMem:
-            raise
-        raise UnreadableImageError(NO_MEMORY) from error
+    except (cv2.error, np.linalg.LinAlgError) as error:  # none is known to get so far, but a run must not end by one
+        has_no_memory = isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
+        reason = NO_MEMORY if has_no_memory else f"it cannot be processed: {in_words(error)}; save it again as a JPEG"
+        raise UnreadableImageError(reason) from error
 
 
 def take_in_picture(photograph: Picture, recipe: PreprocessRecipe) -> Intake:

@@ -244,6 +244,7 @@ def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
             "install the version of timm that described it so"
         ) from error
     patch_px = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    patch_px = (patch_px, patch_px) if isinstance(patch_px, int) else patch_px
     if patch_px and any(side_px % patch for side_px, patch in zip(spec.input_px, patch_px, strict=True)):
         raise WeightsUnavailableError(
             f"{spec.timm_name} cuts pictures into patches of {patch_px[0]} px, which {spec.size_px} px cannot be; "

@@ -93,10 +93,17 @@ def _batch_reason(*, on_cpu: bool) -> str:
     return "a GPU is filled by a large batch"
 
 
+def allowed_cores() -> int:
+    """How many cores this process may use of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _cores() -> tuple[int, str]:
-    """How many cores this process may use, and what says so: a container's share counts, not the whole machine."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota()
+    """How many cores there are for this process, and what says so: a container's share counts, not the machine."""
+    allowed, quota = allowed_cores(), _quota()
+    num_beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if num_beside > 1:
+        return max(1, min(allowed, quota or allowed) // num_beside), f"cores for each of {num_beside} processes"
     if quota is not None and quota < allowed:
         return quota, "core is this container's share" if quota == 1 else "cores are this container's share"
     return allowed, "core may be used" if allowed == 1 else "cores may be used"

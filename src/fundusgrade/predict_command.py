@@ -73,7 +73,8 @@ def predict(
     with PredictionWriter(out, with_ranges=coverage is not None, job=job) as writer:
         _grade_into(writer, grader, chosen)
     _report(writer, out)
-    if writer.num_ungraded:
+    # A launcher takes any other exit code for a crash, and ends the other parts; `merge` says how many are not graded.
+    if writer.num_ungraded and (shard is not None or part is None):
         raise typer.Exit(EXIT_UNGRADED)
 
 
@@ -117,10 +118,10 @@ def _find(photographs: Sequence[Path], list_file: Path | None) -> list[FoundImag
 
 def _read_list(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise StoreError(f"--list {path}: {error.strerror or error}; expected a text file of paths") from error
-    return [Path(line) for line in lines if line.strip()]
+    return [Path(line.removesuffix("\r")) for line in lines if line.strip()]
 
 
 def _job(grader: Grader, found: Sequence[FoundImage], *, resume: bool, overwrite: bool) -> Job:
@@ -145,7 +146,7 @@ def _grade_into(writer: PredictionWriter, grader: Grader, found: Sequence[FoundI
 
 def _report(writer: PredictionWriter, out: Path | None) -> None:
     if writer.was_finished:
-        message("all rows are there already, by this model; leave --resume out to grade again")
+        message("all rows are there already, made alike; leave --resume out to grade again")
     where = f" in {out}" if out else ""
     doubtful = f"; {writer.num_doubtful} of those graded are of doubtful quality" if writer.num_doubtful else ""
     message(f"{writer.num_graded} graded, {writer.num_ungraded} not{where}{doubtful}")

@@ -12,18 +12,20 @@ from rich.console import Console
 from fundusgrade import store
 from fundusgrade.checkpoint import CheckpointDescription, load_checkpoint
 from fundusgrade.dataset import PreparedDataset
-from fundusgrade.decoded import keep_decoded
 from fundusgrade.device import choose_device
-from fundusgrade.distributed import team, was_restarted
+from fundusgrade.distributed import launch, team
 from fundusgrade.errors import TrainingError
-from fundusgrade.event_log import log_events
+from fundusgrade.event_log import check_event_log, log_events
 from fundusgrade.figures import draw_training_curves
 from fundusgrade.hub import short_name
 from fundusgrade.joining import JOINED_BY, open_dataset
+from fundusgrade.kept_pixels import keep_pixels
 from fundusgrade.model_card import model_card
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.progress import TrainingProgress
 from fundusgrade.training import STATE_FILE, TrainOptions, TrainResult, train
+
+_LAUNCH_FILE = "launch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,8 @@ class RunRequest:
 def plan_run(request: RunRequest) -> RunPlan:
     """Find data and a place for the run. Raises TrainingError where it would overwrite what was not given up.
 
-    A run that torchrun starts again, because one of its processes died, goes on from its last whole epoch by itself.
+    A run that torchrun starts again, because one of its processes died, goes on from its last whole epoch by itself:
+    where the state is of the same launch.
     """
     dataset, options, resume, overwrite = request.dataset(), request.options, request.resume, request.overwrite
     if options.fold is not None:
@@ -82,7 +85,7 @@ def plan_run(request: RunRequest) -> RunPlan:
         (directory / STATE_FILE).is_file(),
         (store.model_directory(name) / store.MODEL_FILE).is_file(),
     )
-    resume = resume or (has_state and was_restarted())
+    resume = resume or (has_state and is_of_this_launch(directory))
     if resume and not has_state:
         finished = f"; the model {name!r} in the store is finished" if has_model else ""
         raise TrainingError(f"no unfinished run {name!r} to resume{finished}; start it without --resume")
@@ -115,13 +118,15 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
     """
     us, choice = team(), replace(choose_device(device, precision), compiled=plan.compiled)
     us.wait()  # all have made their plan: from here on, what is in the store changes
+    check_event_log(plan.events)
     if us.is_first:
         if not plan.resume:
             clear_run(plan.directory)
         store.make_folder(plan.directory)
+        mark_launch(plan.directory)
         shared = f", {us.size} processes" if us.size > 1 else ""
         console.print(f"device: {choice.describe()}{shared}", highlight=False, soft_wrap=True)
-        if trouble := keep_decoded(plan.dataset):
+        if trouble := keep_pixels(plan.dataset):
             console.print(trouble, highlight=False, soft_wrap=True)
     us.wait()
     with (
@@ -148,6 +153,20 @@ def _finish(plan: RunPlan, result: TrainResult) -> FinishedRun:
     if not interrupted:
         clear_run(plan.directory)
     return FinishedRun(path=path, summary=_summary(plan, result, best, path), interrupted=interrupted)
+
+
+def mark_launch(directory: Path) -> None:
+    """Write down which launch by torchrun works on a run, if one does."""
+    if (own := launch()) is not None:
+        store.write_atomically(directory / _LAUNCH_FILE, own)
+
+
+def is_of_this_launch(directory: Path) -> bool:
+    """Whether a run was begun, or gone on with, by the launch that this process belongs to."""
+    try:
+        return launch() == (directory / _LAUNCH_FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 def clear_run(directory: Path) -> None:

@@ -13,7 +13,7 @@ from fundusgrade import columnar
 from fundusgrade.errors import StoreError
 from fundusgrade.figures import printable
 from fundusgrade.rows import RowFormat, WrittenRow, csv_header, csv_text, row_format
-from fundusgrade.writing import read_rows
+from fundusgrade.writing import made_by, read_rows
 
 T = TypeVar("T")
 
@@ -57,13 +57,17 @@ def merge_shards(path: Path, names: Sequence[str]) -> int:
     written.
     """
     shards = find_shards(path)
+    if len({made_by(shard.file(path)) for shard in shards}) > 1:
+        raise StoreError(
+            f"the parts of {path} were not made alike, as the .json beside them say; grade all by one model"
+        )
     parts = [_checked(read_rows(shard.file(path)), shard, path, names) for shard in shards]
     rows = (next(parts[place % len(parts)]) for place in range(len(names)))
     temporary = path.with_name(f".{path.name}.merging")
     try:
         num_ungraded = _write(rows, temporary, path, with_ranges=_with_ranges(shards, path))
-        for part in parts:  # each says itself what it has too much
-            assert next(part, None) is None, "checked by the part"
+        for part in parts:
+            next(part, None)  # each says itself what it has too much
         temporary.replace(path)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}; check space and permissions") from error
@@ -134,14 +138,16 @@ def _write(rows: Iterator[WrittenRow], temporary: Path, path: Path, *, with_rang
 
 def _with_ranges(shards: Sequence[Shard], path: Path) -> bool:
     """Whether the parts have ranges of grades, all alike. Raises StoreError where they differ."""
-    found = {_has_ranges(shard.file(path)) for shard in shards}
+    found = {_has_ranges(shard.file(path)) for shard in shards} - {None}
     if len(found) > 1:
         raise StoreError(f"some parts of {path} were graded with --coverage, others not; grade all alike")
-    return found.pop()
+    return True in found
 
 
-def _has_ranges(file: Path) -> bool:
+def _has_ranges(file: Path) -> bool | None:
+    """None where there is no row to tell by."""
     if row_format(file) is RowFormat.CSV:
         with file.open("rb") as stream:
             return stream.readline() == csv_header(with_ranges=True)
-    return any(b'"grade_low"' in row.line for row, _ in zip(read_rows(file), range(1), strict=False))
+    first = next(read_rows(file), None)
+    return None if first is None else b'"grade_low"' in first.line

@@ -28,7 +28,7 @@ from fundusgrade.errors import StoreError
 
 HOME_VARIABLE = "FUNDUSGRADE_HOME"
 DATASET_FILE = "dataset.json"
-# Pictures that training has decoded, kept beside them (`decoded`): no part of the data set.
+# Pictures that training has decoded, kept beside them (`kept_pixels`): no part of the data set.
 PIXELS_FILE = "pixels.cache"
 MODEL_FILE = "model.safetensors"
 MODEL_JSON = "model.json"
@@ -248,7 +248,7 @@ def install_model(directory: Path, name: str) -> Path:
     if not _is_file(directory / MODEL_FILE):
         raise StoreError(f"no {MODEL_FILE} in {directory}: the run is not finished; go on with it by `--resume`")
     files = [directory / file for file in MODEL_FILES if _is_file(directory / file)]
-    with _alone_in(target):
+    with alone_in(target):
         for path in sorted(files, key=lambda path: path.name == MODEL_FILE):
             try:
                 data = path.read_bytes()
@@ -259,7 +259,7 @@ def install_model(directory: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
+def alone_in(directory: Path) -> Iterator[None]:
     """Wait until no other process is in such a block for this folder, or files of two models would be mixed in it.
 
     The lock is the folder's own and ends with its process; systems without such locks do without.

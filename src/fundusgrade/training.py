@@ -122,7 +122,9 @@ def train(
     run, us = _start_run(dataset, options, choice, resume=resume), team()
     if resume:
         load_state(run, directory / STATE_FILE, dataset, options)
-    us.agree(f"{dataset.hash} {options.recorded()} {run.history}")
+    us.agree(
+        f"{dataset.hash} {options.recorded()} {choice.device.type} {choice.precision} {choice.compiled} {run.history}"
+    )
     training, validation = _load_splits(dataset, options, choice, rows=run.network.spec.rows)
     _refuse_small_batches(min(options.batch_size, len(training)), us)
     outcome = "finished"

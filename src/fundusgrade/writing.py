@@ -1,7 +1,7 @@
 """Predictions on their way to a file: row by row, going on where an earlier run was stopped.
 
     out.csv.partial        the rows so far; it becomes out.csv when all are there
-    out.csv.partial.json   by what they were made, so that only the same is added to them
+    out.csv.partial.json   by what they were made, so that only the same is added to them; it becomes out.csv.json
 
 Rows for Parquet wait as JSON lines. A kill at any moment leaves whole rows and at most one that is cut short.
 """
@@ -40,7 +40,7 @@ from fundusgrade.rows import (
 
 PARTIAL = ".partial"
 _KEY = ".json"
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,20 +74,26 @@ class PredictionWriter:
         self.num_doubtful = 0
         self.num_kept = 0
         self.was_finished = False
-        self._format = RowFormat.CSV if path is None else row_format(path) if _becomes_file(path) else RowFormat.CSV
+        streams = path is None or (os.path.lexists(path) and not os.path.isfile(path))  # noqa: PTH113 (never raises)
+        self._format = RowFormat.CSV if path is None or streams else row_format(path)
+        self._partial = None if path is None or streams else path.with_name(path.name + PARTIAL)
         self._with_ranges = with_ranges
         self._job = job
-        self._partial = None if path is None or not _becomes_file(path) else path.with_name(path.name + PARTIAL)
         self._stream: BinaryIO | None = None
 
     def __enter__(self) -> PredictionWriter:
         if self._format is RowFormat.PARQUET:
             columnar.check_parquet()
-        if self._partial is not None and self._job is not None:
-            self._take_over(self._partial, self._job)
-        if self.path is not None and not self.was_finished:
-            with self._write_errors():
-                self._stream = self._open(self.path)
+        with self._write_errors():
+            if self._partial is not None and self._is_finished(self._partial):
+                self.was_finished = True
+                return self
+            if self._partial is not None:
+                self._claim(self._partial)
+            elif (
+                self.path is not None
+            ):  # a device or a pipe is written to: a file renamed into its place would remove it
+                self._stream = self.path.open("wb")
         if self._format is RowFormat.CSV and not self.num_kept:
             self._write(csv_header(with_ranges=self._with_ranges))
         return self
@@ -113,48 +119,59 @@ class PredictionWriter:
         with self._write_errors():
             self._finish(self.path)
 
-    def _take_over(self, partial: Path, job: Job) -> None:
-        """Count the rows that an earlier run left, and cut the file behind the last that is kept."""
-        if not partial.is_file():
-            self.was_finished = job.resume and self._is_finished(job)
-            return
-        with self._write_errors(), partial.open("r+b") as file:
-            _lock(file, partial)
-            start = len(csv_header(with_ranges=self._with_ranges)) if self._format is RowFormat.CSV else 0
-            if not job.resume:
-                self._refuse_to_lose(file, partial, job, start)
-                return
-            _check_made_by(partial, job)
+    def _claim(self, partial: Path) -> None:
+        """Hold the partial file for this process alone, from before it is looked at until it has its name."""
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = _open_alone(partial)
+        try:
+            size = self._take_over(self._stream, partial, self._job) if self._job is not None else 0
+            self._stream.seek(size)
+            self._stream.truncate()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _take_over(self, file: BinaryIO, partial: Path, job: Job) -> int:
+        """Count the rows of an earlier run that are kept; returns how many bytes of the file they take, with header."""
+        header = file.readline() if self._format is RowFormat.CSV else b""
+        start = file.tell()
+        has_rows = next(self._rows(file), None) is not None
+        if has_rows and not job.resume and not job.overwrite:
+            raise StoreError(
+                f"{partial} holds the rows of a run that was stopped; add --resume to go on with it or --overwrite to "
+                "start again"
+            )
+        kept: list[_Counted] = []
+        if has_rows and job.resume:
+            _check_made_by(_key_file(partial), job)
             file.seek(start)
             rows = list(_matching(self._rows(file), job, partial, is_csv=self._format is RowFormat.CSV))
-            complete = len(rows) == len(job.names)
-            kept = rows if complete else rows[: len(rows) // job.batch_size * job.batch_size]
-            self._keep(kept)
-            file.truncate(start + sum(row.num_bytes for row in kept) if kept else 0)
+            kept = rows if len(rows) == len(job.names) else rows[: len(rows) // job.batch_size * job.batch_size]
+        if not kept:
+            store.write_atomically(_key_file(partial), json.dumps(job.made_by, indent=2) + "\n")
+            return 0
+        self._keep(kept)
+        return len(header) + sum(row.num_bytes for row in kept)
 
     def _keep(self, rows: Sequence[_Counted]) -> None:
         self.num_kept = len(rows)
         for row in rows:
             self._count(is_graded=row.is_graded, is_doubtful=row.is_doubtful)
 
-    def _refuse_to_lose(self, file: BinaryIO, partial: Path, job: Job, start: int) -> None:
-        file.seek(start)
-        if not job.overwrite and next(self._rows(file), None) is not None:
-            raise StoreError(
-                f"{partial} holds the rows of a run that was stopped; add --resume to go on with it or --overwrite to "
-                "start again"
-            )
-
-    def _is_finished(self, job: Job) -> bool:
-        """Whether the file is there, with a row by this model for each photograph; its rows are counted then."""
-        assert self.path is not None, "standard output is never finished"
-        if not self.path.is_file():
+    def _is_finished(self, partial: Path) -> bool:
+        """Whether a run that is to be resumed has ended: a row for each photograph, made alike, which are counted."""
+        path, job = self.path, self._job
+        if job is None or not job.resume or path is None or partial.is_file() or not path.is_file():
             return False
-        model, is_csv = printable(str(job.made_by.get("model", ""))), self._format is RowFormat.CSV
+        _check_made_by(_key_file(path), job)
+        is_csv = self._format is RowFormat.CSV
         rows: list[_Counted] = []
-        for row, name in itertools.zip_longest(read_rows(self.path), job.names):
-            if row is None or name is None or row.image != _name_in_row(name, is_csv=is_csv) or row.model != model:
-                return False
+        for row, name in itertools.zip_longest(read_rows(path), job.names):
+            if row is None or name is None or row.image != _name_in_row(name, is_csv=is_csv):
+                raise StoreError(
+                    f"{path} is finished, but holds other photographs' rows; give the same photographs, or leave "
+                    "--resume out to replace it"
+                )
             rows.append(_Counted.of(row))
         self._keep(rows)
         return True
@@ -166,21 +183,6 @@ class PredictionWriter:
         self.num_graded += is_graded
         self.num_ungraded += not is_graded
         self.num_doubtful += is_graded and is_doubtful
-
-    def _open(self, path: Path) -> BinaryIO:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if self._partial is None:  # a device or a pipe is written to: a file renamed into its place would remove it
-            return path.open("wb")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.num_kept and self._job is not None:
-            made_by = json.dumps(self._job.made_by, indent=2) + "\n"
-            store.write_atomically(_key_file(self._partial), made_by)
-        stream = self._partial.open("ab")
-        _lock(stream, self._partial)
-        if not self.num_kept:
-            stream.truncate(0)
-        return stream
 
     def _write(self, line: bytes) -> None:
         if self.path is None:
@@ -200,15 +202,15 @@ class PredictionWriter:
             self._stream.close()
             return
         os.fsync(self._stream.fileno())
+        if self._job is not None:
+            store.write_atomically(_key_file(path), json.dumps(self._job.made_by, indent=2) + "\n")
         if self._format is RowFormat.PARQUET:
-            whole = path.with_name(f".{path.name}{PARTIAL}")
-            columnar.parquet_from_json(self._partial, whole, with_ranges=self._with_ranges)
-            whole.replace(path)
+            columnar.parquet_from_json(self._partial, path, with_ranges=self._with_ranges)
             self._partial.unlink()
         else:
             self._partial.replace(path)
-        self._stream.close()
         _key_file(self._partial).unlink(missing_ok=True)
+        self._stream.close()
 
     def _abandon(self) -> None:
         # Closing writes what is buffered, which fails once more on a full disk.
@@ -273,26 +275,47 @@ def _name_in_row(name: str, *, is_csv: bool) -> str:
     return csv_text(name) if is_csv else printable(name)
 
 
-def _check_made_by(partial: Path, job: Job) -> None:
+def _check_made_by(key: Path, job: Job) -> None:
+    """Raises StoreError where the rows that a key file stands beside were made otherwise than the job's."""
     try:
-        before = json.loads(_key_file(partial).read_text(encoding="utf-8"))
+        before = json.loads(key.read_text(encoding="utf-8"))
         asked = job.made_by.items()
         different = [f"{name} was {before.get(name)}, is {value}" for name, value in asked if before.get(name) != value]
     except (OSError, ValueError, AttributeError):
         different = ["what they were made by is not known"]
     if different:
         raise StoreError(
-            f"the rows in {partial} were made otherwise: {'; '.join(different)}; give the same options to go on, or "
-            "start again with --overwrite, without --resume"
+            f"the rows in {key.with_suffix('')} were made otherwise: {'; '.join(different)}; give the same options to "
+            "go on, or start again with --overwrite, without --resume"
         )
 
 
-def _key_file(partial: Path) -> Path:
-    return partial.with_name(partial.name + _KEY)
+def made_by(path: Path) -> str:
+    """By what the rows of a finished file were made, as text; empty where that is not known."""
+    try:
+        return _key_file(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
-def _becomes_file(path: Path) -> bool:
-    return path.is_file() or not path.exists()
+def _key_file(path: Path) -> Path:
+    return path.with_name(path.name + _KEY)
+
+
+def _open_alone(path: Path) -> BinaryIO:
+    """Open a file to read and write, held by this process alone. Raises StoreError where another holds it, OSError."""
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            _lock(file, path)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:  # whoever held it was done with it, and renamed it
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

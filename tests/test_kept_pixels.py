@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from fundusgrade import decoded, store
+from fundusgrade import kept_pixels, store
 from fundusgrade.batches import load_pictures
 from fundusgrade.dataset import PreparedDataset, load_dataset
-from fundusgrade.decoded import decode, keep_decoded
 from fundusgrade.errors import DatasetError
 from fundusgrade.images import read_image, write_image
 from fundusgrade.joining import join_datasets
+from fundusgrade.kept_pixels import keep_pixels, load_pixels
 from tests.prepared import prepared_dataset, write_manifest
 
 
@@ -34,32 +34,32 @@ def refuse_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("decoded although it is kept")
 
-    monkeypatch.setattr(decoded, "read_image", refuse)
+    monkeypatch.setattr(kept_pixels, "read_image", refuse)
 
 
 def test_kept_pictures_are_those_decoded_for_any_split(toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     fold = toy.with_fold(2)
     expected = [pixels_of(toy, "train"), pixels_of(toy, "validation"), pixels_of(fold, "test")]
-    assert keep_decoded(toy) is None
+    assert keep_pixels(toy) is None
     refuse_decoding(monkeypatch)
-    assert keep_decoded(toy) is None, "kept already"
+    assert keep_pixels(toy) is None, "kept already"
     found = [pixels_of(toy, "train"), pixels_of(toy, "validation"), pixels_of(fold, "test")]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert isinstance(decode(toy, toy.graded_rows("train")).pixels, np.memmap)
+    assert isinstance(load_pixels(toy, toy.graded_rows("train")).pixels, np.memmap)
     with pytest.raises(AssertionError, match="although it is kept"):
         pixels_of(prepared_dataset(toy.directory.with_name("other")), "train")
 
 
 def test_no_trace_of_it_in_the_size_of_the_data_set(toy: PreparedDataset) -> None:
     (before,) = store.list_datasets()
-    keep_decoded(toy)
+    keep_pixels(toy)
     assert store.list_datasets() == [before]
     assert (toy.directory / store.PIXELS_FILE).stat().st_size == 18 * 3 * 32 * 32 + 32
 
 
 @pytest.mark.parametrize("same_size", [True, False])
 def test_a_picture_that_changed_is_decoded_again(toy: PreparedDataset, same_size: bool) -> None:
-    keep_decoded(toy)
+    keep_pixels(toy)
     row = toy.graded_rows("train")[3]
     path = toy.directory / row.image
     picture = read_image(path)
@@ -71,18 +71,18 @@ def test_a_picture_that_changed_is_decoded_again(toy: PreparedDataset, same_size
     else:
         write_image(path, 255 - picture)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copying program may set it
-    assert not isinstance(decode(toy, toy.graded_rows("validation")).pixels, np.memmap)
+    assert not isinstance(load_pixels(toy, toy.graded_rows("validation")).pixels, np.memmap)
     if not same_size:
         assert np.array_equal(pixels_of(toy, "train")[3].permute(1, 2, 0).numpy(), 255 - picture)
-        assert keep_decoded(toy) is None
+        assert keep_pixels(toy) is None
         assert np.array_equal(pixels_of(toy, "train")[3].permute(1, 2, 0).numpy(), 255 - picture)
 
 
 def test_another_manifest_makes_it_stale(toy: PreparedDataset) -> None:
-    keep_decoded(toy)
+    keep_pixels(toy)
     write_manifest(toy.directory, [replace(toy.rows[1], split="validation"), toy.rows[0], *toy.rows[2:]])
     changed = load_dataset(toy.directory)
-    assert not isinstance(decode(changed, changed.graded_rows("train")).pixels, np.memmap)
+    assert not isinstance(load_pixels(changed, changed.graded_rows("train")).pixels, np.memmap)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_another_manifest_makes_it_stale(toy: PreparedDataset) -> None:
 )
 def test_a_damaged_file_is_not_used(toy: PreparedDataset, damage: object) -> None:
     expected = pixels_of(toy, "train")
-    keep_decoded(toy)
+    keep_pixels(toy)
     path = toy.directory / store.PIXELS_FILE
     path.write_bytes(damage(path.read_bytes()))
     assert torch.equal(pixels_of(toy, "train"), expected)
-    assert not isinstance(decode(toy, toy.graded_rows("train")).pixels, np.memmap)
+    assert not isinstance(load_pixels(toy, toy.graded_rows("train")).pixels, np.memmap)
 
 
 def test_joined_data_sets_use_the_files_of_their_parts(
@@ -103,9 +103,9 @@ def test_joined_data_sets_use_the_files_of_their_parts(
     other = prepared_dataset(home / "datasets" / "other", num_train=13, num_validation=5, seed=5)
     both = join_datasets([toy, other])
     expected = pixels_of(both, "train")
-    keep_decoded(other)
+    keep_pixels(other)
     assert torch.equal(pixels_of(both, "train"), expected)
-    assert keep_decoded(both) is None
+    assert keep_pixels(both) is None
     refuse_decoding(monkeypatch)
     assert torch.equal(pixels_of(both, "train"), expected)
     assert not (both.directory / store.PIXELS_FILE).exists()
@@ -117,8 +117,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(toy: PreparedDataset, monkeypatc
 
     before = sorted(toy.directory.iterdir())
     monkeypatch.setattr("os.fsync", full)
-    assert "are not kept for the next run (cannot write" in (keep_decoded(toy) or "")
-    assert "No space left" in (keep_decoded(toy) or "")
+    assert "are not kept for the next run (cannot write" in (keep_pixels(toy) or "")
+    assert "No space left" in (keep_pixels(toy) or "")
     assert sorted(toy.directory.iterdir()) == before
     assert len(pixels_of(toy, "train")) == 13
 
@@ -126,7 +126,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(toy: PreparedDataset, monkeypatc
 def test_a_picture_that_is_missing_is_told_only_by_who_needs_it(toy: PreparedDataset) -> None:
     row = toy.graded_rows("validation")[0]
     (toy.directory / row.image).unlink()
-    assert row.image in (keep_decoded(toy) or "")
+    assert row.image in (keep_pixels(toy) or "")
     assert len(pixels_of(toy, "train")) == 13
     with pytest.raises(DatasetError, match=row.image):
         pixels_of(toy, "validation")

@@ -1,4 +1,4 @@
-"""The pictures of a prepared data set decoded once and kept as one file of pixels, which processes share in memory.
+"""The pictures of a prepared data set decoded once and kept as one file of pixels, mapped into memory.
 
 The file ends with a key of the manifest and of the picture files (name, size, times of change), so that a stale one is
 never used. It is made again whenever that is so, and may be deleted.
@@ -7,6 +7,7 @@ never used. It is made again whenever that is so, and may be deleted.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,19 +21,21 @@ from fundusgrade.dataset import ManifestRow, PreparedDataset
 from fundusgrade.errors import DatasetError, StoreError, UnreadableImageError
 from fundusgrade.images import read_image
 
+_FORMAT = 1
+_LARGEST_SHARE = 0.5  # a run must still find room for its own state
 _THREADS = 4
 _AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decoded:
+class KeptPixels:
     """Pictures in memory, perhaps a file's: `pixels` (M, 3, S, S) uint8, `positions` (N,) of the N that were wanted."""
 
     pixels: NDArray[np.uint8]
     positions: NDArray[np.int64]
 
 
-def keep_decoded(dataset: PreparedDataset) -> str | None:
+def keep_pixels(dataset: PreparedDataset) -> str | None:
     """Write the file of pixels where there is no valid one; where that cannot be done, the reason in words.
 
     Several processes may do so at once.
@@ -40,13 +43,14 @@ def keep_decoded(dataset: PreparedDataset) -> str | None:
     try:
         for part in _parts(dataset):
             if _kept(part) is None:
-                _write(part)
+                with store.alone_in(part.directory):
+                    _write(part)
     except (StoreError, DatasetError) as error:
         return f"decoded pictures are not kept for the next run ({error})"
     return None
 
 
-def decode(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Decoded:
+def load_pixels(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> KeptPixels:
     """Pictures of these rows: from the kept file where there is a valid one, else decoded into memory.
 
     Raises DatasetError where a picture cannot be read or is of another size.
@@ -60,7 +64,7 @@ def decode(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Decoded:
     }
     if not dataset.parts and kept:
         positions = np.array([places[_path(dataset, row)][1] for row in rows], np.int64)
-        return Decoded(pixels=kept[dataset.name], positions=positions)
+        return KeptPixels(pixels=kept[dataset.name], positions=positions)
 
     def load(row: ManifestRow) -> NDArray[np.uint8]:
         name, position = places.get(_path(dataset, row), ("", 0))
@@ -69,7 +73,7 @@ def decode(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Decoded:
     side_px = dataset.recipe.size_px
     pixels = np.empty((len(rows), 3, side_px, side_px), np.uint8)
     _each(load, rows, lambda number, picture: pixels.__setitem__(number, picture))
-    return Decoded(pixels=pixels, positions=np.arange(len(rows)))
+    return KeptPixels(pixels=pixels, positions=np.arange(len(rows)))
 
 
 def _parts(dataset: PreparedDataset) -> tuple[PreparedDataset, ...]:
@@ -130,6 +134,14 @@ def _kept(dataset: PreparedDataset) -> NDArray[np.uint8] | None:
 
 
 def _write(dataset: PreparedDataset) -> None:
+    """Write the file, unless another process did so meanwhile. Raises StoreError, DatasetError where it cannot be."""
+    if _kept(dataset) is not None:
+        return
+    for left in dataset.directory.glob(f".{store.PIXELS_FILE}.*"):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    num_bytes = len(_pictured(dataset)) * 3 * dataset.recipe.size_px**2
+    if num_bytes > shutil.disk_usage(dataset.directory).free * _LARGEST_SHARE:
+        raise StoreError(f"they take {num_bytes / 1e9:.1f} GB, more than half of what is free on the disk")
     try:
         key = _key(dataset)
     except OSError as error:
@@ -140,7 +152,7 @@ def _write(dataset: PreparedDataset) -> None:
 
 
 def _key(dataset: PreparedDataset) -> bytes:
-    digest = hashlib.sha256(f"{dataset.hash} {dataset.recipe.size_px}".encode())
+    digest = hashlib.sha256(f"{_FORMAT} {dataset.hash} {dataset.recipe.size_px}".encode())
     for row in _pictured(dataset):
         status = _path(dataset, row).stat()
         digest.update(f"{row.image} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode())
