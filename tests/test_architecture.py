@@ -23,7 +23,7 @@ kept_pixels hub device distributed pace heads losses model checkpoint graphs gra
 degrading batches calibration run_state training
 targets layers integrated rollout explain tiling grading explaining
 perturbation randomization faithfulness examination interventions evaluating
-figures rows columnar writing sharding report model_card
+rows columnar writing sharding figures report model_card
 markup charts report_context page_style checklist
 score_sections trust_sections comparison_sections html_report describing
 explanation_files findings_report progress event_log runs cross_validation

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from fundusgrade.explaining import Explanations
-from fundusgrade.figures import draw_explanations, printable
+from fundusgrade.figures import draw_explanations
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.grading import Explanation
-from fundusgrade.images import FoundImage
+from fundusgrade.images import FoundImage, printable
 from fundusgrade.lesions import LESION_NAMES, read_lesions
 from fundusgrade.markup import Html, element, escaped, joined, paragraph, table
 from fundusgrade.overlay import MarkedRegion

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fundusgrade.audit import CONTROL, LESIONS, Audit
 from fundusgrade.errors import MetricsError
 from fundusgrade.grades import GRADE_LABELS, NUM_GRADES, RESEARCH_USE
+from fundusgrade.images import printable
 from fundusgrade.overlay import MarkedRegion
 from fundusgrade.panels import Panel, PanelRow, draw_explanation
 from fundusgrade.store import write_atomically
@@ -77,11 +78,6 @@ def _explanation_panel(explanation: Explanation) -> Panel:
         f"evidence for: {explanation.target.name}{scores}; {explanation.options.describe()}"
     )
     return Panel(title=printable(prediction.model), subtitle=subtitle, heat=explanation.heat)
-
-
-def printable(text: str) -> str:
-    """Text with the undecodable bytes of file names, which Python keeps as lone surrogates, written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _score(value: float | None) -> str:

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from fundusgrade.comparison import p_value
 from fundusgrade.decoys import is_decoy
-from fundusgrade.figures import printable
 from fundusgrade.findings import Difference, Finding, Findings
 from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.images import printable
 from fundusgrade.resampling import Estimate
 from fundusgrade.store import name_from, write_atomically
 

@@ -33,6 +33,7 @@ __all__ = [
     "halved",
     "hash_file",
     "jpeg_quantization",
+    "printable",
     "read_image",
     "read_photograph",
     "reduced",
@@ -137,6 +138,11 @@ def find_files(arguments: Sequence[Path], *, archives: bool = False) -> list[Fou
             key = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 (Path.resolve fails on loops)
             found.setdefault(key, FoundImage(path=path, name=path.as_posix()))
     return list(found.values())
+
+
+def printable(text: str) -> str:
+    """Text with the undecodable bytes of file names, which Python keeps as lone surrogates, written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def hash_file(path: Path) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from fundusgrade.assessment import Estimate
-from fundusgrade.figures import printable
+from fundusgrade.images import printable
 
 UNDEFINED = "undefined"
 # Control characters are not allowed in HTML, and those that turn the direction of writing hide what a name is.

@@ -15,7 +15,7 @@ from rich.text import Text
 from fundusgrade.assessment import Assessment
 from fundusgrade.audit import Audit, InterventionEffect, conclusion
 from fundusgrade.comparison import p_value
-from fundusgrade.figures import ModelEvaluation, draw_audit, draw_confusion_matrices, printable
+from fundusgrade.figures import ModelEvaluation, draw_audit, draw_confusion_matrices
 from fundusgrade.grades import (
     GRADE_LABELS,
     REFERABLE_FROM,
@@ -24,6 +24,7 @@ from fundusgrade.grades import (
     Grade,
     Prediction,
 )
+from fundusgrade.images import printable
 from fundusgrade.predictions import PredictionSet, write_predictions
 from fundusgrade.resampling import Estimate
 from fundusgrade.store import StoredDataset, StoredModel, write_atomically

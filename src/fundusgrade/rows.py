@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fundusgrade.errors import StoreError
-from fundusgrade.figures import printable
 from fundusgrade.grades import NUM_GRADES, Prediction, Ungraded
+from fundusgrade.images import printable
 
 Cell = str | int | float | bool | tuple[str, ...] | None
 """Text, grade, probability, yes or no, reasons, or nothing."""

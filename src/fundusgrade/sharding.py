@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from fundusgrade import columnar
 from fundusgrade.errors import StoreError
-from fundusgrade.figures import printable
+from fundusgrade.images import printable
 from fundusgrade.rows import RowFormat, WrittenRow, csv_header, csv_text, row_format
 from fundusgrade.writing import made_by, read_rows
 

@@ -23,8 +23,8 @@ from typing import BinaryIO
 
 from fundusgrade import columnar, store
 from fundusgrade.errors import StoreError
-from fundusgrade.figures import printable
 from fundusgrade.grades import Prediction, Ungraded
+from fundusgrade.images import printable
 from fundusgrade.rows import (
     RowFormat,
     WrittenRow,
