@@ -90,9 +90,8 @@ class PredictionWriter:
                 return self
             if self._partial is not None:
                 self._claim(self._partial)
-            elif (
-                self.path is not None
-            ):  # a device or a pipe is written to: a file renamed into its place would remove it
+            elif self.path is not None:
+                # A device or a pipe is written to: a file renamed into its place would remove it.
                 self._stream = self.path.open("wb")
         if self._format is RowFormat.CSV and not self.num_kept:
             self._write(csv_header(with_ranges=self._with_ranges))
