@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from fundusgrade import distributed, store
 from fundusgrade.batches import Batch, GradedPictures, training_batches
 from fundusgrade.cli import app
+from fundusgrade.device import DeviceChoice
 from fundusgrade.distributed import ALONE, SharedBatchNorm, Team, share_statistics
 from fundusgrade.errors import TrainingError
 from fundusgrade.losses import graded_loss
-from fundusgrade.options import Head, Loss
+from fundusgrade.options import Head, Loss, Precision
 from fundusgrade.predictions import read_predictions
 from fundusgrade.run_state import RunState
 from fundusgrade.training import _refuse_small_batches
@@ -264,3 +265,17 @@ def test_too_small_batches_are_refused() -> None:
         _refuse_small_batches(5, Team(rank=0, size=3))
     _refuse_small_batches(6, Team(rank=0, size=3))
     _refuse_small_batches(1, ALONE)
+
+
+def test_one_process_of_a_machine_uses_its_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch refuses a device without a number there."""
+    chosen: list[int] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(distributed, "_meet", lambda backend: None)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    for name, number in (("cuda", 0), ("cuda:3", 3)):
+        choice = DeviceChoice(device=torch.device(name), precision=Precision.FLOAT32, reason="test")
+        with distributed.joined(choice):
+            pass
+        assert chosen.pop() == number

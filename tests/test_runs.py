@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from fundusgrade.images import read_image
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.progress import TrainingProgress
 from fundusgrade.run_state import STATE_FILE, EpochRecord, TrainOptions
-from fundusgrade.runs import FinishedRun, RunPlan, RunRequest, plan_run, run_training
+from fundusgrade.runs import FinishedRun, RunPlan, RunRequest, mark_launch, plan_run, run_training
 from tests.prepared import prepared_dataset
 
 QUICK = TrainOptions(arch="cnn", epochs=2, batch_size=8)
@@ -223,3 +224,25 @@ def test_progress_shows_a_row_for_each_epoch(is_terminal: bool) -> None:
 
 def _killed(*args: object) -> None:
     raise SystemExit(9)
+
+
+def test_a_launch_goes_on_by_itself_only_with_its_own_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = store.run_directory("net")
+    store.write_atomically(directory / STATE_FILE, b"state")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")
+    with pytest.raises(TrainingError, match="--resume to go on or --overwrite"):
+        plan(name="net")
+    assert not plan(name="net", overwrite=True).resume
+    mark_launch(directory)
+    assert plan(name="net").resume
+    assert plan(name="net", overwrite=True).resume, "this launch has given the old run up already"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 8")
+    with pytest.raises(TrainingError, match="--resume to go on or --overwrite"):
+        plan(name="net")
+    # Without an id of its own a launch is known by the agent that starts its processes.
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    mark_launch(directory)
+    assert plan(name="net").resume
+    monkeypatch.setattr(os, "getppid", lambda: -1)
+    with pytest.raises(TrainingError, match="--resume to go on or --overwrite"):
+        plan(name="net")
