@@ -45,6 +45,14 @@ def test_a_container_gets_its_share_of_the_machine(
         assert reason in chosen.describe()
 
 
+def test_processes_of_a_launch_share_the_cores(cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    chosen = choose_pace(CPU, size_px=224)
+    assert (chosen.num_workers, "12 cores for each of 8 processes" in chosen.reason) == (12, True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "96")
+    assert "1 core for each of 96 processes" in choose_pace(CPU, size_px=224).reason
+
+
 def test_a_large_picture_makes_small_batches_on_a_gpu(cores: None) -> None:
     assert choose_pace(CUDA, size_px=224).batch_size == pace.GPU_BATCH
     assert choose_pace(CUDA, size_px=448).batch_size == pace.GPU_BATCH // 4

@@ -103,7 +103,8 @@ def _cores() -> tuple[int, str]:
     allowed, quota = allowed_cores(), _quota()
     num_beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if num_beside > 1:
-        return max(1, min(allowed, quota or allowed) // num_beside), f"cores for each of {num_beside} processes"
+        num_own = max(1, min(allowed, quota or allowed) // num_beside)
+        return num_own, f"{'core' if num_own == 1 else 'cores'} for each of {num_beside} processes"
     if quota is not None and quota < allowed:
         return quota, "core is this container's share" if quota == 1 else "cores are this container's share"
     return allowed, "core may be used" if allowed == 1 else "cores may be used"
