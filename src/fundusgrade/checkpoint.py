@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fundusgrade import __version__, store
+from fundusgrade.dataset import PreparedDataset
 from fundusgrade.errors import CheckpointError, StoreError, WeightsUnavailableError
 from fundusgrade.exposure import MARK_BYTES, Exposure
 from fundusgrade.grades import NUM_GRADES
@@ -51,6 +52,13 @@ class Provenance:
     options: dict[str, object]
     metrics: dict[str, float | int | None]
     versions: dict[str, str]
+
+    def dealt(self, dataset: PreparedDataset) -> PreparedDataset:
+        """The data set as it was dealt when the model was trained: a fold has splits of its own."""
+        fold, num_folds = self.options.get("fold"), self.options.get("num_folds")
+        if isinstance(fold, int) and isinstance(num_folds, int):
+            return dataset.with_fold(fold, num_folds)
+        return dataset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

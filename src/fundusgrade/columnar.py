@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,13 @@ def check_parquet() -> None:
     _pyarrow()
 
 
-def parquet_from_json(source: Path, target: Path, *, with_ranges: bool) -> None:
-    """Turn a file of JSON lines into Parquet, whole or not at all. Raises OSError, StoreError."""
+def write_parquet(lines: Iterable[bytes], target: Path, *, with_ranges: bool) -> None:
+    """Write rows, given as lines of JSON, as a Parquet file, whole or not at all. Raises StoreError."""
     pyarrow, parquet = _pyarrow()
     schema = pyarrow.schema([(name, _type_of(name, pyarrow)) for name in columns_of(with_ranges=with_ranges)])
-    with (
-        source.open("rb") as lines,
-        store.open_atomically(target) as file,
-        parquet.ParquetWriter(file, schema) as writer,
-    ):
-        while group := [json.loads(line) for line in itertools.islice(lines, _GROUP_ROWS)]:
+    waiting = iter(lines)
+    with store.open_atomically(target) as file, parquet.ParquetWriter(file, schema) as writer:
+        while group := [json.loads(line) for line in itertools.islice(waiting, _GROUP_ROWS)]:
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
 

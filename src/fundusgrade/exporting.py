@@ -140,11 +140,8 @@ def _dataset(request: ExportRequest, checkpoint: Checkpoint) -> PreparedDataset:
             f"the data set {dataset.name!r} is {dataset.recipe.describe()}, {description.name} needs "
             f"{description.recipe.describe()}; name another with --data"
         )
-    fold, num_folds = (description.provenance.options.get(key) for key in ("fold", "num_folds"))
     is_own = dataset.hash == description.provenance.data_hash
-    if is_own and isinstance(fold, int) and isinstance(num_folds, int):
-        return dataset.with_fold(fold, num_folds)
-    return dataset
+    return description.provenance.dealt(dataset) if is_own else dataset
 
 
 def _convert(request: ExportRequest, checkpoint: Checkpoint, dataset: PreparedDataset | None) -> _Graph:

@@ -246,21 +246,13 @@ class Grader:
         `fold` is written beside them, for files that hold several networks' predictions.
         """
         own = dataset.hash == self.description.provenance.data_hash and split in ("test", "train")
-        validation = self._chosen_on(dataset).graded_rows("validation") if own else ()
+        validation = self.description.provenance.dealt(dataset).graded_rows("validation") if own else ()
         return PredictionSet(
             model=self.name + (TTA_SUFFIX if self._tta else ""),
             data=dataset.name,
             test=self._predict_rows(dataset, dataset.graded_rows(split), fold),
             validation=self._predict_rows(dataset, validation, fold),
         )
-
-    def _chosen_on(self, dataset: PreparedDataset) -> PreparedDataset:
-        """The data set as it was dealt when the model was trained: a fold has a validation split of its own."""
-        options = self.description.provenance.options
-        fold, num_folds = options.get("fold"), options.get("num_folds")
-        if isinstance(fold, int) and isinstance(num_folds, int):
-            return dataset.with_fold(fold, num_folds)
-        return dataset
 
     def _predict_rows(self, dataset: PreparedDataset, rows: tuple[ManifestRow, ...], fold: int) -> ScoredPhotographs:
         probabilities = self.grade_rows(dataset, rows) if rows else np.zeros((0, NUM_GRADES))

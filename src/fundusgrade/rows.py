@@ -145,8 +145,13 @@ def json_rows(file: BinaryIO) -> Iterator[WrittenRow]:
             return
 
 
-def csv_text(text: str) -> str:
-    """How a text, such as a photograph's name, reads in a CSV cell: no spreadsheet takes it for a formula."""
+def name_in_row(name: str, row_format: RowFormat) -> str:
+    """How a photograph's name reads in a row of this format."""
+    return _harmless(name) if row_format is RowFormat.CSV else printable(name)
+
+
+def _harmless(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
     return _FORMULA_START.sub(r"\1'", printable(text))
 
 
@@ -157,6 +162,6 @@ def _csv_cell(value: Cell) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.{_DECIMALS}f}"
-    text = csv_text("; ".join(value) if isinstance(value, tuple) else str(value))
+    text = _harmless("; ".join(value) if isinstance(value, tuple) else str(value))
     # Quoted by hand: Python 3.11's csv module leaves a carriage return bare where lines end with a line feed.
     return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fundusgrade import columnar
+from fundusgrade import columnar, store
 from fundusgrade.errors import StoreError
-from fundusgrade.images import printable
-from fundusgrade.rows import RowFormat, WrittenRow, csv_header, csv_text, row_format
+from fundusgrade.rows import RowFormat, WrittenRow, csv_header, name_in_row, row_format
 from fundusgrade.writing import made_by, read_rows
 
 T = TypeVar("T")
@@ -62,18 +61,7 @@ def merge_shards(path: Path, names: Sequence[str]) -> int:
             f"the parts of {path} were not made alike, as the .json beside them say; grade all by one model"
         )
     parts = [_checked(read_rows(shard.file(path)), shard, path, names) for shard in shards]
-    rows = (next(parts[place % len(parts)]) for place in range(len(names)))
-    temporary = path.with_name(f".{path.name}.merging")
-    try:
-        num_ungraded = _write(rows, temporary, path, with_ranges=_with_ranges(shards, path))
-        for part in parts:
-            next(part, None)  # each says itself what it has too much
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; check space and permissions") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return num_ungraded
+    return _write(_in_turn(parts, len(names), path), path, with_ranges=_with_ranges(shards, path))
 
 
 def find_shards(path: Path) -> list[Shard]:
@@ -95,44 +83,50 @@ def find_shards(path: Path) -> list[Shard]:
 
 
 def _checked(rows: Iterator[WrittenRow], shard: Shard, path: Path, names: Sequence[str]) -> Iterator[WrittenRow]:
-    """A part's rows, as long as they are those of its photographs, all by one model."""
-    file, place, model = shard.file(path), 0, None
-    is_csv = row_format(path) is RowFormat.CSV
-    expected = shard.of(names)
+    """A part's rows, as long as they are those of its photographs."""
+    file, place, expected = shard.file(path), 0, shard.of(names)
     for row in rows:
         name = expected[place] if place < len(expected) else None
-        if name is None or row.image != (csv_text(name) if is_csv else printable(name)):
+        if name is None or row.image != name_in_row(name, row_format(path)):
             raise StoreError(
                 f"row {place + 1} of {file} is about {row.image!r}, expected {name or 'no more rows'!r}; grade this "
                 "part again, and merge with the photographs that it was made from"
             )
-        if model not in (None, row.model):
-            raise StoreError(f"{file} holds rows by {model} and by {row.model}; grade this part again")
-        place, model = place + 1, row.model
+        place += 1
         yield row
     if place < len(expected):
         raise StoreError(f"{file} ends after {place} of {len(expected)} rows; grade this part again")
 
 
-def _write(rows: Iterator[WrittenRow], temporary: Path, path: Path, *, with_ranges: bool) -> int:
-    """Write rows in the format of `path`; returns how many are not graded."""
-    chosen, num_ungraded, model = row_format(path), 0, None
-    lines = temporary.with_name(f"{temporary.name}.jsonl") if chosen is RowFormat.PARQUET else temporary
-    try:
-        with lines.open("wb") as file:
-            file.write(csv_header(with_ranges=with_ranges) if chosen is RowFormat.CSV else b"")
-            for row in rows:
-                if model not in (None, row.model):
-                    raise StoreError(f"the parts of {path} were graded by {model} and by {row.model}; grade all by one")
-                file.write(row.line)
-                num_ungraded, model = num_ungraded + (not row.is_graded), row.model
-            file.flush()
-            os.fsync(file.fileno())
-        if lines is not temporary:
-            columnar.parquet_from_json(lines, temporary, with_ranges=with_ranges)
-    finally:
-        if lines is not temporary:
-            lines.unlink(missing_ok=True)
+def _in_turn(parts: Sequence[Iterator[WrittenRow]], count: int, path: Path) -> Iterator[WrittenRow]:
+    """The rows of all parts in the order of the whole, all by one model."""
+    model = None
+    for place in range(count):
+        row = next(parts[place % len(parts)])
+        if model not in (None, row.model):
+            raise StoreError(f"the parts of {path} were graded by {model} and by {row.model}; grade all by one")
+        model = row.model
+        yield row
+    for part in parts:
+        next(part, None)  # each says itself what it has too much
+
+
+def _write(rows: Iterator[WrittenRow], path: Path, *, with_ranges: bool) -> int:
+    """Write rows in the format of `path`, whole or not at all; returns how many are not graded."""
+    chosen, num_ungraded = row_format(path), 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal num_ungraded
+        for row in rows:
+            num_ungraded += not row.is_graded
+            yield row.line
+
+    if chosen is RowFormat.PARQUET:
+        columnar.write_parquet(lines(), path, with_ranges=with_ranges)
+        return num_ungraded
+    with store.open_atomically(path) as file:
+        file.write(csv_header(with_ranges=with_ranges) if chosen is RowFormat.CSV else b"")
+        file.writelines(lines())
     return num_ungraded
 
 

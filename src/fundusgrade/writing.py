@@ -24,16 +24,15 @@ from typing import BinaryIO
 from fundusgrade import columnar, store
 from fundusgrade.errors import StoreError
 from fundusgrade.grades import Prediction, Ungraded
-from fundusgrade.images import printable
 from fundusgrade.rows import (
     RowFormat,
     WrittenRow,
     csv_header,
     csv_line,
     csv_rows,
-    csv_text,
     json_line,
     json_rows,
+    name_in_row,
     row_format,
     row_of,
 )
@@ -144,7 +143,7 @@ class PredictionWriter:
         if has_rows and job.resume:
             _check_made_by(_key_file(partial), job)
             file.seek(start)
-            rows = list(_matching(self._rows(file), job, partial, is_csv=self._format is RowFormat.CSV))
+            rows = list(_matching(self._rows(file), job, partial, self._format))
             kept = rows if len(rows) == len(job.names) else rows[: len(rows) // job.batch_size * job.batch_size]
         if not kept:
             store.write_atomically(_key_file(partial), json.dumps(job.made_by, indent=2) + "\n")
@@ -163,10 +162,9 @@ class PredictionWriter:
         if job is None or not job.resume or path is None or partial.is_file() or not path.is_file():
             return False
         _check_made_by(_key_file(path), job)
-        is_csv = self._format is RowFormat.CSV
         rows: list[_Counted] = []
         for row, name in itertools.zip_longest(read_rows(path), job.names):
-            if row is None or name is None or row.image != _name_in_row(name, is_csv=is_csv):
+            if row is None or name is None or row.image != name_in_row(name, self._format):
                 raise StoreError(
                     f"{path} is finished, but holds other photographs' rows; give the same photographs, or leave "
                     "--resume out to replace it"
@@ -204,7 +202,8 @@ class PredictionWriter:
         if self._job is not None:
             store.write_atomically(_key_file(path), json.dumps(self._job.made_by, indent=2) + "\n")
         if self._format is RowFormat.PARQUET:
-            columnar.parquet_from_json(self._partial, path, with_ranges=self._with_ranges)
+            with self._partial.open("rb") as lines:
+                columnar.write_parquet(lines, path, with_ranges=self._with_ranges)
             self._partial.unlink()
         else:
             self._partial.replace(path)
@@ -257,21 +256,17 @@ class _Counted:
         return cls(len(row.line), row.is_graded, row.is_doubtful)
 
 
-def _matching(rows: Iterator[WrittenRow], job: Job, partial: Path, *, is_csv: bool) -> Iterator[_Counted]:
+def _matching(rows: Iterator[WrittenRow], job: Job, partial: Path, row_format: RowFormat) -> Iterator[_Counted]:
     """The rows as long as they are those of the job's photographs. Raises StoreError where they are of others."""
     names = iter(job.names)
     for row in rows:
         expected = next(names, None)
-        if expected is None or row.image != _name_in_row(expected, is_csv=is_csv):
+        if expected is None or row.image != name_in_row(expected, row_format):
             raise StoreError(
                 f"{partial} goes on with {row.image!r} where {expected or 'its end'!r} is expected: these are not the "
                 "photographs that it was begun with; give the same, or start again with --overwrite, without --resume"
             )
         yield _Counted.of(row)
-
-
-def _name_in_row(name: str, *, is_csv: bool) -> str:
-    return csv_text(name) if is_csv else printable(name)
 
 
 def _check_made_by(key: Path, job: Job) -> None:
