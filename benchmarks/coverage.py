@@ -15,10 +15,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.conformal import conformity_scores, grade_sets, score_limit
-from fundusgrade.predictions import ScoredPhotographs
-from fundusgrade.resampling import Resample, of_weights, resample
-from fundusgrade.scores import NamedEstimate, measure_reliability, score_predictions
+from fundusgrade.metrics.bootstrap import Resample, of_weights, resample
+from fundusgrade.metrics.conformal import conformity_scores, grade_sets, score_limit
+from fundusgrade.metrics.predictions import ScoredPhotographs
+from fundusgrade.metrics.reliability import measure_reliability
+from fundusgrade.metrics.scores import NamedEstimate, score_predictions
 
 POPULATION = 200_000
 # Grades 0-4 of 49, 10, 27, 6 and 8 of 100 eyes.

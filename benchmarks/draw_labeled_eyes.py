@@ -18,7 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fundusgrade.images import Picture, write_image
+from fundusgrade.photographs.images import write_image
+from fundusgrade.photographs.pixels import Picture
 from tests.drawn_eyes import paint_lesions, plain_retina
 
 SHARES = (0.45, 0.13, 0.24, 0.08, 0.10)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fundusgrade.assessment import assess
-from fundusgrade.html_report import report_html
-from fundusgrade.predictions import PredictionSet, ScoredPhotographs, read_predictions, write_predictions
-from fundusgrade.report_context import DataDescription, ReportContext
+from fundusgrade.evaluation.assessment import assess
+from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs, read_predictions, write_predictions
+from fundusgrade.reports.html.context import DataDescription, ReportContext
+from fundusgrade.reports.html.page import report_html
 
 NUM_PER_GRADE = (1805, 370, 999, 193, 295)
 

@@ -21,11 +21,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fundusgrade.explain import ExplainOptions
-from fundusgrade.explaining import explain_photograph
-from fundusgrade.explanation_files import draw_figure
-from fundusgrade.grading import Grader
+from fundusgrade.explanation.explainer import explain_photograph
+from fundusgrade.explanation.heat_map import ExplainOptions
+from fundusgrade.grading.grader import Grader
 from fundusgrade.options import Attribution
+from fundusgrade.reports.explanation_pages import draw_figure
 
 SAMPLES = Path(__file__).resolve().parent.parent / "docs" / "samples"
 WIDTH, HEIGHT = 4288, 2848

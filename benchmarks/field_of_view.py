@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import NoRetinaError
-from fundusgrade.field_of_view import FieldOfView, find_field_of_view
-from fundusgrade.images import read_image
+from fundusgrade.photographs.field_of_view import FieldOfView, find_field_of_view
+from fundusgrade.photographs.images import read_image
 
 MIN_ARC_DEGREES = 120
 TOLERANCE = 0.01

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from fundusgrade.explain import ExplainOptions, fits
-from fundusgrade.grading import Grader
-from fundusgrade.intake import open_photograph
-from fundusgrade.lesions import any_lesion, find_lesion_photographs, lesion_coverage, measure_agreement, read_lesions
+from fundusgrade.data.lesion_masks import any_lesion, find_lesion_photographs, read_lesions
+from fundusgrade.evaluation.lesion_agreement import lesion_coverage, measure_agreement
+from fundusgrade.explanation.attribution import fits
+from fundusgrade.explanation.explainer import explain_opened
+from fundusgrade.explanation.heat_map import ExplainOptions
+from fundusgrade.explanation.targets import Target, parse_target
+from fundusgrade.grading.grader import Grader
+from fundusgrade.metrics.bootstrap import estimate, ratio, resample
 from fundusgrade.options import Attribution, Layer
-from fundusgrade.resampling import estimate, ratio, resample
-from fundusgrade.targets import Target, parse_target
+from fundusgrade.photographs.loading import open_photograph
 
 
 def main() -> None:
@@ -51,7 +54,7 @@ def agreements(grader: Grader, folder: Path, options: ExplainOptions) -> Iterato
     """Of each photograph with heat: lift, average precision, and whether the peak lies on a lesion."""
     for found in find_lesion_photographs(folder):
         opened = open_photograph(found.path, grader.recipe)
-        (explanation,) = grader.explain_opened(opened, [options])
+        (explanation,) = explain_opened(grader, opened, [options])
         values, prepared = explanation.heat_map.values, explanation.prepared
         mask = any_lesion(read_lesions(found.path.stem, folder / "masks", opened.photograph.shape))
         coverage = lesion_coverage(mask, prepared.placement, len(values))

@@ -31,11 +31,12 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # stacks of threads are address space
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fundusgrade.decoding import NO_MEMORY
 from fundusgrade.errors import UngradableError
-from fundusgrade.images import find_images, read_image
-from fundusgrade.intake import take_in
-from fundusgrade.preprocess import PreprocessRecipe
+from fundusgrade.photographs.images import read_image
+from fundusgrade.photographs.loading import take_in
+from fundusgrade.photographs.pixels import NO_MEMORY
+from fundusgrade.photographs.recipe import PreprocessRecipe
+from fundusgrade.photographs.sources import find_images
 from tests.mutations import mutant, originals_of
 
 SAMPLES = Path(__file__).resolve().parent.parent / "docs" / "samples"
@@ -215,7 +216,7 @@ def fuzz(
 def grade(passed: Mapping[str, bytes], tally: Tally) -> int:
     """Grade mutants that are pictures by the shipped model; returns how many have a grade."""
     from fundusgrade.grades import Prediction
-    from fundusgrade.grading import Grader
+    from fundusgrade.grading.grader import Grader
 
     grader, num_graded = Grader.load(), 0
     with tempfile.TemporaryDirectory() as folder:

@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import UngradableError
-from fundusgrade.images import Picture, find_images, read_image
-from fundusgrade.intake import take_in_picture
-from fundusgrade.preprocess import PreprocessRecipe
+from fundusgrade.photographs.images import read_image
+from fundusgrade.photographs.loading import take_in_picture
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.recipe import PreprocessRecipe
+from fundusgrade.photographs.sources import find_images
 
 RECIPE = PreprocessRecipe()
 

@@ -33,12 +33,12 @@ import fundusgrade
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.draw_labeled_eyes import SHARES, draw
-from fundusgrade.checkpoint import load_checkpoint
-from fundusgrade.dataset import MANIFEST_FILE, load_dataset
-from fundusgrade.images import read_image, write_image
-from fundusgrade.preparing import RECORDS_FILE
-from fundusgrade.run_state import METRICS_FILE
+from fundusgrade.data.dataset import MANIFEST_FILE, load_dataset
+from fundusgrade.data.prepare_images import RECORDS_FILE
+from fundusgrade.networks.checkpoint import load_checkpoint
+from fundusgrade.photographs.images import read_image, write_image
 from fundusgrade.store import DATASET_FILE, MODEL_FILE, MODEL_JSON
+from fundusgrade.training.history import METRICS_FILE
 
 ARGUMENTS = {
     "preprocess": ["preprocess", "eyes", "--name", "eyes", "--size", "64", "--workers", "2"],

@@ -30,15 +30,17 @@ from torch import Tensor
 
 from fundusgrade.errors import UngradableError
 from fundusgrade.grades import Prediction
-from fundusgrade.grading import Grader
-from fundusgrade.images import FoundImage, find_images, read_image
-from fundusgrade.intake import MIN_DECODED_PX, take_in, take_in_picture
-from fundusgrade.metrics import decide_grades, quadratic_weighted_kappa
-from fundusgrade.model import predict_outputs, scale_pixels, to_pixels, to_probabilities
+from fundusgrade.grading.concurrency import at_work
+from fundusgrade.grading.grader import Grader
+from fundusgrade.grading.writer import PredictionWriter
+from fundusgrade.metrics.classification import decide_grades, quadratic_weighted_kappa
+from fundusgrade.networks.inference import predict_outputs, to_probabilities
+from fundusgrade.networks.pictures import scale_pixels, to_pixels
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.pace import at_work
-from fundusgrade.preprocess import PreprocessRecipe
-from fundusgrade.writing import PredictionWriter
+from fundusgrade.photographs.images import read_image
+from fundusgrade.photographs.loading import MIN_DECODED_PX, take_in, take_in_picture
+from fundusgrade.photographs.recipe import PreprocessRecipe
+from fundusgrade.photographs.sources import FoundImage, find_images
 
 CAMERA_PX = 3500
 TIMM_WORKERS = 2

@@ -22,10 +22,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.field_of_view import find_field_of_view
-from fundusgrade.images import Picture, find_images, read_image
-from fundusgrade.intake import take_in, take_in_picture
-from fundusgrade.preprocess import PreprocessRecipe
+from fundusgrade.photographs.field_of_view import find_field_of_view
+from fundusgrade.photographs.images import read_image
+from fundusgrade.photographs.loading import take_in, take_in_picture
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.recipe import PreprocessRecipe
+from fundusgrade.photographs.sources import find_images
 
 Program = Callable[[Picture], Any]
 

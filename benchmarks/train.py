@@ -17,13 +17,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fundusgrade import training
-from fundusgrade.batches import Batch, training_batches
-from fundusgrade.device import DeviceChoice, choose_device
-from fundusgrade.joining import open_dataset
-from fundusgrade.kept_pixels import keep_pixels
+from fundusgrade.data.join import open_dataset
+from fundusgrade.data.pixel_cache import keep_pixels
+from fundusgrade.networks.device import DeviceChoice, choose_device
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.run_state import TrainOptions
+from fundusgrade.training import loop as training_loop
+from fundusgrade.training.batches import Batch, training_batches
+from fundusgrade.training.options import TrainOptions
 
 ARCHS = ["cnn", "tf_efficientnet_lite0", "resnet50", "vit_small_patch14_dinov2"]
 
@@ -61,8 +61,8 @@ def measure(
     dataset = open_dataset([data])
     keep_pixels(dataset)
     torch.manual_seed(0)
-    run = training._start_run(dataset, options, choice, resume=False)
-    pictures, _ = training._load_splits(dataset, options, choice, rows=run.network.spec.rows)
+    run = training_loop._start_run(dataset, options, choice, resume=False)
+    pictures, _ = training_loop._load_splits(dataset, options, choice, rows=run.network.spec.rows)
     run.network.train()
 
     def endless() -> Iterator[Batch]:
@@ -76,7 +76,7 @@ def measure(
         synchronize(choice)
         started = time.perf_counter()
         for _ in range(num_steps):
-            training._train_step(run, next_batch(), options, choice)
+            loop._train_step(run, next_batch(), options, choice)
         synchronize(choice)
         return num_steps * len(kept.grades) / (time.perf_counter() - started)
 

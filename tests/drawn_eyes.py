@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fundusgrade.field_of_view import find_field_of_view
-from fundusgrade.preprocess import PreprocessedImage, PreprocessRecipe, preprocess
+from fundusgrade.photographs.field_of_view import find_field_of_view
+from fundusgrade.photographs.preprocess import PreprocessedImage, preprocess
+from fundusgrade.photographs.recipe import PreprocessRecipe
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -21,11 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fundusgrade import store
-from fundusgrade.checkpoint import CheckpointDescription, Provenance, save_checkpoint
-from fundusgrade.dataset import PreparedDataset, load_dataset, prepare_dataset
-from fundusgrade.labels import find_samples
-from fundusgrade.model import GradingNetwork, build_network, network_spec, to_tensor
-from fundusgrade.preprocess import Method, PreprocessRecipe
+from fundusgrade.data.dataset import PreparedDataset, load_dataset
+from fundusgrade.data.labels import find_samples
+from fundusgrade.data.prepare import prepare_dataset
+from fundusgrade.networks.build import build_network, network_spec
+from fundusgrade.networks.checkpoint import CheckpointDescription, Provenance, save_checkpoint
+from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.pictures import to_tensor
+from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.drawn_eyes import plain_retina, preprocess_photograph
 
 SIZE_PX = 64

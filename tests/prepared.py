@@ -11,18 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fundusgrade import store
-from fundusgrade.dataset import (
-    FORMAT_VERSION,
-    MANIFEST_FILE,
-    ManifestRow,
-    PreparedDataset,
-    load_dataset,
-    manifest_text,
-)
+from fundusgrade import files, store
+from fundusgrade.data.dataset import FORMAT_VERSION, MANIFEST_FILE, PreparedDataset, load_dataset
+from fundusgrade.data.manifest import ManifestRow, manifest_text
 from fundusgrade.grades import Grade
-from fundusgrade.images import Picture, write_image
-from fundusgrade.preprocess import Method, PreprocessRecipe
+from fundusgrade.photographs.images import write_image
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.drawn_eyes import plain_retina
 
 RECIPE = PreprocessRecipe(method=Method.NATURAL, size_px=32)
@@ -61,7 +56,7 @@ def prepared_dataset(
         rows.append(row)
     write_manifest(directory, rows)
     described = {"format": FORMAT_VERSION, "name": directory.name, "recipe": asdict(recipe), "seed": seed}
-    store.write_atomically(directory / store.DATASET_FILE, json.dumps(described))
+    files.write_atomically(directory / store.DATASET_FILE, json.dumps(described))
     return load_dataset(directory)
 
 
@@ -83,7 +78,7 @@ def _row(number: int, grade: Grade, split: str) -> ManifestRow:
         site=None,
         error=None,
         conflict=False,
-        sha256=store.hash_text(f"{number:04d}.jpg"),
+        sha256=files.hash_text(f"{number:04d}.jpg"),
         fingerprint=None,
     )
 

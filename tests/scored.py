@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fundusgrade.predictions import PredictionSet, ScoredPhotographs
-from fundusgrade.scores import NamedEstimate
+from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
+from fundusgrade.metrics.scores import NamedEstimate
 
 MIX = (0.49, 0.10, 0.27, 0.06, 0.08)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from fundusgrade.cli import app
+from fundusgrade.commands.app import app
 from fundusgrade.grades import RESEARCH_USE
 
 ROOT = Path(__file__).parents[1]

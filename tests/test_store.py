@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from fundusgrade import store
+from fundusgrade import files, store
 from fundusgrade.errors import StoreError
 
 NO_SUCH_NAME = "nobody-made-this"
@@ -30,13 +30,13 @@ def add_dataset(
     name: str, text: str = '{"created": "2024-01-02T03:04:05+00:00", "num_photographs": 7, "hash": "ab"}'
 ) -> Path:
     folder = store.dataset_directory(name)
-    store.write_atomically(folder / store.DATASET_FILE, text)
+    files.write_atomically(folder / store.DATASET_FILE, text)
     return folder
 
 
 def add_model(folder: Path, weights: bytes = b"weights", **described: object) -> Path:
-    store.write_atomically(folder / store.MODEL_FILE, weights)
-    store.write_atomically(folder / store.MODEL_JSON, json.dumps(described))
+    files.write_atomically(folder / store.MODEL_FILE, weights)
+    files.write_atomically(folder / store.MODEL_JSON, json.dumps(described))
     return folder / store.MODEL_FILE
 
 
@@ -52,7 +52,7 @@ def fail(*args: object, **kwargs: object) -> None:
 
 
 def test_the_variable_moves_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(store.HOME_VARIABLE, str(tmp_path / "moved"))
+    monkeypatch.setenv(files.HOME_VARIABLE, str(tmp_path / "moved"))
     assert store.home() == tmp_path / "moved"
     assert store.dataset_directory("a") == tmp_path / "moved" / "datasets" / "a"
     assert store.model_directory("a") == tmp_path / "moved" / "models" / "a"
@@ -61,16 +61,16 @@ def test_the_variable_moves_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_variable_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(store.HOME_VARIABLE, "~/eyes")
+    monkeypatch.setenv(files.HOME_VARIABLE, "~/eyes")
     assert store.home() == Path.home() / "eyes"
 
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_without_the_variable_the_system_decides(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if value is None:
-        monkeypatch.delenv(store.HOME_VARIABLE)
+        monkeypatch.delenv(files.HOME_VARIABLE)
     else:
-        monkeypatch.setenv(store.HOME_VARIABLE, value)
+        monkeypatch.setenv(files.HOME_VARIABLE, value)
     assert store.home() == Path(platformdirs.user_data_dir("fundusgrade", appauthor=False))
 
 
@@ -113,9 +113,9 @@ def test_what_is_no_folder_name_everywhere_is_refused(name: str) -> None:
 
 def test_a_written_file_is_whole_and_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.txt"
-    store.write_atomically(path, "größer")
+    files.write_atomically(path, "größer")
     assert path.read_bytes() == "größer".encode()
-    store.write_atomically(path, b"\x00\xff")
+    files.write_atomically(path, b"\x00\xff")
     assert path.read_bytes() == b"\x00\xff"
     assert names_in(path.parent) == ["file.txt"]
     if sys.platform != "win32":
@@ -127,11 +127,11 @@ def test_a_write_that_fails_midway_leaves_the_old_file_and_nothing_else(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file.txt"
-    store.write_atomically(path, "old")
+    files.write_atomically(path, "old")
     with monkeypatch.context() as patch:
         patch.setattr(*((Path, "replace") if step == "replace" else (os, step)), fail)
         with pytest.raises(StoreError, match=r"cannot write .*file\.txt: No space left on device.*FUNDUSGRADE_HOME"):
-            store.write_atomically(path, "new")
+            files.write_atomically(path, "new")
     assert path.read_text() == "old"
     assert names_in(tmp_path) == ["file.txt"]
 
@@ -142,7 +142,7 @@ def test_an_interrupt_midway_leaves_nothing_and_is_passed_on(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        store.write_atomically(tmp_path / "file.txt", "new")
+        files.write_atomically(tmp_path / "file.txt", "new")
     assert names_in(tmp_path) == []
 
 
@@ -161,14 +161,14 @@ def test_the_bytes_are_on_disk_before_the_name_moves(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(Path, "replace", note_replace)
-    store.write_atomically(tmp_path / "file.txt", "text")
+    files.write_atomically(tmp_path / "file.txt", "text")
     assert steps[:2] == ["fsync", "replace"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot write"):
-        store.write_atomically(tmp_path / "file" / "below.txt", "text")
+        files.write_atomically(tmp_path / "file" / "below.txt", "text")
 
 
 # Data sets
@@ -314,13 +314,13 @@ def test_a_finished_run_is_installed_with_the_weights_last(tmp_path: Path, monke
     for name in (*store.MODEL_FILES, "state.safetensors"):
         (tmp_path / name).write_bytes(name.encode())
     written: list[str] = []
-    write = store.write_atomically
+    write = files.write_atomically
 
     def note(path: Path, data: bytes | str) -> None:
         written.append(path.name)
         write(path, data)
 
-    monkeypatch.setattr(store, "write_atomically", note)
+    monkeypatch.setattr(files, "write_atomically", note)
     installed = store.install_model(tmp_path, "mine")
     assert installed == store.model_directory("mine") / store.MODEL_FILE
     assert written[-1] == store.MODEL_FILE
@@ -338,5 +338,5 @@ def test_a_run_without_weights_is_not_installed(tmp_path: Path) -> None:
 
 
 def test_hashes_and_moments_are_written_the_usual_way() -> None:
-    assert store.hash_text("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert store.now().endswith("+00:00") and len(store.now()) == len("2024-01-02T03:04:05+00:00")
+    assert files.hash_text("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.now().endswith("+00:00") and len(files.now()) == len("2024-01-02T03:04:05+00:00")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import signal
 
-from fundusgrade.cli import main
-from fundusgrade.progress import TrainingProgress
-from fundusgrade.run_state import RunState
+from fundusgrade.commands.app import main
+from fundusgrade.training.observers import TrainingProgress
+from fundusgrade.training.state import RunState
 
 
 def keep_the_last() -> property:

@@ -1,6 +1,6 @@
 """`python -m fundusgrade`."""
 
-from fundusgrade.cli import main
+from fundusgrade.commands.app import main
 
 if __name__ == "__main__":
     main()

@@ -17,6 +17,8 @@
 A message says what happened, to which file or key, what was expected, and what to do about it.
 """
 
+from __future__ import annotations
+
 
 class FundusgradeError(Exception):
     """Base of all errors that a user can cause and mend."""

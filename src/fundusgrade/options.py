@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+NUM_FOLDS = 5
+"""Folds of a cross-validation where no number is given."""
+
 
 class DeviceName(StrEnum):
     """Where to compute."""

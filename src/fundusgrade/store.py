@@ -11,22 +11,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
 import platformdirs
 
 from fundusgrade.errors import StoreError
+from fundusgrade.files import HOME_VARIABLE, alone_in, write_atomically
 
-HOME_VARIABLE = "FUNDUSGRADE_HOME"
 DATASET_FILE = "dataset.json"
 # Pictures that training has decoded, kept beside them (`kept_pixels`): no part of the data set.
 PIXELS_FILE = "pixels.cache"
@@ -120,61 +115,6 @@ def name_from(text: str, otherwise: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or otherwise
 
 
-def now() -> str:
-    """The present moment, UTC, ISO 8601 to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file so that readers see the old one or the whole new one, also after a power cut."""
-    with open_atomically(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-
-
-@contextlib.contextmanager
-def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """The same for a file that is written piece by piece; it is there when the block ends, unless that raised."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; "
-            f"set {HOME_VARIABLE} or --out to a writable place with enough room"
-        ) from error
-
-
-def make_folder(directory: Path) -> None:
-    """Make a folder to write to, and those above it. Raises StoreError where that is not possible."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"cannot make the folder {directory}: {error.strerror or error}; set {HOME_VARIABLE} to a writable place"
-        ) from error
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename durable where the system can; not every system lets a directory be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def shipped_weights() -> Path:
     """The folder of models that come with the package: inside it when installed, beside `src` in a checkout."""
     package = Path(__file__).resolve().parent
@@ -256,28 +196,6 @@ def install_model(directory: Path, name: str) -> Path:
                 raise StoreError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
             write_atomically(target / path.name, data)
     return target / MODEL_FILE
-
-
-@contextlib.contextmanager
-def alone_in(directory: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for this folder, or files of two models would be mixed in it.
-
-    The lock is the folder's own and ends with its process; systems without such locks do without.
-    """
-    with contextlib.ExitStack() as until_then:
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl
-
-            directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(directory, os.O_RDONLY)
-            until_then.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
-def hash_text(text: str) -> str:
-    """SHA-256 of a text, hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _which_dataset(names: list[str]) -> str:

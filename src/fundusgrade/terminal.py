@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from rich.table import Table
+
 
 _WIDE = 400
 
@@ -39,7 +41,7 @@ def show(table: Table) -> None:
 @contextlib.contextmanager
 def counting(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A progress bar for something that reports (done, total)."""
-    from fundusgrade.progress import progress_bar
+    from fundusgrade.terminal import progress_bar
 
     with progress_bar(Console(stderr=True, force_terminal=False) if hidden else console()) as progress:
         task = progress.add_task(what, total=None, rate="")
@@ -59,3 +61,20 @@ def silence_stdout() -> None:
 def command() -> str:
     """The command as it was given, for whoever wants to run it again."""
     return shlex.join(["fundusgrade", *sys.argv[1:]])
+
+
+def progress_bar(console: Console, *, unit: str = "photographs") -> Progress:
+    """A bar with count, rate and time left; it is silent where stderr is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}, {{task.fields[rate]}}"),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        disable=console.quiet or not console.is_terminal,
+        transient=True,
+    )

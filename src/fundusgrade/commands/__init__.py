@@ -1,0 +1,1 @@
+"""The command line: words -> one or two calls of the library."""

@@ -1,0 +1,27 @@
+"""The commands `models` and `datasets`: what is in the store."""
+
+from __future__ import annotations
+
+from fundusgrade.terminal import message, show
+
+
+def list_models() -> None:
+    """List the models of the store and those that ship with the package."""
+    from fundusgrade import store
+    from fundusgrade.reports import tables
+
+    found = store.list_models()
+    show(tables.models_table(found, default=store.DEFAULT_MODEL))
+    if not found:
+        message("no model yet; train one with `fundusgrade train`")
+
+
+def list_datasets() -> None:
+    """List the prepared data sets of the store."""
+    from fundusgrade import store
+    from fundusgrade.reports import tables
+
+    found = store.list_datasets()
+    show(tables.datasets_table(found))
+    if not found:
+        message("no data set yet; make one with `fundusgrade preprocess FOLDER`")

@@ -1,0 +1,47 @@
+"""The contact sheet of a data set: something a person can look at before a network does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fundusgrade.photographs.images import read_image
+from fundusgrade.photographs.pixels import Picture
+
+TILE_PX = 112
+NUM_COLUMNS = 10
+NUM_LINES = 2
+HEADING_PX = 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Pictures that stand together under a title."""
+
+    title: str
+    pictures: tuple[Path, ...]
+
+
+def draw_overview(sections: Sequence[Section]) -> Picture:
+    """A sheet (H, W, 3) with up to two lines of every section's pictures, spread evenly over the section."""
+    sheets = [_draw_section(section) for section in sections if section.pictures]
+    if not sheets:
+        return np.full((TILE_PX, NUM_COLUMNS * TILE_PX, 3), 255, np.uint8)
+    return np.concatenate(sheets, axis=0)
+
+
+def _draw_section(section: Section) -> Picture:
+    num_shown = min(len(section.pictures), NUM_LINES * NUM_COLUMNS)
+    shown = [section.pictures[i * len(section.pictures) // num_shown] for i in range(num_shown)]
+    num_lines = -(-len(shown) // NUM_COLUMNS)
+    sheet = np.full((HEADING_PX + num_lines * TILE_PX, NUM_COLUMNS * TILE_PX, 3), 255, np.uint8)
+    cv2.putText(sheet, section.title, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    for i, path in enumerate(shown):
+        top, left = HEADING_PX + i // NUM_COLUMNS * TILE_PX, i % NUM_COLUMNS * TILE_PX
+        tile = cv2.resize(read_image(path), (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
+        sheet[top : top + TILE_PX, left : left + TILE_PX] = tile
+    return sheet

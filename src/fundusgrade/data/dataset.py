@@ -1,0 +1,115 @@
+"""Labeled photographs -> a prepared data set: canonical pictures, a manifest with leak-safe splits, an overview.
+
+The manifest and `dataset.json` are written last, atomically, when all pictures are there.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fundusgrade import store
+from fundusgrade.data.labels import path_of_source
+from fundusgrade.data.manifest import ManifestRow, manifest_rows_from_text
+from fundusgrade.data.splits import FOLD_FRACTIONS, deal_folds, split_groups
+from fundusgrade.errors import DatasetError
+from fundusgrade.files import hash_text
+from fundusgrade.grades import Grade
+from fundusgrade.options import NUM_FOLDS
+from fundusgrade.photographs.recipe import PreprocessRecipe
+
+MANIFEST_FILE = "manifest.csv"
+OVERVIEW_FILE = "overview.png"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedDataset:
+    """A finished data set on disk; `hash` is that of its manifest, `root` the folder that its photographs came from.
+
+    `parts` are the data sets that were joined to this one, none of an ordinary one.
+    """
+
+    directory: Path
+    name: str
+    recipe: PreprocessRecipe
+    seed: int
+    hash: str
+    rows: tuple[ManifestRow, ...]
+    root: Path | None = None
+    parts: tuple[PreparedDataset, ...] = ()
+
+    def photograph_path(self, row: ManifestRow) -> Path:
+        """Where the photograph of a row lies. Raises DatasetError where the data set does not say so."""
+        for part in self.parts:
+            if part.name == row.origin:
+                return part.photograph_path(replace(row, source=row.source.removeprefix(f"{part.name}/")))
+        if self.root is None:
+            raise DatasetError(
+                f"the data set {self.name!r} does not say where its photographs are; run `fundusgrade preprocess` again"
+            )
+        return path_of_source(self.root, row.source)
+
+    def check_recipe(self, needed: PreprocessRecipe, model: str) -> None:
+        """Raise DatasetError where this data set was prepared otherwise than the training data of a model."""
+        if self.recipe != needed:
+            raise DatasetError(
+                f"the data set {self.name!r} is {self.recipe.describe()}, "
+                f"the model {model!r} needs {needed.describe()}; prepare it again with `fundusgrade preprocess FOLDER --name NAME --method {needed.method.value} "
+                f"--outline {needed.outline.value} --size {needed.size_px}`"
+            )
+
+    def graded_rows(self, split: str | None = None) -> tuple[ManifestRow, ...]:
+        """Rows with a picture and a grade, of one split or of all ("all" or None)."""
+        usable = (row for row in self.rows if row.error is None and row.grade is not None)
+        return tuple(row for row in usable if split in (None, "all", row.split))
+
+    def with_fold(self, fold: int, num_folds: int = NUM_FOLDS) -> PreparedDataset:
+        """The same data set with fold 1..num_folds as its test split, and an eighth of the rest to validate on.
+
+        Folds never separate what belongs together; those of the manifest are used where there are as many. Raises
+        DatasetError for a fold that does not exist.
+        """
+        if not 1 <= fold <= num_folds or num_folds < 2:
+            raise DatasetError(f"there is no fold {fold} of {num_folds}; expected 1 to {num_folds}, of at least 2")
+        rows = self.graded_rows()
+        folds = deal_folds([row.group for row in rows], [_grade_of(row) for row in rows], num_folds, self.seed)
+        rest = [row for row, number in zip(rows, folds, strict=True) if number != fold - 1]
+        parts = split_groups(
+            [row.group for row in rest], [_grade_of(row) for row in rest], FOLD_FRACTIONS, self.seed + 1 + fold
+        )
+        is_validation = {row.source for row, part in zip(rest, parts, strict=True) if part == 1}
+        in_fold = {row.source for row, number in zip(rows, folds, strict=True) if number == fold - 1}
+        splits = {
+            row.source: "test" if row.source in in_fold else "validation" if row.source in is_validation else "train"
+            for row in rows
+        }
+        return replace(self, rows=tuple(replace(row, split=splits.get(row.source)) for row in self.rows))
+
+
+def _grade_of(row: ManifestRow) -> Grade:
+    assert row.grade is not None, "only graded rows are dealt"
+    return row.grade
+
+
+def load_dataset(directory: Path) -> PreparedDataset:
+    """Read a prepared data set. Raises DatasetError where its files are missing or damaged."""
+    try:
+        described = json.loads((directory / store.DATASET_FILE).read_text(encoding="utf-8"))
+        text = (directory / MANIFEST_FILE).read_text(encoding="utf-8")
+        rows = manifest_rows_from_text(text)
+        return PreparedDataset(
+            directory=directory,
+            name=described["name"],
+            recipe=PreprocessRecipe.from_json(described["recipe"]),
+            seed=described["seed"],
+            hash=hash_text(text),
+            rows=rows,
+            root=Path(described["root"]) if described.get("root") else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DatasetError(
+            f"the data set in {directory} cannot be read ({error!r}); make it again with `fundusgrade preprocess`"
+        ) from error

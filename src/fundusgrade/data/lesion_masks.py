@@ -1,0 +1,65 @@
+"""Masks of lesions beside photographs, and how well a heat map agrees with them.
+
+The layout is IDRiD's: images/NAME.jpg, and masks/NAME_MA.png, _HE, _EX, _SE of the photograph's size, white on lesions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.errors import DatasetError
+from fundusgrade.photographs.images import read_image
+from fundusgrade.photographs.sources import FoundImage, find_files
+
+LESION_NAMES = {"MA": "microaneurysms", "HE": "haemorrhages", "EX": "hard exudates", "SE": "soft exudates"}
+"""What the ends of the masks' names stand for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LesionMask:
+    """Where a photograph shows lesions of one kind, one of `LESION_NAMES`: (H, W)."""
+
+    kind: str
+    mask: NDArray[np.bool_]
+
+
+def find_lesion_photographs(folder: Path) -> list[FoundImage]:
+    """Photographs of a folder in IDRiD's layout that have masks. Raises DatasetError where there are none."""
+    found = find_files([folder / "images"]) if (folder / "images").is_dir() else []
+    with_masks = [each for each in found if _mask_paths(each.path.stem, folder / "masks")]
+    if not with_masks:
+        raise DatasetError(f"no photographs with lesion masks in {folder}; expected images/NAME.jpg, masks/NAME_MA.png")
+    return with_masks
+
+
+def read_lesions(name: str, folder: Path, shape: tuple[int, ...]) -> tuple[LesionMask, ...]:
+    """Masks of the photograph NAME in a folder of masks; none where it has none.
+
+    Raises DatasetError where a mask is not of the photograph's size (H, W), given by `shape`.
+    """
+    masks = []
+    for kind, path in _mask_paths(name, folder).items():
+        mask = read_image(path).max(axis=2) > 127
+        if mask.shape != shape[:2]:
+            raise DatasetError(
+                f"{path} has {mask.shape[1]} x {mask.shape[0]} pixels, its photograph {shape[1]} x {shape[0]}; "
+                "give masks of the photograph's pixels"
+            )
+        masks.append(LesionMask(kind=kind, mask=mask))
+    return tuple(masks)
+
+
+def any_lesion(lesions: Sequence[LesionMask]) -> NDArray[np.bool_]:
+    """Where a photograph shows lesions of any kind, (H, W)."""
+    union: NDArray[np.bool_] = np.any([each.mask for each in lesions], axis=0)
+    return union
+
+
+def _mask_paths(name: str, folder: Path) -> dict[str, Path]:
+    paths = {kind: folder / f"{name}_{kind}.png" for kind in LESION_NAMES}
+    return {kind: path for kind, path in paths.items() if path.is_file()}

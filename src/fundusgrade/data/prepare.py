@@ -1,0 +1,171 @@
+"""Prepare a data set: preprocessed images, leak-safe splits, a manifest and a contact sheet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from fundusgrade import __version__, store
+from fundusgrade.data.contact_sheet import Section, draw_overview
+from fundusgrade.data.dataset import FORMAT_VERSION, MANIFEST_FILE, OVERVIEW_FILE, PreparedDataset
+from fundusgrade.data.duplicates import Grouping, Identity, group_photographs
+from fundusgrade.data.labels import Sample, Samples
+from fundusgrade.data.manifest import ManifestRow, manifest_text
+from fundusgrade.data.prepare_images import Record, prepare_photographs
+from fundusgrade.data.splits import SPLIT_FRACTIONS, deal_folds, split_groups
+from fundusgrade.errors import DatasetError
+from fundusgrade.files import hash_text, now, write_atomically
+from fundusgrade.grades import Grade
+from fundusgrade.options import NUM_FOLDS
+from fundusgrade.photographs.images import write_image
+from fundusgrade.photographs.recipe import PreprocessRecipe
+
+
+def prepare_dataset(
+    found: Samples,
+    *,
+    name: str,
+    recipe: PreprocessRecipe,
+    seed: int = 0,
+    num_workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PreparedDataset:
+    """Prepare all photographs in parallel, resume what an earlier run left, and write manifest and overview.
+
+    Unreadable photographs become rows with a reason. Raises DatasetError where a data set of this name was made with
+    another recipe.
+    """
+    directory = store.dataset_directory(name)
+    _refuse_other_recipe(directory, recipe)
+    records = prepare_photographs(
+        found.samples, directory, recipe, num_workers=num_workers or os.cpu_count() or 1, on_progress=on_progress
+    )
+    return _finish(directory, found, records, recipe, seed)
+
+
+def _refuse_other_recipe(directory: Path, recipe: PreprocessRecipe) -> None:
+    """A description that is missing or damaged refuses nothing: its data set has to be made again."""
+    try:
+        described = json.loads((directory / store.DATASET_FILE).read_text(encoding="utf-8"))
+        present = PreprocessRecipe.from_json(described["recipe"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if present != recipe:
+        raise DatasetError(
+            f"the data set {directory.name!r} was made with {present.describe()}, asked for is {recipe.describe()}; "
+            "give the new one a --name of its own"
+        )
+
+
+def _finish(
+    directory: Path, found: Samples, records: Sequence[Record], recipe: PreprocessRecipe, seed: int
+) -> PreparedDataset:
+    samples = {sample.source: sample for sample in found.samples}
+    rows, grouping = _manifest_rows([samples[record.source] for record in records], records, seed)
+    manifest = manifest_text(rows)
+    prepared = PreparedDataset(
+        directory=directory,
+        name=directory.name,
+        recipe=recipe,
+        seed=seed,
+        hash=hash_text(manifest),
+        rows=rows,
+        root=found.root,
+    )
+    write_atomically(directory / MANIFEST_FILE, manifest)
+    write_image(directory / OVERVIEW_FILE, draw_overview(_overview_sections(prepared)))
+    write_atomically(directory / store.DATASET_FILE, _description(prepared, found, grouping))
+    return prepared
+
+
+def _manifest_rows(
+    samples: Sequence[Sample], records: Sequence[Record], seed: int
+) -> tuple[tuple[ManifestRow, ...], Grouping]:
+    identities = [
+        Identity(sha256=record.sha256 or f"missing {i}", fingerprint=record.fingerprint, patient=sample.patient)
+        for i, (sample, record) in enumerate(zip(samples, records, strict=True))
+    ]
+    grouping = group_photographs(identities)
+    grades_of_copies: dict[int, set[Grade]] = {}
+    for sample, copy in zip(samples, grouping.copies, strict=True):
+        grades_of_copies.setdefault(copy, set()).update([] if sample.grade is None else [sample.grade])
+    errors = [record.error or sample.error for sample, record in zip(samples, records, strict=True)]
+    usable = [i for i, error in enumerate(errors) if error is None and samples[i].grade is not None]
+    split, fold = _deal(usable, samples, grouping, seed)
+    rows = tuple(
+        ManifestRow(
+            image=record.image if errors[i] is None else "",
+            source=sample.source,
+            grade=sample.grade,
+            split=split.get(i),
+            fold=fold.get(i),
+            group=grouping.groups[i],
+            patient=sample.patient,
+            eye=sample.eye,
+            site=sample.site,
+            error=errors[i],
+            conflict=len(grades_of_copies[grouping.copies[i]]) > 1,
+            sha256=record.sha256,
+            fingerprint=record.fingerprint,
+            quality=record.quality,
+        )
+        for i, (sample, record) in enumerate(zip(samples, records, strict=True))
+    )
+    return rows, grouping
+
+
+def _deal(
+    usable: Sequence[int], samples: Sequence[Sample], grouping: Grouping, seed: int
+) -> tuple[dict[int, str], dict[int, int]]:
+    """Split name and fold number of every usable photograph."""
+    if not usable:
+        return {}, {}
+    groups = [grouping.groups[i] for i in usable]
+    grades = [grade for i in usable if (grade := samples[i].grade) is not None]
+    parts = split_groups(groups, grades, tuple(SPLIT_FRACTIONS.values()), seed)
+    folds = deal_folds(groups, grades, NUM_FOLDS, seed)
+    names = tuple(SPLIT_FRACTIONS)
+    return {i: names[part] for i, part in zip(usable, parts, strict=True)}, dict(zip(usable, folds, strict=True))
+
+
+def _description(prepared: PreparedDataset, found: Samples, grouping: Grouping) -> str:
+    rows = prepared.rows
+    conflicting = [row for row in rows if row.conflict]
+    described = {
+        "format": FORMAT_VERSION,
+        "name": prepared.name,
+        "created": now(),
+        "fundusgrade": __version__,
+        "layout": found.layout,
+        "root": None if found.root is None else found.root.as_posix(),
+        "recipe": asdict(prepared.recipe),
+        "recipe_key": prepared.recipe.key,
+        "seed": prepared.seed,
+        "hash": prepared.hash,
+        "num_photographs": len(rows),
+        "num_ungraded": sum(row.error is not None for row in rows),
+        "num_flagged": sum(row.quality is not None and not row.quality.gradable for row in rows),
+        "num_unlabeled_left_out": found.num_unlabeled_left_out,
+        "num_per_grade": {str(int(g)): sum(row.grade == g for row in rows) for g in Grade},
+        "num_per_split": dict(sorted(Counter(row.split for row in rows if row.split).items())),
+        "num_exact_duplicate_groups": grouping.num_exact_groups,
+        "num_exact_duplicate_photographs": grouping.num_exact_photographs,
+        "num_duplicate_groups": grouping.num_copy_groups,
+        "num_duplicate_photographs": grouping.num_copy_photographs,
+        "num_conflicting_photographs": len(conflicting),
+    }
+    return json.dumps(described, indent=2) + "\n"
+
+
+def _overview_sections(dataset: PreparedDataset) -> list[Section]:
+    """One for every grade, and one for photographs without."""
+    titles = {grade: "without grade" if grade is None else f"{int(grade)} {grade.label}" for grade in (*Grade, None)}
+    shown = [row for row in dataset.rows if row.error is None]
+    return [
+        Section(title=title, pictures=tuple(dataset.directory / row.image for row in shown if row.grade == grade))
+        for grade, title in titles.items()
+    ]

@@ -1,0 +1,259 @@
+"""Photographs -> canonical pictures on disk: in parallel, and never twice.
+
+Each finished photograph is a line of `records.jsonl`; a later run takes over every line whose photograph (by content
+hash) and recipe are unchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TextIO
+
+import cv2
+
+from fundusgrade.data.duplicates import fingerprint
+from fundusgrade.data.labels import Sample
+from fundusgrade.errors import DatasetError, StoreError, UngradableError
+from fundusgrade.files import HOME_VARIABLE, hash_file
+from fundusgrade.photographs.images import write_image
+from fundusgrade.photographs.loading import Intake, take_in
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.preprocess import preprocess
+from fundusgrade.photographs.quality import Quality
+from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
+
+RECORDS_FILE = "records.jsonl"
+PICTURES_FOLDER = "pictures"
+# One for all data sets, so that copies are recognized, and splits dealt, alike whatever the recipe of the pictures is.
+FINGERPRINT_RECIPE = PreprocessRecipe(method=Method.BEN_GRAHAM, outline=Outline.DISC, size_px=224)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What preparing one photograph gave: a picture, or the reason why there is none; its labels play no part."""
+
+    source: str
+    recipe: str
+    sha256: str
+    image: str
+    fingerprint: str | None
+    error: str | None
+    quality: Quality | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    sample: Sample
+    image: str
+    directory: Path
+    recipe: PreprocessRecipe
+
+
+def prepare_photographs(
+    samples: Sequence[Sample],
+    directory: Path,
+    recipe: PreprocessRecipe,
+    *,
+    num_workers: int,
+    on_progress: Callable[[int, int], None],
+) -> list[Record]:
+    """Prepare what an earlier run has not, below `directory`; one record for each source, in the order of samples.
+
+    Raises StoreError where pictures cannot be written, DatasetError where a worker process is killed.
+    """
+    tasks = _tasks(samples, directory, recipe)
+    known = {record.source: record for record in _read_records(directory / RECORDS_FILE)}
+    todo, records = _sort_out(tasks, known)
+    on_progress(len(records), len(tasks))
+    with _open_journal(directory / RECORDS_FILE) as journal:
+        for record in _run(todo, num_workers):
+            records[record.source] = record
+            _append(journal, record)
+            on_progress(len(records), len(tasks))
+    return [records[task.sample.source] for task in tasks]
+
+
+def _read_records(path: Path) -> Iterator[Record]:
+    """All whole lines; a line that a kill cut short is as if it had not been begun."""
+    if not path.is_file():
+        return
+    for line in path.read_bytes().splitlines():
+        try:
+            fields = json.loads(line)
+            quality = fields.pop("quality")
+            yield Record(**fields, quality=None if quality is None else Quality(**quality))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+
+
+def _open_journal(path: Path) -> TextIO:
+    """Open the records to append to. A line that a kill cut short is ended, or it would swallow the next one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_cut = path.is_file() and not path.read_bytes().endswith(b"\n")
+        journal = path.open("a", encoding="utf-8")
+        journal.write("\n" if is_cut else "")
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; set {HOME_VARIABLE} to a writable place"
+        ) from error
+    return journal
+
+
+def _append(journal: TextIO, record: Record) -> None:
+    try:
+        journal.write(json.dumps(asdict(record)) + "\n")
+        journal.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):  # closing writes what is buffered, which fails once more on a full disk
+            journal.close()
+        raise StoreError(f"cannot write {journal.name}: {error.strerror or error}; make room, and run again") from error
+
+
+def _tasks(samples: Sequence[Sample], directory: Path, recipe: PreprocessRecipe) -> list[_Task]:
+    """One task a photograph; of several rows about one photograph the last counts."""
+    unique = {sample.source: sample for sample in samples}
+    images = _picture_names([source for source, sample in unique.items() if sample.path is not None])
+    return [
+        _Task(sample=sample, image=images.get(source, ""), directory=directory, recipe=recipe)
+        for source, sample in unique.items()
+    ]
+
+
+def _picture_names(sources: Sequence[str]) -> dict[str, str]:
+    """Where each photograph's picture goes: its own path, told apart where two differ only in suffix, case or root."""
+    parts = {source: [part for part in PurePosixPath(source).parts if part.strip("/.")] for source in sources}
+    places = {source: PurePosixPath(PICTURES_FOLDER, *parts[source]) for source in sources}
+    num_with_stem = Counter(str(place.with_suffix("")).casefold() for place in places.values())
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for source, place in places.items():
+        is_alone = num_with_stem[str(place.with_suffix("")).casefold()] == 1
+        name = place.with_suffix(".png") if is_alone else place.with_name(f"{place.name}.png")
+        number = 1
+        while str(name).casefold() in taken:
+            number += 1
+            name = place.with_name(f"{place.name}-{number}.png")
+        taken.add(str(name).casefold())
+        names[source] = name.as_posix()
+    return names
+
+
+def _sort_out(tasks: Sequence[_Task], known: dict[str, Record]) -> tuple[list[_Task], dict[str, Record]]:
+    """Which photographs are still to be prepared, and the records of those that need no work."""
+    todo, records = [], {}
+    for task in tasks:
+        source, record = task.sample.source, known.get(task.sample.source)
+        if task.sample.path is None:
+            records[source] = _failed(task, task.sample.error or "the photograph is missing")
+        elif record is not None and _is_current(task, record):
+            records[source] = record
+        else:
+            todo.append(task)
+    return todo, records
+
+
+def _is_current(task: _Task, record: Record) -> bool:
+    """A record still holds if recipe, picture and the photograph's content are what they were; failures are retried."""
+    if record.error is not None or record.recipe != task.recipe.key or record.image != task.image:
+        return False
+    path = task.sample.path
+    try:
+        return path is not None and (task.directory / task.image).is_file() and hash_file(path) == record.sha256
+    except OSError:
+        return False
+
+
+def _run(tasks: Sequence[_Task], num_workers: int) -> Iterator[Record]:
+    """Prepare photographs in worker processes, in order, with a bounded number under way."""
+    if num_workers <= 1 or len(tasks) < 8:
+        yield from map(prepare_photograph, tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    waiting = iter(tasks)
+    try:
+        with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker) as pool:
+            futures = [pool.submit(prepare_photograph, task) for task in islice(waiting, num_workers * 8)]
+            while futures:
+                yield futures.pop(0).result()
+                futures += [pool.submit(prepare_photograph, task) for task in islice(waiting, 1)]
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "a worker process ended abruptly, most often for want of memory; run the same command again with fewer "
+            "--workers: what is finished is kept"
+        ) from error
+
+
+def _start_worker() -> None:
+    """One thread a worker, and no worker outlives a parent that was killed."""
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def prepare_photograph(task: _Task) -> Record:
+    """Read, preprocess and write one photograph; runs in a worker process and never raises for a bad photograph."""
+    path = task.sample.path
+    assert path is not None, "only samples with a photograph are tasks"
+    sha256 = ""
+    try:
+        sha256 = hash_file(path)
+        intake = take_in(path, task.recipe)
+    except UngradableError as error:
+        return _failed(task, str(error), sha256)
+    except OSError as error:
+        return _failed(task, f"cannot be read: {error.strerror or error}", sha256)
+    _write_picture(task.directory / task.image, intake.prepared.picture)
+    return Record(
+        source=task.sample.source,
+        recipe=task.recipe.key,
+        sha256=sha256,
+        image=task.image,
+        fingerprint=_fingerprint(intake, task.recipe),
+        error=None,
+        quality=intake.quality,
+    )
+
+
+def _fingerprint(intake: Intake, recipe: PreprocessRecipe) -> str:
+    prepared = intake.prepared
+    if recipe != FINGERPRINT_RECIPE:
+        prepared = preprocess(intake.photograph, prepared.field_of_view, FINGERPRINT_RECIPE)
+    return fingerprint(prepared.picture, prepared.mask)
+
+
+def _write_picture(path: Path, picture: Picture) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {path.parent}: {error.strerror or error}; check space") from error
+    write_image(path, picture)
+
+
+def _failed(task: _Task, reason: str, sha256: str = "") -> Record:
+    return Record(
+        source=task.sample.source,
+        recipe=task.recipe.key,
+        sha256=sha256,
+        image="",
+        fingerprint=None,
+        error=reason,
+        quality=None,
+    )

@@ -1,0 +1,261 @@
+"""Everything that is said about one or more models on one set of photographs, as plain values ready to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.errors import MetricsError
+from fundusgrade.grades import REFERABLE_FROM
+from fundusgrade.metrics.auc import weighted_aucs
+from fundusgrade.metrics.bootstrap import Estimate, Resample, estimate, resample
+from fundusgrade.metrics.classification import Evaluation, evaluate_predictions
+from fundusgrade.metrics.comparison import PairedComparison, compare_all
+from fundusgrade.metrics.conformal import SetCoverage, measure_sets
+from fundusgrade.metrics.operating_points import (
+    DecisionCurve,
+    OperatingPoint,
+    RiskCoverage,
+    draw_decision_curves,
+    measure_operating_points,
+    measure_risk_coverage,
+)
+from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
+from fundusgrade.metrics.reliability import Reliability, measure_reliability
+from fundusgrade.metrics.scores import (
+    NamedEstimate,
+    decision_scores,
+    kappas,
+    score_predictions,
+    share_off_by,
+    weighted_matrices,
+)
+
+MIN_SUBGROUP = 20
+MAX_WORST_ERRORS = 24
+OTHER, UNKNOWN = "other", "unknown"
+_NUM_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subgroup:
+    """Scores of the photographs with one value in a column of the manifest."""
+
+    column: str
+    value: str
+    num_photographs: int
+    kappa: Estimate
+    accuracy: Estimate
+    referable_auc: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorstError:
+    """A photograph that was graded far from its label, most confident first; the probability is of `predicted`."""
+
+    source: str
+    grade: int
+    predicted: int
+    probability_of_grade: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelAssessment:
+    """All scores of one model.
+
+    `num_validation` counts the validation photographs of all `num_folds` folds together; 1 fold stands for none.
+    """
+
+    model: str
+    num_validation: int
+    num_folds: int
+    evaluation: Evaluation
+    scores: tuple[NamedEstimate, ...]
+    reliability: tuple[Reliability, ...]
+    operating_points: tuple[OperatingPoint, ...]
+    decision_curves: tuple[DecisionCurve, ...]
+    risk_coverage: RiskCoverage
+    set_coverage: tuple[SetCoverage, ...]
+    subgroups: tuple[Subgroup, ...]
+    worst_errors: tuple[WorstError, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """The whole: models side by side on the same photographs of one data set.
+
+    `num_groups` counts independent groups (patients, copies), `num_draws` the bootstrap's draws, `coverage` the share
+    that conformal sets aim at.
+    """
+
+    data: str
+    part: str
+    num_photographs: int
+    num_groups: int
+    num_draws: int
+    coverage: float
+    models: tuple[ModelAssessment, ...]
+    comparisons: tuple[PairedComparison, ...]
+
+
+def assess(
+    sets: Sequence[PredictionSet],
+    *,
+    part: str = "test",
+    coverage: float = 0.9,
+    num_draws: int = 1000,
+    seed: int = 0,
+    columns: Mapping[str, Sequence[str]] | None = None,
+) -> Assessment:
+    """Score models on the same photographs and compare all pairs of them; the grades and groups are the first set's.
+
+    `part` names what the sets' `test` holds. `columns` give subgroups: a value for each of the first set's photographs.
+    Raises MetricsError where there is nothing to score or the sets differ in photographs or grades.
+    """
+    aligned = _aligned(sets, part)
+    first = aligned[0]
+    sample = resample(first.test.grades, first.test.groups, num_draws=num_draws, seed=seed)
+    subgroups = _subgroup_masks(columns or {}, len(first.test))
+    return Assessment(
+        data=first.data,
+        part=part,
+        num_photographs=len(first.test),
+        num_groups=len(np.unique(first.test.groups)),
+        num_draws=num_draws,
+        coverage=coverage,
+        models=tuple(_assess_model(each, sample, coverage, subgroups) for each in aligned),
+        comparisons=compare_all(aligned, sample),
+    )
+
+
+def _assess_model(
+    predictions: PredictionSet, sample: Resample, coverage: float, subgroups: Sequence[_SubgroupMask]
+) -> ModelAssessment:
+    test = predictions.test
+    return ModelAssessment(
+        model=predictions.model,
+        num_validation=len(predictions.validation),
+        num_folds=len(np.unique(test.folds)),
+        evaluation=evaluate_predictions(test.grades, test.probabilities, predicted=test.predicted),
+        scores=score_predictions(test, sample),
+        reliability=measure_reliability(test, sample),
+        operating_points=measure_operating_points(predictions, sample),
+        decision_curves=draw_decision_curves(test),
+        risk_coverage=measure_risk_coverage(test),
+        set_coverage=measure_sets(predictions, sample, coverage=coverage),
+        subgroups=tuple(_subgroup(each, test, sample) for each in subgroups),
+        worst_errors=find_worst_errors(test),
+    )
+
+
+# The same photographs
+
+
+def _aligned(sets: Sequence[PredictionSet], part: str) -> list[PredictionSet]:
+    """The sets with their test photographs in the order of the first, and with its groups."""
+    if not sets:
+        raise MetricsError("There are no predictions to assess: give those of at least one model.")
+    for each in sets:
+        if not len(each.test):
+            raise MetricsError(
+                f"The predictions of {each.model} hold no photographs of part {part}; choose a part that they hold."
+            )
+        if len(set(each.test.sources)) < len(each.test):
+            raise MetricsError(
+                f"The predictions of {each.model} name a photograph more than once; keep one prediction of each."
+            )
+    return [_reordered(each, sets[0]) for each in sets]
+
+
+def _reordered(predictions: PredictionSet, first: PredictionSet) -> PredictionSet:
+    place = {source: i for i, source in enumerate(predictions.test.sources)}
+    missing = [source for source in first.test.sources if source not in place]
+    foreign = sorted(set(place) - set(first.test.sources))
+    if missing or foreign:
+        raise MetricsError(
+            f"The predictions of {predictions.model} are not of the same photographs as those of {first.model}: "
+            f"{_few(missing)} missing, {_few(foreign)} only there. Models are compared on the same photographs; "
+            "make the predictions again on the same data and part."
+        )
+    test = predictions.test.chosen(np.array([place[source] for source in first.test.sources], np.int64))
+    different = np.flatnonzero(test.grades != first.test.grades)
+    if len(different):
+        raise MetricsError(
+            f"The predictions of {predictions.model} and {first.model} give other true grades to "
+            f"{_few([test.sources[i] for i in different])}; make them again from the same labels."
+        )
+    return replace(predictions, test=replace(test, groups=first.test.groups))
+
+
+def _few(sources: Sequence[str]) -> str:
+    named = ", ".join(sources[:_NUM_NAMED])
+    more = f" and {len(sources) - _NUM_NAMED} more" if len(sources) > _NUM_NAMED else ""
+    return f"{len(sources)} photographs ({named}{more})" if sources else "none"
+
+
+# Subgroups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _SubgroupMask:
+    column: str
+    value: str
+    members: NDArray[np.bool_]
+
+
+def _subgroup_masks(columns: Mapping[str, Sequence[str]], num_photographs: int) -> list[_SubgroupMask]:
+    """The values of each column in order; those of fewer than `MIN_SUBGROUP` photographs together as "other", last."""
+    masks = []
+    for column, given in columns.items():
+        if len(given) != num_photographs:
+            raise MetricsError(
+                f"The column {column} has {len(given)} values for {num_photographs} photographs: give one for each."
+            )
+        values = np.array([str(value).strip() or UNKNOWN for value in given], dtype=object)
+        names, counts = np.unique(values.astype(str), return_counts=True)
+        rare = names[(counts < MIN_SUBGROUP) | (names == OTHER)].tolist()
+        masks += [
+            _SubgroupMask(column=column, value=name, members=values == name)
+            for name in sorted(set(names.tolist()) - set(rare), key=lambda name: (name == UNKNOWN, name))
+        ]
+        if rare:
+            masks.append(_SubgroupMask(column=column, value=OTHER, members=np.isin(values.astype(str), rare)))
+    return masks
+
+
+def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, sample: Resample) -> Subgroup:
+    here, draws = test.chosen(subgroup.members), sample.chosen(subgroup.members)
+    matrices = weighted_matrices(draws, here.grades, here.predicted)
+    referable = here.grades >= REFERABLE_FROM
+    areas = weighted_aucs(draws.weights, referable, decision_scores(here.probabilities, int(REFERABLE_FROM)))
+    return Subgroup(
+        column=subgroup.column,
+        value=subgroup.value,
+        num_photographs=len(here),
+        kappa=estimate(kappas(matrices), draws),
+        accuracy=share_off_by(here, draws, range(1)),
+        referable_auc=estimate(areas, draws),
+    )
+
+
+# Single photographs
+
+
+def find_worst_errors(test: ScoredPhotographs, limit: int = MAX_WORST_ERRORS) -> tuple[WorstError, ...]:
+    """Wrongly graded photographs, the furthest from their label first; of equals those the model was surest of."""
+    distance = np.abs(test.predicted - test.grades)
+    sure = test.probabilities[np.arange(len(test)), test.predicted]
+    order = np.lexsort((-sure, -distance))[:limit]
+    return tuple(
+        WorstError(
+            source=test.sources[i],
+            grade=int(test.grades[i]),
+            predicted=int(test.predicted[i]),
+            probability_of_grade=float(sure[i]),
+        )
+        for i in order
+        if distance[i] > 0
+    )

@@ -1,0 +1,75 @@
+"""Agreement of heat maps with masks of lesions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.photographs.preprocess import Placement
+
+_SAMPLES_PER_PX = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How well heat lies on lesions; all of it is None where there is no heat or no lesion.
+
+    `heat_share` is the share of the heat that lies on lesions, `area_share` that of the retina, and `lift` how many
+    times the first is the second: 1 for a map that knows nothing. `average_precision` is that of pixels ranked by heat,
+    which is `area_share` by chance; `peak_on_lesion` tells whether the hottest pixel touches a lesion.
+    """
+
+    heat_share: float | None
+    area_share: float | None
+    lift: float | None
+    average_precision: float | None
+    peak_on_lesion: bool | None
+
+
+NO_AGREEMENT = Agreement(heat_share=None, area_share=None, lift=None, average_precision=None, peak_on_lesion=None)
+
+
+def lesion_coverage(mask: NDArray[np.bool_], placement: Placement, size_px: int) -> NDArray[np.float32]:
+    """The share of each pixel of the canonical picture (S, S) that the mask (H, W) of the photograph covers."""
+    placed, count = placement.resized_to(*mask.shape), _SAMPLES_PER_PX
+    middle = (count - 1) / 2
+    matrix = np.array(
+        [
+            [placed.scale_x * count, 0, placed.offset_x * count + middle],
+            [0, placed.scale_y * count, placed.offset_y * count + middle],
+        ],
+        np.float64,
+    )
+    fine = cv2.warpAffine(mask.astype(np.float32), matrix, (size_px * count, size_px * count), flags=cv2.INTER_LINEAR)
+    return np.asarray(fine.reshape(size_px, count, size_px, count).mean(axis=(1, 3)), np.float32)
+
+
+def measure_agreement(values: NDArray[np.float32], mask: NDArray[np.bool_], coverage: NDArray[np.float32]) -> Agreement:
+    """Compare heat (S, S) >= 0 with the share (S, S) of each pixel that lesions cover, within the mask (S, S)."""
+    heat, covered = values[mask].astype(np.float64), coverage[mask].astype(np.float64)
+    if heat.sum() <= 0 or covered.sum() <= 0:
+        return NO_AGREEMENT
+    heat_share, area_share = float(heat @ covered / heat.sum()), float(covered.mean())
+    return Agreement(
+        heat_share=heat_share,
+        area_share=area_share,
+        lift=heat_share / area_share,
+        average_precision=weighted_average_precision(heat, covered),
+        peak_on_lesion=bool(covered[heat.argmax()] > 0),
+    )
+
+
+def weighted_average_precision(scores: NDArray[np.float64], positive: NDArray[np.float64]) -> float:
+    """Average precision of N pixels, of which a share (N,) each is positive, ranked by scores (N,).
+
+    Pixels of the same score are passed at once, as in scikit-learn.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    hits, passed = np.cumsum(positive[order]), np.arange(1, len(scores) + 1)
+    ends = np.append(ranked[1:] != ranked[:-1], True)
+    recall, precision = hits[ends] / hits[-1], hits[ends] / passed[ends]
+    return float(np.diff(recall, prepend=0.0) @ precision)

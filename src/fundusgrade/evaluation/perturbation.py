@@ -1,0 +1,122 @@
+"""Does the network need what a map calls important? The picture is taken away, or given back, in the map's order.
+
+Deletion replaces the hottest pixels first by the picture without details, insertion starts from that picture and gives
+the hottest pixels back first (Petsiuk et al., BMVC 2018). Both begin or end at a picture that `integrated` starts from
+too, which may favor it; ROAD (Rong et al., ICML 2022, as pytorch-grad-cam implements it) fills what is removed from its
+neighbors, most and least relevant first, and does not.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fundusgrade.explanation.integrated_gradients import blank_picture
+from fundusgrade.explanation.targets import Target, target_shares
+from fundusgrade.networks.device import DeviceChoice
+from fundusgrade.networks.inference import lay_out
+from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.pictures import to_tensor
+from fundusgrade.photographs.pixels import Picture
+
+FRACTIONS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+"""Shares of the retina that are taken away or given back."""
+
+ROAD_FRACTIONS = (0.05, 0.2, 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """The target's share of the answer at `FRACTIONS`, and the areas under both curves, in [0, 1].
+
+    A faithful map has a low area of deletion and a high one of insertion.
+    """
+
+    deletion: tuple[float, ...]
+    insertion: tuple[float, ...]
+    deletion_area: float
+    insertion_area: float
+
+
+def measure_curves(
+    network: GradingNetwork,
+    picture: Picture,
+    outline: NDArray[np.bool_],
+    heat: NDArray[np.float32],
+    target: Target,
+    choice: DeviceChoice,
+) -> Curves:
+    """Deletion and insertion on a picture (S, S, 3), in the order of heat (S, S) within the outline (S, S)."""
+    real, blank = to_tensor(picture), to_tensor(blank_picture(picture, outline))
+    order = _hottest_first(heat, outline)
+    kept = np.zeros((len(FRACTIONS), outline.size), np.bool_)
+    for row, fraction in enumerate(FRACTIONS):
+        kept[row, order[: round(fraction * len(order))]] = True
+    hottest = torch.from_numpy(kept.reshape(-1, 1, *outline.shape))
+    pictures = torch.cat([torch.where(hottest, blank, real), torch.where(hottest, real, blank)])
+    shares = answer_shares(network, pictures, target, choice)
+    deletion, insertion = shares[: len(FRACTIONS)], shares[len(FRACTIONS) :]
+    return Curves(
+        deletion=tuple(deletion),
+        insertion=tuple(insertion),
+        deletion_area=float(np.trapezoid(deletion, FRACTIONS)),
+        insertion_area=float(np.trapezoid(insertion, FRACTIONS)),
+    )
+
+
+def measure_road(
+    network: GradingNetwork,
+    picture: Picture,
+    outline: NDArray[np.bool_],
+    heat: NDArray[np.float32],
+    target: Target,
+    choice: DeviceChoice,
+) -> float:
+    """ROAD: half of how much more the answer keeps where the least relevant pixels are removed than the most relevant.
+
+    The mean over `ROAD_FRACTIONS` of the retina, in [-0.5, 0.5]; 0 for a map that knows nothing.
+    """
+    from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+
+    top, bottom = network.spec.rows or (0, len(picture))
+    real, inside = to_tensor(picture), outline[top:bottom]
+    order = _hottest_first(heat[top:bottom], inside)
+    imputer, pictures = NoisyLinearImputer(noise=0.01), []
+    for fraction in ROAD_FRACTIONS:
+        count = round(fraction * len(order))
+        for removed in (order[:count], order[len(order) - count :]):
+            keep = np.ones(inside.size, np.float32)
+            keep[removed] = 0
+            filled = real.clone()
+            mask = torch.from_numpy(keep.reshape(inside.shape))
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("ignore", DeprecationWarning)  # it hands tensors to NumPy
+                torch.manual_seed(0)
+                filled[:, top:bottom] = imputer(real[:, top:bottom], mask)
+            pictures.append(filled)
+    shares = answer_shares(network, torch.stack(pictures), target, choice)
+    return float(np.mean([least - most for most, least in zip(shares[::2], shares[1::2], strict=True)]) / 2)
+
+
+def _hottest_first(heat: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Flat places of the pixels inside, hottest first.
+
+    Ties are broken by chance, not by position: a map without heat must not delete from the top.
+    """
+    places = np.flatnonzero(inside)
+    noise = np.random.default_rng(0).random(len(places))
+    return places[np.lexsort((noise, -heat.ravel()[places]))]
+
+
+@torch.inference_mode()
+def answer_shares(network: GradingNetwork, pictures: Tensor, target: Target, choice: DeviceChoice) -> Sequence[float]:
+    """The target's share of the answer for pictures (B, 3, S, S) in [0, 1]; the target must be resolved."""
+    with choice.autocast():
+        logits = network(lay_out(network, pictures.to(choice.device)))
+    return [float(share) for share in target_shares(target, logits.float()).cpu()]

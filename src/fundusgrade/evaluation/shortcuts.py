@@ -1,0 +1,162 @@
+"""What gives the grade away without any retina: outline, file, color and sharpness.
+
+A data set whose diseased eyes were photographed with other cameras than its healthy ones can be graded without looking
+at a retina. Here a simple classifier is given nothing but such properties, of the photographs as they came and of the
+prepared pictures, and its out-of-fold kappa says how much they give away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.manifest import ManifestRow
+from fundusgrade.errors import DatasetError, NoRetinaError, UngradableError
+from fundusgrade.grades import NUM_GRADES
+from fundusgrade.metrics.classification import evaluate_predictions, kappa_interval
+from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, bright_region
+from fundusgrade.photographs.images import jpeg_quantization, read_image
+from fundusgrade.photographs.pixels import Picture
+
+Features = NDArray[np.float64]
+_MIN_PHOTOGRAPHS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortcutProbe:
+    """How well the grade is told from one kind of property alone; scores are out of fold, copies kept together.
+
+    `kind` is "outline", "file" or "color and sharpness", `stage` "photograph" or "prepared". `kappa_low` and
+    `kappa_high` bound the 95 % interval.
+    """
+
+    kind: str
+    stage: str
+    num_photographs: int
+    kappa: float | None
+    kappa_low: float | None
+    kappa_high: float | None
+    accuracy: float | None
+    referable_auc: float | None
+
+
+def measure_shortcuts(
+    dataset: PreparedDataset, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[ShortcutProbe, ...]:
+    """Ask of outline, file, and color with sharpness what they tell of the grade, before and after preprocessing.
+
+    Raises DatasetError where photographs are missing or too few to learn from.
+    """
+    if dataset.parts:
+        raise DatasetError(f"{dataset.name!r} are several data sets; audit each by itself")
+    rows = dataset.graded_rows()
+    if len(rows) < _MIN_PHOTOGRAPHS or len({row.fold for row in rows}) < 2:
+        raise DatasetError(
+            f"the data set {dataset.name!r} has {len(rows)} graded photographs; an audit needs {_MIN_PHOTOGRAPHS}"
+        )
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        measured = []
+        for properties in pool.map(lambda row: _measure(dataset, row), rows):
+            measured.append(properties)
+            on_progress(len(measured), len(rows))
+    return tuple(
+        _probe(kind, stage, np.array([properties[kind, stage] for properties in measured]), rows)
+        for kind, stage in measured[0]
+    )
+
+
+def _measure(dataset: PreparedDataset, row: ManifestRow) -> dict[tuple[str, str], list[float]]:
+    path = dataset.photograph_path(row)
+    try:
+        photograph = read_image(path)
+        prepared = read_image(dataset.directory / row.image)
+        num_bytes, quantization = path.stat().st_size, jpeg_quantization(path)
+    except (UngradableError, OSError) as error:
+        raise DatasetError(
+            f"{row.source} of the data set {dataset.name!r} cannot be read ({error}); an audit needs the photographs "
+            f"below {dataset.root}: prepare them again where they are now"
+        ) from error
+    height, width = photograph.shape[:2]
+    small = _reduced(photograph)
+    region = _region(small)
+    shown = (prepared != dataset.recipe.fill).any(axis=2)
+    return {
+        ("outline", "photograph"): outline_features(region),
+        ("outline", "prepared"): outline_features(shown),
+        ("file", "photograph"): [width, height, width / height, num_bytes, num_bytes / (width * height), quantization],
+        ("color and sharpness", "photograph"): appearance_features(small, region),
+        ("color and sharpness", "prepared"): appearance_features(prepared, shown),
+    }
+
+
+def _reduced(photograph: Picture) -> Picture:
+    height, width = photograph.shape[:2]
+    scale = min(1.0, WORKING_SIZE_PX / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), np.uint8) if scale < 1 else photograph
+
+
+def _region(small: Picture) -> NDArray[np.bool_]:
+    try:
+        return bright_region(small)
+    except NoRetinaError:
+        return np.ones(small.shape[:2], np.bool_)
+
+
+def outline_features(region: NDArray[np.bool_]) -> list[float]:
+    """Nine numbers of a region (H, W): bounding box, area, and how much of each picture edge it touches, 0-1."""
+    if not region.any():
+        return [0.0] * 9
+    height, width = region.shape
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    box = [columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height]
+    edges = [region[:, 0].mean(), region[0].mean(), region[:, -1].mean(), region[-1].mean()]
+    return [float(value) for value in (*box, region.mean(), *edges)]
+
+
+def appearance_features(picture: Picture, region: NDArray[np.bool_]) -> list[float]:
+    """Eight numbers of what is shown: mean and spread of each channel, and sharpness at two scales."""
+    if not region.any():
+        return [0.0] * 8
+    shown = picture[region].astype(np.float64)
+    green = picture[..., 1].astype(np.float32)
+    fine = cv2.Laplacian(green, cv2.CV_32F)[region].std()
+    coarse = (cv2.GaussianBlur(green, (0, 0), 1) - cv2.GaussianBlur(green, (0, 0), 3))[region].std()
+    return [float(value) for value in (*shown.mean(axis=0), *shown.std(axis=0), fine, coarse)]
+
+
+def _probe(kind: str, stage: str, features: Features, rows: Sequence[ManifestRow]) -> ShortcutProbe:
+    grades = np.array([int(row.grade) for row in rows if row.grade is not None])
+    probabilities = out_of_fold(features, grades, np.array([row.fold for row in rows]))
+    scores = evaluate_predictions(grades, probabilities)
+    interval = kappa_interval(grades, probabilities.argmax(axis=1), [row.group for row in rows])
+    return ShortcutProbe(
+        kind=kind,
+        stage=stage,
+        num_photographs=len(rows),
+        kappa=scores.kappa,
+        kappa_low=interval[0] if interval else None,
+        kappa_high=interval[1] if interval else None,
+        accuracy=scores.accuracy,
+        referable_auc=scores.referable.auc,
+    )
+
+
+def out_of_fold(features: Features, grades: NDArray[np.int64], folds: NDArray[np.int64]) -> Features:
+    """Probabilities (N, 5) for each fold from gradient-boosted trees (scikit-learn's defaults) fitted to the others."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    probabilities = np.zeros((len(grades), NUM_GRADES))
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        classifier = HistGradientBoostingClassifier(random_state=0, early_stopping=False)
+        classifier.fit(features[~held_out], grades[~held_out])
+        probabilities[np.ix_(held_out, classifier.classes_)] = classifier.predict_proba(features[held_out])
+    return probabilities

@@ -1,0 +1,21 @@
+"""Many photographs -> rows of predictions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fundusgrade.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from fundusgrade.grading.grader import Grader
+    from fundusgrade.grading.writer import PredictionWriter
+
+__all__ = ["Grader", "PredictionWriter"]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Grader": "grader",
+        "PredictionWriter": "writer",
+    },
+)

@@ -1,0 +1,77 @@
+"""Rows as a Parquet file, which keeps columns together: made at the end, for it cannot be appended to."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fundusgrade.errors import StoreError
+from fundusgrade.files import open_atomically
+from fundusgrade.grading.rows import RANGE_COLUMNS, Cell, WrittenRow, columns_of, json_line
+
+# Rows that are turned into columns at once: memory stays flat, however many there are.
+_GROUP_ROWS = 10_000
+_INTEGERS = ("grade", *RANGE_COLUMNS)
+_TEXTS = ("image", "label", "laterality", "camera", "model", "error")
+
+
+def check_parquet() -> None:
+    """Raises StoreError where the library that writes Parquet is missing."""
+    _pyarrow()
+
+
+def write_parquet(lines: Iterable[bytes], target: Path, *, with_ranges: bool) -> None:
+    """Write rows, given as lines of JSON, as a Parquet file, whole or not at all. Raises StoreError."""
+    pyarrow, parquet = _pyarrow()
+    schema = pyarrow.schema([(name, _type_of(name, pyarrow)) for name in columns_of(with_ranges=with_ranges)])
+    waiting = iter(lines)
+    with open_atomically(target) as file, parquet.ParquetWriter(file, schema) as writer:
+        while group := [json.loads(line) for line in itertools.islice(waiting, _GROUP_ROWS)]:
+            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+
+
+def parquet_rows(path: Path) -> Iterator[WrittenRow]:
+    """The rows of a Parquet file, each as a line of JSON. Raises StoreError where it is none of ours."""
+    pyarrow, parquet = _pyarrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for group in file.iter_batches(_GROUP_ROWS):
+                for row in group.to_pylist():
+                    yield WrittenRow(
+                        line=json_line(_as_written(row)),
+                        image=row["image"],
+                        model=row["model"],
+                        is_graded=row["grade"] is not None,
+                        is_doubtful=not row["gradable"],
+                    )
+    except (OSError, pyarrow.ArrowException, KeyError) as error:
+        raise StoreError(f"{path} is not a whole file of predictions; make it again") from error
+
+
+def _as_written(row: Mapping[str, Any]) -> dict[str, Cell]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+
+
+def _type_of(name: str, pyarrow: Any) -> Any:
+    if name in _INTEGERS:
+        return pyarrow.int8()
+    if name in _TEXTS:
+        return pyarrow.string()
+    return {"gradable": pyarrow.bool_(), "quality_reasons": pyarrow.list_(pyarrow.string())}.get(
+        name, pyarrow.float64()
+    )
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise StoreError(
+            "Parquet needs the library pyarrow; install it with pip install 'fundusgrade[parquet]', or name a .csv or "
+            ".jsonl file"
+        ) from error
+    return pyarrow, parquet

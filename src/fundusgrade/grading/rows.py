@@ -1,0 +1,167 @@
+"""One prediction as a row: its columns, as a line of CSV or of JSON, and lines read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fundusgrade.errors import StoreError
+from fundusgrade.grades import NUM_GRADES, Prediction, Ungraded
+from fundusgrade.text import printable
+
+Cell = str | int | float | bool | tuple[str, ...] | None
+"""Text, grade, probability, yes or no, reasons, or nothing."""
+
+COLUMNS = (
+    *("image", "grade", "label", *(f"p{grade}" for grade in range(NUM_GRADES))),
+    *("expected_grade", "referable_probability", "gradable", "quality_reasons"),
+    *("laterality", "camera", "model", "error"),
+)
+
+RANGE_COLUMNS = ("grade_low", "grade_high")
+"""Beside them where a coverage was asked for."""
+
+_DECIMALS = 4
+
+# A spreadsheet runs a cell that begins with one of these, also in full width, after skipping blanks and control
+# characters. Some split cells at semicolons, tabs and line breaks as well, so what follows those begins a cell too.
+_FORMULA_START = re.compile(r"(^|[;\t\r\n])(?=[\s\x00-\x20\x7f-\xa0\u200b\ufeff]*[=+\-@＝＋－＠])|^(?=[\t\r])")
+_NEEDS_QUOTES = re.compile(r'[,;"\t\r\n]')
+
+
+class RowFormat(StrEnum):
+    """How rows are kept in a file, by its suffix."""
+
+    CSV = ".csv"
+    JSON_LINES = ".jsonl"
+    PARQUET = ".parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenRow:
+    """A row read back: as it stands in its file, with line end, and what is asked of it later."""
+
+    line: bytes
+    image: str
+    model: str
+    is_graded: bool
+    is_doubtful: bool
+
+
+def row_format(path: Path) -> RowFormat:
+    """The format that a file's suffix names. Raises StoreError for any other."""
+    try:
+        return RowFormat(path.suffix.lower())
+    except ValueError:
+        raise StoreError(
+            f"cannot write {path}: its suffix names no format of rows; use {', '.join(RowFormat)}"
+        ) from None
+
+
+def columns_of(*, with_ranges: bool) -> tuple[str, ...]:
+    """The columns of every row."""
+    return (*COLUMNS, *RANGE_COLUMNS) if with_ranges else COLUMNS
+
+
+def row_of(result: Prediction | Ungraded, *, with_ranges: bool) -> dict[str, Cell]:
+    """A result by column, numbers rounded as they are written."""
+    row: dict[str, Cell] = dict.fromkeys(columns_of(with_ranges=with_ranges))
+    row |= {"image": printable(result.image), "gradable": False, "quality_reasons": result.quality_reasons}
+    row |= {"laterality": result.laterality, "camera": result.camera, "model": printable(result.model)}
+    if isinstance(result, Ungraded):
+        return row | {"error": printable(result.reason)}
+    numbers = {f"p{grade}": probability for grade, probability in enumerate(result.probabilities)}
+    numbers |= {"expected_grade": result.expected_grade, "referable_probability": result.referable_probability}
+    row |= {"grade": int(result.grade), "label": result.grade.label, "gradable": result.gradable}
+    row |= {name: round(float(number), _DECIMALS) for name, number in numbers.items()}
+    if with_ranges:
+        low, high = result.grade_range or (result.grade, result.grade)
+        row |= {"grade_low": int(low), "grade_high": int(high)}
+    return row
+
+
+def csv_header(*, with_ranges: bool) -> bytes:
+    """The first line of a CSV file."""
+    return (",".join(columns_of(with_ranges=with_ranges)) + "\n").encode()
+
+
+def csv_line(row: Mapping[str, Cell]) -> bytes:
+    """A row as a line of CSV (RFC 4180) in which no spreadsheet finds a formula."""
+    return (",".join(map(_csv_cell, row.values())) + "\n").encode()
+
+
+def json_line(row: Mapping[str, Cell]) -> bytes:
+    """A row as a line of JSON; what is not known is null."""
+    values = {name: None if value == "" else value for name, value in row.items()}
+    return (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def csv_rows(file: BinaryIO) -> Iterator[WrittenRow]:
+    """The whole rows of a CSV file whose header has been read, up to where a kill cut one short, or it is none of ours.
+
+    Raises OSError.
+    """
+    pending = b""
+    for line in file:
+        pending += line
+        # A line break inside of quotes does not end a row.
+        if not pending.endswith(b"\n") or pending.count(b'"') % 2:
+            continue
+        try:
+            [cells] = csv.reader(io.StringIO(pending.decode(), newline=""), strict=True)
+            row = dict(zip(COLUMNS, cells, strict=False))
+            yield WrittenRow(
+                line=pending,
+                image=row["image"],
+                model=row["model"],
+                is_graded=row["grade"] != "",
+                is_doubtful=row["gradable"] == "no",
+            )
+        except (ValueError, KeyError, csv.Error):
+            return
+        pending = b""
+
+
+def json_rows(file: BinaryIO) -> Iterator[WrittenRow]:
+    """The same for a file of JSON lines, which has no header."""
+    for line in file:
+        try:
+            row: Any = json.loads(line) if line.endswith(b"\n") else None
+            yield WrittenRow(
+                line=line,
+                image=row["image"],
+                model=row["model"],
+                is_graded=row["grade"] is not None,
+                is_doubtful=not row["gradable"],
+            )
+        except (ValueError, KeyError, TypeError):
+            return
+
+
+def name_in_row(name: str, row_format: RowFormat) -> str:
+    """How a photograph's name reads in a row of this format."""
+    return _harmless(name) if row_format is RowFormat.CSV else printable(name)
+
+
+def _harmless(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return _FORMULA_START.sub(r"\1'", printable(text))
+
+
+def _csv_cell(value: Cell) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.{_DECIMALS}f}"
+    text = _harmless("; ".join(value) if isinstance(value, tuple) else str(value))
+    # Quoted by hand: Python 3.11's csv module leaves a carriage return bare where lines end with a line feed.
+    return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text

@@ -1,0 +1,208 @@
+"""Is one model better than another, or was it luck? Pairs of models on the same photographs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.grades import REFERABLE_FROM
+from fundusgrade.metrics.auc import auc_covariance
+from fundusgrade.metrics.bootstrap import UNDEFINED, Estimate, Resample, estimate, measure_correction
+from fundusgrade.metrics.classification import confusion_matrix, expected_grades, quadratic_weighted_kappa
+from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
+from fundusgrade.metrics.scores import accuracies, decision_scores, kappas, weighted_matrices
+
+MAX_DISAGREEMENTS = 20
+# Halvings of the search for a p-value: to a millionth.
+_HALVINGS = 20
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disagreement:
+    """A photograph on which two models differ most."""
+
+    source: str
+    grade: int
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedComparison:
+    """Two models on the same photographs; p-values are corrected by Holm over all pairs, each kind of test by itself.
+
+    Differences are the first model's score less the second's. `agreement` (5, 5) counts photographs by the first
+    model's grade (row) and the second's (column). `num_first_only` counts photographs that only the first grades right.
+    """
+
+    first: str
+    second: str
+    kappa_difference: Estimate
+    kappa_p: float | None
+    accuracy_difference: Estimate
+    num_first_only: int
+    num_second_only: int
+    mcnemar_p: float
+    auc_difference: Estimate
+    auc_p: float | None
+    agreement_kappa: float | None
+    agreement: tuple[tuple[int, ...], ...]
+    disagreements: tuple[Disagreement, ...]
+
+
+def compare_all(sets: Sequence[PredictionSet], sample: Resample) -> tuple[PairedComparison, ...]:
+    """All pairs of models on the same test photographs in the same order, with Holm's correction."""
+    matrices = [weighted_matrices(sample, each.test.grades, each.test.predicted) for each in sets]
+    pairs = [_compare(sets[i], sets[j], matrices[i], matrices[j], sample) for i, j in combinations(range(len(sets)), 2)]
+    kappa_ps = correct_by_holm([pair.kappa_p for pair in pairs])
+    auc_ps = correct_by_holm([pair.auc_p for pair in pairs])
+    mcnemar_ps = correct_by_holm([pair.mcnemar_p for pair in pairs])
+    return tuple(
+        replace(pair, kappa_p=kappa_p, auc_p=auc_p, mcnemar_p=1.0 if mcnemar_p is None else mcnemar_p)
+        for pair, kappa_p, auc_p, mcnemar_p in zip(pairs, kappa_ps, auc_ps, mcnemar_ps, strict=True)
+    )
+
+
+def _compare(
+    first: PredictionSet,
+    second: PredictionSet,
+    first_matrices: NDArray[np.float64],
+    second_matrices: NDArray[np.float64],
+    sample: Resample,
+) -> PairedComparison:
+    """One pair, p-values uncorrected; the draws are the same for both, so what they share cancels."""
+    one, other = first.test, second.test
+    right, other_right = one.predicted == one.grades, other.predicted == other.grades
+    num_first_only, num_second_only = int((right & ~other_right).sum()), int((other_right & ~right).sum())
+    kappa_differences = kappas(first_matrices) - kappas(second_matrices)
+    kappa_difference = estimate(kappa_differences, sample)
+    auc_difference, auc_p = compare_aucs(one, other)
+    return PairedComparison(
+        first=first.model,
+        second=second.model,
+        kappa_difference=kappa_difference,
+        kappa_p=bootstrap_p(kappa_difference, kappa_differences[1:], sample),
+        accuracy_difference=estimate(accuracies(first_matrices) - accuracies(second_matrices), sample),
+        num_first_only=num_first_only,
+        num_second_only=num_second_only,
+        mcnemar_p=mcnemar_p(right, other_right, one.groups),
+        auc_difference=auc_difference,
+        auc_p=auc_p,
+        agreement_kappa=quadratic_weighted_kappa(one.predicted, other.predicted),
+        agreement=tuple(tuple(row) for row in confusion_matrix(one.predicted, other.predicted).tolist()),
+        disagreements=find_disagreements(one, other),
+    )
+
+
+# Tests
+
+
+def bootstrap_p(of: Estimate, differences: NDArray[np.float64], sample: Resample) -> float | None:
+    """Two-sided p-value of no difference, from its draws (D,), NaN where undefined; None where it has no interval.
+
+    It is 1 less the confidence of the widest interval, of the kind that `estimate` gives, which leaves zero out: the
+    95 % interval does so where p < 0.05, and only there. Where no draw is that far, the normal distribution of the
+    draws' spread takes over, so that a clear difference among many pairs is not hidden by the number of draws.
+    """
+    if of.value == 0:
+        return 1.0
+    if of.value is None or of.low is None or of.high is None:
+        return None
+    defined = ~np.isnan(differences)
+    draws = differences[defined]
+    correction = measure_correction(of.value, draws, sample.group_weights[1:][defined])
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        bounds = np.quantile(draws, correction.corrected((middle / 2, 1 - middle / 2)))
+        low, high = (low, middle) if bounds[0] > 0 or bounds[1] < 0 else (middle, high)
+    beyond = (draws <= 0) if of.value > 0 else (draws >= 0)
+    if beyond.any():
+        return high
+    return min(high, 2 * _NORMAL.cdf(-abs(of.value) / float(draws.std())))
+
+
+def mcnemar_p(right: NDArray[np.bool_], other_right: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
+    """Exact two-sided p-value: is either model right more often on photographs (N,) of groups (N,)?
+
+    McNemar's test (Psychometrika 1947) flips a coin for each photograph that one model alone grades right. Photographs
+    of one group are no independent evidence, so one coin is flipped for each group, with the group's difference at
+    stake (Fisher's randomization test); where each group is one photograph, the two are the same. 1 where the models
+    are right and wrong together.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    stakes = np.bincount(group, right.astype(float) - other_right.astype(float)).astype(np.int64)
+    # How often each total comes up, from -sum to +sum, when every stake gets a random sign.
+    chances = np.ones(1)
+    for stake in np.abs(stakes[stakes != 0]):
+        chances = (np.pad(chances, (0, 2 * stake)) + np.pad(chances, (2 * stake, 0))) / 2
+    totals = np.arange(len(chances)) - (len(chances) - 1) // 2
+    return min(1.0, float(chances[np.abs(totals) >= abs(int(stakes.sum()))].sum()))
+
+
+def compare_aucs(first: ScoredPhotographs, second: ScoredPhotographs) -> tuple[Estimate, float | None]:
+    """Difference of the areas under the curve of referable retinopathy, and its p-value, by `auc_covariance`.
+
+    Without interval and p-value where the variance is 0 or unknown.
+    """
+    positive = first.grades >= REFERABLE_FROM
+    if positive.all() or not positive.any():
+        return UNDEFINED, None
+    scores = np.stack([decision_scores(each.probabilities, int(REFERABLE_FROM)) for each in (first, second)])
+    areas, covariance = auc_covariance(positive, scores, first.groups)
+    difference = float(areas[0] - areas[1])
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    if not variance > 1e-15:
+        return Estimate(value=difference, low=None, high=None), None
+    error = math.sqrt(variance)
+    half = _NORMAL.inv_cdf(0.975) * error
+    p = 2 * _NORMAL.cdf(-abs(difference) / error)
+    return Estimate(value=difference, low=difference - half, high=difference + half), p
+
+
+def correct_by_holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
+    """P-values corrected for how many there are (Holm, Scandinavian Journal of Statistics 1979), in the same order.
+
+    None stays None and does not count.
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, i) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        corrected[i] = highest
+    return tuple(corrected)
+
+
+def p_value(p: float | None) -> str:
+    """A p-value for people; never 0."""
+    return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+# Single photographs
+
+
+def find_disagreements(
+    first: ScoredPhotographs, second: ScoredPhotographs, limit: int = MAX_DISAGREEMENTS
+) -> tuple[Disagreement, ...]:
+    """Photographs whose predicted grades differ, the most first; of equals those whose expected grades differ more."""
+    apart = np.abs(first.predicted - second.predicted)
+    expected_apart = np.abs(expected_grades(first.probabilities) - expected_grades(second.probabilities))
+    order = np.lexsort((-expected_apart, -apart))[:limit]
+    return tuple(
+        Disagreement(
+            source=first.sources[i],
+            grade=int(first.grades[i]),
+            first=int(first.predicted[i]),
+            second=int(second.predicted[i]),
+        )
+        for i in order
+        if apart[i] > 0
+    )

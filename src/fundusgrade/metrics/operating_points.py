@@ -1,0 +1,165 @@
+"""What a model is worth when it decides: locked thresholds, net benefit, and deferring the least certain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.grades import NUM_GRADES
+from fundusgrade.metrics.bootstrap import Estimate, Resample, estimate_share
+from fundusgrade.metrics.classification import quadratic_weighted_kappa
+from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
+from fundusgrade.metrics.scores import DECISIONS, decision_scores
+
+AIMS = (("specificity", 0.90), ("specificity", 0.95), ("sensitivity", 0.90), ("sensitivity", 0.95))
+CURVE_THRESHOLDS = tuple(step / 100 for step in range(1, 61))
+COVERAGES = tuple(step / 20 for step in range(20, 9, -1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoint:
+    """A binary decision whose threshold was locked on validation (`threshold` is the mean over folds)."""
+
+    what: str
+    aim: str
+    threshold: float
+    sensitivity: Estimate
+    specificity: Estimate
+    positive_predictive_value: Estimate
+    negative_predictive_value: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionCurve:
+    """Net benefit of acting on the model at each threshold probability, of acting on all; acting on none gives 0."""
+
+    what: str
+    thresholds: tuple[float, ...]
+    model: tuple[float, ...]
+    treat_all: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskCoverage:
+    """What is gained by deferring the least certain: scores of the share of photographs that the model keeps."""
+
+    coverages: tuple[float, ...]
+    kappas: tuple[float | None, ...]
+    accuracies: tuple[float, ...]
+    off_by_two: tuple[float, ...]
+
+
+# Operating points
+
+
+def measure_operating_points(predictions: PredictionSet, sample: Resample) -> tuple[OperatingPoint, ...]:
+    """Sensitivity, specificity and predictive values on test at thresholds locked on validation, fold by fold.
+
+    A point is left out where a fold's validation lacks one side, so that no threshold can be locked.
+    """
+    return tuple(
+        point
+        for what, start in DECISIONS
+        for side, aim in AIMS
+        if (point := _operating_point(predictions, sample, what, start, side, aim)) is not None
+    )
+
+
+def lock_threshold(positive: NDArray[np.bool_], scores: NDArray[np.float64], side: str, aim: float) -> float | None:
+    """The threshold that reaches the aim on these photographs and leaves the other side as good as it can be.
+
+    A score (N,) that reaches the threshold is called positive; `side` is "specificity" or "sensitivity". Halfway to the
+    next score, where no photograph of these decides. None where one side has no photographs.
+    """
+    if positive.all() or not positive.any():
+        return None
+    # Rounded, because (1 - 0.9) * 10 is a little less than 1.
+    if side == "specificity":
+        num_called = math.floor(round((1 - aim) * int((~positive).sum()), 9))
+        highest_passed = np.sort(scores[~positive])[::-1][num_called]
+        above = scores[scores > highest_passed]
+        return float((highest_passed + above.min()) / 2) if above.size else float(np.nextafter(highest_passed, 2.0))
+    num_called = math.ceil(round(aim * int(positive.sum()), 9))
+    lowest_called = np.sort(scores[positive])[::-1][num_called - 1]
+    below = scores[scores < lowest_called]
+    return float((lowest_called + below.max()) / 2) if below.size else float(lowest_called)
+
+
+def _operating_point(
+    predictions: PredictionSet, sample: Resample, what: str, start: int, side: str, aim: float
+) -> OperatingPoint | None:
+    test, validation = predictions.test, predictions.validation
+    thresholds = np.zeros(len(test))
+    locked = []
+    for fold in np.unique(test.folds):
+        known = validation.chosen(validation.folds == fold)
+        threshold = lock_threshold(
+            known.grades >= start, decision_scores(known.probabilities, start), side, aim
+        ) if len(known) else None  # fmt: skip
+        if threshold is None:
+            return None
+        locked.append(threshold)
+        thresholds[test.folds == fold] = threshold
+    positive, called = test.grades >= start, decision_scores(test.probabilities, start) >= thresholds
+    return OperatingPoint(
+        what=what,
+        aim=f"{side} {aim:.2f}",
+        threshold=float(np.mean(locked)),
+        sensitivity=estimate_share(sample, called, positive),
+        specificity=estimate_share(sample, ~called, ~positive),
+        positive_predictive_value=estimate_share(sample, positive, called),
+        negative_predictive_value=estimate_share(sample, ~positive, ~called),
+    )
+
+
+# Decision curves
+
+
+def draw_decision_curves(photographs: ScoredPhotographs) -> tuple[DecisionCurve, ...]:
+    """Net benefit at threshold probabilities of 0.01 to 0.60 (Vickers and Elkin, Medical Decision Making 2006)."""
+    curves = []
+    for what, start in DECISIONS:
+        positive, scores = photographs.grades >= start, decision_scores(photographs.probabilities, start)
+        curves.append(
+            DecisionCurve(
+                what=what,
+                thresholds=CURVE_THRESHOLDS,
+                model=tuple(net_benefit(positive, scores >= cut, cut) for cut in CURVE_THRESHOLDS),
+                treat_all=tuple(net_benefit(positive, np.ones_like(positive), cut) for cut in CURVE_THRESHOLDS),
+            )
+        )
+    return tuple(curves)
+
+
+def net_benefit(positive: NDArray[np.bool_], called: NDArray[np.bool_], threshold: float) -> float:
+    """True positives less false ones, which weigh the odds of the threshold, as a share of all photographs (N,)."""
+    harm = threshold / (1 - threshold)
+    return float(((positive & called).sum() - harm * (~positive & called).sum()) / len(positive))
+
+
+# Deferral
+
+
+def grade_variances(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Variance of the grade (N,) under probabilities (N, 5): how far apart the grades are that come into question."""
+    grades = np.arange(NUM_GRADES)
+    means = probabilities @ grades
+    return np.asarray((probabilities * (grades - means[:, None]) ** 2).sum(axis=1), np.float64)
+
+
+def measure_risk_coverage(photographs: ScoredPhotographs) -> RiskCoverage:
+    """Scores of the photographs of least variance, for coverages from 1 down to 0.5."""
+    order = np.argsort(grade_variances(photographs.probabilities), kind="stable")
+    kappas, accuracies, off_by_two = [], [], []
+    for coverage in COVERAGES:
+        kept = order[: max(1, round(coverage * len(order)))]
+        grades, predicted = photographs.grades[kept], photographs.predicted[kept]
+        kappas.append(quadratic_weighted_kappa(grades, predicted))
+        accuracies.append(float((grades == predicted).mean()))
+        off_by_two.append(float((np.abs(grades - predicted) >= 2).mean()))
+    return RiskCoverage(
+        coverages=COVERAGES, kappas=tuple(kappas), accuracies=tuple(accuracies), off_by_two=tuple(off_by_two)
+    )

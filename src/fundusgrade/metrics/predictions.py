@@ -1,0 +1,182 @@
+"""Predictions of one model that can be scored: on disk as CSV, in memory as columns.
+
+A file holds the photographs that are scored (`part` "test") and those on which thresholds are locked ("validation"). In
+cross-validation each photograph is a test photograph once, graded by the one network that never saw its group; `fold`
+says which validation photographs belong to which test photographs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.errors import DatasetError
+from fundusgrade.files import write_atomically
+from fundusgrade.grades import NUM_GRADES
+
+PARTS = ("test", "validation")
+COLUMNS = (
+    *("source", "part", "fold", "group", "grade", "predicted"),
+    *(f"p{grade}" for grade in range(NUM_GRADES)),
+    *("model", "data"),
+)
+SEEN = "seen"
+"""The last column, which files of others may lack: what the model had seen of the photographs, in a sentence."""
+
+# Files of others may hold fewer digits; beyond this something else than rounding is wrong.
+_SUM_TOLERANCE = 1e-3
+
+TTA_SUFFIX = "-tta"
+"""Ends the name of predictions that rest on each photograph and its mirror images."""
+
+
+def fold_name(name: str, fold: int) -> str:
+    """The name of the model that was trained without this fold, which counts from 1."""
+    return f"{name}-fold{fold}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoredPhotographs:
+    """Columns of N photographs: names, true and predicted grades (N,), probabilities (N, 5), groups and folds (N,).
+
+    Photographs of one group (copies, a patient) are not independent. Folds count from 1; 0 where there are none.
+    """
+
+    sources: tuple[str, ...]
+    grades: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    groups: NDArray[np.int64]
+    folds: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def chosen(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> ScoredPhotographs:
+        """These photographs alone: a mask (N,), or their numbers in the wanted order."""
+        numbers = np.arange(len(self))[which]
+        return ScoredPhotographs(
+            sources=tuple(self.sources[i] for i in numbers),
+            grades=self.grades[numbers],
+            predicted=self.predicted[numbers],
+            probabilities=self.probabilities[numbers],
+            groups=self.groups[numbers],
+            folds=self.folds[numbers],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PredictionSet:
+    """What one model said of one data set; `validation` is empty where no thresholds can be locked.
+
+    `seen` says what the model had seen of the photographs before, empty where that is not known.
+    """
+
+    model: str
+    data: str
+    test: ScoredPhotographs
+    validation: ScoredPhotographs
+    seen: str = ""
+
+
+def joined(parts: Sequence[ScoredPhotographs]) -> ScoredPhotographs:
+    """The photographs of all parts, one part after the other."""
+    return ScoredPhotographs(
+        sources=tuple(source for part in parts for source in part.sources),
+        grades=np.concatenate([part.grades for part in parts]),
+        predicted=np.concatenate([part.predicted for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        groups=np.concatenate([part.groups for part in parts]),
+        folds=np.concatenate([part.folds for part in parts]),
+    )
+
+
+def in_common(sets: Sequence[PredictionSet]) -> list[PredictionSet]:
+    """The sets with the test photographs that all of them hold, and the validation photographs of their folds."""
+    shared = set.intersection(*(set(each.test.sources) for each in sets)) if sets else set()
+    kept = []
+    for each in sets:
+        test = each.test.chosen(np.array([source in shared for source in each.test.sources], bool))
+        belongs = np.isin(each.validation.folds, test.folds)
+        kept.append(replace(each, test=test, validation=each.validation.chosen(belongs)))
+    return kept
+
+
+def write_predictions(predictions: PredictionSet, path: Path) -> None:
+    """Write a file that `read_predictions` reads. Raises StoreError where it cannot be written."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow((*COLUMNS, SEEN))
+    for part, photographs in zip(PARTS, (predictions.test, predictions.validation), strict=True):
+        for i, source in enumerate(photographs.sources):
+            writer.writerow([
+                source, part, int(photographs.folds[i]), int(photographs.groups[i]), int(photographs.grades[i]),
+                int(photographs.predicted[i]), *(f"{p:.6f}" for p in photographs.probabilities[i]),
+                predictions.model, predictions.data, predictions.seen,
+            ])  # fmt: skip
+    write_atomically(path, out.getvalue())
+
+
+def read_predictions(path: Path) -> PredictionSet:
+    """Read a file of predictions. Raises DatasetError where it is none, or holds no test photographs."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = set(COLUMNS) - set(reader.fieldnames or ())
+            if missing:
+                raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
+            rows = list(reader)
+        unknown = {str(row["part"]) for row in rows} - set(PARTS)
+        if unknown:
+            raise ValueError(f"it has the part {sorted(unknown)[0]!r}, expected {' or '.join(PARTS)}")
+        test, validation = (_columns([row for row in rows if row["part"] == part]) for part in PARTS)
+        if not len(test):
+            raise ValueError("it holds no photographs of part test")
+        first = rows[0]
+        return PredictionSet(
+            model=first["model"], data=first["data"], test=test, validation=validation, seen=first.get(SEEN) or ""
+        )
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DatasetError(
+            f"the predictions in {path} cannot be read ({error}); make them again with `fundusgrade train --folds` or "
+            "`fundusgrade evaluate --out`"
+        ) from error
+
+
+def _columns(rows: Sequence[dict[str, str]]) -> ScoredPhotographs:
+    probabilities = np.array([[float(row[f"p{g}"]) for g in range(NUM_GRADES)] for row in rows], np.float64)
+    probabilities = probabilities.reshape(len(rows), NUM_GRADES)
+    sums = probabilities.sum(axis=1, keepdims=True)
+    # NaN fails every comparison, so asking what is good also finds it.
+    is_good = (probabilities >= 0).all(axis=1) & (np.abs(sums[:, 0] - 1) <= _SUM_TOLERANCE)
+    if not is_good.all():
+        source = rows[int(np.flatnonzero(~is_good)[0])]["source"]
+        raise ValueError(f"the probabilities of {source} are not five numbers from 0 to 1 that sum to 1")
+    return ScoredPhotographs(
+        sources=tuple(row["source"] for row in rows),
+        grades=_grades(rows, "grade"),
+        predicted=_grades(rows, "predicted"),
+        # Six digits are written; what they lack to 1 is put back.
+        probabilities=probabilities / sums,
+        groups=_whole(rows, "group"),
+        folds=_whole(rows, "fold"),
+    )
+
+
+def _grades(rows: Sequence[dict[str, str]], column: str) -> NDArray[np.int64]:
+    grades = _whole(rows, column)
+    is_grade = (grades >= 0) & (grades < NUM_GRADES)
+    if not is_grade.all():
+        row = int(np.flatnonzero(~is_grade)[0])
+        raise ValueError(f"{column} {grades[row]} of {rows[row]['source']} is not one of 0-{NUM_GRADES - 1}")
+    return grades
+
+
+def _whole(rows: Sequence[dict[str, str]], column: str) -> NDArray[np.int64]:
+    return np.array([int(row[column]) for row in rows], np.int64)

@@ -1,0 +1,209 @@
+"""Architecture names -> networks, with pretrained weights or without."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from fundusgrade.errors import WeightsUnavailableError
+from fundusgrade.networks.heads import NUM_OUTPUTS
+from fundusgrade.networks.network import CNN, INITIAL_SEVERITY, GradingNetwork, NetworkSpec, SmallCnn
+from fundusgrade.networks.timm_hub import WEIGHTS_FILE, hub_file, is_hub_name, public_name, read_hub_network
+from fundusgrade.options import Head
+
+# Short names for what the reference compares; any other name is timm's own.
+_TIMM_NAMES = {"resnet50": "resnet50", "vit": "vit_base_patch16_224"}
+_PLAIN_MEAN = (0.5, 0.5, 0.5)
+_PLAIN_STD = (0.25, 0.25, 0.25)
+# Networks halve their maps four or five times; a number of rows that can be halved often wastes none at the edges.
+_ROW_STEP = 16
+
+
+def network_spec(
+    arch: str, size_px: int, *, band_rows: tuple[int, int] | None = None, head: Head = Head.SOFTMAX
+) -> NetworkSpec:
+    """The network that an architecture's name means, for pictures whose retina lies in `band_rows`.
+
+    Raises WeightsUnavailableError for an unknown name.
+    """
+    if arch == CNN:
+        spec = NetworkSpec(arch=arch, timm_name=None, size_px=size_px, mean=_PLAIN_MEAN, std=_PLAIN_STD, head=head)
+        return replace(spec, rows=_rows(size_px, band_rows, _ROW_STEP))
+    if is_hub_name(arch):
+        return _hub_spec(arch, size_px, band_rows, head)
+    timm_name = _TIMM_NAMES.get(arch, arch)
+    base = timm_name.split(".")[0]
+    if not timm.is_model(base):
+        close = difflib.get_close_matches(arch, [CNN, *_TIMM_NAMES, *timm.list_models()], n=5)
+        raise WeightsUnavailableError(
+            f"--arch {arch}: neither cnn, resnet50, vit nor a model of timm {timm.__version__}"
+            + (f"; similar names: {', '.join(close)}" if close else "")
+        )
+    try:
+        config = timm.get_pretrained_cfg(timm_name)
+    except RuntimeError as error:
+        known = ", ".join(timm.list_models(f"{base}.*", pretrained=True))
+        raise WeightsUnavailableError(f"--arch {arch}: {base} has no such weights; it has {known or 'none'}") from error
+    mean, std = (config.mean, config.std) if config is not None else (_PLAIN_MEAN, _PLAIN_STD)
+    rows = _rows(size_px, band_rows, _patch_px(timm_name) or _ROW_STEP)
+    return NetworkSpec(
+        arch=arch, timm_name=timm_name, size_px=size_px, mean=_three(mean), std=_three(std), head=head, rows=rows
+    )
+
+
+def _hub_spec(arch: str, size_px: int, band_rows: tuple[int, int] | None, head: Head) -> NetworkSpec:
+    """A network as its description has it: once trained, it is built again without that."""
+    found = read_hub_network(arch)
+    if not timm.is_model(found.architecture):
+        raise WeightsUnavailableError(
+            f"--arch {arch}: its architecture {found.architecture!r} is none of timm {timm.__version__}; "
+            "install a timm that has it"
+        )
+    patch_px = found.arguments.get("patch_size") or _patch_px(found.architecture)
+    return NetworkSpec(
+        arch=public_name(arch),
+        timm_name=found.architecture,
+        size_px=size_px,
+        mean=_three(found.mean or _PLAIN_MEAN),
+        std=_three(found.std or _PLAIN_STD),
+        rows=_rows(size_px, band_rows, patch_px if isinstance(patch_px, int) else _ROW_STEP),
+        head=head,
+        arguments=found.arguments,
+    )
+
+
+def _rows(size_px: int, band_rows: tuple[int, int] | None, step: int) -> tuple[int, int] | None:
+    """The band and a little more: as many rows in the middle as the network divides without a rest."""
+    if band_rows is None:
+        return None
+    height = math.ceil((band_rows[1] - band_rows[0]) / step) * step
+    top = (size_px - height) // 2
+    return (top, top + height) if height < size_px else None
+
+
+def _patch_px(timm_name: str) -> int | None:
+    """Side of a vision transformer's patches, as its name says; None for others."""
+    found = re.search(r"patch(\d+)", timm_name)
+    return int(found.group(1)) if found else None
+
+
+def build_network(spec: NetworkSpec) -> GradingNetwork:
+    """A network with random weights, for weights that are loaded afterwards."""
+    return GradingNetwork(spec, SmallCnn(NUM_OUTPUTS[spec.head]) if spec.timm_name is None else _timm_model(spec))
+
+
+def start_network(
+    spec: NetworkSpec, *, init_weights: Path | None, pretrained: bool, hub: str | None = None
+) -> GradingNetwork:
+    """A network to train: from a file, from pretrained weights, or from random ones.
+
+    The pretrained weights are timm's, or those beside the description that `hub` names. Raises
+    WeightsUnavailableError where the weights cannot be had.
+    """
+    if spec.timm_name is None:
+        if init_weights is not None:
+            raise WeightsUnavailableError("--init-weights: the cnn is trained from scratch; leave the option out")
+        return build_network(spec)
+    if init_weights is not None:
+        return GradingNetwork(spec, _without_opinion(spec, _from_file(spec, init_weights)))
+    if not pretrained:
+        return GradingNetwork(spec, _without_opinion(spec, _timm_model(spec)))
+    if hub is not None:
+        weights = hub_file(hub, WEIGHTS_FILE)
+        return GradingNetwork(spec, _without_opinion(spec, _from_file(spec, weights, f"--arch {hub}")))
+    return GradingNetwork(spec, _without_opinion(spec, _from_hub(spec)))
+
+
+def _without_opinion(spec: NetworkSpec, backbone: Any) -> nn.Module:
+    """A last layer of zeros: timm's random ones begin with a loss that takes an epoch to undo."""
+    last = backbone.get_classifier()
+    if isinstance(last, nn.Linear):
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, INITIAL_SEVERITY if spec.head is Head.REGRESSION else 0.0)
+    model: nn.Module = backbone
+    return model
+
+
+def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
+    """timm's model at our input size. Only models with a fixed input size take `img_size`."""
+    config = timm.get_pretrained_cfg(spec.timm_name)
+    if config is not None and config.fixed_input_size:
+        arguments["img_size"] = spec.input_px
+    arguments = {"pretrained": False, "num_classes": NUM_OUTPUTS[spec.head], **spec.arguments, **arguments}
+    try:
+        model: nn.Module = timm.create_model(spec.timm_name, **arguments)
+    except TypeError as error:  # arguments come from a file, and every network has its own
+        raise WeightsUnavailableError(
+            f"timm {timm.__version__} cannot build {spec.timm_name} with {dict(spec.arguments)} ({error}); "
+            "install the version of timm that described it so"
+        ) from error
+    patch_px = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    patch_px = (patch_px, patch_px) if isinstance(patch_px, int) else patch_px
+    if patch_px and any(side_px % patch for side_px, patch in zip(spec.input_px, patch_px, strict=True)):
+        raise WeightsUnavailableError(
+            f"{spec.timm_name} cuts pictures into patches of {patch_px[0]} px, which {spec.size_px} px cannot be; "
+            "prepare the data with a --size that is a multiple"
+        )
+    return model
+
+
+def _from_file(spec: NetworkSpec, path: Path, option: str = "--init-weights") -> nn.Module:
+    if not path.is_file():
+        raise WeightsUnavailableError(f"{option}: no file {path}; expected a safetensors file for {spec.timm_name}")
+    if path.suffix != ".safetensors":
+        raise WeightsUnavailableError(f"{option}: {path} is not .safetensors; pickled weights are never loaded")
+    overlay = {"file": str(path), "custom_load": False}
+    random_state = torch.get_rng_state()
+    blank = _timm_model(spec)
+    torch.set_rng_state(random_state)  # the same random weights again: what the file leaves alone stays equal
+    try:
+        model = _timm_model(spec, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
+        raise WeightsUnavailableError(f"{option}: {path} does not fit {spec.timm_name}: {error}") from error
+    left_alone = _left_alone(spec, model, blank)
+    if left_alone:
+        raise WeightsUnavailableError(
+            f"{option}: {path} does not fit {spec.timm_name}: "
+            f"it has nothing for {len(left_alone)} of its layers, such as {left_alone[0]}; "
+            "expected a safetensors file of this architecture, with timm's names"
+        )
+    return model
+
+
+def _left_alone(spec: NetworkSpec, model: nn.Module, blank: nn.Module) -> list[str]:
+    """Layers but the last whose random weights a file did not replace: timm itself passes over what is missing."""
+    config = timm.get_pretrained_cfg(spec.timm_name)
+    classifier = config.classifier if config is not None else ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    before = dict(blank.named_parameters())
+    return [
+        name
+        for name, weight in model.named_parameters()
+        if weight.ndim > 1 and weight.std() > 0 and not name.startswith(heads) and torch.equal(weight, before[name])
+    ]
+
+
+def _from_hub(spec: NetworkSpec) -> nn.Module:
+    try:
+        return _timm_model(spec, pretrained=True)
+    except Exception as error:  # the hub's client raises its own, its transport's and the operating system's errors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsUnavailableError(
+            f"pretrained weights of {spec.timm_name} cannot be downloaded ({reason}); give a file with --init-weights "
+            "FILE (safetensors, from a machine that reaches the model hub), or train from scratch with --no-pretrained"
+        ) from error
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)

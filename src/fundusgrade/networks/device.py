@@ -1,0 +1,130 @@
+"""Where and how precisely to compute: one function chooses, and says why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+import torch
+
+from fundusgrade.errors import DeviceError
+from fundusgrade.options import DeviceName, Precision
+
+# On a CPU each worker runs the network alone on its own batch: a few photographs fill one core's vector units, and
+# small batches end together.
+CPU_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceChoice:
+    """The device and precision to use (never "auto"), and the reason in words; whether training compiles networks.
+
+    `runtime` names what computes instead of PyTorch, and how precisely; None where PyTorch does.
+    """
+
+    device: torch.device
+    precision: Precision
+    reason: str
+    compiled: bool = False
+    runtime: str | None = None
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Context in which the network computes at the chosen precision."""
+        if self.precision is Precision.FLOAT32:
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.precision is Precision.BFLOAT16 else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def describe(self) -> str:
+        """One line for people."""
+        arithmetic = self.runtime or f"{self.precision.value}{', compiled' if self.compiled else ''}"
+        return f"{self.device.type}, {arithmetic}: {self.reason}"
+
+
+def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO) -> DeviceChoice:
+    """Choose what is fastest here, or check what was asked for.
+
+    Raises DeviceError where the machine lacks it: there is no quiet fallback.
+    """
+    available = {DeviceName.CUDA: torch.cuda.is_available(), DeviceName.MPS: torch.backends.mps.is_available()}
+    if device is DeviceName.AUTO:
+        chosen = next((name for name, there in available.items() if there), DeviceName.CPU)
+        why = f"{chosen.value} is the fastest device here" if chosen is not DeviceName.CPU else "no GPU is present"
+    elif available.get(device, True):
+        chosen, why = device, "as asked"
+    else:
+        raise DeviceError(
+            f"--device {device.value}: this machine has none that PyTorch {torch.__version__} can use; "
+            "use --device auto or --device cpu, or install a PyTorch built for your GPU"
+        )
+    chosen_precision, precision_why = _choose_precision(chosen, precision)
+    return DeviceChoice(device=_own_device(chosen), precision=chosen_precision, reason=f"{why}; {precision_why}")
+
+
+def _own_device(device: DeviceName) -> torch.device:
+    """Where torchrun has started several processes on this machine, each has a GPU of its own."""
+    local_rank, num_local = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if num_local == 1 or device is DeviceName.CPU:
+        return torch.device(device.value)
+    num_devices = torch.cuda.device_count() if device is DeviceName.CUDA else 1
+    if num_local > num_devices:
+        raise DeviceError(
+            f"{num_local} processes were started, but this machine has {num_devices} {device.value} device(s); use "
+            f"torchrun --nproc-per-node={num_devices}, or --device cpu"
+        )
+    return torch.device(device.value, local_rank)
+
+
+def choose_for_graph(
+    runtime: str, device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO
+) -> DeviceChoice:
+    """The choice for an exported graph, which `runtime` computes, as "onnxruntime int8": there is only one.
+
+    Raises DeviceError where something else was asked for.
+    """
+    if device not in (DeviceName.AUTO, DeviceName.CPU):
+        raise DeviceError(
+            f"--device {device.value}: an exported graph runs on the CPU; leave the option out, or use the model's "
+            "safetensors file"
+        )
+    if precision is not Precision.AUTO and precision.value != runtime.split()[-1]:
+        raise DeviceError(
+            f"--precision {precision.value}: this graph runs as {runtime}; leave the option out, or use the "
+            "model's safetensors file"
+        )
+    return DeviceChoice(
+        device=torch.device("cpu"),
+        precision=Precision.FLOAT32,  # of what PyTorch does before and after the graph
+        reason="an exported graph runs as it was exported",
+        runtime=runtime,
+    )
+
+
+def _choose_precision(device: DeviceName, asked: Precision) -> tuple[Precision, str]:
+    if asked is Precision.FLOAT16 and device is DeviceName.CPU:
+        raise DeviceError(
+            "--precision float16 needs a GPU: on a CPU it is slower than float32; use --precision auto or bfloat16"
+        )
+    if asked is Precision.BFLOAT16 and device is DeviceName.CUDA and not torch.cuda.is_bf16_supported():
+        raise DeviceError("--precision bfloat16: this GPU does not have it; use --precision float16 or auto")
+    if asked is not Precision.AUTO:
+        return asked, "precision as asked"
+    if device is DeviceName.CUDA:
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision.BFLOAT16, "this GPU computes bfloat16 fast, and it needs no loss scaling"
+        return Precision.FLOAT16, "this GPU lacks bfloat16"
+    if device is DeviceName.CPU and cpu_has_bfloat16():
+        return Precision.BFLOAT16, "this processor has bfloat16 instructions"
+    return Precision.FLOAT32, "no faster format is safe here"
+
+
+def cpu_has_bfloat16() -> bool:
+    """AVX512-BF16 or AMX, as PyTorch reads the processor; older versions of it cannot tell."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def allowed_cores() -> int:
+    """How many cores this process may use of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

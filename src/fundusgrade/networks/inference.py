@@ -1,0 +1,67 @@
+"""Inference: a network moved to its device, image batches -> outputs -> probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fundusgrade.errors import CheckpointError
+from fundusgrade.networks.device import DeviceChoice
+from fundusgrade.networks.heads import NUM_OUTPUTS, Calibration, grade_logits
+from fundusgrade.networks.network import GradingNetwork, NetworkSpec
+from fundusgrade.networks.pictures import scale_pixels
+
+
+def prepare_for(network: GradingNetwork, choice: DeviceChoice) -> GradingNetwork:
+    """Move a network to the chosen device, in the memory layout that is fast there."""
+    if network.likes_channels_last:
+        return network.to(choice.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(choice.device)
+
+
+def lay_out(network: GradingNetwork, pictures: Tensor) -> Tensor:
+    """Give a batch the network's memory layout."""
+    return pictures.contiguous(memory_format=torch.channels_last) if network.likes_channels_last else pictures
+
+
+def predict_probabilities(
+    network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, batch_size: int = 32, *, tta: bool = False
+) -> NDArray[np.float64]:
+    """Probabilities (N, 5) of preprocessed pictures (N, 3, S, S) uint8, in evaluation mode."""
+    return to_probabilities(network.spec, predict_outputs(network, pixels, choice, batch_size, tta=tta))
+
+
+@torch.inference_mode()
+def predict_outputs(
+    network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, batch_size: int = 32, *, tta: bool = False
+) -> Tensor:
+    """Outputs of the head (N, n) float32 on the CPU; with `tta` the mean over the four mirrored pictures."""
+    was_training = network.training
+    network.eval()
+    starts = range(0, len(pixels), batch_size)
+    try:
+        parts = [_predict_batch(network, pixels[start : start + batch_size], choice, tta) for start in starts]
+    finally:
+        network.train(was_training)
+    return torch.cat(parts) if parts else torch.zeros(0, NUM_OUTPUTS[network.spec.head])
+
+
+def to_probabilities(spec: NetworkSpec, outputs: Tensor, calibration: Calibration | None = None) -> NDArray[np.float64]:
+    """Outputs (N, n) -> probabilities (N, 5), by the network's own calibration if no other is given."""
+    chosen = spec.calibration if calibration is None else calibration
+    return torch.softmax(grade_logits(spec.head, outputs.double(), chosen), dim=1).cpu().numpy()
+
+
+def _predict_batch(network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, tta: bool) -> Tensor:
+    pictures = scale_pixels(pixels.to(choice.device))
+    views = [pictures, pictures.flip(3), pictures.flip(2), pictures.flip(2, 3)] if tta else [pictures]
+    with choice.autocast():
+        outputs = torch.stack([network.outputs(lay_out(network, view)) for view in views]).mean(dim=0)
+    if not torch.isfinite(outputs).all():
+        raise CheckpointError(
+            f"the network {network.spec.arch} gave values that are not numbers at {choice.precision.value}; "
+            "try --precision float32; if that does not help, the checkpoint is damaged"
+        )
+    return outputs.cpu()

@@ -1,0 +1,107 @@
+"""The network: its specification, the small CNN, and a backbone with a grading head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from fundusgrade.grades import NUM_GRADES
+from fundusgrade.networks.heads import UNCALIBRATED, Calibration, grade_logits
+from fundusgrade.options import Head
+
+CNN = "cnn"
+
+# Where a regression begins: near the mean grade of the usual data sets.
+INITIAL_SEVERITY = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """Everything needed to build a network again: `arch` as the user names it, input size in px, normalization.
+
+    `rows` are the first row of the picture that the network looks at and the one after the last; None stands for all.
+    `arguments` are those that timm builds the network with beside its name: numbers, words and lists of them.
+    """
+
+    arch: str
+    timm_name: str | None
+    size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    rows: tuple[int, int] | None = None
+    head: Head = Head.SOFTMAX
+    calibration: Calibration = UNCALIBRATED
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def input_px(self) -> tuple[int, int]:
+        """Height and width of what the network looks at."""
+        top, bottom = self.rows or (0, self.size_px)
+        return bottom - top, self.size_px
+
+
+class SmallCnn(nn.Module):
+    """Three convolution layers and a linear one, trained from scratch: the baseline of the comparison."""
+
+    def __init__(self, num_outputs: int = NUM_GRADES, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 32, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 5, padding=2, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(64, 128, 5, padding=2, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
+        )  # fmt: skip
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(128, num_outputs)
+        if num_outputs == 1:
+            nn.init.constant_(self.classifier.bias, INITIAL_SEVERITY)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalized pictures (B, 3, S, S) -> outputs of the head (B, n)."""
+        pooled = self.features(x).mean(dim=(2, 3))
+        logits: Tensor = self.classifier(self.dropout(pooled))
+        return logits
+
+
+class GradingNetwork(nn.Module):
+    """A backbone with a head; pictures (B, 3, S, S) in [0, 1] -> logits (B, 5). It normalizes by itself."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, S, S) float in [0, 1] -> calibrated logits (B, 5), float32."""
+        return grade_logits(self.spec.head, self.outputs(pictures), self.spec.calibration)
+
+    def outputs(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, S, S) float in [0, 1] -> outputs of the head (B, n), float32, as the loss wants them.
+
+        Pictures may also be given as only those rows that the network looks at.
+        """
+        outputs: Tensor = self.backbone(self.normalized(pictures))
+        return outputs.float()
+
+    def normalized(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, S, S) in [0, 1] -> what the backbone takes (B, 3, rows, S): its rows, normalized."""
+        if self.spec.rows is not None and pictures.shape[2] == self.spec.size_px:
+            top, bottom = self.spec.rows
+            pictures = pictures[:, :, top:bottom]
+        return (pictures - self.mean) / self.std
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Read the outputs with another calibration from now on."""
+        self.spec = replace(self.spec, calibration=calibration)
+
+    @property
+    def likes_channels_last(self) -> bool:
+        """Convolutions run faster with channels last; a transformer gains nothing."""
+        return any(isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in self.modules())

@@ -1,0 +1,116 @@
+"""A network -> the graph of it that another runtime computes, in full precision or in 8 bits."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fundusgrade.errors import ExportError
+from fundusgrade.networks.graphs import OUTPUTS, PICTURES, optional_package
+from fundusgrade.networks.network import GradingNetwork
+
+_EXPORTING = "`fundusgrade export`"
+_METADATA_OF_QUANTIZER = ("onnx.quant.pre_process", "onnxruntime.quant")
+# A transformer's sums and norms have rare, large values, which 8 bits for all of a map cannot hold beside small ones.
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_LINEAR = ("Gemm", "MatMul")
+
+
+def to_onnx(network: GradingNetwork) -> Any:
+    """The backbone as an ONNX model, with any number of pictures; batch norms are folded into convolutions.
+
+    Raises ExportError where PyTorch cannot trace the architecture, CheckpointError where a package is missing.
+    """
+    for package in ("onnx", "onnxscript"):
+        optional_package(package, "onnx", _EXPORTING)
+    example = torch.zeros(2, 3, *network.spec.input_px)
+    try:
+        program: Any = torch.onnx.export(
+            network.backbone,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[PICTURES],
+            output_names=[OUTPUTS],
+            external_data=False,
+            verbose=False,
+        )
+    except Exception as error:  # tracing runs the network's code with other types, and may fail in any way
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ExportError(
+            f"PyTorch {torch.__version__} cannot export {network.spec.timm_name or network.spec.arch} ({reason}); "
+            "use its safetensors file, or --format hub"
+        ) from error
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(model: Any) -> Any:
+    """The model without the lines of code that its nodes came from: they tell of the machine, and help nobody."""
+    del model.metadata_props[:]
+    for described in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del described.metadata_props[:]
+        described.ClearField("doc_string")
+    for described in (*model.graph.input, *model.graph.output):
+        del described.metadata_props[:]
+    return model
+
+
+def quantize(model: Any, batches: Iterator[NDArray[np.float32]]) -> Any:
+    """The ONNX model in 8 bits, with scales from normalized pictures (B, 3, rows, width), in QDQ form.
+
+    Weights are signed with a scale for each channel, maps unsigned, as VNNI multiplies them. A map's scale is the mean
+    of what the batches reach: the one largest value of all leaves the others of a ResNet-50 too few steps. The last
+    linear layer stays in float32: it costs nothing, and its output is the answer.
+    """
+    onnx = optional_package("onnx", "onnx", f"{_EXPORTING} --int8")
+    optional_package("onnxruntime", "onnx", f"{_EXPORTING} --int8")
+    from onnxruntime import quantization
+
+    class Pictures(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            batch = next(batches, None)
+            return None if batch is None else {PICTURES: batch}
+
+    given = onnx.ModelProto()
+    given.CopyFrom(model)  # the quantizer moves the weights out of what it is given
+    # Shapes are known and batch norms folded already; the mark keeps the quantizer from asking for it.
+    onnx.helper.set_model_props(given, dict([_METADATA_OF_QUANTIZER]))
+    kinds = {node.op_type for node in model.graph.node}
+    last = [node.name for node in model.graph.node if node.op_type in _LINEAR][-1]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        path = Path(folder) / "quantized.onnx"
+        quantization.quantize_static(
+            given,
+            path,
+            Pictures(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=_PRODUCTS if "LayerNormalization" in kinds else None,
+            nodes_to_exclude=[last],
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={"CalibMovingAverage": True},
+        )
+        quantized = onnx.load(path)
+    return _without_traces(quantized)
+
+
+def to_openvino(model: bytes) -> tuple[bytes, bytes]:
+    """An ONNX model as the two files of OpenVINO: the graph as XML, and its weights as they are."""
+    openvino = optional_package("openvino", "openvino", f"{_EXPORTING} --format openvino")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.xml"
+        try:
+            openvino.save_model(openvino.Core().read_model(model), path, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise ExportError(
+                f"OpenVINO {openvino.__version__} cannot convert this network ({error}); use --format onnx"
+            ) from error
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()

@@ -1,0 +1,82 @@
+"""A model in the layout of timm's hub: whoever has timm can load the network, and train on from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from fundusgrade.errors import ExportError
+from fundusgrade.files import write_atomically
+from fundusgrade.networks.checkpoint import Checkpoint
+from fundusgrade.networks.model_card import model_card
+from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.timm_hub import CONFIG_FILE, WEIGHTS_FILE
+
+DESCRIPTION_FILE = "fundusgrade.json"
+# What timm must know of the architecture to adapt it; the rest of its own description is of other weights.
+_KEPT = ("first_conv", "classifier", "fixed_input_size")
+_CARD_HEADER = """---
+library_name: timm
+pipeline_tag: image-classification
+tags: [image-classification, timm, diabetic-retinopathy, fundus-photography]
+---
+"""
+_CARD_USE = """
+## With timm
+
+`timm.create_model("hf-hub:OWNER/NAME", pretrained=True)`, or `"local-dir:FOLDER"`, builds the bare network. What its
+outputs mean, calibration, thresholds and preprocessing are in `fundusgrade.json`; timm's own transforms prepare a
+photograph otherwise, and grades would be wrong.
+"""
+
+
+def write_hub_folder(checkpoint: Checkpoint, folder: Path) -> tuple[Path, ...]:
+    """Write config, weights, card and our description; returns their paths.
+
+    Raises ExportError for a network that is not timm's, StoreError where the folder cannot be written.
+    """
+    description, network = checkpoint.description, checkpoint.network
+    if network.spec.timm_name is None:
+        raise ExportError(
+            f"{description.name} is a {network.spec.arch}, which timm does not have; use --format onnx or openvino"
+        )
+    state = {name: tensor.contiguous() for name, tensor in network.backbone.state_dict().items()}
+    files: dict[str, bytes | str] = {
+        WEIGHTS_FILE: safetensors.torch.save(state, metadata={"format": "pt"}),
+        "README.md": _CARD_HEADER + model_card(description) + _CARD_USE,
+        DESCRIPTION_FILE: description.to_json(),
+        CONFIG_FILE: json.dumps(_config(network), indent=2) + "\n",
+    }
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return tuple(folder / name for name in files)
+
+
+def _config(network: GradingNetwork) -> dict[str, object]:
+    """timm's description of the network. A picture is as large as what the network sees: nothing is cropped."""
+    spec, backbone = network.spec, network.backbone
+    model: Any = backbone  # timm's attributes
+    assert spec.timm_name is not None, "only timm's networks have one"
+    kept = {name: model.pretrained_cfg[name] for name in _KEPT if model.pretrained_cfg.get(name) is not None}
+    fixed_size = {"img_size": list(spec.input_px)} if kept.get("fixed_input_size") else {}
+    return {
+        "architecture": spec.timm_name.split(".")[0],
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "model_args": {**spec.arguments, **fixed_size},
+        "pretrained_cfg": {
+            **kept,
+            "input_size": [3, *spec.input_px],
+            "pool_size": None,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "num_classes": model.num_classes,
+            "custom_load": False,
+        },
+    }

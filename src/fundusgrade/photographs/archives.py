@@ -1,0 +1,161 @@
+"""Zip archives of photographs: what is in them, and the bytes of one member; nothing is ever unpacked to disk.
+
+The directory of an archive is read once, and each member then by itself from where it begins: no handle stays open or
+is shared between threads, and 50,000 members cost one directory, not 50,000.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+from fundusgrade.errors import UnreadableImageError
+from fundusgrade.photographs.pixels import COPY_AGAIN
+
+ARCHIVE_SUFFIX = ".zip"
+MAX_MEMBER_BYTES = 512 * 1024**2  # several are unpacked at once, in memory
+_MAX_NAME_BYTES, _MAX_PART_BYTES = 1024, 200  # a figure is named after it, with a few letters more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A photograph in an archive: its name there, where its bytes are, and why it is not read, if it is not."""
+
+    name: str
+    offset: int
+    num_packed_bytes: int
+    num_bytes: int
+    crc: int
+    is_deflated: bool
+    problem: str | None = None
+
+
+def find_members(file: BinaryIO, suffixes: Set[str]) -> list[Member]:
+    """Members whose names end so, sorted by name; hidden ones and what macOS adds are skipped.
+
+    Names are unique and lead nowhere but down; a member where that is not so, or that cannot be read, has a `problem`.
+    Raises UnreadableImageError where the archive is damaged.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except Exception:  # BadZipFile, struct.error, NotImplementedError, ...: hostile bytes lead to any
+        raise UnreadableImageError(f"damaged zip archive: its list of files cannot be read; {COPY_AGAIN}") from None
+    members = _apart([_member(entry) for entry in entries if _is_photograph(entry, suffixes)])
+    unique = {member.name: member for member in members}
+    num_with_name = Counter(member.name for member in members)
+    return [
+        member if num_with_name[name] == 1 else replace(member, problem=_several(num_with_name[name]))
+        for name, member in sorted(unique.items())
+    ]
+
+
+def _apart(members: list[Member]) -> list[Member]:
+    """The members, with a problem for those that begin inside of another: few bytes could unpack to many."""
+    end, checked = 0, []
+    for member in sorted(members, key=lambda member: member.offset):
+        overlaps = member.offset < end
+        end = max(end, member.offset + member.num_packed_bytes) if member.problem is None else end
+        checked.append(replace(member, problem=_OVERLAPPING) if overlaps and member.problem is None else member)
+    return checked
+
+
+def read_member(file: BinaryIO, member: Member) -> bytes:
+    """The bytes of a member. Raises UnreadableImageError where they are not what the archive says."""
+    size = file.seek(0, 2)
+    file.seek(member.offset)
+    header = file.read(30)
+    if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
+        raise _damaged()
+    start = file.seek(sum(struct.unpack("<HH", header[26:])), 1)
+    if start + member.num_packed_bytes > size:
+        raise _damaged()
+    content = _unpack(file.read(member.num_packed_bytes), member)
+    if len(content) != member.num_bytes or zlib.crc32(content) != member.crc:
+        raise _damaged()
+    return content
+
+
+def _unpack(packed: bytes, member: Member) -> bytes:
+    # One byte more than was said, so that more than was said is noticed.
+    limit = min(member.num_bytes, MAX_MEMBER_BYTES) + 1
+    if not member.is_deflated:
+        return packed[:limit]
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, limit)
+    except zlib.error:
+        raise _damaged() from None
+
+
+def _is_photograph(entry: zipfile.ZipInfo, suffixes: Set[str]) -> bool:
+    path = PurePosixPath(entry.filename)
+    is_hidden = any(re.match(r"\.(?!\.)|__MACOSX$", part) for part in path.parts)
+    return not entry.is_dir() and not is_hidden and path.suffix.lower() in {*suffixes, ARCHIVE_SUFFIX}
+
+
+def _member(entry: zipfile.ZipInfo) -> Member:
+    leads_down = _leads_down(entry)
+    return Member(
+        name=PurePosixPath(entry.filename).as_posix() if leads_down else entry.filename,
+        offset=entry.header_offset,
+        num_packed_bytes=entry.compress_size,
+        num_bytes=entry.file_size,
+        crc=entry.CRC,
+        is_deflated=entry.compress_type == zipfile.ZIP_DEFLATED,
+        problem=_problem(entry) if leads_down else _MISLEADING,
+    )
+
+
+def _leads_down(entry: zipfile.ZipInfo) -> bool:
+    """Whether a member's name is a relative path that stays inside of the archive on every system."""
+    name = entry.filename
+    parts = name.split("/")
+    return (
+        entry.orig_filename == name
+        and not name.startswith("/")
+        and not re.search(r"^[A-Za-z]:|[\\\x00-\x1f\x7f]", name)
+        and ".." not in parts
+    )
+
+
+_MISLEADING = (
+    "its name in the archive is no plain relative path (it is absolute, or has .., a backslash or control characters); "
+    "pack it again under another name"
+)
+
+
+def _problem(entry: zipfile.ZipInfo) -> str | None:
+    """Why a member is not read, if it is not, from the archive's directory alone."""
+    if entry.filename.lower().endswith(ARCHIVE_SUFFIX):
+        return "an archive inside of an archive is not opened; unpack the outer one"
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        return "it is a link, which leads nowhere inside of an archive; pack the photograph itself"
+    if entry.flag_bits & 0x1:
+        return "it is encrypted; unpack the archive with its password"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "it is compressed in a way that is not supported; pack it with the usual deflate method"
+    if max(entry.file_size, entry.compress_size) > MAX_MEMBER_BYTES:
+        return f"it has {entry.file_size} bytes, more than the {MAX_MEMBER_BYTES} allowed in archives; unpack it"
+    encoded = [len(part.encode()) for part in entry.filename.split("/")]
+    if max(encoded) > _MAX_PART_BYTES or sum(encoded) > _MAX_NAME_BYTES:
+        return "its name is too long; pack it again under a shorter one"
+    return None
+
+
+_OVERLAPPING = "it overlaps with another file in the archive, as bombs do; pack it again"
+
+
+def _several(num_members: int) -> str:
+    return f"the archive holds {num_members} files of this name, and which is meant is unknown; pack it again"
+
+
+def _damaged() -> UnreadableImageError:
+    return UnreadableImageError(f"damaged zip archive: this file in it is not what its list says; {COPY_AGAIN}")

@@ -1,0 +1,55 @@
+"""EXIF blocks and TIFF directories, read without trusting them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ORIENTATION_TAG = 274
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiffEntry:
+    """One entry of a TIFF directory; `values` is empty unless they are one to eight integers inside the file."""
+
+    tag: int
+    raw: bytes
+    values: tuple[int, ...]
+    is_whole: bool
+
+
+_VALUE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+_INTEGER_TYPES = (1, 3, 4)
+
+
+def read_tiff_directory(data: bytes) -> list[TiffEntry]:
+    """The entries of the first directory of a TIFF file or EXIF block, as far as the bytes reach."""
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+
+    def integer(start: int, size: int) -> int:
+        return int.from_bytes(data[start : start + size], order)
+
+    entries = []
+    directory = integer(4, 4)
+    for start in range(directory + 2, directory + 2 + 12 * integer(directory, 2), 12):
+        if start + 12 > len(data):
+            break
+        size = _VALUE_SIZES.get(integer(start + 2, 2), 0)
+        count = integer(start + 4, 4)
+        first = integer(start + 8, 4) if size * count > 4 else start + 8
+        is_whole = first + size * count <= len(data)
+        values: tuple[int, ...] = ()
+        if is_whole and count <= 8 and integer(start + 2, 2) in _INTEGER_TYPES:  # longer lists are not for us
+            values = tuple(integer(first + index * size, size) for index in range(count))
+        tag = integer(start, 2)
+        entries.append(TiffEntry(tag=tag, raw=data[start : start + 12], values=values, is_whole=is_whole))
+    return entries
+
+
+def find_orientation(exif: bytes) -> int:
+    """The EXIF orientation, 1 to 8; 1 when the block is damaged or silent, which is how cameras mean it."""
+    block = exif.removeprefix(b"Exif\0\0")
+    for entry in read_tiff_directory(block) if block.startswith((b"II*\0", b"MM\0*")) else []:
+        if entry.tag == ORIENTATION_TAG and entry.values:
+            return entry.values[0]
+    return 1

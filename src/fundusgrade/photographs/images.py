@@ -1,0 +1,118 @@
+"""Photographs and pictures on disk: read any common format safely, write atomically, list folders and archives."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from fundusgrade.errors import StoreError
+from fundusgrade.photographs.decoding import decode_image
+from fundusgrade.photographs.dicom import decode_dicom, is_dicom
+from fundusgrade.photographs.pixels import Decoded, Picture
+from fundusgrade.photographs.sources import FoundImage, is_folder, open_photograph_file
+from fundusgrade.text import in_words
+
+
+def read_image(path: Path, *, at_least_px: int | None = None) -> Picture:
+    """Decode a photograph, turned upright as its EXIF orientation says, first page only.
+
+    Transparent pixels become black, like the surroundings of the retina. Safe in threads: no global state is touched.
+    With `at_least_px` the picture may come reduced, its shorter side not below that many pixels.
+    Raises UnreadableImageError for everything that is not a whole picture of 32 px to 200 million pixels.
+    """
+    return read_photograph(path, at_least_px=at_least_px).picture
+
+
+def read_photograph(photograph: Path | FoundImage, *, at_least_px: int | None = None) -> Decoded:
+    """The same with what a DICOM says of eye and camera; also a member of an archive, or one of several frames."""
+    if isinstance(photograph, Path):
+        photograph = FoundImage(path=photograph, name=photograph.as_posix())
+    with open_photograph_file(photograph) as file:
+        if is_dicom(file):
+            return decode_dicom(file, photograph.frame, at_least_px=at_least_px)
+        return Decoded(picture=decode_image(file.read(), at_least_px=at_least_px))
+
+
+def write_image(path: Path, picture: Picture) -> None:
+    """Write a picture in the format of its suffix (png, jpg, webp, tif), whole or not at all.
+
+    Raises StoreError when the suffix is unknown, the folder is missing, or the file cannot be written.
+    """
+    encoded = _encode(picture, path)
+    if not is_folder(path.parent):
+        raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    # Not `tempfile`: its files are private to the owner, and the finished picture would stay so.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        temporary.write_bytes(encoded)
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {in_words(error)}; check space, permission and name") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def encode_jpeg(picture: Picture, quality: int = 85) -> bytes:
+    """A picture as the bytes of a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def encode_png(picture: Picture) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def halved(picture: Picture) -> Picture:
+    """A picture of half the size, each pixel the mean of four: whole factors are reduced much faster than others."""
+    half = (picture.shape[1] // 2, picture.shape[0] // 2)
+    return np.asarray(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def reduced(picture: Picture, factor: int) -> Picture:
+    """A picture `factor` times smaller, each pixel the mean of factor x factor, rounded once.
+
+    Halving several times would round as often, and Ben Graham's contrast makes four levels of one.
+    """
+    height, width = picture.shape[0] // factor, picture.shape[1] // factor
+    whole = picture[: height * factor, : width * factor]
+    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def jpeg_quantization(path: Path) -> float:
+    """Mean of a JPEG file's first quantization table: the higher, the more it was compressed; 0 for other files.
+
+    Raises OSError.
+    """
+    with path.open("rb") as file:
+        data = file.read(65536)
+    start = data.find(b"\xff\xdb") if data.startswith(b"\xff\xd8") else -1
+    table = data[start + 5 : start + 69]
+    return sum(table) / len(table) if start >= 0 and table else 0.0
+
+
+def _encode(picture: Picture, path: Path) -> bytes:
+    options: dict[str, dict[str, Any]] = {
+        ".png": {"format": "PNG"},
+        ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+        ".webp": {"format": "WEBP", "quality": 95},
+        ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+    }
+    suffix = {".jpeg": ".jpg", ".tiff": ".tif"}.get(path.suffix.lower(), path.suffix.lower())
+    if suffix not in options:
+        raise StoreError(f"cannot write {path}: unknown picture suffix {path.suffix!r}; use .png, .jpg, .webp or .tif")
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(picture).save(buffer, **options[suffix])
+    except (OSError, ValueError) as error:  # JPEG ends at 65,535 px and WebP at 16,383
+        raise StoreError(f"cannot write {path}: {in_words(error)}; another format such as .png may do") from error
+    return buffer.getvalue()

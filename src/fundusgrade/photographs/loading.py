@@ -1,0 +1,95 @@
+"""From a file to the canonical picture and its quality: the one way in, for training, prediction and explanation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fundusgrade.errors import UngradableError, UnreadableImageError
+from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, find_field_of_view
+from fundusgrade.photographs.images import read_photograph, reduced
+from fundusgrade.photographs.pixels import NO_MEMORY, Picture
+from fundusgrade.photographs.preprocess import PreprocessedImage, preprocess
+from fundusgrade.photographs.quality import Quality, measure_quality
+from fundusgrade.photographs.recipe import PreprocessRecipe
+from fundusgrade.photographs.sources import FoundImage
+from fundusgrade.text import in_words
+
+# The canonical picture shows nine tenths of the disc's diameter, and the disc is rarely smaller than the photograph's
+# shorter side: with this margin reduced decoding takes nothing from the picture. Disc and quality are measured alike
+# whatever the size of the picture asked for, so both have enough pixels for small ones too.
+DECODING_MARGIN = 1.25
+MIN_DECODED_PX = WORKING_SIZE_PX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Intake:
+    """A photograph (H, W, 3), reduced as far as its canonical picture allows; that picture; what was measured on it.
+
+    Eye ("R", "L", "B" for both) and camera are what a DICOM file says of them, else "".
+    """
+
+    photograph: Picture
+    prepared: PreprocessedImage
+    quality: Quality
+    laterality: str = ""
+    camera: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenedPhotograph:
+    """A photograph (H, W, 3) for showing things on it, and what is graded of it."""
+
+    name: str
+    photograph: Picture
+    intake: Intake
+
+
+def open_photograph(
+    found: Path | FoundImage, recipe: PreprocessRecipe, *, at_least_px: int | None = None
+) -> OpenedPhotograph:
+    """Read a photograph to grade it and to draw on it, at its full size or at one that keeps this many pixels a side.
+
+    Raises UnreadableImageError or NoRetinaError, naming the file, where it cannot be graded.
+    """
+    name = found.as_posix() if isinstance(found, Path) else found.name
+    try:
+        # What is graded is decoded by itself, at reduced size where that is cheaper, exactly as when only grading.
+        photograph, intake = read_photograph(found, at_least_px=at_least_px).picture, take_in(found, recipe)
+    except UngradableError as error:
+        raise type(error)(f"{name}: {error}") from error
+    return OpenedPhotograph(name=name, photograph=photograph, intake=intake)
+
+
+def take_in(found: Path | FoundImage, recipe: PreprocessRecipe) -> Intake:
+    """Read a photograph, at reduced size where that is cheaper, and bring it into canonical form.
+
+    Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.
+    """
+    try:
+        decoded = read_photograph(found, at_least_px=_num_pixels_needed(recipe))
+        return replace(take_in_picture(decoded.picture, recipe), laterality=decoded.laterality, camera=decoded.camera)
+    except MemoryError as error:
+        raise UnreadableImageError(NO_MEMORY) from error
+    except (cv2.error, np.linalg.LinAlgError) as error:  # none is known to get so far, but a run must not end by one
+        has_no_memory = isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
+        reason = NO_MEMORY if has_no_memory else f"it cannot be processed: {in_words(error)}; save it again as a JPEG"
+        raise UnreadableImageError(reason) from error
+
+
+def take_in_picture(photograph: Picture, recipe: PreprocessRecipe) -> Intake:
+    """The same for a photograph in memory. Raises NoRetinaError where it shows no retina."""
+    factor = min(photograph.shape[:2]) // _num_pixels_needed(recipe)
+    if factor >= 2:
+        photograph = reduced(photograph, 1 << (factor.bit_length() - 1))
+    field_of_view = find_field_of_view(photograph)
+    quality = measure_quality(photograph, field_of_view)
+    return Intake(photograph=photograph, prepared=preprocess(photograph, field_of_view, recipe), quality=quality)
+
+
+def _num_pixels_needed(recipe: PreprocessRecipe) -> int:
+    return max(MIN_DECODED_PX, math.ceil(DECODING_MARGIN * recipe.size_px))

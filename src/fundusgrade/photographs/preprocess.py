@@ -1,0 +1,237 @@
+"""From a photograph to the picture a network sees: the canonical disc.
+
+Every preprocessed picture shows the field of view at the same place and radius with the picture's squashing undone, and
+inside the same outline: a band that nearly every camera shows, so that how a picture was cut does not give the camera
+away. The affine map used is kept as a `Placement`, so that a heat map can be laid back on the photograph's pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.photographs.field_of_view import FieldOfView
+from fundusgrade.photographs.images import halved
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.recipe import BAND_FRACTION, MIDDLE_GRAY, Method, Outline, PreprocessRecipe
+
+# Graham blurs with sigma 10 at a radius of 300 px and keeps the inner 90 % of the radius.
+GRAHAM_SIGMA_FRACTION = 1 / 30
+
+GRAHAM_GAIN = 4.0
+MIN_ANTIALIASING_SIGMA_PX = 0.3
+# A Gaussian window is taken on a reduced copy as long as its sigma there keeps this many pixels.
+SMALLEST_REDUCED_SIGMA_PX = 4.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """The map from photograph to canonical pixels: x' = scale_x x + offset_x, likewise y; pixel centers are whole."""
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+    photograph_height: int
+    photograph_width: int
+
+    def resized_to(self, height: int, width: int) -> Placement:
+        """The same map for the same photograph at another size, as when it was decoded at a reduced one."""
+        factor_x, factor_y = self.photograph_width / width, self.photograph_height / height
+        return Placement(
+            scale_x=self.scale_x * factor_x,
+            scale_y=self.scale_y * factor_y,
+            offset_x=self.offset_x + self.scale_x * (factor_x - 1) / 2,
+            offset_y=self.offset_y + self.scale_y * (factor_y - 1) / 2,
+            photograph_height=height,
+            photograph_width=width,
+        )
+
+    def to_photograph(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Lay a map (S, S) over the canonical picture onto the photograph (H, W); 0 where it does not reach."""
+        matrix = np.array([[self.scale_x, 0, self.offset_x], [0, self.scale_y, self.offset_y]], np.float64)
+        size = (self.photograph_width, self.photograph_height)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        placed = cv2.warpAffine(values.astype(np.float32), matrix, size, flags=flags)
+        return np.asarray(placed, np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessedImage:
+    """The canonical disc: `picture` (S, S, 3) uint8 RGB, `mask` (S, S) True where retina is seen, and its placement.
+
+    With the band, `mask` may be smaller than the outline that the picture fills: what the photograph lacks is mirrored.
+    """
+
+    picture: Picture
+    mask: NDArray[np.bool_]
+    placement: Placement
+    field_of_view: FieldOfView
+
+
+def preprocess(photograph: Picture, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> PreprocessedImage:
+    """Bring a photograph (H, W, 3) with a known field of view into canonical form."""
+    placement = _placement(photograph, field_of_view, recipe)
+    seen = _Seen.of(placement, field_of_view, recipe)
+    disc = _warp(photograph, field_of_view, placement, recipe.size_px)
+    outline = canonical_outline(recipe)
+    mask = outline & seen.mask(recipe.size_px)
+    if recipe.outline is Outline.BAND:
+        disc = seen.mirrored(disc)
+    else:
+        outline = mask
+    treat = {Method.BEN_GRAHAM: _ben_graham, Method.NATURAL: _natural, Method.CLAHE: _clahe}[recipe.method]
+    # Nothing beyond the outline may reach into it, neither by a local mean nor by a histogram.
+    inside = outline.astype(np.uint8)
+    disc = np.asarray(cv2.copyTo(disc, inside), np.uint8)
+    picture = np.asarray(cv2.copyTo(treat(disc, outline, recipe), inside, np.full_like(disc, recipe.fill)), np.uint8)
+    return PreprocessedImage(picture=picture, mask=mask, placement=placement, field_of_view=field_of_view)
+
+
+def canonical_outline(recipe: PreprocessRecipe) -> NDArray[np.bool_]:
+    """What a canonical picture (S, S) may show, the same for every photograph."""
+    axis = np.arange(recipe.size_px, dtype=np.float64) - (recipe.size_px - 1) / 2
+    outline: NDArray[np.bool_] = axis[None] ** 2 + axis[:, None] ** 2 <= (recipe.size_px / 2) ** 2
+    if recipe.outline is Outline.BAND:
+        outline &= np.abs(axis)[:, None] <= BAND_FRACTION * recipe.radius_px
+    return outline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """First and last row and column of the canonical picture that the photograph shows; both included."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @classmethod
+    def of(cls, placement: Placement, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> _Seen:
+        last = recipe.size_px - 1
+
+        def within(value: float) -> int:
+            return min(max(int(value), 0), last)
+
+        return cls(
+            left=within(np.ceil(placement.scale_x * field_of_view.left + placement.offset_x)),
+            top=within(np.ceil(placement.scale_y * field_of_view.top + placement.offset_y)),
+            right=within(np.floor(placement.scale_x * field_of_view.right + placement.offset_x)),
+            bottom=within(np.floor(placement.scale_y * field_of_view.bottom + placement.offset_y)),
+        )
+
+    def mask(self, size_px: int) -> NDArray[np.bool_]:
+        mask = np.zeros((size_px, size_px), np.bool_)
+        mask[self.top : self.bottom + 1, self.left : self.right + 1] = True
+        return mask
+
+    def mirrored(self, disc: Picture) -> Picture:
+        """Continue the retina beyond a cut by its mirror image: a gray margin would tell how the picture was cut."""
+        if (self.left, self.top) == (0, 0) and (self.bottom + 1, self.right + 1) == disc.shape[:2]:
+            return disc
+        height, width = disc.shape[:2]
+        seen = disc[self.top : self.bottom + 1, self.left : self.right + 1]
+        margins = (self.top, height - 1 - self.bottom, self.left, width - 1 - self.right)
+        return np.asarray(cv2.copyMakeBorder(seen, *margins, cv2.BORDER_REFLECT_101), np.uint8)
+
+
+def _placement(photograph: Picture, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> Placement:
+    """Center the ellipse on the canonical picture and stretch both radii to the canonical one."""
+    middle = (recipe.size_px - 1) / 2
+    scale_x = recipe.radius_px / field_of_view.radius_x
+    scale_y = recipe.radius_px / field_of_view.radius_y
+    return Placement(
+        scale_x=scale_x,
+        scale_y=scale_y,
+        offset_x=middle - scale_x * field_of_view.center_x,
+        offset_y=middle - scale_y * field_of_view.center_y,
+        photograph_height=photograph.shape[0],
+        photograph_width=photograph.shape[1],
+    )
+
+
+def _warp(photograph: Picture, field_of_view: FieldOfView, placement: Placement, size_px: int) -> Picture:
+    """Resample to the canonical picture; halved and blurred as far as sampling would alias.
+
+    Only what is seen of the retina takes part, or a dark bar beside it would be averaged into its last row.
+    """
+    left, top = max(0, round(field_of_view.left)), max(0, round(field_of_view.top))
+    seen = photograph[top : round(field_of_view.bottom) + 1, left : round(field_of_view.right) + 1]
+    height, width = seen.shape[:2]
+    needed_width, needed_height = width * placement.scale_x, height * placement.scale_y
+    while seen.shape[1] > 2.1 * needed_width and seen.shape[0] > 2.1 * needed_height and min(seen.shape[:2]) > 1:
+        seen = halved(seen)
+    sigma_x, sigma_y = (
+        _antialiasing_sigma_px(seen.shape[1] / needed_width),
+        _antialiasing_sigma_px(seen.shape[0] / needed_height),
+    )
+    if max(sigma_x, sigma_y) > MIN_ANTIALIASING_SIGMA_PX:
+        seen = np.asarray(cv2.GaussianBlur(seen, (0, 0), max(sigma_x, 0.1), sigmaY=max(sigma_y, 0.1)), np.uint8)
+    factor_x, factor_y = width / seen.shape[1], height / seen.shape[0]
+    # Reduced pixel u stands at photograph x = left + (u + 0.5) factor - 0.5.
+    scale_x, scale_y = placement.scale_x * factor_x, placement.scale_y * factor_y
+    offset_x = placement.offset_x + placement.scale_x * (left + 0.5 * factor_x - 0.5)
+    offset_y = placement.offset_y + placement.scale_y * (top + 0.5 * factor_y - 0.5)
+    matrix = np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]], np.float64)
+    warped = cv2.warpAffine(seen, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(warped, np.uint8)
+
+
+def _antialiasing_sigma_px(reduction: float) -> float:
+    """The blur that a picture needs before it is reduced by sampling, if a pixel is a Gaussian of half its width."""
+    return 0.5 * math.sqrt(max(reduction, 1.0) ** 2 - 1)
+
+
+def _ben_graham(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Picture:
+    """4 (picture - local mean) + 128 (B. Graham, Kaggle Diabetic Retinopathy Detection report, 2015).
+
+    The local mean is taken at the target scale and over visible retina only (normalized convolution, Knutsson and
+    Westin 1993): blurring across the edge of the disc or of a cut would draw a bright rim.
+    """
+    sigma_px = recipe.radius_px * GRAHAM_SIGMA_FRACTION
+    values = disc.astype(np.float32)
+    mean = local_mean(values, mask, sigma_px)
+    contrast = cv2.addWeighted(values, GRAHAM_GAIN, mean, -GRAHAM_GAIN, MIDDLE_GRAY, dtype=cv2.CV_8U)
+    return np.asarray(contrast, np.uint8)
+
+
+def local_mean(
+    values: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    sigma_px: float,
+    *,
+    smallest_sigma_px: float = SMALLEST_REDUCED_SIGMA_PX,
+) -> NDArray[np.float32]:
+    """Mean of `values` (H, W) or (H, W, 3) around each pixel over those in the mask, in a Gaussian window.
+
+    A wide window is taken on a reduced copy on which its sigma keeps `smallest_sigma_px`: it shows nothing finer.
+    """
+    weight = mask.astype(np.float32)
+    weighted = values * (weight[..., None] if values.ndim == 3 else weight)
+    factor = max(1, int(sigma_px / smallest_sigma_px))
+    size = (mask.shape[1] // factor, mask.shape[0] // factor)
+    if factor > 1:
+        weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)
+        weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
+    blurred = cv2.GaussianBlur(weighted, (0, 0), sigma_px / factor)
+    share = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma_px / factor), 1e-6)
+    mean = blurred / (share[..., None] if values.ndim == 3 else share)
+    if factor > 1:
+        mean = cv2.resize(mean, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(mean, np.float32)
+
+
+def _natural(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Picture:
+    """The colors as the camera gave them."""
+    return disc.copy()
+
+
+def _clahe(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Picture:
+    """Contrast-limited adaptive histogram equalization of lightness (Zuiderveld 1994), 8 x 8 tiles, clip limit 2."""
+    lab = cv2.cvtColor(disc, cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(np.ascontiguousarray(lab[..., 0]))
+    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), np.uint8)

@@ -1,0 +1,125 @@
+"""Is this a fundus photograph that can be graded, and if not, why? Measurements, limits, and a verdict in plain words.
+
+Everything is measured on the canonical disc at 224 px in natural colors, so that neither the camera's resolution nor
+a dark surround plays a part. The limits are calibrated on real photographs: docs/guides/gradability.md shows what share
+of each data set they flag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.errors import NoRetinaError
+from fundusgrade.photographs.field_of_view import FieldOfView, level_below
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.preprocess import local_mean, preprocess
+from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
+
+MEASURING_RECIPE = PreprocessRecipe(method=Method.NATURAL, outline=Outline.DISC, size_px=224)
+# A pixel whose strongest channel is below this (of 255) shows nothing; one of this luminance is burnt out.
+DARK_BELOW = 40
+BURNT_FROM = 235
+_EDGE_PX = 4
+
+MAX_DARK_FRACTION = 0.25
+MIN_BRIGHTNESS = 30.0
+MAX_OVEREXPOSED_FRACTION = 0.10
+MIN_VESSEL_CONTRAST = 0.045
+MIN_DETAIL = 1.6
+MIN_VISIBLE_FRACTION = 0.60
+# Beyond these nothing is a retina: bluer than red by this share, without any color, or as rough as print and noise.
+MIN_REDNESS = -0.05
+MIN_COLOR = 4.0
+MAX_DETAIL = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """What was measured on the visible retina; brightness and detail in levels of 255, the rest are fractions.
+
+    `brightness` is the median luminance, `dark_fraction` and `overexposed_fraction` are shares of the retina's area,
+    `vessel_contrast` is how much darker than their surroundings the darkest 2 % of fine structures are, as a share of
+    the local green value, `detail` the standard deviation of green between 1 and 4 px of blur, `redness` is
+    (red - blue) / (red + blue) of the medians, `color` the 95th percentile of the difference between a pixel's
+    strongest and weakest channel in levels, and `visible_fraction` the share of the disc that the photograph shows.
+    """
+
+    visible_fraction: float
+    brightness: float
+    dark_fraction: float
+    overexposed_fraction: float
+    vessel_contrast: float
+    detail: float
+    redness: float
+    color: float
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why a grade of this photograph should not be trusted, in plain words; empty if it is gradable."""
+        checks = {
+            "too dark": self.dark_fraction > MAX_DARK_FRACTION or self.brightness < MIN_BRIGHTNESS,
+            "overexposed": self.overexposed_fraction > MAX_OVEREXPOSED_FRACTION,
+            "out of focus or veiled": self.vessel_contrast < MIN_VESSEL_CONTRAST or self.detail < MIN_DETAIL,
+            "too little of the disc visible": self.visible_fraction < MIN_VISIBLE_FRACTION,
+        }
+        return tuple(reason for reason, holds in checks.items() if holds)
+
+    @property
+    def gradable(self) -> bool:
+        """Whether nothing speaks against grading the photograph."""
+        return not self.reasons
+
+
+def measure_quality(photograph: Picture, field_of_view: FieldOfView) -> Quality:
+    """Measure a photograph (H, W, 3) with a known field of view.
+
+    Raises NoRetinaError where its color or texture is none that a retina has: a disc alone makes no fundus photograph.
+    """
+    prepared = preprocess(photograph, field_of_view, MEASURING_RECIPE)
+    # The outermost pixels are left out: they mix with the dark surround.
+    kernel = np.ones((2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1), np.uint8)
+    inner = cv2.erode(prepared.mask.astype(np.uint8), kernel, borderValue=0) > 0
+    if not inner.any():
+        inner = prepared.mask
+    channels = [channel[inner] for channel in cv2.split(prepared.picture)]
+    luminance = cv2.cvtColor(prepared.picture, cv2.COLOR_RGB2GRAY)[inner]
+    strongest, weakest = np.maximum.reduce(channels), np.minimum.reduce(channels)
+    red, blue = level_below(channels[0], 0.5), level_below(channels[2], 0.5)
+    detail, relative = (values[inner] for values in _fine_structure(prepared.picture, prepared.mask))
+    measured = {
+        "visible_fraction": field_of_view.visible_fraction,
+        "brightness": level_below(luminance, 0.5),
+        "dark_fraction": (strongest < DARK_BELOW).mean(),
+        "overexposed_fraction": (luminance > BURNT_FROM).mean(),
+        "vessel_contrast": -np.partition(relative, len(relative) // 50)[len(relative) // 50],
+        "detail": detail.std(),
+        "redness": (red - blue) / max(red + blue, 1.0),
+        "color": level_below(strongest - weakest, 0.95),
+    }
+    # Rounded here, so that a verdict is the same after a trip through a file.
+    quality = Quality(**{name: round(float(value), 4) for name, value in measured.items()})
+    _refuse_what_is_no_retina(quality)
+    return quality
+
+
+def _fine_structure(picture: Picture, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Green between 1 and 4 px of blur, where vessels and lesions are; absolute, and over the local mean."""
+    green = picture[..., 1].astype(np.float32)
+    detail = cv2.GaussianBlur(green, (0, 0), 1) - local_mean(green, mask, 4, smallest_sigma_px=2)
+    return detail, detail / np.maximum(local_mean(green, mask, 6, smallest_sigma_px=2), 8)
+
+
+def _refuse_what_is_no_retina(quality: Quality) -> None:
+    reason = None
+    if quality.redness < MIN_REDNESS:
+        reason = f"its bright disc is bluer than red ({quality.redness:.2f})"
+    elif quality.color < MIN_COLOR:
+        reason = "its bright disc is gray"
+    elif quality.detail > MAX_DETAIL:
+        reason = f"its bright disc is rougher than any retina (detail {quality.detail:.1f})"
+    if reason:
+        raise NoRetinaError(f"not a fundus photograph: {reason}; expected a color photograph of the retina")

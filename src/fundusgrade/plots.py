@@ -1,0 +1,39 @@
+"""The one setup of a Matplotlib figure: size, colors, and how it is saved."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fundusgrade.files import write_atomically
+from fundusgrade.grades import RESEARCH_USE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_DPI = 150
+
+# Okabe and Ito's blue and vermilion, which every common color blindness tells apart; in gray, line and marker do.
+BLUE, VERMILION = "#0072B2", "#D55E00"
+
+
+def new_figure(*, width_inches: float, height_inches: float) -> Figure:
+    # Not pyplot: it keeps figures in global state and may look for a screen.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    footer = 0.35 / height_inches
+    layout = ConstrainedLayoutEngine(rect=(0, footer, 1, 1 - footer), w_pad=0.1, h_pad=0.1, compress=True)
+    figure = Figure(figsize=(width_inches, height_inches), dpi=_DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    figure.text(1 - 0.1 / width_inches, 0.1 / height_inches, RESEARCH_USE, ha="right", fontsize=8, color="0.35")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=_DPI)
+    write_atomically(path, picture.getvalue())

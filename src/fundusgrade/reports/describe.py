@@ -1,0 +1,191 @@
+"""What a report says of data, models and photographs, gathered from manifests, checkpoints and networks."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import timm
+import torch
+
+from fundusgrade import __version__, store
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.manifest import ManifestRow
+from fundusgrade.errors import FundusgradeError
+from fundusgrade.evaluation.assessment import Assessment, WorstError
+from fundusgrade.evaluation.audit import Audit, conclusion
+from fundusgrade.evaluation.candidates import Candidate, explaining_grader, network_names
+from fundusgrade.explanation.explainer import Explanation, explain
+from fundusgrade.explanation.heat_map import SCALE_FLOOR, ExplainOptions
+from fundusgrade.explanation.targets import grade_target
+from fundusgrade.files import now
+from fundusgrade.grades import Grade
+from fundusgrade.grading.grader import Grader
+from fundusgrade.photographs.images import encode_jpeg, read_image
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.reports.html.context import DataDescription, GalleryItem, KappaCurve, ModelDescription, ReportContext
+from fundusgrade.reports.overlay import blend
+from fundusgrade.training.history import METRICS_FILE, read_history
+
+_PICTURE_PX = 320
+# A model trained and tested on the same source says little of another clinic.
+_LIMITS = (
+    "Grades of one reader per photograph are the truth here; readers of such photographs differ among themselves.",
+    "Intervals cover the chance of which patients were photographed, not another camera, population or reader.",
+)
+
+
+def report_context(
+    candidates: Sequence[Candidate],
+    dataset: PreparedDataset | None,
+    assessment: Assessment,
+    *,
+    num_pictures: int,
+    audits: Sequence[Audit],
+    command: str,
+) -> ReportContext:
+    """Everything beside the scores; without a data set there are no pictures, and less is known of the data."""
+    sources = candidates[0].predictions.test.sources
+    return ReportContext(
+        title=f"Diabetic retinopathy grading on {assessment.data}",
+        created=now(),
+        versions=_versions(),
+        data=_describe_data(dataset, assessment, sources, candidates[0]),
+        models=tuple(_describe_model(candidate) for candidate in candidates),
+        limits=_LIMITS,
+        audits=tuple(audits),
+        conclusion=conclusion(*audits) if audits else "",
+        gallery=() if dataset is None else _gallery(candidates, dataset, assessment, num_pictures),
+        commands=(command,),
+    )
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    libraries = {"fundusgrade": __version__, "Python": platform.python_version()}
+    libraries |= {"PyTorch": str(torch.__version__), "timm": str(timm.__version__), "OpenCV": cv2.__version__}
+    return tuple(libraries.items())
+
+
+def _describe_data(
+    dataset: PreparedDataset | None, assessment: Assessment, sources: Sequence[str], candidate: Candidate
+) -> DataDescription:
+    test = candidate.predictions.test
+    counts = Counter(test.grades.tolist())
+    num_folds = len(set(test.folds.tolist()) - {0})
+    splits = (
+        f"{num_folds} folds, each graded by a network that was trained without it."
+        if num_folds
+        else f"One split, {assessment.part!r}."
+    )
+    known = set(sources)
+    rows = [] if dataset is None else [row for row in dataset.rows if row.source in known]
+    return DataDescription(
+        name=assessment.data,
+        num_photographs=assessment.num_photographs,
+        num_per_grade=tuple(counts[int(grade)] for grade in Grade),
+        num_groups=assessment.num_groups,
+        splits=splits + " Copies of a photograph and photographs of one patient are never parted.",
+        recipe="" if dataset is None else f"{dataset.recipe.describe()}.",
+        manifest_hash="" if dataset is None else dataset.hash,
+        num_ungraded=None if dataset is None else sum(row.error is not None for row in dataset.rows),
+        num_doubtful=None if dataset is None else sum(_is_doubtful(row) for row in rows),
+    )
+
+
+def _is_doubtful(row: ManifestRow) -> bool:
+    return row.quality is not None and not row.quality.gradable
+
+
+def _describe_model(candidate: Candidate) -> ModelDescription:
+    description = candidate.description
+    if description is None:
+        return ModelDescription(
+            name=candidate.predictions.model, architecture="not known", training_data="not known", start="not known",
+            options=(), validation_kappa=None, weights_hash="", seen=candidate.seen,
+        )  # fmt: skip
+    provenance = description.provenance
+    return ModelDescription(
+        name=candidate.predictions.model,
+        architecture=description.network.timm_name or description.network.arch,
+        training_data=f"{provenance.data_name} (manifest {provenance.data_hash[:12]})",
+        start=provenance.init,
+        options=tuple((name, str(value)) for name, value in provenance.options.items() if value is not None),
+        validation_kappa=provenance.metrics.get("validation_kappa"),
+        weights_hash=description.weights_sha256,
+        seen=candidate.seen,
+        curves=_curves(candidate),
+    )
+
+
+def _curves(candidate: Candidate) -> tuple[KappaCurve, ...]:
+    """What the networks in the store recorded while they learned."""
+    folders = {model.name: model.path.parent for model in store.list_models()}
+    curves = [
+        KappaCurve(name=name, kappas=tuple(record.validation_kappa for record in read_history(folder / METRICS_FILE)))
+        for name in network_names(candidate.predictions)
+        if (folder := folders.get(name)) is not None
+    ]
+    return tuple(curve for curve in curves if curve.kappas)
+
+
+def _gallery(
+    candidates: Sequence[Candidate], dataset: PreparedDataset, assessment: Assessment, num_pictures: int
+) -> tuple[GalleryItem, ...]:
+    """The worst errors of each model, as pictures; with heat maps where network and photograph are at hand."""
+    rows = {row.source: row for row in dataset.rows if row.image}
+    items = []
+    for candidate, model in zip(candidates, assessment.models, strict=True):
+        folds = dict(zip(candidate.predictions.test.sources, candidate.predictions.test.folds.tolist(), strict=True))
+        graders: dict[int, Grader | None] = {}
+        for error in [error for error in model.worst_errors if error.source in rows][:num_pictures]:
+            fold = folds[error.source]
+            if fold not in graders:
+                graders[fold] = explaining_grader(candidate, fold)
+            explanation = _explain(graders[fold], dataset, rows[error.source], error)
+            picture = dataset.directory / rows[error.source].image
+            items.append(_gallery_item(candidate.predictions.model, error, explanation, picture))
+    return tuple(items)
+
+
+def _gallery_item(model: str, error: WorstError, explanation: Explanation | None, picture: Path) -> GalleryItem:
+    photograph = read_image(picture) if explanation is None else explanation.photograph
+    heat_map, maximum, unit = None, SCALE_FLOOR, ""
+    if explanation is not None:
+        maximum, unit = explanation.heat_map.scale.end([explanation.heat]), explanation.heat_map.scale.unit
+        heat_map = encode_jpeg(_small(blend(photograph, explanation.heat, scale_max=maximum)))
+    return GalleryItem(
+        model=model,
+        source=error.source,
+        grade=error.grade,
+        predicted=error.predicted,
+        picture=encode_jpeg(_small(photograph)),
+        heat_map=heat_map,
+        heat_maximum=maximum,
+        heat_unit=unit,
+    )
+
+
+def _explain(
+    grader: Grader | None, dataset: PreparedDataset, row: ManifestRow, error: WorstError
+) -> Explanation | None:
+    """Where the evidence for the wrong grade lies; None where the network or the photograph is not at hand."""
+    if grader is None:
+        return None
+    try:
+        return explain(
+            grader, dataset.photograph_path(row), ExplainOptions(target=grade_target(Grade(error.predicted)))
+        )
+    except (FundusgradeError, OSError):
+        return None
+
+
+def _small(photograph: Picture) -> Picture:
+    scale = _PICTURE_PX / max(photograph.shape[:2])
+    if scale >= 1:
+        return photograph
+    size = (max(1, round(photograph.shape[1] * scale)), max(1, round(photograph.shape[0] * scale)))
+    return np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,149 @@
+"""Findings about explanations as tables for the terminal, as JSON, and as a figure."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from fundusgrade.evaluation.baselines import is_decoy
+from fundusgrade.evaluation.findings import Difference, Finding, Findings
+from fundusgrade.files import write_atomically
+from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.metrics.bootstrap import Estimate
+from fundusgrade.metrics.comparison import p_value
+from fundusgrade.store import name_from
+from fundusgrade.text import printable
+
+FINDINGS_FILE = "faithfulness.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """A measure that gets a figure of its own, and what a map that knows nothing has."""
+
+    name: str
+    test: str
+    measure: str
+    chance: float
+
+
+_FIGURES = (
+    _Drawn(name="road", test="perturbation", measure="ROAD", chance=0.0),
+    _Drawn(name="lesions", test="lesions", measure="heat on lesions / their area", chance=1.0),
+)
+
+
+def findings_tables(findings: Findings) -> list[Table]:
+    """A table for each test: a row for each model and method, a column for each measure with its 95 % interval."""
+    tests = list(dict.fromkeys(each.test for each in findings.findings))
+    tables = [_test_table(findings, test) for test in tests]
+    if findings.between_models:
+        tables.append(_difference_table("Models compared", "method", findings.between_models))
+    if findings.over_decoys:
+        tables.append(_difference_table("Methods and decoys compared", "model", findings.over_decoys))
+    return tables
+
+
+def write_findings(findings: Sequence[Findings], folder: Path) -> list[Path]:
+    """Write all that was found as indented JSON, undefined numbers as null, and a figure of each main measure.
+
+    Raises StoreError where a file cannot be written.
+    """
+    written = [folder / FINDINGS_FILE]
+    content = {"studies": [asdict(each) for each in findings], "notice": RESEARCH_USE}
+    write_atomically(written[0], json.dumps(content, indent=1, allow_nan=False) + "\n")
+    for study in findings:
+        for figure in _FIGURES:
+            if any((each.test, each.measure) == (figure.test, figure.measure) for each in study.findings):
+                written.append(folder / f"{name_from(study.data, 'study')}-{figure.name}.png")
+                draw_findings(study, figure.test, figure.measure, written[-1], chance=figure.chance)
+    return written
+
+
+def _test_table(findings: Findings, test: str) -> Table:
+    chosen = [each for each in findings.findings if each.test == test]
+    measures = list(dict.fromkeys(each.measure for each in chosen))
+    title = f"{test}: {findings.data}, evidence for {findings.target}"
+    table = Table("model", "method", "photographs", title=printable(title), title_justify="left")
+    for measure in measures:
+        table.add_column(measure, justify="right")
+    rows: dict[tuple[str, str], dict[str, Finding]] = {}
+    for each in chosen:
+        rows.setdefault((each.model, each.method), {})[each.measure] = each
+    for (model, method), by_measure in rows.items():
+        cells = [_estimate(by_measure[each].mean) if each in by_measure else "" for each in measures]
+        count = max(each.num_photographs for each in by_measure.values())
+        table.add_row(Text(printable(model)), Text(method, style=_style(method)), str(count), *cells)
+    return table
+
+
+def _difference_table(title: str, within: str, differences: Sequence[Difference]) -> Table:
+    table = Table("test", "measure", within, "first - second", "photographs", "difference", "p", title=title)
+    for each in differences:
+        table.add_row(
+            *(each.test, each.measure, Text(printable(each.within)), Text(printable(f"{each.first} - {each.second}"))),
+            *(str(each.num_photographs), _estimate(each.difference), p_value(each.p)),
+        )
+    return table
+
+
+def _style(method: str) -> str:
+    return "dim" if is_decoy(method) else ""
+
+
+def _estimate(of: Estimate) -> str:
+    if of.value is None:
+        return "undefined"
+    if of.low is None or of.high is None:
+        return f"{of.value:.3f}"
+    return f"{of.value:.3f} ({of.low:.3f} to {of.high:.3f})"
+
+
+def draw_findings(findings: Findings, test: str, measure: str, path: Path, *, chance: float | None = None) -> None:
+    """Draw one measure of every model and method as dots with 95 % intervals, decoys hollow, into a PNG.
+
+    Raises StoreError where the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    chosen = [each for each in findings.findings if (each.test, each.measure) == (test, measure)]
+    models = list(dict.fromkeys(each.model for each in chosen))
+    methods = list(dict.fromkeys(each.method for each in chosen))
+    figure = Figure(figsize=(3.2 * len(models) + 1.2, 0.32 * len(methods) + 1.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(models), sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for panel, model in zip(panels, models, strict=True):
+        for each in (each for each in chosen if each.model == model):
+            _draw_dot(panel, each, methods.index(each.method))
+        if chance is not None:
+            panel.axvline(chance, color="black", linestyle=":", linewidth=1)
+        panel.set_title(printable(model), fontsize=10, parse_math=False)
+        panel.set_yticks(range(len(methods)), methods, fontsize=8)
+        panel.set_xlabel(measure, fontsize=9)
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].invert_yaxis()
+    figure.text(0.995, 0.005, RESEARCH_USE, ha="right", fontsize=6, color="0.35")
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(path, content.getvalue())
+
+
+def _draw_dot(panel: object, finding: Finding, place: int) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(panel, Axes)
+    mean = finding.mean
+    if mean.value is None:
+        return
+    hollow = is_decoy(finding.method)
+    color = "0.45" if hollow else "#0072B2"
+    if mean.low is not None and mean.high is not None:
+        panel.plot([mean.low, mean.high], [place, place], color=color, linewidth=2)
+    panel.plot([mean.value], [place], marker="o", color=color, markerfacecolor="white" if hollow else color)

@@ -1,0 +1,262 @@
+"""Charts of a report as SVG: readable in gray, by color-blind people, on a phone, on paper and in the dark.
+
+Colors are names of the page's style sheet, so that one drawing serves light and dark. Each series has its color, line,
+marker and letter; what data call it stands in the page's key, not in the drawing.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fundusgrade.metrics.bootstrap import Estimate
+from fundusgrade.reports.html.markup import Html, element, escaped, joined, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_WIDTH, _TEXT = 380, 12  # units of the drawing; a phone shows a unit as about a CSS pixel
+_LABEL_HEIGHT, _DOT_HEIGHT, _FOOT, _LABEL_CHARACTERS = 20, 17, 44, 44
+# Stand-ins that matplotlib writes and the style sheet's colors replace; the first six are Okabe and Ito's.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_INK, _FAINT = "#010203", "#040506"
+_STYLE_NAMES = {
+    _INK: "currentColor",
+    _FAINT: "var(--faint)",
+    **{color: f"var(--series-{number})" for number, color in enumerate(_COLORS, start=1)},
+}
+_LINES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)))
+_MARKERS = "os^Dv*"
+_MARKER_SIGNS = "●■▲◆▼★"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """A line through points; a `series` of None is drawn thin and gray, for reference, with its label at the end."""
+
+    series: int | None
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DotRow:
+    """A named row with a dot and whisker for each series."""
+
+    label: str
+    dots: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What surrounds a chart's lines: title, names of the axes, their ends (None: as the data need)."""
+
+    title: str
+    x_label: str
+    y_label: str = ""
+    x_ends: tuple[float, float] | None = None
+    y_ends: tuple[float, float] | None = None
+
+
+def letter(series: int) -> str:
+    """What a series is called in a drawing: A, B, ..."""
+    return chr(ord("A") + series % 26)
+
+
+def key(names: Sequence[str]) -> Html:
+    """What letters and markers mean."""
+    if len(names) < 2:
+        return Html("")
+    entries = [
+        element(
+            "li",
+            element(
+                "span", _MARKER_SIGNS[i % len(_COLORS)], class_=f"series-{i % len(_COLORS) + 1}", aria_hidden="true"
+            ),
+            element("b", f" {letter(i)} "),
+            escaped(name),
+        )
+        for i, name in enumerate(names)
+    ]
+    return element("ul", *entries, class_="key")
+
+
+def lines_chart(lines: Sequence[Series], frame: Frame, description: str) -> Html:
+    """Lines with markers, each with its letter at its end."""
+    figure, axes = _new_chart(300, left=52, right=42, top=30)
+    many = max((len(line.x) for line in lines), default=0) > 20
+    for line in lines:
+        axes.plot(line.x, [math.nan if y is None else y for y in line.y], **_line_style(line.series, many))
+    _finish(axes, frame)
+    axes.set_ylabel(frame.y_label, fontsize=_TEXT, color=_INK)
+    _label_ends(axes, lines)
+    return _to_svg(figure, description)
+
+
+def dots_chart(
+    rows: Sequence[DotRow], frame: Frame, description: str, *, reference: float | None = None, digits: int = 2
+) -> Html:
+    """Dots with 95 % intervals, the row's name above them and the values at the right; a line marks `reference`."""
+    num_series = max((len(row.dots) for row in rows), default=1)
+    pitch = _LABEL_HEIGHT + _DOT_HEIGHT * num_series
+    figure, axes = _new_chart(pitch * len(rows) + _FOOT + 30, left=10, right=66, top=30)
+    _finish(axes, frame)
+    axes.set_xlim(*(frame.x_ends or _ends(rows, reference)))
+    axes.set_ylim(pitch * len(rows), 0)
+    axes.set_yticks([])
+    if reference is not None:
+        axes.axvline(reference, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+    for place, row in enumerate(rows):
+        axes.axhline(place * pitch, color=_FAINT, linewidth=0.6)
+        label = axes.text(0.005, place * pitch + 13, drawable(row.label), fontsize=_TEXT, color=_INK, parse_math=False)
+        label.set_transform(axes.get_yaxis_transform())
+        for series, of in enumerate(row.dots):
+            height = place * pitch + _LABEL_HEIGHT + _DOT_HEIGHT * (series + 0.4)
+            _draw_dot(axes, of, height, series, name=letter(series) + " " if num_series > 1 else "", digits=digits)
+    return _to_svg(figure, description)
+
+
+def drawable(text: str) -> str:
+    """A name that the drawing's font has: other letters become escapes, the middle of a long one is left out."""
+    plain = "−".join(part.encode("ascii", "backslashreplace").decode() for part in text.split("−"))
+    plain = "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in plain)
+    if len(plain) <= _LABEL_CHARACTERS:
+        return plain
+    half = _LABEL_CHARACTERS // 2 - 2
+    return f"{plain[:half]} ... {plain[-half:]}"
+
+
+def _draw_dot(axes: Axes, of: Estimate, height: float, series: int, *, name: str, digits: int) -> None:
+    color = _COLORS[series % len(_COLORS)]
+    words = f"{name}{number(of.value, digits)}"
+    _write_beside(axes, height, words)
+    if of.value is None or math.isnan(of.value):
+        return
+    if of.low is not None and of.high is not None:
+        axes.plot([of.low, of.high], [height, height], color=color, linewidth=2, solid_capstyle="butt")
+        axes.plot([of.low, of.high], [height, height], color=color, linestyle="", marker="|", markersize=8)
+    marker = _MARKERS[series % len(_MARKERS)]
+    axes.plot([of.value], [height], color=color, linestyle="", marker=marker, markersize=7)
+
+
+def _write_beside(axes: Axes, place: float, words: str) -> None:
+    """Words at the right of the drawing, at a height of the data."""
+    beside = axes.get_yaxis_transform()
+    axes.text(1.02, place, words, transform=beside, va="center", fontsize=_TEXT, color=_INK, clip_on=False)
+
+
+def _line_style(series: int | None, many: bool) -> dict[str, Any]:
+    if series is None:
+        return {"color": _FAINT, "linewidth": 1.2, "linestyle": (0, (4, 3))}
+    number = series % len(_COLORS)
+    markers = {"marker": _MARKERS[number], "markersize": 5.5, "markevery": 10 if many else 1}
+    return {"color": _COLORS[number], "linewidth": 1.8, "linestyle": _LINES[number], **markers}
+
+
+def _label_ends(axes: Axes, lines: Sequence[Series]) -> None:
+    """A letter beside the last point of each line, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    least = 14 / 226 * (high - low)  # a letter's height of the 226 units that the axes are high
+    ends = sorted((_last(line), i) for i, line in enumerate(lines) if not math.isnan(_last(line)))
+    for place, (_, i) in zip(_apart([end for end, _ in ends], least, low, high), ends, strict=True):
+        line = lines[i]
+        words = line.label if line.series is None else letter(line.series)
+        _write_beside(axes, place, words)
+
+
+def _apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:
+    """Rising places moved apart to this distance or more, from `low` up, and down again where they pass `high`."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max([min(max(place, low), high), *(each + least for each in moved[-1:])]))
+    for i in reversed(range(len(moved))):
+        moved[i] = min([moved[i], high, *(each - least for each in moved[i + 1 : i + 2])])
+    return moved
+
+
+def _last(line: Series) -> float:
+    return next((y for y in reversed(line.y) if y is not None and math.isfinite(y)), math.nan)
+
+
+def _ends(rows: Sequence[DotRow], reference: float | None) -> tuple[float, float]:
+    """From the lowest to the highest value, with some room."""
+    given = [value for row in rows for of in row.dots for value in (of.value, of.low, of.high)]
+    values = [value for value in given if value is not None and math.isfinite(value)]
+    values += [] if reference is None else [reference]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    room = 0.06 * (high - low) or 0.05
+    return low - room, high + room
+
+
+def _new_chart(height: int, *, left: int, right: int, top: int) -> tuple[Figure, Axes]:
+    # Not pyplot: it keeps figures in global state and may look for a screen. 72 dpi: a unit of the drawing is a point.
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH / 72, height / 72), dpi=72)
+    FigureCanvasSVG(figure)
+    box = (left / _WIDTH, _FOOT / height, (_WIDTH - left - right) / _WIDTH, (height - _FOOT - top) / height)
+    return figure, figure.add_axes(box)
+
+
+def _finish(axes: Axes, frame: Frame) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.figure.text(0.01, 1, drawable(frame.title), va="top", fontsize=_TEXT + 1, fontweight="bold", color=_INK)
+    axes.set_xlabel(frame.x_label, fontsize=_TEXT, color=_INK)
+    if frame.x_ends:
+        axes.set_xlim(*frame.x_ends)
+    if frame.y_ends:
+        axes.set_ylim(*frame.y_ends)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.tick_params(labelsize=_TEXT - 1, color=_FAINT, labelcolor=_INK)
+    axes.grid(color=_FAINT, linewidth=0.5, alpha=0.6)
+    axes.set_axisbelow(True)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name == "bottom" or (name == "left" and bool(frame.y_label)))
+        spine.set_color(_FAINT)
+
+
+def _to_svg(figure: Figure, description: str) -> Html:
+    """The drawing as one element without ids, sizes or colors of its own."""
+    import matplotlib
+
+    written = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fundusgrade"}):
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _for_page(written.getvalue(), description)
+
+
+def _for_page(svg: str, description: str) -> Html:
+    """Markers are drawn by reference; ids get the drawing's own prefix, because a page has many drawings."""
+    import hashlib
+
+    prefix = hashlib.sha256((svg + description).encode()).hexdigest()[:10]
+    body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="#|url\(#)([\w.-]+)', body))
+    body = re.sub(r' id="([\w.-]+)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", body)
+    body = re.sub(r'xlink:href="#|href="#', f'href="#{prefix}-', body).replace("url(#", f"url(#{prefix}-")
+    for stand_in, name in _STYLE_NAMES.items():
+        body = body.replace(stand_in, name)
+    body = re.sub(r"font(-family)?: ?[^;\"]*'DejaVu Sans'[^;\"]*;?", _font_size, body)
+    body = re.sub(r">\s+<", "><", body)
+    box = re.search(r'viewBox="([^"]+)"', svg)
+    assert box is not None, "matplotlib writes a viewBox"
+    label = escaped(description)
+    return joined([Html(f'<svg viewBox="{box[1]}" role="img" aria-label="{label}">'), Html(body), Html("</svg>")])
+
+
+def _font_size(found: re.Match[str]) -> str:
+    """The size and weight of a font without its family, which is the page's."""
+    size = re.search(r"([\d.]+)px", found[0])
+    weight = "font-weight: bold;" if re.search(r"\b(bold|700)\b", found[0]) else ""
+    return (f"font-size: {size[1]}px;" if size else "") + weight

@@ -1,0 +1,84 @@
+"""Heat on a photograph: untouched pixels, an absolute scale, outlines of what is strongest and of known lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.photographs.pixels import Picture
+
+MAX_OPACITY = 0.65
+STRONG_SHARE = 0.5
+"""Regions of at least this share of the scale are outlined."""
+
+# Blue to cyan in CIELAB with equal steps of lightness: hues that no retina has, along the axis that color-blind readers
+# keep. The usual maps end in yellow, which on a retina is the color of exudates and of the optic disc.
+_COLOR_ANCHORS = ((47, 18, -67), (58, -5, -50), (69, -20, -39), (80, -34, -27), (91, -48, -14))
+_STRIP_ROWS = 256  # a 12-megapixel photograph as float32 at once would take half a gigabyte
+_GAP_PX = 5
+_WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MarkedRegion:
+    """Something known about the photograph: a mask (H, W), its name, and the color (RGB) it is outlined in."""
+
+    name: str
+    mask: NDArray[np.bool_]
+    color: tuple[int, int, int]
+
+
+def blend(photograph: Picture, heat: NDArray[np.float32], *, scale_max: float) -> Picture:
+    """Tint the photograph (H, W, 3) by its heat map (H, W) >= 0.
+
+    Opacity grows in proportion to the heat, up to `MAX_OPACITY` at `scale_max`; pixels without heat stay as they are.
+    """
+    if heat.shape != photograph.shape[:2]:
+        raise ValueError(f"heat map of shape {heat.shape} on a photograph of shape {photograph.shape[:2]}")
+    colors = _colors()
+    tinted = np.empty_like(photograph)
+    for first in range(0, len(photograph), _STRIP_ROWS):
+        rows = slice(first, first + _STRIP_ROWS)
+        strength = np.clip(heat[rows] / scale_max, 0.0, 1.0)
+        pixels = photograph[rows].astype(np.float32)
+        color = colors[np.rint(strength * (len(colors) - 1)).astype(np.intp)]
+        pixels += (MAX_OPACITY * strength)[..., None] * (color - pixels)
+        tinted[rows] = np.rint(pixels)
+    return tinted
+
+
+def outline_strongest(picture: Picture, heat: NDArray[np.float32], *, scale_max: float) -> Picture:
+    """A copy of the picture (H, W, 3) with a line around where heat is at least `STRONG_SHARE` of the scale.
+
+    The line runs outside, at a distance that leaves even a spot of one pixel to be seen.
+    """
+    weak = (heat < STRONG_SHARE * scale_max).astype(np.uint8)
+    if weak.all():
+        return picture.copy()
+    distance = cv2.distanceTransform(weak, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    drawn = picture.copy()
+    drawn[np.abs(distance - _GAP_PX) <= 1.5] = _BLACK  # so that the line is seen on white exudates too
+    drawn[np.abs(distance - _GAP_PX) <= 0.5] = _WHITE
+    return drawn
+
+
+def outline_regions(picture: Picture, regions: Sequence[MarkedRegion]) -> Picture:
+    """A copy of the picture (H, W, 3) with a line around each region, in its color."""
+    drawn = picture.copy()
+    for region in regions:
+        lines, _ = cv2.findContours(region.mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(drawn, lines, -1, region.color, 1)
+    return drawn
+
+
+def _colors() -> NDArray[np.float32]:
+    """The color map as (256, 3) RGB, 0-255."""
+    anchors = np.array(_COLOR_ANCHORS, np.float64)
+    steps = np.linspace(0, len(anchors) - 1, 256)
+    lab = np.stack([np.interp(steps, np.arange(len(anchors)), channel) for channel in anchors.T], axis=1)
+    rgb = cv2.cvtColor(lab[None].astype(np.float32), cv2.COLOR_LAB2RGB)[0]
+    return np.asarray(255 * np.clip(rgb, 0, 1), np.float32)

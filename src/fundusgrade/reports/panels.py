@@ -1,0 +1,250 @@
+"""The figure of an explanation: one photograph, a column for each model, a row for each method with its own scale."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.explanation.heat_map import HeatScale
+from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.photographs.images import write_image
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.reports.overlay import MarkedRegion, blend, outline_regions, outline_strongest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_DPI = 100
+_LONG_SIDE_PX = 1200
+_LONG_SIDE_FLOOR_PX = 600
+_FIGURE_SIDE_PX = 3600
+_SQUARE = "\N{BLACK SQUARE}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Panel:
+    """One place of the figure: `heat` is (H, W) float32 >= 0 on the photograph's pixels."""
+
+    title: str
+    subtitle: str
+    heat: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PanelRow:
+    """Heat maps side by side that share a scale, and what stands above the photograph to their left."""
+
+    caption: str
+    panels: Sequence[Panel]
+    scale: HeatScale
+
+
+def draw_explanation(
+    photograph: Picture, rows: Sequence[PanelRow], path: Path, *, marked: Sequence[MarkedRegion] = ()
+) -> None:
+    """Write a figure: in each row the photograph (H, W, 3), a column per panel, and the color bar that they share.
+
+    White lines surround heat of at least half the scale; `marked` regions are outlined in their colors everywhere.
+    Photographs are shown at 600-1200 px on their long side, at less in a figure of many rows or columns; lines of a
+    subtitle are parted by a line break. Raises StoreError when the file cannot be written.
+    """
+    photograph, rows, marked = _fit(photograph, rows, marked)
+    layout = _Layout.of(photograph, num_columns=1 + max(len(row.panels) for row in rows), num_rows=len(rows))
+    figure = _new_figure(layout)
+    for number, row in enumerate(rows):
+        scale_max = row.scale.end(panel.heat for panel in row.panels)
+        _draw_panel(figure, layout, (number, 0), outline_regions(photograph, marked), row.caption, "")
+        for column, panel in enumerate(row.panels, start=1):
+            tinted = blend(photograph, panel.heat, scale_max=scale_max)
+            tinted = outline_regions(outline_strongest(tinted, panel.heat, scale_max=scale_max), marked)
+            _draw_panel(figure, layout, (number, column), tinted, panel.title, panel.subtitle)
+        _draw_scale(figure, layout, number, _retina_color(photograph), scale_max, row.scale)
+    _draw_key(figure, layout, marked)
+    _draw_footer(figure, layout)
+    write_image(path, _rasterize(figure))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """Where things are, in pixels from the figure's upper left corner; `em` is the height of ordinary text.
+
+    All whole numbers: a column shows exactly the pixels it was given.
+    """
+
+    column_width: int
+    column_height: int
+    num_columns: int
+    num_rows: int
+    em: int
+
+    @classmethod
+    def of(cls, photograph: Picture, num_columns: int, num_rows: int) -> _Layout:
+        height, width = photograph.shape[:2]
+        em = int(np.clip(width // 32, 16, 30))
+        return cls(column_width=width, column_height=height, num_columns=num_columns, num_rows=num_rows, em=em)
+
+    def top(self, row: int) -> int:
+        """Where the pictures of a row begin, below three lines of text."""
+        return (row + 1) * 5 * self.em + row * self.column_height
+
+    @property
+    def width(self) -> int:
+        return self.left(self.num_columns) + 7 * self.em
+
+    @property
+    def height(self) -> int:
+        return self.top(self.num_rows - 1) + self.column_height + 5 * self.em // 2
+
+    def left(self, column: int) -> int:
+        return (1 + column) * self.em + column * self.column_width
+
+    def points(self, ems: float) -> float:
+        """Font size in points."""
+        return ems * self.em * 72 / _DPI
+
+    def box(self, row: int, left: int, width: int) -> tuple[float, float, float, float]:
+        """A box of a row's height in matplotlib's figure coordinates."""
+        bottom = self.height - self.top(row) - self.column_height
+        return left / self.width, bottom / self.height, width / self.width, self.column_height / self.height
+
+
+def _fit(
+    photograph: Picture, rows: Sequence[PanelRow], marked: Sequence[MarkedRegion]
+) -> tuple[Picture, list[PanelRow], list[MarkedRegion]]:
+    """Scale photograph, heat maps and masks to the size they are shown at; the aspect stays."""
+    height, width = photograph.shape[:2]
+    num_columns = 1 + max(len(row.panels) for row in rows)
+    largest = min(_LONG_SIDE_PX, _FIGURE_SIDE_PX // max(num_columns, len(rows)))
+    factor = np.clip(max(height, width), min(_LONG_SIDE_FLOOR_PX, largest), largest) / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+
+    def fitted(values: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(cv2.resize(values, size, interpolation=way))
+
+    return (
+        np.asarray(fitted(photograph), np.uint8),
+        [replace(row, panels=[replace(each, heat=fitted(each.heat)) for each in row.panels]) for row in rows],
+        # A lesion of a pixel must not vanish where the photograph is reduced.
+        [replace(each, mask=fitted(each.mask.astype(np.float32)) > 0.1) for each in marked],
+    )
+
+
+def _retina_color(photograph: Picture) -> Picture:
+    """Median color of what is not the black surround: the background on which the color bar is shown."""
+    pixels = photograph[::4, ::4].reshape(-1, 3)
+    lit = pixels[pixels.max(axis=1) > 32]
+    return np.asarray(np.median(lit if len(lit) else pixels, axis=0), np.uint8)
+
+
+def _new_figure(layout: _Layout) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(layout.width / _DPI, layout.height / _DPI), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_panel(
+    figure: Figure, layout: _Layout, place: tuple[int, int], picture: Picture, title: str, subtitle: str
+) -> None:
+    """A picture at a row and a column, with its title and subtitle above."""
+    row, column = place
+    left, top = layout.left(column), layout.top(row)
+    axes = figure.add_axes(layout.box(row, left, layout.column_width))
+    axes.imshow(picture, origin="upper", interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    _draw_text(figure, layout, left, top - 3.0 * layout.em, title, ems=1.25, weight="bold")
+    for number, line in enumerate(subtitle.splitlines()):
+        _draw_text(figure, layout, left, top - (1.75 - 1.2 * number) * layout.em, line, color="0.3")
+
+
+def _draw_text(
+    figure: Figure, layout: _Layout, left: float, baseline: float, text: str, *, ems: float = 1.0, **style: Any
+) -> None:
+    """One line above a column, made smaller, and at last cut in its middle, where it is wider than the column."""
+    drawn = figure.text(
+        left / layout.width,
+        1 - baseline / layout.height,
+        text,
+        fontsize=layout.points(ems),
+        fontfamily="DejaVu Sans",
+        parse_math=False,
+        **style,
+    )
+    for shrunk in _shrinking(text):
+        share = layout.column_width / max(1.0, drawn.get_window_extent().width)
+        if share > 0.7:
+            drawn.set_fontsize(layout.points(ems) * min(1.0, 0.97 * share))
+            return
+        drawn.set_text(shrunk)
+
+
+def _shrinking(text: str) -> Iterator[str]:
+    """The text with ever more of its middle left out."""
+    for kept in range(len(text) - 2, 1, -2):
+        yield f"{text[: kept // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+def _draw_scale(
+    figure: Figure, layout: _Layout, row: int, background: Picture, scale_max: float, scale: HeatScale
+) -> None:
+    """The color bar, tinted as the photograph is: it fades to the color of the retina where there is no heat."""
+    axes: Axes = figure.add_axes(layout.box(row, layout.left(layout.num_columns), layout.em))
+    heat = np.linspace(0.0, scale_max, 512, dtype=np.float32)[:, None]
+    ground = np.broadcast_to(background, (512, 1, 3)).copy()
+    bar = blend(ground, heat, scale_max=scale_max)
+    axes.imshow(bar, origin="lower", aspect="auto", interpolation="nearest", extent=(0, 1, 0, scale_max))
+    axes.set_xticks([])
+    axes.yaxis.tick_right()
+    axes.yaxis.set_label_position("right")
+    axes.tick_params(labelsize=layout.points(0.85), length=layout.em * 0.25, width=1)
+    if scale.ceiling is not None:
+        ticks = np.linspace(0, scale_max, 6)
+        axes.set_yticks(
+            ticks, [*(f"{tick:.2g}" for tick in ticks[:-1]), f"\N{GREATER-THAN OR EQUAL TO} {scale_max:.2g}"]
+        )
+    label = axes.set_ylabel(scale.unit, fontsize=layout.points(0.9), labelpad=layout.em * 0.4)
+    share = layout.column_height / max(1.0, label.get_window_extent().height)
+    label.set_fontsize(layout.points(0.9) * min(1.0, 0.97 * share))
+
+
+def _draw_key(figure: Figure, layout: _Layout, marked: Sequence[MarkedRegion]) -> None:
+    """What the colors of the outlines mean, below the pictures."""
+    left = float(layout.left(0))
+    for region in marked:
+        style: dict[str, Any] = {"fontsize": layout.points(0.9), "fontfamily": "DejaVu Sans"}
+        for text, color in ((_SQUARE, np.array(region.color) / 255), (f" {region.name}   ", "0.2")):
+            drawn = figure.text(left / layout.width, 0.8 * layout.em / layout.height, text, color=color, **style)
+            left += drawn.get_window_extent().width
+
+
+def _rasterize(figure: Figure) -> Picture:
+    canvas: Any = figure.canvas
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is shown as boxes; the index and the CSV have it in full.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def _draw_footer(figure: Figure, layout: _Layout) -> None:
+    figure.text(
+        1 - layout.em / layout.width,
+        0.8 * layout.em / layout.height,
+        RESEARCH_USE,
+        fontsize=layout.points(0.8),
+        fontfamily="DejaVu Sans",
+        color="0.35",
+        ha="right",
+    )

@@ -1,0 +1,61 @@
+"""Augmentation: random geometric and photometric changes of whole batches, on the device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fundusgrade.networks.pictures import ANY_TURN, scale_pixels
+
+MAX_ZOOM = 0.1
+MAX_SHIFT_FRACTION = 0.03
+MAX_BRIGHTNESS = 0.1
+MAX_CONTRAST = 0.2
+MAX_SATURATION = 0.2
+
+
+def draw_changes(count: int, generator: torch.Generator, max_turn: float = ANY_TURN) -> Tensor:
+    """How each picture of a batch is changed (count, 9): the affine map by rows, contrast, saturation, light."""
+    angle = _uniform(count, max_turn, generator)
+    angle = angle + math.pi * (torch.rand(count, generator=generator) < 0.5)
+    zoom = 1 + _uniform(count, MAX_ZOOM, generator)
+    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    shift = 2 * MAX_SHIFT_FRACTION
+    row_x = [cos * mirror, -sin, _uniform(count, shift, generator)]
+    row_y = [sin * mirror, cos, _uniform(count, shift, generator)]
+    contrast, saturation = (1 + _uniform(count, limit, generator) for limit in (MAX_CONTRAST, MAX_SATURATION))
+    return torch.stack([*row_x, *row_y, contrast, saturation, _uniform(count, MAX_BRIGHTNESS, generator)], dim=1)
+
+
+def augment(pixels: Tensor, fill: float, changes: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
+    """Turn, mirror, zoom, shift and re-light each picture of a batch (B, 3, S, S) uint8 as drawn; float32 in [0, 1].
+
+    Of the result only `rows` are made, the first and the one after the last; all where there are none.
+    """
+    turned = _turn(scale_pixels(pixels).sub_(fill), changes[:, :6].reshape(-1, 2, 3), rows).add_(fill)
+    return _relight(turned, fill, *changes[:, 6:].T.reshape(3, -1, 1, 1, 1)).clamp_(0, 1)
+
+
+def _turn(pictures: Tensor, matrix: Tensor, rows: tuple[int, int] | None) -> Tensor:
+    """Rotated, mirrored or not both ways, with a little zoom and shift; what comes in from outside is 0."""
+    grid = functional.affine_grid(matrix, list(pictures.shape), align_corners=False)
+    top, bottom = rows or (0, pictures.shape[2])
+    return functional.grid_sample(pictures, grid[:, top:bottom], align_corners=False)
+
+
+def _relight(pictures: Tensor, fill: float, contrast: Tensor, saturation: Tensor, brightness: Tensor) -> Tensor:
+    """Change contrast and saturation, and brightness where there is retina: the surroundings keep their value."""
+    gray = pictures.mean(dim=1, keepdim=True)
+    above, below = pictures.amax(dim=1, keepdim=True) - fill, fill - pictures.amin(dim=1, keepdim=True)
+    is_retina = torch.maximum(above, below) > 1e-3
+    # fill + (gray + (pictures - gray) * saturation - fill) * contrast + brightness, without a copy of the batch.
+    added = gray * (contrast * (1 - saturation)) + (fill * (1 - contrast) + brightness * is_retina)
+    return pictures.mul_(contrast * saturation).add_(added)
+
+
+def _uniform(count: int, limit: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(count, generator=generator) * 2 - 1) * limit

@@ -1,0 +1,68 @@
+"""The same photographs as a worse camera or a stingier archive would have kept them: smaller, softer, compressed.
+
+Networks trained on one archive learn how sharp and how strongly compressed its photographs are, and stumble where that
+differs (docs/guides/audit.md). The change is made on the photograph, before preprocessing, which amplifies blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.manifest import ManifestRow
+from fundusgrade.errors import DatasetError, UngradableError, UnreadableImageError
+from fundusgrade.photographs.decoding import decode_image
+from fundusgrade.photographs.images import encode_jpeg, read_image
+from fundusgrade.photographs.loading import take_in_picture
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.recipe import PreprocessRecipe
+
+QUALITIES = (25, 90)
+SMALLEST_SCALE = 0.5
+SMALLEST_SIDE_PX = 128
+MAX_BLUR_PX = 1.0
+
+
+def degraded_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int) -> list[Picture | None]:
+    """Canonical pictures (S, S, 3) of these photographs, each degraded in its own way, which follows from the seed.
+
+    None where no retina can be found any more. Raises DatasetError where a photograph is not where it was prepared.
+    """
+    paths = [dataset.photograph_path(row) for row in rows]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda i: _prepare(_read(paths[i]), dataset.recipe, (seed, i)), range(len(rows))))
+
+
+def degrade(photograph: Picture, rng: np.random.Generator) -> Picture:
+    """A photograph (H, W, 3) made smaller, blurred and compressed by chance; it keeps its aspect."""
+    height, width = photograph.shape[:2]
+    smallest = min(1.0, max(SMALLEST_SCALE, SMALLEST_SIDE_PX / min(height, width)))
+    scale = rng.uniform(smallest, 1.0)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    smaller = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)
+    # In pixels of a picture of about 224 px, so that a camera's full resolution suffers as much.
+    sigma_px = rng.uniform(0.05, MAX_BLUR_PX) * min(size) / 224
+    softer = cv2.GaussianBlur(smaller, (0, 0), sigma_px)
+    return decode_image(encode_jpeg(np.asarray(softer, np.uint8), quality=int(rng.integers(*QUALITIES))))
+
+
+def _read(path: Path) -> Picture:
+    try:
+        return read_image(path)
+    except UnreadableImageError as error:
+        raise DatasetError(
+            f"{path}: {error}; --degrade needs the photographs where they were prepared: put them back there, or run "
+            "`fundusgrade preprocess` again"
+        ) from error
+
+
+def _prepare(photograph: Picture, recipe: PreprocessRecipe, seed: tuple[int, int]) -> Picture | None:
+    try:
+        return take_in_picture(degrade(photograph, np.random.default_rng(seed)), recipe).prepared.picture
+    except UngradableError:
+        return None

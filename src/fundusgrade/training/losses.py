@@ -1,0 +1,91 @@
+"""The losses of each head, and the class weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fundusgrade.errors import TrainingError
+from fundusgrade.grades import NUM_GRADES
+from fundusgrade.networks.heads import NUM_CUTS
+from fundusgrade.options import ClassWeights, Head, Loss
+
+# The first loss of a head is the one it gets when none is named.
+LOSSES_OF = {
+    Head.SOFTMAX: (Loss.CROSS_ENTROPY, Loss.SOFT_LABELS, Loss.DISTANCE),
+    Head.REGRESSION: (Loss.SMOOTH_L1, Loss.SQUARED),
+    Head.CUMULATIVE: (Loss.CROSS_ENTROPY,),
+    Head.CORN: (Loss.CROSS_ENTROPY,),
+}
+# Weight of the expected squared distance beside the cross-entropy.
+DISTANCE_WEIGHT = 0.25
+
+
+def resolve_head_and_loss(head: Head | None, loss: Loss | None) -> tuple[Head, Loss]:
+    """Fill in what was not named. Raises TrainingError for a loss that cannot teach the head."""
+    if head is None:
+        fitting = [each for each, losses in LOSSES_OF.items() if loss in losses]
+        head = fitting[0] if fitting else Head.SOFTMAX
+    if loss is None:
+        loss = LOSSES_OF[head][0]
+    if loss not in LOSSES_OF[head]:
+        known = ", ".join(each.value for each in LOSSES_OF[head])
+        raise TrainingError(f"--loss {loss.value} does not teach a {head.value} head; it learns from {known}")
+    return head, loss
+
+
+def graded_loss(head: Head, loss: Loss, outputs: Tensor, grades: Tensor, weights: Tensor) -> Tensor:
+    """Mean loss () of outputs (B, n) float32 for grades (B,) int64, each photograph counting by its weight (B,)."""
+    each = _each_loss(head, loss, outputs, grades)
+    return (each * weights).sum() / weights.sum().clamp(min=1e-12)
+
+
+def _each_loss(head: Head, loss: Loss, outputs: Tensor, grades: Tensor) -> Tensor:
+    """The loss (B,) of each photograph."""
+    if head is Head.SOFTMAX:
+        return _softmax_loss(loss, outputs, grades)
+    if head is Head.REGRESSION:
+        severity, target = outputs[:, 0], grades.float()
+        if loss is Loss.SMOOTH_L1:
+            return functional.smooth_l1_loss(severity, target, reduction="none")
+        return functional.mse_loss(severity, target, reduction="none")
+    is_worse = (grades[:, None] > torch.arange(NUM_CUTS, device=grades.device)).float()
+    answers = functional.binary_cross_entropy_with_logits(outputs, is_worse, reduction="none")
+    if head is Head.CUMULATIVE:
+        return answers.sum(dim=1)
+    # A question of CORN is asked only where the one before it was answered with yes.
+    is_asked = torch.cat([torch.ones_like(is_worse[:, :1]), is_worse[:, :-1]], dim=1)
+    return (answers * is_asked).sum(dim=1)
+
+
+def _softmax_loss(loss: Loss, logits: Tensor, grades: Tensor) -> Tensor:
+    if loss is Loss.CROSS_ENTROPY:
+        return functional.cross_entropy(logits, grades, reduction="none")
+    squared = (torch.arange(NUM_GRADES, device=grades.device) - grades[:, None]).float().square()
+    if loss is Loss.SOFT_LABELS:  # SORD, Diaz and Marathe, CVPR 2019
+        return functional.cross_entropy(logits, torch.softmax(-squared, dim=1), reduction="none")
+    expected = (torch.softmax(logits, dim=1) * squared).sum(dim=1)
+    return functional.cross_entropy(logits, grades, reduction="none") + DISTANCE_WEIGHT * expected
+
+
+# A class weight is the inverse frequency to this power: 1 is the reference's loss, 0.5 a softer one, 0 none. Effective
+# numbers are no power; over the counts of a few thousand photographs they come close to this one.
+CLASS_WEIGHT_POWERS = {
+    ClassWeights.INVERSE: 1.0,
+    ClassWeights.SQRT: 0.5,
+    ClassWeights.EFFECTIVE: 0.75,
+    ClassWeights.NONE: 0.0,
+}
+_EFFECTIVE_BETA = 0.999
+
+
+def class_weights(grades: Tensor, kind: ClassWeights) -> Tensor:
+    """Weights (5,) of the grades, with mean 1 over the photographs; absent grades get 0."""
+    counts = torch.bincount(grades, minlength=NUM_GRADES).float()
+    if kind is ClassWeights.EFFECTIVE:
+        raw = (1 - _EFFECTIVE_BETA) / (1 - _EFFECTIVE_BETA ** counts.clamp(min=1))
+    else:
+        raw = counts.clamp(min=1) ** -CLASS_WEIGHT_POWERS[kind]
+    raw = torch.where(counts > 0, raw, 0.0)
+    return raw * counts.sum() / (raw * counts).sum()

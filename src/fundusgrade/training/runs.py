@@ -1,0 +1,199 @@
+"""A training run from its name to an installed model: where it may be, what it leaves, when it is cleared away."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from fundusgrade import store
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.join import JOINED_BY, open_dataset
+from fundusgrade.data.pixel_cache import keep_pixels
+from fundusgrade.errors import TrainingError
+from fundusgrade.files import make_folder, write_atomically
+from fundusgrade.networks.checkpoint import CheckpointDescription, load_checkpoint
+from fundusgrade.networks.device import choose_device
+from fundusgrade.networks.model_card import model_card
+from fundusgrade.networks.timm_hub import short_name
+from fundusgrade.options import DeviceName, Precision
+from fundusgrade.training.distributed import launch, team
+from fundusgrade.training.history import draw_training_curves
+from fundusgrade.training.loop import TrainResult, train
+from fundusgrade.training.observers import TrainingProgress, check_event_log, log_events
+from fundusgrade.training.options import TrainOptions
+from fundusgrade.training.state import STATE_FILE
+
+_LAUNCH_FILE = "launch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """A run that may begin: its data, options (filled), name and directory.
+
+    `compiled` asks for torch.compile, `events` is the folder of a log for TensorBoard.
+    """
+
+    dataset: PreparedDataset
+    options: TrainOptions
+    name: str
+    directory: Path
+    resume: bool
+    compiled: bool = False
+    events: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRun:
+    """What to tell the user; `path` is None where no epoch was finished, and in processes that only help."""
+
+    path: Path | None
+    summary: str
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What a user asks to be trained: data sets by name or folder (the only one if empty), a name or None, options."""
+
+    options: TrainOptions
+    data: tuple[str, ...] = ()
+    name: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+    compiled: bool = False
+    events: Path | None = None
+
+    def dataset(self) -> PreparedDataset:
+        """The data to train on: one set, or several joined. Raises StoreError or DatasetError where it cannot be."""
+        return open_dataset(self.data)
+
+
+def plan_run(request: RunRequest) -> RunPlan:
+    """Find data and a place for the run. Raises TrainingError where it would overwrite what was not given up.
+
+    A run that torchrun starts again, because one of its processes died, goes on from its last whole epoch by itself:
+    where the state is of the same launch.
+    """
+    dataset, options, resume, overwrite = request.dataset(), request.options, request.resume, request.overwrite
+    if options.fold is not None:
+        dataset = dataset.with_fold(options.fold, options.num_folds)
+    name = store.checked_name(request.name or default_name(dataset, options))
+    directory = store.run_directory(name)
+    has_state, has_model = (
+        (directory / STATE_FILE).is_file(),
+        (store.model_directory(name) / store.MODEL_FILE).is_file(),
+    )
+    resume = resume or (has_state and is_of_this_launch(directory))
+    if resume and not has_state:
+        finished = f"; the model {name!r} in the store is finished" if has_model else ""
+        raise TrainingError(f"no unfinished run {name!r} to resume{finished}; start it without --resume")
+    if not resume and not overwrite and has_state:
+        raise TrainingError(
+            f"the run {name!r} was stopped before its end; add --resume to go on or --overwrite to restart"
+        )
+    if not resume and not overwrite and has_model:
+        raise TrainingError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
+    return RunPlan(
+        dataset=dataset,
+        options=options.filled(),
+        name=name,
+        directory=directory,
+        resume=resume,
+        compiled=request.compiled,
+        events=request.events,
+    )
+
+
+def default_name(dataset: PreparedDataset, options: TrainOptions) -> str:
+    """DATA-ARCH, in letters that a name may have."""
+    return store.name_from(f"{dataset.name}-{short_name(options.arch)}".replace(JOINED_BY, "-"), dataset.name)
+
+
+def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:
+    """Train, install the best epoch in the store with its card and curves, and clear the run's state if it is done.
+
+    Of several processes that train together, the first does all but the training.
+    """
+    us, choice = team(), replace(choose_device(device, precision), compiled=plan.compiled)
+    us.wait()  # all have made their plan: from here on, what is in the store changes
+    check_event_log(plan.events)
+    if us.is_first:
+        if not plan.resume:
+            clear_run(plan.directory)
+        make_folder(plan.directory)
+        mark_launch(plan.directory)
+        shared = f", {us.size} processes" if us.size > 1 else ""
+        console.print(f"device: {choice.describe()}{shared}", highlight=False, soft_wrap=True)
+        if trouble := keep_pixels(plan.dataset):
+            console.print(trouble, highlight=False, soft_wrap=True)
+    us.wait()
+    with (
+        TrainingProgress(console, plan.options.epochs or 0) as progress,
+        log_events(progress, plan.events if us.is_first else None, plan.name, resume=plan.resume) as observer,
+    ):
+        result = train(plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume)
+    finished = _finish(plan, result) if us.is_first else _helped(result)
+    if not finished.interrupted:
+        us.wait()
+    return finished
+
+
+def _helped(result: TrainResult) -> FinishedRun:
+    return FinishedRun(path=None, summary="", interrupted=result.outcome == "interrupted")
+
+
+def _finish(plan: RunPlan, result: TrainResult) -> FinishedRun:
+    interrupted = result.outcome == "interrupted"
+    if result.best_epoch == 0:
+        return FinishedRun(path=None, summary="stopped before the first epoch's end; nothing saved", interrupted=True)
+    best = _document(result)
+    path = store.install_model(plan.directory, plan.name)
+    if not interrupted:
+        clear_run(plan.directory)
+    return FinishedRun(path=path, summary=_summary(plan, result, best, path), interrupted=interrupted)
+
+
+def mark_launch(directory: Path) -> None:
+    """Write down which launch by torchrun works on a run, if one does."""
+    if (own := launch()) is not None:
+        write_atomically(directory / _LAUNCH_FILE, own)
+
+
+def is_of_this_launch(directory: Path) -> bool:
+    """Whether a run was begun, or gone on with, by the launch that this process belongs to."""
+    try:
+        return launch() == (directory / _LAUNCH_FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+
+
+def clear_run(directory: Path) -> None:
+    """Remove a run, its state first: what a kill leaves of the rest is nothing that could be gone on with."""
+    with contextlib.suppress(OSError):
+        (directory / STATE_FILE).unlink()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _document(result: TrainResult) -> CheckpointDescription:
+    """Card and curves beside the checkpoint; returns its description."""
+    description = load_checkpoint(result.directory / store.MODEL_FILE).description
+    write_atomically(result.directory / "README.md", model_card(description))
+    draw_training_curves(result.history, result.best_epoch, result.directory / "curves.png")
+    return description
+
+
+def _summary(plan: RunPlan, result: TrainResult, best: CheckpointDescription, path: Path) -> str:
+    kappa = best.provenance.metrics["validation_kappa"]
+    minutes = sum(record.seconds for record in result.history) / 60
+    lines = [
+        f"{result.outcome} after {len(result.history)} epochs, {minutes:.1f} minutes of training",
+        f"best epoch {result.best_epoch}: validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}",
+        f"model {plan.name}: {path}",
+    ]
+    if result.outcome == "interrupted":
+        lines.append("go on with the same command and --resume")
+    return "\n".join(lines)

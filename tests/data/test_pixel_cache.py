@@ -1,0 +1,133 @@
+"""Decoded pictures are kept once, used by every split, and never used when anything of them has changed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fundusgrade import store
+from fundusgrade.data import pixel_cache
+from fundusgrade.data.dataset import PreparedDataset, load_dataset
+from fundusgrade.data.join import join_datasets
+from fundusgrade.data.pixel_cache import keep_pixels, load_pixels
+from fundusgrade.errors import DatasetError
+from fundusgrade.networks.pictures import load_pictures
+from fundusgrade.photographs.images import read_image, write_image
+from tests.prepared import prepared_dataset, write_manifest
+
+
+@pytest.fixture
+def toy(home: Path) -> PreparedDataset:
+    return prepared_dataset(home / "datasets" / "toy", num_train=13, num_validation=5)
+
+
+def pixels_of(dataset: PreparedDataset, split: str) -> torch.Tensor:
+    return load_pictures(dataset, dataset.graded_rows(split)).pixels
+
+
+def refuse_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("decoded although it is kept")
+
+    monkeypatch.setattr(pixel_cache, "read_image", refuse)
+
+
+def test_kept_pictures_are_those_decoded_for_any_split(toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    fold = toy.with_fold(2)
+    expected = [pixels_of(toy, "train"), pixels_of(toy, "validation"), pixels_of(fold, "test")]
+    assert keep_pixels(toy) is None
+    refuse_decoding(monkeypatch)
+    assert keep_pixels(toy) is None, "kept already"
+    found = [pixels_of(toy, "train"), pixels_of(toy, "validation"), pixels_of(fold, "test")]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert isinstance(load_pixels(toy, toy.graded_rows("train")).pixels, np.memmap)
+    with pytest.raises(AssertionError, match="although it is kept"):
+        pixels_of(prepared_dataset(toy.directory.with_name("other")), "train")
+
+
+def test_no_trace_of_it_in_the_size_of_the_data_set(toy: PreparedDataset) -> None:
+    (before,) = store.list_datasets()
+    keep_pixels(toy)
+    assert store.list_datasets() == [before]
+    assert (toy.directory / store.PIXELS_FILE).stat().st_size == 18 * 3 * 32 * 32 + 32
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_a_picture_that_changed_is_decoded_again(toy: PreparedDataset, same_size: bool) -> None:
+    keep_pixels(toy)
+    row = toy.graded_rows("train")[3]
+    path = toy.directory / row.image
+    picture = read_image(path)
+    status = path.stat()
+    if same_size:
+        content = path.read_bytes()
+        other = next(toy.directory / each.image for each in toy.rows if each.image != row.image)
+        path.write_bytes((other.read_bytes() + bytes(len(content)))[: len(content)])
+    else:
+        write_image(path, 255 - picture)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copying program may set it
+    assert not isinstance(load_pixels(toy, toy.graded_rows("validation")).pixels, np.memmap)
+    if not same_size:
+        assert np.array_equal(pixels_of(toy, "train")[3].permute(1, 2, 0).numpy(), 255 - picture)
+        assert keep_pixels(toy) is None
+        assert np.array_equal(pixels_of(toy, "train")[3].permute(1, 2, 0).numpy(), 255 - picture)
+
+
+def test_another_manifest_makes_it_stale(toy: PreparedDataset) -> None:
+    keep_pixels(toy)
+    write_manifest(toy.directory, [replace(toy.rows[1], split="validation"), toy.rows[0], *toy.rows[2:]])
+    changed = load_dataset(toy.directory)
+    assert not isinstance(load_pixels(changed, changed.graded_rows("train")).pixels, np.memmap)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b"", lambda d: d[1:]]
+)
+def test_a_damaged_file_is_not_used(toy: PreparedDataset, damage: object) -> None:
+    expected = pixels_of(toy, "train")
+    keep_pixels(toy)
+    path = toy.directory / store.PIXELS_FILE
+    path.write_bytes(damage(path.read_bytes()))
+    assert torch.equal(pixels_of(toy, "train"), expected)
+    assert not isinstance(load_pixels(toy, toy.graded_rows("train")).pixels, np.memmap)
+
+
+def test_joined_data_sets_use_the_files_of_their_parts(
+    home: Path, toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = prepared_dataset(home / "datasets" / "other", num_train=13, num_validation=5, seed=5)
+    both = join_datasets([toy, other])
+    expected = pixels_of(both, "train")
+    keep_pixels(other)
+    assert torch.equal(pixels_of(both, "train"), expected)
+    assert keep_pixels(both) is None
+    refuse_decoding(monkeypatch)
+    assert torch.equal(pixels_of(both, "train"), expected)
+    assert not (both.directory / store.PIXELS_FILE).exists()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = sorted(toy.directory.iterdir())
+    monkeypatch.setattr("os.fsync", full)
+    assert "are not kept for the next run (cannot write" in (keep_pixels(toy) or "")
+    assert "No space left" in (keep_pixels(toy) or "")
+    assert sorted(toy.directory.iterdir()) == before
+    assert len(pixels_of(toy, "train")) == 13
+
+
+def test_a_picture_that_is_missing_is_told_only_by_who_needs_it(toy: PreparedDataset) -> None:
+    row = toy.graded_rows("validation")[0]
+    (toy.directory / row.image).unlink()
+    assert row.image in (keep_pixels(toy) or "")
+    assert len(pixels_of(toy, "train")) == 13
+    with pytest.raises(DatasetError, match=row.image):
+        pixels_of(toy, "validation")

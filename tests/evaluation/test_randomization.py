@@ -1,0 +1,129 @@
+"""A map must depend on what its network learned; likeness of maps against known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fundusgrade import store
+from fundusgrade.evaluation.randomization import UNLIKE, compare_maps, randomized, structural_similarity
+from fundusgrade.explanation.attribution import explain_image
+from fundusgrade.explanation.heat_map import ExplainOptions
+from fundusgrade.explanation.targets import REFERABLE, Target
+from fundusgrade.networks.build import build_network, network_spec
+from fundusgrade.networks.checkpoint import load_checkpoint
+from fundusgrade.networks.device import DeviceChoice
+from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.pictures import to_tensor
+from fundusgrade.options import Precision
+from fundusgrade.photographs.preprocess import canonical_outline
+from fundusgrade.photographs.recipe import PreprocessRecipe
+from tests.drawn_eyes import healthy_eye, paint_lesions, preprocess_photograph
+from tests.models_for_tests import random_network
+
+CPU = DeviceChoice(device=torch.device("cpu"), precision=Precision.FLOAT32, reason="exact")
+EVERYWHERE = np.ones((40, 40), np.bool_)
+RECIPE = PreprocessRecipe()
+
+
+def map_of(network: GradingNetwork, picture: NDArray[np.uint8], target: Target = REFERABLE) -> NDArray[np.float32]:
+    options = ExplainOptions(target=target)
+    return explain_image(network, picture, options=options, choice=CPU, outline=canonical_outline(RECIPE)).values
+
+
+def network_of(arch: str) -> GradingNetwork:
+    """The shipped networks as they learned; of the others, whose weights do not ship, one that spreads its answers."""
+    shipped = {"cnn": "aptos-cnn", "tf_efficientnet_lite0": "aptos-efficientnet-lite0"}
+    if arch in shipped:
+        return load_checkpoint(store.shipped_weights() / shipped[arch] / store.MODEL_FILE).network.eval()
+    return random_network(arch, 3, RECIPE)
+
+
+@pytest.mark.parametrize("arch", ["cnn", "tf_efficientnet_lite0", "resnet50", "vit_small_patch14_dinov2"])
+def test_the_default_map_of_a_network_that_forgot_is_another(arch: str) -> None:
+    """Adebayo et al. 2018: the rank correlation must fall below 0.3 where all layers are randomized."""
+    network = network_of(arch)
+    eye = paint_lesions(healthy_eye(448), seed=4, microaneurysms=30, haemorrhages=16, exudates=20)
+    prepared = preprocess_photograph(eye.photograph, RECIPE)
+    learned = map_of(network, prepared.picture)
+    likeness = [
+        compare_maps(
+            learned,
+            map_of(randomized(network, 1.0, to_tensor(prepared.picture)[None], seed), prepared.picture),
+            prepared.mask,
+        )
+        for seed in range(2)
+    ]
+    assert learned[prepared.mask].max() > 0
+    correlations = [each.rank_correlation for each in likeness if each.rank_correlation is not None]
+    assert correlations and max(map(abs, correlations)) < 0.3
+    assert compare_maps(learned, learned, prepared.mask).rank_correlation == pytest.approx(1.0)
+
+
+def test_layers_forget_from_the_answer_down() -> None:
+    network = build_network(network_spec("test_resnet", 64)).eval()
+    before = {name: value.clone() for name, value in network.named_parameters()}
+
+    def forgotten(depth: float) -> set[str]:
+        after = dict(randomized(network, depth, torch.rand(2, 3, 64, 64)).named_parameters())
+        return {name for name, value in before.items() if not torch.equal(after[name], value)}
+
+    # A layer of ones and zeros starts anew as it was.
+    head, half, whole = forgotten(0.0), forgotten(0.5), forgotten(1.0)
+    assert head and all(name.startswith("backbone.fc") for name in head)
+    assert head < half < whole
+    assert any(name.startswith("backbone.conv1") for name in whole)
+    assert all(torch.equal(value, before[name]) for name, value in network.named_parameters())
+
+
+def test_parameters_without_a_start_are_shuffled() -> None:
+    network = build_network(network_spec("test_vit", 160)).eval()
+    torch.manual_seed(0)
+    torch.nn.init.normal_(network.backbone.pos_embed)  # type: ignore[arg-type]
+    before = network.backbone.pos_embed.detach().clone()  # type: ignore[union-attr, operator]
+    after = randomized(network, 1.0, torch.rand(2, 3, 160, 160)).backbone.pos_embed.detach()  # type: ignore[union-attr, operator]
+    assert not torch.equal(before, after)
+    assert torch.equal(before.flatten().sort().values, after.flatten().sort().values)
+
+
+def test_forgetting_leaves_the_random_numbers_of_others_alone() -> None:
+    network, pictures = build_network(network_spec("cnn", 64)), torch.rand(2, 3, 64, 64)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    randomized(network, 1.0, pictures, seed=9)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_likeness_of_known_maps() -> None:
+    generator = np.random.default_rng(0)
+    first = generator.random((40, 40)).astype(np.float32)
+    assert compare_maps(first, first**3, EVERYWHERE).rank_correlation == pytest.approx(1.0)
+    assert compare_maps(first, 1 - first, EVERYWHERE).rank_correlation == pytest.approx(-1.0)
+    assert compare_maps(first, np.ones_like(first), EVERYWHERE) == UNLIKE
+    assert compare_maps(np.zeros_like(first), np.zeros_like(first), EVERYWHERE) == UNLIKE
+    mask = EVERYWHERE.copy()
+    mask[:20] = False
+    upper = first.copy()
+    upper[:20] = 0
+    assert compare_maps(first, upper, mask).rank_correlation == pytest.approx(1.0)
+
+
+def test_structural_similarity_does_not_mind_the_scale_but_the_structure() -> None:
+    generator = np.random.default_rng(1)
+    first = generator.random((40, 40)).astype(np.float32)
+    other = generator.random((40, 40)).astype(np.float32)
+    assert structural_similarity(first, 7 * first, EVERYWHERE) == pytest.approx(1.0, abs=1e-6)
+    assert structural_similarity(first, other, EVERYWHERE) < 0.5
+    assert structural_similarity(first, 1 - first, EVERYWHERE) < 0
+
+
+def test_structural_similarity_follows_its_formula() -> None:
+    """Of two maps that are even, only their brightness counts: (2 a b + c) / (a a + b b + c)."""
+    one, other = np.ones((40, 40), np.float32), np.full((40, 40), 0.5, np.float32)
+    other[0, 0] = one[0, 0] = 1.0  # both are scaled to a maximum of 1
+    expected = (2 * 1 * 0.5 + 1e-4) / (1 + 0.25 + 1e-4)
+    whole = structural_similarity(one, other, EVERYWHERE)
+    assert whole == pytest.approx(expected, abs=0.02)

@@ -1,0 +1,172 @@
+"""Shortcuts: found where a data set has one, not found where it has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.labels import find_samples
+from fundusgrade.data.prepare import prepare_dataset
+from fundusgrade.errors import DatasetError
+from fundusgrade.evaluation.audit import CONTROL, LESIONS, Audit, InterventionEffect, conclusion
+from fundusgrade.evaluation.shortcuts import ShortcutProbe, measure_shortcuts, out_of_fold, outline_features
+from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
+from fundusgrade.reports.figures import draw_audit
+from tests.drawn_eyes import DrawnEye, cut, plain_retina, squash
+from tests.models_for_tests import drawn_photograph
+
+NUM_EYES = 100
+
+
+def save_eyes(folder: Path, *, cut_from_grade: int) -> None:
+    """Eyes whose retina says nothing of their grade; from this grade on they are cut above and below."""
+    for seed in range(NUM_EYES):
+        eye: DrawnEye = plain_retina(128, seed)
+        if seed % 5 >= cut_from_grade:
+            eye = squash(cut(eye, top=0.13, bottom=0.13), width_px=128, height_px=128)
+        path = folder / str(seed % 5) / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(eye.photograph).save(path)
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eyes")
+    save_eyes(folder, cut_from_grade=2)
+    return folder
+
+
+def prepare(folder: Path, outline: Outline) -> PreparedDataset:
+    recipe = PreprocessRecipe(method=Method.BEN_GRAHAM, outline=outline, size_px=64)
+    return prepare_dataset(find_samples([folder]), name=f"eyes-{outline.value}", recipe=recipe, num_workers=1)
+
+
+def kappas(dataset: PreparedDataset) -> dict[tuple[str, str], float]:
+    return {(probe.kind, probe.stage): probe.kappa or 0.0 for probe in measure_shortcuts(dataset)}
+
+
+def test_a_cut_that_goes_with_disease_is_found_and_the_band_removes_it(eyes: Path) -> None:
+    band, disc = kappas(prepare(eyes, Outline.BAND)), kappas(prepare(eyes, Outline.DISC))
+    assert band["outline", "photograph"] == disc["outline", "photograph"] > 0.5
+    assert disc["outline", "prepared"] > 0.5
+    assert band["outline", "prepared"] < 0.2
+
+
+def test_probes_carry_counts_scores_and_intervals(eyes: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    probes = measure_shortcuts(prepare(eyes, Outline.BAND), on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (NUM_EYES, NUM_EYES)
+    assert [(probe.kind, probe.stage) for probe in probes] == [
+        ("outline", "photograph"),
+        ("outline", "prepared"),
+        ("file", "photograph"),
+        ("color and sharpness", "photograph"),
+        ("color and sharpness", "prepared"),
+    ]
+    for probe in probes:
+        assert probe.num_photographs == NUM_EYES
+        assert probe.kappa is not None and probe.kappa_low is not None and probe.kappa_high is not None
+        assert probe.kappa_low <= probe.kappa <= probe.kappa_high
+
+
+def test_missing_photographs_and_few_ones_are_errors(eyes: Path, tmp_path: Path) -> None:
+    Image.fromarray(drawn_photograph(0)).save(tmp_path / "eye.png")
+    few = prepare_dataset(find_samples([tmp_path]), name="few", recipe=PreprocessRecipe(), num_workers=1)
+    with pytest.raises(DatasetError, match="0 graded photographs; an audit needs 50"):
+        measure_shortcuts(few)
+    moved = tmp_path / "moved"
+    save_eyes(moved, cut_from_grade=2)
+    dataset = prepare(moved, Outline.BAND)
+    (moved / "0" / "0.png").unlink()
+    with pytest.raises(DatasetError, match=r"0/0.png .*prepare them again where they are now"):
+        measure_shortcuts(dataset)
+
+
+def test_the_outline_is_nine_numbers_of_the_region() -> None:
+    region = np.zeros((40, 50), np.bool_)
+    region[10:30, 0:25] = True
+    assert outline_features(region) == pytest.approx([0, 0.25, 0.5, 0.75, 0.25, 0.5, 0, 0, 0])
+    assert outline_features(np.zeros((4, 4), np.bool_)) == [0.0] * 9
+
+
+def test_predictions_are_out_of_fold() -> None:
+    """Each feature value occurs once: in its own fold it could be learned by heart, out of fold it says nothing."""
+    rng = np.random.default_rng(0)
+    grades, folds = rng.integers(0, 2, 400), np.arange(400) % 5
+    random = out_of_fold(rng.normal(size=(400, 3)), grades, folds)
+    telling = out_of_fold(grades[:, None] + rng.normal(0, 0.1, (400, 1)), grades, folds)
+    assert random.sum(axis=1) == pytest.approx(np.ones(400))
+    assert abs((random.argmax(axis=1) == grades).mean() - 0.5) < 0.1
+    assert (telling.argmax(axis=1) == grades).mean() > 0.98
+
+
+# What an audit says
+
+
+def probe(kind: str, stage: str, kappa: float | None) -> ShortcutProbe:
+    low, high = (None, None) if kappa is None else (kappa - 0.02, kappa + 0.02)
+    return ShortcutProbe(
+        kind=kind,
+        stage=stage,
+        num_photographs=100,
+        kappa=kappa,
+        kappa_low=low,
+        kappa_high=high,
+        accuracy=0.5,
+        referable_auc=None,
+    )
+
+
+def effect(name: str, change: float | None) -> InterventionEffect:
+    return InterventionEffect(
+        name=name,
+        num_photographs=0 if change is None else 10,
+        mean_change=change,
+        mean_low=change,
+        mean_high=change,
+        percentile_95=change,
+        flip_fraction=change,
+        num_lost=1,
+    )
+
+
+PROBES = (
+    probe("outline", "photograph", 0.68),
+    probe("outline", "prepared", None),
+    probe("file", "photograph", 0.5),
+    probe("color and sharpness", "photograph", 0.6),
+    probe("color and sharpness", "prepared", 0.4),
+)
+
+
+def test_the_conclusion_names_the_strongest_shortcut_before_and_after() -> None:
+    text = conclusion(Audit(data="eyes", model=None, probes=PROBES, effects=()))
+    assert text == (
+        "Without any retina, the outline of the photographs tells the grade with kappa 0.68. The outline tells it with "
+        "0.68 before preprocessing and with undefined after; what tells most after it is color and sharpness (0.40)."
+    )
+
+
+def test_the_conclusion_weighs_changes_against_lesions() -> None:
+    effects = (effect("cut", 0.05), effect("squashed", 0.09), effect("bars", None))
+    audit = Audit(data="eyes", model="cnn", probes=PROBES, effects=effects)
+    assert conclusion(audit).endswith(
+        "the expected grade of cnn moves by 0.09 on average at most (squashed); how far it moves when lesions are "
+        "covered was not measured."
+    )
+    measured = Audit(
+        data="eyes", model="cnn", probes=PROBES, effects=(*effects, effect(LESIONS, 0.8), effect(CONTROL, 0.1))
+    )
+    assert conclusion(measured).endswith("when lesions are covered by 0.80, when as much retina elsewhere is by 0.10.")
+
+
+@pytest.mark.parametrize("effects", [(), (effect("cut", 0.05), effect(LESIONS, 0.4), effect("lost", None))])
+def test_the_figure_is_drawn(tmp_path: Path, effects: tuple[InterventionEffect, ...]) -> None:
+    draw_audit(Audit(data="eyes $x", model="cnn", probes=PROBES, effects=effects), tmp_path / "audit.png")
+    with Image.open(tmp_path / "audit.png") as figure:
+        assert figure.width > figure.height > 300
+        assert len(figure.convert("RGB").getcolors(1 << 24) or ()) > 50

@@ -1,0 +1,364 @@
+"""One path from photograph to grade: in order, whatever is broken, however it is batched, wherever it starts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fundusgrade import store
+from fundusgrade.errors import (
+    CheckpointError,
+    DatasetError,
+    DeviceError,
+    ExplanationError,
+    NoRetinaError,
+    StoreError,
+    UnreadableImageError,
+)
+from fundusgrade.explanation.explainer import explain
+from fundusgrade.explanation.heat_map import ExplainOptions
+from fundusgrade.explanation.targets import REFERABLE, parse_target
+from fundusgrade.grades import Grade, Prediction, Ungraded
+from fundusgrade.grading import grader as grading
+from fundusgrade.grading.grader import Grader
+from fundusgrade.metrics.classification import evaluate_predictions
+from fundusgrade.networks.pictures import load_pictures, to_pixels
+from fundusgrade.options import DeviceName, Precision
+from fundusgrade.photographs.field_of_view import find_field_of_view
+from fundusgrade.photographs.images import read_image
+from fundusgrade.photographs.preprocess import PreprocessedImage
+from fundusgrade.photographs.recipe import Method, PreprocessRecipe
+from fundusgrade.photographs.sources import FoundImage, find_images
+from tests.drawn_eyes import preprocess_photograph
+from tests.models_for_tests import (
+    SIZE_PX,
+    install_dataset,
+    install_model,
+    save_broken_files,
+    save_labeled_photographs,
+    save_photographs,
+)
+
+TOLERANCE = 1e-4  # float32 sums in another order; a mix-up of two photographs changes more than this
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small only wait for a second thread, for long where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def load(name: str = "tiny", *, batch_size: int = 4) -> Grader:
+    return Grader.load(name, device=DeviceName.CPU, precision=Precision.FLOAT32, batch_size=batch_size)
+
+
+@pytest.fixture
+def grader() -> Grader:
+    install_model()
+    return load()
+
+
+def probabilities(results: list[Prediction | Ungraded]) -> np.ndarray:
+    assert all(isinstance(result, Prediction) for result in results), results
+    return np.array([result.probabilities for result in results if isinstance(result, Prediction)])
+
+
+def grade_folder(grader: Grader, folder: Path) -> list[Prediction | Ungraded]:
+    return list(grader.grade_all(find_images([folder])))
+
+
+def test_models_of_these_tests_tell_photographs_apart(grader: Grader, tmp_path: Path) -> None:
+    save_photographs(tmp_path, range(12))
+    rows = probabilities(grade_folder(grader, tmp_path))
+    assert np.unique(rows.round(3), axis=0).shape[0] == 12
+    assert len(set(rows.argmax(axis=1))) >= 3
+    assert np.allclose(rows.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_results_come_in_order_however_long_each_photograph_takes(
+    batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_model()
+    grader = load(batch_size=batch_size)
+    found = find_images(save_photographs(tmp_path, range(14)))
+    found[3] = FoundImage(path=tmp_path / "missing.png", name="missing.png")
+    expected = [grader.grade(item.path) for item in found]
+    prepare, delays = grader._prepare, iter(np.random.default_rng(0).permutation(14) * 0.004)
+
+    def dawdle(path: Path, recipe: PreprocessRecipe) -> PreprocessedImage | str:
+        time.sleep(next(delays))
+        return prepare(path, recipe)
+
+    monkeypatch.setattr(grading, "_prepare", dawdle)
+    results = list(grader.grade_all(iter(found)))
+    assert [result.image for result in results] == [item.name for item in found]
+    assert isinstance(results[3], Ungraded)
+    assert [result.grade for result in results if isinstance(result, Prediction)] == [
+        result.grade for result in expected if isinstance(result, Prediction)
+    ]
+
+
+def test_every_broken_file_is_named_with_its_reason_and_every_good_one_graded(grader: Grader, tmp_path: Path) -> None:
+    reasons = save_broken_files(tmp_path)
+    assert len(reasons) >= 12
+    good = save_photographs(tmp_path, range(7))
+    found = [
+        *find_images([tmp_path]),
+        FoundImage(path=tmp_path, name="a folder"),
+        *find_images([tmp_path / "gone.png"]),
+    ]
+    reasons |= {"a folder": "this is a folder", "gone.png": "does not exist"}
+    results = {Path(result.image).name: result for result in grader.grade_all(found)}
+    assert set(results) == set(reasons) | {path.name for path in good}
+    for name, expected in reasons.items():
+        result = results[name]
+        assert isinstance(result, Ungraded), name
+        assert expected in result.reason, name
+        assert "\n" not in result.reason
+    assert all(isinstance(results[path.name], Prediction) for path in good)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything is permitted to root")
+def test_a_forbidden_file_is_named(grader: Grader, tmp_path: Path) -> None:
+    path = save_photographs(tmp_path, [0])[0]
+    path.chmod(0)
+    result = grader.grade(path)
+    assert isinstance(result, Ungraded)
+    assert "permission denied" in result.reason
+
+
+@pytest.mark.parametrize("arch", ["cnn", "test_vit"])
+def test_neither_batch_size_nor_order_changes_a_grade(arch: str, tmp_path: Path) -> None:
+    install_model(arch=arch)
+    found = find_images(save_photographs(tmp_path, range(9)))
+    expected = probabilities(list(load(batch_size=9).grade_all(found)))
+    for batch_size in (1, 2, 5):
+        assert np.allclose(probabilities(list(load(batch_size=batch_size).grade_all(found))), expected, atol=TOLERANCE)
+    backward = probabilities(list(load(batch_size=4).grade_all(reversed(found))))[::-1]
+    assert np.allclose(backward, expected, atol=TOLERANCE)
+    assert np.array_equal(backward.argmax(axis=1), expected.argmax(axis=1))
+
+
+def test_a_broken_neighbor_changes_nothing(grader: Grader, tmp_path: Path) -> None:
+    found = find_images(save_photographs(tmp_path, range(4)))
+    alone = probabilities(list(grader.grade_all(found)))
+    broken = FoundImage(path=tmp_path / "gone.png", name="gone.png")
+    mixed = list(grader.grade_all([broken, found[0], broken, *found[1:], broken, broken, broken, broken]))
+    assert np.allclose(probabilities([r for r in mixed if isinstance(r, Prediction)]), alone, atol=TOLERANCE)
+
+
+def test_grading_one_equals_grading_all(grader: Grader, tmp_path: Path) -> None:
+    paths = save_photographs(tmp_path, range(3))
+    together = list(grader.grade_all(find_images(paths)))
+    for path, expected in zip(paths, together, strict=True):
+        single = grader.grade(path)
+        assert single.image == expected.image == path.as_posix()
+        assert single.model == expected.model == "tiny"
+        assert np.allclose(probabilities([single]), probabilities([expected]), atol=TOLERANCE)
+
+
+def test_nothing_to_grade_gives_nothing(grader: Grader) -> None:
+    assert list(grader.grade_all([])) == []
+
+
+def test_photographs_are_taken_from_an_endless_source_as_needed(grader: Grader, tmp_path: Path) -> None:
+    taken = []
+
+    def source() -> Iterator[FoundImage]:
+        path = save_photographs(tmp_path, [0])[0]
+        for number in itertools.count():
+            taken.append(number)
+            yield FoundImage(path=path, name=str(number))
+
+    results = grader.grade_all(source())
+    assert [next(results).image for _ in range(6)] == ["0", "1", "2", "3", "4", "5"]
+    assert len(taken) <= 6 + 4 * 4  # a few batches of four
+
+
+def test_an_abandoned_run_ends_its_threads_and_leaves_the_rest_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_model()
+    grader = load(batch_size=10)
+    found = [FoundImage(path=tmp_path / f"{number}.png", name=str(number)) for number in range(100)]
+    prepared: list[Path] = []
+
+    def dawdle(path: Path, recipe: PreprocessRecipe) -> grader._Refusal:
+        time.sleep(0.02)
+        prepared.append(path)
+        return grader._Refusal(reason="slow")
+
+    monkeypatch.setattr(grading, "_prepare", dawdle)
+    threads = set(threading.enumerate())
+    results = grader.grade_all(found)
+    assert next(results).image == "0"
+    assert set(threading.enumerate()) > threads
+    results.close()  # type: ignore[attr-defined]  # a generator
+    assert set(threading.enumerate()) == threads
+    assert len(prepared) < 60
+
+
+def test_an_error_of_ours_is_not_hidden_in_a_row(
+    grader: Grader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, recipe: PreprocessRecipe) -> None:
+        raise ZeroDivisionError("a mistake in the program")
+
+    monkeypatch.setattr(grading, "take_in", fail)
+    threads = set(threading.enumerate())
+    with pytest.raises(ZeroDivisionError):
+        list(grader.grade_all([FoundImage(path=tmp_path, name="a")] * 10))
+    assert set(threading.enumerate()) == threads
+
+
+def test_prepared_pictures_and_original_photographs_walk_one_path(grader: Grader, tmp_path: Path) -> None:
+    """What was evaluated is what is predicted: equal pixels, equal tensors, equal probabilities."""
+    save_labeled_photographs(tmp_path)
+    dataset = install_dataset("drawn")
+    rows = dataset.graded_rows()
+    assert len(rows) == 20
+    paths = [tmp_path / row.source for row in rows]
+    pixels = load_pictures(dataset, rows).pixels
+    for path, stored in zip(paths, pixels, strict=True):
+        assert torch.equal(to_pixels(preprocess_photograph(read_image(path), grader.recipe).picture), stored)
+    from_photographs = probabilities(list(grader.grade_all(find_images(paths))))
+    assert np.array_equal(grader.grade_rows(dataset, rows), from_photographs)
+
+
+def test_evaluation_scores_the_rows_of_the_split(grader: Grader) -> None:
+    dataset = install_dataset("drawn")
+    for split in ("train", "validation", "test", "all"):
+        rows = dataset.graded_rows(split)
+        grades = [int(row.grade) for row in rows if row.grade is not None]
+        assert grader.evaluate(dataset, split) == evaluate_predictions(grades, grader.grade_rows(dataset, rows))
+    assert grader.evaluate(dataset, "all").num_photographs == 20
+    assert 0 < grader.evaluate(dataset, "test").num_photographs < 20
+
+
+def test_a_data_set_prepared_otherwise_is_refused_with_the_command_that_helps() -> None:
+    dataset = install_dataset("drawn")
+    install_model("graham", method=Method.BEN_GRAHAM)
+    with pytest.raises(DatasetError) as raised:
+        load("graham").evaluate(dataset, "test")
+    message = str(raised.value)
+    assert f"'drawn' is natural, band at {SIZE_PX} px" in message
+    assert f"'graham' needs ben-graham, band at {SIZE_PX} px" in message
+    assert f"`fundusgrade preprocess FOLDER --name NAME --method ben-graham --outline band --size {SIZE_PX}`" in message
+
+
+@pytest.mark.parametrize("arch", ["cnn", "test_vit", "test_resnet", "test_efficientnet"])
+def test_an_explanation_lies_on_the_photographs_own_pixels(arch: str, tmp_path: Path) -> None:
+    install_model(arch=arch)
+    path = save_photographs(tmp_path, [1])[0]
+    canvas = np.zeros((220, 300, 3), np.uint8)
+    canvas[40:200, 110:270] = read_image(path)
+    Image.fromarray(canvas).save(path)
+    explanation = explain(load(), path, ExplainOptions(target=REFERABLE))
+    assert np.array_equal(explanation.photograph, canvas)
+    assert explanation.heat.shape == (220, 300)
+    assert explanation.heat.dtype == np.float32
+    assert explanation.heat.min() >= 0
+    assert explanation.target == REFERABLE
+    graded = load().grade(path)
+    assert isinstance(graded, Prediction)
+    assert explanation.prediction.image == graded.image
+    assert np.allclose(explanation.prediction.probabilities, graded.probabilities, atol=TOLERANCE)
+    fov = find_field_of_view(canvas)
+    y, x = np.nonzero(explanation.heat)
+    reach = 1.1  # the canonical picture is a square around the disc, and its outermost pixels fade over their width
+    assert (np.abs(x - fov.center_x) <= reach * fov.radius_x).all()
+    assert (np.abs(y - fov.center_y) <= reach * fov.radius_y).all()
+
+
+def test_heat_is_not_empty_for_some_grade(grader: Grader, tmp_path: Path) -> None:
+    path = save_photographs(tmp_path, [1])[0]
+    explained = [explain(grader, path, ExplainOptions(target=parse_target(str(int(grade))))) for grade in Grade]
+    assert max(each.heat.max() for each in explained) > 0.01
+    assert [each.target.grade for each in explained] == list(Grade)
+
+
+def test_the_grade_explained_by_default_is_the_one_predicted(grader: Grader, tmp_path: Path) -> None:
+    for path in save_photographs(tmp_path, range(3)):
+        explanation = explain(grader, path)
+        assert explanation.target.grade is explanation.prediction.grade
+
+
+def test_explaining_does_not_change_later_grades(grader: Grader, tmp_path: Path) -> None:
+    found = find_images(save_photographs(tmp_path, range(3)))
+    before = list(grader.grade_all(found))
+    explain(grader, found[0].path)
+    assert list(grader.grade_all(found)) == before
+
+
+def test_what_cannot_be_explained_is_named(grader: Grader, tmp_path: Path) -> None:
+    save_broken_files(tmp_path)
+    with pytest.raises(UnreadableImageError, match=r"empty\.png: the file is empty"):
+        explain(grader, tmp_path / "empty.png")
+    with pytest.raises(NoRetinaError, match=r"black\.png: no retina found"):
+        explain(grader, tmp_path / "black.png")
+    with pytest.raises(ExplanationError, match="no such target"):
+        explain(grader, tmp_path / "black.png", ExplainOptions(target=parse_target("edema")))
+
+
+def test_loading_finds_models_by_name_folder_file_and_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = install_model("mine")
+    monkeypatch.setattr(store, "DEFAULT_MODEL", "mine")
+    for wanted in ("mine", str(path), str(path.parent), None):
+        grader = Grader.load(wanted, device=DeviceName.CPU, precision=Precision.FLOAT32)
+        assert grader.name == "mine"
+        assert grader.recipe == PreprocessRecipe(method=Method.NATURAL, size_px=SIZE_PX)
+
+
+def test_loading_refuses_what_is_not_there(tmp_path: Path) -> None:
+    path = install_model("mine")
+    with pytest.raises(StoreError, match=r"no model 'other'.*mine"):
+        Grader.load("other")
+    (tmp_path / "weights.safetensors").write_bytes(b"not weights")
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+        Grader.load(str(tmp_path / "weights.safetensors"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        Grader.load("mine")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_loading_does_not_fall_back_to_another_device() -> None:
+    install_model()
+    with pytest.raises(DeviceError, match="--device cuda: this machine has none"):
+        Grader.load("tiny", device=DeviceName.CUDA)
+
+
+def test_a_network_of_no_numbers_is_an_error_and_not_a_grade(tmp_path: Path) -> None:
+    install_model()
+    grader = load()
+    with torch.no_grad():
+        next(grader.network.parameters()).fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="not numbers"):
+        grader.grade(save_photographs(tmp_path, [0])[0])
+
+
+def test_the_library_has_one_way_in_that_imports_nothing_before_it_is_used() -> None:
+    program = (
+        "import sys, fundusgrade\n"
+        "assert 'torch' not in sys.modules and 'cv2' not in sys.modules\n"
+        "from fundusgrade import Grader, find_images\n"
+        "assert (Grader.__module__, find_images.__module__) == ('fundusgrade.grading', 'fundusgrade.images')\n"
+        "assert not hasattr(fundusgrade, 'grader')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

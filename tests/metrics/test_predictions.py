@@ -1,0 +1,241 @@
+"""Predictions come back from disk as they were, and a file that is damaged is refused with what to do."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fundusgrade import store
+from fundusgrade.errors import DatasetError, StoreError
+from fundusgrade.metrics.classification import evaluate_predictions
+from fundusgrade.metrics.predictions import (
+    COLUMNS,
+    SEEN,
+    PredictionSet,
+    ScoredPhotographs,
+    joined,
+    read_predictions,
+    write_predictions,
+)
+from tests.scored import draw_photographs, prediction_set, scored
+
+# Six digits are written and brought to a sum of 1 again: what rounding can do to five probabilities at the most.
+ROUNDING = 2e-6
+
+
+def in_folds(photographs: ScoredPhotographs, num_folds: int = 3) -> ScoredPhotographs:
+    count = len(photographs)
+    return replace(photographs, folds=np.arange(count) % num_folds + 1, groups=np.arange(count) // 2 + 100)
+
+
+def same(first: ScoredPhotographs, second: ScoredPhotographs) -> None:
+    assert first.sources == second.sources
+    for column in ("grades", "predicted", "groups", "folds"):
+        before, after = getattr(first, column), getattr(second, column)
+        assert after.dtype == np.int64 and np.array_equal(before, after), column
+    assert second.probabilities.shape == first.probabilities.shape
+    assert np.abs(second.probabilities - first.probabilities).max(initial=0) <= ROUNDING
+
+
+@pytest.fixture
+def drawn() -> PredictionSet:
+    return PredictionSet(
+        model="tiny", data="eyes", test=in_folds(draw_photographs(200, 1)), validation=draw_photographs(30, 2)
+    )
+
+
+@pytest.fixture
+def written(drawn: PredictionSet, tmp_path: Path) -> Path:
+    path = tmp_path / "deep" / "tiny.csv"
+    write_predictions(drawn, path)
+    return path
+
+
+def rewrite(path: Path, change: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> None:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = change(list(csv.DictReader(file)))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+# There and back
+
+
+def test_predictions_come_back_as_they_were_to_six_digits(drawn: PredictionSet, written: Path) -> None:
+    read = read_predictions(written)
+    assert (read.model, read.data) == ("tiny", "eyes")
+    same(drawn.test, read.test)
+    same(drawn.validation, read.validation)
+    assert read.test.probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-12)
+    difference = np.abs(read.test.probabilities - drawn.test.probabilities)
+    assert difference.mean() < 0.5e-6 and np.quantile(difference, 0.99) < 1e-6
+
+
+def test_scores_of_a_file_are_those_of_the_model(drawn: PredictionSet, written: Path) -> None:
+    before, after = (
+        evaluate_predictions(each.grades, each.probabilities, predicted=each.predicted)
+        for each in (drawn.test, read_predictions(written).test)
+    )
+    assert (before.kappa, before.accuracy) == (after.kappa, after.accuracy)
+    assert before.confusion_matrix == after.confusion_matrix
+
+
+def test_the_predicted_grade_is_that_of_the_file_not_the_most_probable_one(tmp_path: Path) -> None:
+    photographs = scored([0, 4], [[0.9, 0.1, 0, 0, 0], [0, 0, 0, 0, 1.0]], predicted=[1, 3])
+    write_predictions(prediction_set(photographs), tmp_path / "own.csv")
+    assert read_predictions(tmp_path / "own.csv").test.predicted.tolist() == [1, 3]
+
+
+def test_a_file_without_validation_photographs_is_whole(tmp_path: Path) -> None:
+    write_predictions(prediction_set(draw_photographs(5, 0)), tmp_path / "test-only.csv")
+    read = read_predictions(tmp_path / "test-only.csv")
+    assert (len(read.test), len(read.validation)) == (5, 0)
+    assert read.validation.probabilities.shape == (0, 5)
+
+
+def test_odd_names_come_back(tmp_path: Path) -> None:
+    names = ("a,b.png", 'say "eye".png', "größe.png", "line\nbreak.png", " blank .png")
+    photographs = replace(draw_photographs(5, 0), sources=names)
+    write_predictions(prediction_set(photographs, model="m,1"), tmp_path / "odd.csv")
+    read = read_predictions(tmp_path / "odd.csv")
+    assert (read.test.sources, read.model) == (names, "m,1")
+
+
+def test_the_columns_are_those_that_people_are_told(written: Path) -> None:
+    lines = written.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "source,part,fold,group,grade,predicted,p0,p1,p2,p3,p4,model,data,seen"
+    assert lines[0] == ",".join((*COLUMNS, SEEN))
+    assert len(lines) == 1 + 200 + 30
+    assert re.fullmatch(r"0\.png,test,1,100,[0-4],[0-4](,[01]\.\d{6}){5},tiny,eyes,", lines[1])
+
+
+def test_what_the_model_had_seen_comes_back_and_files_of_others_may_not_say(
+    drawn: PredictionSet, written: Path
+) -> None:
+    assert read_predictions(written).seen == ""
+    write_predictions(replace(drawn, seen='Seen: "3", of 10.'), written)
+    assert read_predictions(written).seen == 'Seen: "3", of 10.'
+    rewrite(written, lambda rows: [{name: row[name] for name in COLUMNS} for row in rows])
+    assert read_predictions(written).seen == ""
+
+
+def test_further_columns_and_another_order_do_no_harm(drawn: PredictionSet, written: Path) -> None:
+    rewrite(written, lambda rows: [{"note": "x", **dict(reversed(row.items()))} for row in rows])
+    same(drawn.test, read_predictions(written).test)
+
+
+# Photographs in memory
+
+
+def test_photographs_are_chosen_by_a_mask_or_in_any_order() -> None:
+    photographs = in_folds(draw_photographs(9, 0))
+    numbers = np.array([7, 2, 2])
+    picked = photographs.chosen(numbers)
+    assert picked.sources == ("7.png", "2.png", "2.png") and len(picked) == 3
+    assert np.array_equal(picked.probabilities, photographs.probabilities[numbers])
+    assert picked.folds.tolist() == [2, 3, 3] and picked.groups.tolist() == [103, 101, 101]
+    masked = photographs.chosen(photographs.folds == 2)
+    assert masked.sources == ("1.png", "4.png", "7.png")
+    assert len(photographs.chosen(np.zeros(9, bool))) == 0
+
+
+def test_parts_are_joined_one_after_the_other() -> None:
+    first, second = draw_photographs(3, 0), in_folds(draw_photographs(4, 1))
+    both = joined([first, second])
+    same(both.chosen(np.arange(3)), first)
+    same(both.chosen(np.arange(3, 7)), second)
+
+
+# Damage
+
+
+REMEDY = r"make them again with `fundusgrade train --folds` or `fundusgrade evaluate --out`"
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_missing_column_is_named(column: str, written: Path) -> None:
+    rewrite(written, lambda rows: [{name: row[name] for name in row if name != column} for row in rows])
+    with pytest.raises(DatasetError, match=rf"tiny\.csv cannot be read \(it lacks the columns {column}\); {REMEDY}"):
+        read_predictions(written)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("grade", "", "invalid literal"),
+        ("grade", "5", "grade"),
+        ("grade", "-1", "grade"),
+        ("predicted", "9", "predicted"),
+        ("fold", "one", "one"),
+        ("group", "1.5", "1.5"),
+        ("p3", "much", "much"),
+        ("p3", "nan", "probabilities"),
+        ("p0", "inf", "probabilities"),
+        ("p0", "-0.5", "probabilities"),
+        ("p1", "1.5", "probabilities"),
+        ("part", "Test", "part"),
+    ],
+)
+def test_a_cell_that_cannot_be_meant_is_refused(column: str, value: str, reason: str, written: Path) -> None:
+    rewrite(written, lambda rows: [*rows[:7], {**rows[7], column: value}, *rows[8:]])
+    with pytest.raises(DatasetError, match=rf"(?s){reason}.*{REMEDY}"):
+        read_predictions(written)
+
+
+def test_probabilities_that_are_all_zero_are_refused(written: Path) -> None:
+    nothing = {f"p{grade}": "0.000000" for grade in range(5)}
+    rewrite(written, lambda rows: [{**rows[0], **nothing}, *rows[1:]])
+    with pytest.raises(DatasetError, match=rf"probabilities.*{REMEDY}"):
+        read_predictions(written)
+
+
+def test_a_file_that_ends_in_the_middle_of_a_row_is_refused(written: Path) -> None:
+    text = written.read_text(encoding="utf-8")
+    written.write_text(text[: text.rindex(",tiny") - 20], encoding="utf-8")
+    with pytest.raises(DatasetError, match=REMEDY):
+        read_predictions(written)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01\x02", b"\xff\xfe\xfa", b"image,grade\na.png,1\n"])
+def test_what_is_no_file_of_predictions_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"(?s)other\.csv cannot be read .*{REMEDY}"):
+        read_predictions(path)
+
+
+def test_a_file_without_test_photographs_is_refused(written: Path) -> None:
+    rewrite(written, lambda rows: [row for row in rows if row["part"] == "validation"])
+    with pytest.raises(DatasetError, match=rf"it holds no photographs of part test\); {REMEDY}"):
+        read_predictions(written)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "gone.csv", tmp_path):
+        with pytest.raises(DatasetError, match=REMEDY):
+            read_predictions(path)
+
+
+# Names
+
+
+def test_predictions_are_found_by_name_and_by_path(drawn: PredictionSet, written: Path, home: Path) -> None:
+    write_predictions(drawn, store.predictions_file("pooled"))
+    assert store.resolve_predictions("pooled") == home / "predictions" / "pooled.csv"
+    assert store.resolve_predictions(str(written)) == written
+    with pytest.raises(StoreError, match=r"no predictions 'other': neither a file nor a name in .*; pooled"):
+        store.resolve_predictions("other")
+
+
+def test_a_place_that_cannot_be_written_is_named(drawn: PredictionSet, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file is in the way")
+    with pytest.raises(StoreError, match="cannot write"):
+        write_predictions(drawn, tmp_path / "taken" / "tiny.csv")

@@ -1,0 +1,133 @@
+"""Whatever the last layer says, the probabilities are those of the textbook formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+from scipy.stats import logistic
+
+from fundusgrade.networks.heads import (
+    MIDDLES,
+    NO_OFFSETS,
+    NUM_CUTS,
+    NUM_OUTPUTS,
+    UNCALIBRATED,
+    Calibration,
+    grade_logits,
+)
+from fundusgrade.options import Head
+
+NUM_PHOTOGRAPHS = 200
+# The least probability that any grade is given.
+FLOOR = 1e-6
+# Before calibration a severity is a logistic variable of this scale.
+SEVERITY_SCALE = 0.25
+CALIBRATED = Calibration(temperature=1.7, offsets=(0.5, -1.0, 0.25, -2.0, 0.0), cutpoints=(0.4, 1.1, 2.9, 3.2))
+
+
+def outputs_of(head: Head, *, spread: float = 2.0) -> NDArray[np.float64]:
+    """Outputs that reach from doubt to certainty; those of cumulative questions do not fall by themselves."""
+    return np.random.default_rng(0).normal(1.5, spread, (NUM_PHOTOGRAPHS, NUM_OUTPUTS[head]))
+
+
+def probabilities_of(
+    head: Head, outputs: NDArray[np.float64], calibration: Calibration = UNCALIBRATED
+) -> NDArray[np.float64]:
+    logits = grade_logits(head, torch.from_numpy(outputs), calibration)
+    assert logits.shape == (len(outputs), 5)
+    return np.asarray(torch.softmax(logits, dim=1).numpy(), np.float64)
+
+
+def from_worse(worse: NDArray[np.float64]) -> NDArray[np.float64]:
+    """P(grade = k) = P(grade > k - 1) - P(grade > k)."""
+    return -np.diff(worse, axis=1, prepend=1.0, append=0.0)
+
+
+@pytest.mark.parametrize("calibration", [UNCALIBRATED, CALIBRATED], ids=["uncalibrated", "calibrated"])
+@pytest.mark.parametrize("head", list(Head))
+def test_every_head_ends_in_probabilities_that_sum_to_one(head: Head, calibration: Calibration) -> None:
+    for spread in (0.1, 2.0, 50.0):
+        probabilities = probabilities_of(head, outputs_of(head, spread=spread), calibration)
+        assert np.isfinite(probabilities).all() and (probabilities >= 0).all()
+        assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_softmax_adds_offsets_and_then_divides_by_the_temperature() -> None:
+    outputs = outputs_of(Head.SOFTMAX)
+    expected = softmax((outputs + np.array(CALIBRATED.offsets)) / CALIBRATED.temperature, axis=1)
+    assert probabilities_of(Head.SOFTMAX, outputs, CALIBRATED) == pytest.approx(expected, abs=1e-12)
+    assert probabilities_of(Head.SOFTMAX, outputs) == pytest.approx(softmax(outputs, axis=1), abs=1e-12)
+
+
+@pytest.mark.parametrize("calibration", [UNCALIBRATED, CALIBRATED], ids=["uncalibrated", "calibrated"])
+def test_a_severity_is_read_as_an_ordered_logit(calibration: Calibration) -> None:
+    """P(grade <= k) is the logistic distribution function at the k-th cutpoint, around the severity."""
+    outputs = outputs_of(Head.REGRESSION)
+    scale = SEVERITY_SCALE * calibration.temperature
+    at_most = logistic.cdf(np.array(calibration.cutpoints), loc=outputs, scale=scale)
+    expected = np.diff(at_most, axis=1, prepend=0.0, append=1.0)
+    assert probabilities_of(Head.REGRESSION, outputs, calibration) == pytest.approx(expected, abs=FLOOR)
+
+
+def test_a_severity_at_a_cutpoint_is_as_often_worse_as_not() -> None:
+    for cut, place in enumerate(CALIBRATED.cutpoints):
+        (probabilities,) = probabilities_of(Head.REGRESSION, np.array([[place]]), CALIBRATED)
+        assert probabilities[: cut + 1].sum() == pytest.approx(0.5, abs=FLOOR)
+
+
+def test_questions_that_contradict_each_other_are_never_answered_with_a_rising_probability() -> None:
+    """Worse than 1 cannot be likelier than worse than 0: the smallest answer so far holds."""
+    outputs = outputs_of(Head.CUMULATIVE)
+    answers = 1 / (1 + np.exp(-outputs / CALIBRATED.temperature))
+    assert (np.diff(answers, axis=1) > 0).any(), "some contradict each other"
+    expected = from_worse(np.minimum.accumulate(answers, axis=1))
+    assert probabilities_of(Head.CUMULATIVE, outputs, CALIBRATED) == pytest.approx(expected, abs=FLOOR)
+
+
+def test_cumulative_answers_by_hand() -> None:
+    outputs = np.log(np.array([[0.9, 0.6, 0.3, 0.1]]) / (1 - np.array([[0.9, 0.6, 0.3, 0.1]])))
+    (probabilities,) = probabilities_of(Head.CUMULATIVE, outputs)
+    assert probabilities == pytest.approx([0.1, 0.3, 0.3, 0.2, 0.1], abs=1e-9)
+
+
+def test_corn_multiplies_the_answers_of_its_chain() -> None:
+    outputs = outputs_of(Head.CORN)
+    steps = 1 / (1 + np.exp(-outputs / CALIBRATED.temperature))
+    expected = from_worse(np.cumprod(steps, axis=1, dtype=np.float64))
+    assert probabilities_of(Head.CORN, outputs, CALIBRATED) == pytest.approx(expected, abs=FLOOR)
+
+
+def test_corn_by_hand() -> None:
+    steps = np.array([[0.8, 0.5, 0.5, 0.25]])
+    (probabilities,) = probabilities_of(Head.CORN, np.log(steps / (1 - steps)))
+    assert probabilities == pytest.approx([0.2, 0.4, 0.2, 0.15, 0.05], abs=1e-9)
+
+
+@pytest.mark.parametrize("head", list(Head))
+def test_a_higher_temperature_makes_every_head_less_certain(head: Head) -> None:
+    outputs = outputs_of(head)
+    confidence = [
+        probabilities_of(head, outputs, Calibration(temperature=temperature)).max(axis=1).mean()
+        for temperature in (0.5, 1.0, 2.0)
+    ]
+    assert confidence[0] > confidence[1] + 0.02 > confidence[2] + 0.04
+
+
+@pytest.mark.parametrize("head", list(Head))
+def test_certainty_beyond_all_numbers_is_still_finite_and_can_be_learned_from(head: Head) -> None:
+    outputs = torch.full((1, NUM_OUTPUTS[head]), 1e4, requires_grad=True)
+    logits = grade_logits(head, outputs)
+    assert torch.isfinite(logits).all()
+    logits.sum().backward()  # type: ignore[no-untyped-call]
+    assert outputs.grad is not None and torch.isfinite(outputs.grad).all()
+
+
+def test_nothing_is_calibrated_unless_it_was() -> None:
+    assert Calibration(temperature=1.0, offsets=NO_OFFSETS, cutpoints=MIDDLES) == UNCALIBRATED
+    assert (NO_OFFSETS, MIDDLES) == ((0.0,) * 5, (0.5, 1.5, 2.5, 3.5))
+    assert {head: NUM_OUTPUTS[head] for head in Head} == {
+        Head.SOFTMAX: 5, Head.REGRESSION: 1, Head.CUMULATIVE: NUM_CUTS, Head.CORN: NUM_CUTS,
+    }  # fmt: skip

@@ -1,0 +1,81 @@
+"""The card says what a model is, what it was made from and what it must not be used for."""
+
+from __future__ import annotations
+
+from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.networks.build import network_spec
+from fundusgrade.networks.checkpoint import CheckpointDescription, Provenance
+from fundusgrade.networks.model_card import model_card
+from fundusgrade.photographs.recipe import Method, PreprocessRecipe
+
+
+def description(metrics: dict[str, float | int | None] | None = None, arch: str = "vit") -> CheckpointDescription:
+    return CheckpointDescription(
+        name="aptos-vit",
+        network=network_spec(arch, 224),
+        recipe=PreprocessRecipe(method=Method.CLAHE, size_px=224),
+        provenance=Provenance(
+            created="2025-01-31T12:00:00+00:00",
+            data_name="aptos2019",
+            data_hash="cd" * 32,
+            init="start.safetensors",
+            options={
+                "arch": arch,
+                "epochs": 12,
+                "batch_size": 32,
+                "learning_rate": 3e-4,
+                "layer_decay": 0.75,
+                "class_weights": "sqrt",
+                "seed": 7,
+                "patience": None,
+            },
+            metrics=metrics or {"validation_kappa": 0.91234, "validation_accuracy": 0.8, "best_epoch": 9},
+            versions={"fundusgrade": "0.1.0", "torch": "2.9.0"},
+        ),
+        weights_sha256="ef" * 32,
+    )
+
+
+def test_the_card_names_model_data_options_and_versions() -> None:
+    card = model_card(description())
+    assert card.startswith("# aptos-vit\n")
+    for expected in (
+        RESEARCH_USE,
+        "vit_base_patch16_224",
+        "224 x 224 px, preprocessing `clahe`",
+        "start: start.safetensors",
+        "ef" * 32,
+        "`aptos2019`, manifest SHA-256 `" + "cd" * 32,
+        "`--class-weights sqrt`",
+        "epochs 12, batch_size 32, learning_rate 0.0003, layer_decay 0.75",
+        "seed 7",
+        "fundusgrade 0.1.0, torch 2.9.0",
+        "kept: epoch 9",
+        "validation kappa: 0.912",
+        "validation accuracy: 0.800",
+        "no decision about a patient may rest on it",
+    ):
+        assert expected in card
+
+
+def test_an_undefined_figure_is_said_to_be_undefined() -> None:
+    card = model_card(description({"validation_kappa": None, "validation_accuracy": 1.0, "best_epoch": 1}))
+    assert "validation kappa: undefined" in card
+
+
+def test_the_cnn_is_named_without_timm() -> None:
+    card = model_card(description(arch="cnn"))
+    assert "`cnn`" in card
+    assert "timm `" not in card
+
+
+def test_further_limits_are_added() -> None:
+    assert model_card(description(), ["not tested on children"]).rstrip().endswith("- not tested on children")
+
+
+def test_sections_stand_in_order_and_no_line_is_empty_twice() -> None:
+    card = model_card(description())
+    headings = [line for line in card.splitlines() if line.startswith("## ")]
+    assert headings == ["## Model", "## Training", "## Validation split", "## Use and limits"]
+    assert "\n\n\n" not in card
+    assert card.endswith("\n")

@@ -1,0 +1,392 @@
+"""The canonical disc: in its place, with the colors of its method, and the way back to the photograph."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import cv2
+import numpy as np
+import pytest
+
+from fundusgrade.errors import NoRetinaError
+from fundusgrade.photographs.field_of_view import FieldOfView
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.preprocess import (
+    GRAHAM_GAIN,
+    GRAHAM_SIGMA_FRACTION,
+    Placement,
+    canonical_outline,
+    local_mean,
+    preprocess,
+)
+from fundusgrade.photographs.recipe import (
+    BAND_FRACTION,
+    MAX_SIZE_PX,
+    MIDDLE_GRAY,
+    MIN_SIZE_PX,
+    Method,
+    Outline,
+    PreprocessRecipe,
+)
+from tests.drawn_eyes import (
+    DrawnEye,
+    Ellipse,
+    cut,
+    healthy_eye,
+    off_center,
+    plain_retina,
+    preprocess_photograph,
+    squash,
+)
+
+SIZE_PX = 96
+NATURAL = PreprocessRecipe(method=Method.NATURAL, outline=Outline.DISC, size_px=SIZE_PX)
+GRAHAM = PreprocessRecipe(method=Method.BEN_GRAHAM, outline=Outline.DISC, size_px=SIZE_PX)
+CLAHE = PreprocessRecipe(method=Method.CLAHE, outline=Outline.DISC, size_px=SIZE_PX)
+
+
+def views() -> dict[str, DrawnEye]:
+    eye = plain_retina(128)
+    return {
+        "full": eye,
+        "cut": cut(eye, top=0.12, bottom=0.12),
+        "squashed": squash(cut(eye, top=0.12, bottom=0.12), width_px=112, height_px=140),
+        "off center": off_center(eye, width_px=210, height_px=150, dx_px=25, dy_px=-8),
+    }
+
+
+VIEWS = list(views())
+
+
+def field(ellipse: Ellipse, photograph: Picture) -> FieldOfView:
+    """The field of view of a drawn disc, as seen to the picture's edges."""
+    height, width = photograph.shape[:2]
+    return FieldOfView(
+        center_x=ellipse.center_x,
+        center_y=ellipse.center_y,
+        radius_x=ellipse.radius_x,
+        radius_y=ellipse.radius_y,
+        left=0,
+        top=0,
+        right=width - 1,
+        bottom=height - 1,
+        visible_fraction=1.0,
+        confidence=1.0,
+    )
+
+
+def as_it_is(recipe: PreprocessRecipe) -> FieldOfView:
+    """A field of view whose canonical picture is the photograph (S, S, 3) itself, pixel by pixel."""
+    middle, side = (recipe.size_px - 1) / 2, recipe.size_px
+    ellipse = Ellipse(center_x=middle, center_y=middle, radius_x=recipe.radius_px, radius_y=recipe.radius_px)
+    return field(ellipse, np.zeros((side, side, 3), np.uint8))
+
+
+def forward(placement: Placement, x: float, y: float) -> tuple[float, float]:
+    return placement.scale_x * x + placement.offset_x, placement.scale_y * y + placement.offset_y
+
+
+def flat_retina(size_px: int = 256) -> DrawnEye:
+    """A disc of one color: every structure in its preprocessed picture is made by the preprocessing."""
+    eye = plain_retina(size_px)
+    y, x = np.mgrid[:size_px, :size_px]
+    inside = np.clip((1 - eye.disc.distance(x, y)) * eye.disc.radius_x + 0.5, 0, 1)[..., None]
+    return replace(eye, photograph=np.rint(inside * [200, 100, 50]).astype(np.uint8))
+
+
+# Geometry
+
+
+@pytest.mark.parametrize("recipe", [NATURAL, GRAHAM], ids=["whole disc", "inner disc"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_disc_comes_to_the_canonical_circle(view: str, recipe: PreprocessRecipe) -> None:
+    eye = views()[view]
+    placement = preprocess_photograph(eye.photograph, recipe).placement
+    middle, radius, disc = (SIZE_PX - 1) / 2, recipe.radius_px, eye.disc
+    for x, y in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
+        placed = forward(placement, disc.center_x + x * disc.radius_x, disc.center_y + y * disc.radius_y)
+        assert placed == pytest.approx((middle + x * radius, middle + y * radius), abs=0.02 * radius)
+    assert (placement.photograph_height, placement.photograph_width) == eye.photograph.shape[:2]
+
+
+def test_the_inner_nine_tenths_are_kept_by_ben_graham_and_all_by_the_others() -> None:
+    assert GRAHAM.radius_px == pytest.approx(SIZE_PX / 2 / 0.9)
+    assert NATURAL.radius_px == CLAHE.radius_px == SIZE_PX / 2
+
+
+@pytest.mark.parametrize("size_px", [40, 64, 224])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_spot_comes_back_to_where_it_was(view: str, size_px: int) -> None:
+    """Through the pixels: paint a spot, find what it changed in the canonical picture, lay that back."""
+    eye, recipe = views()[view], PreprocessRecipe(method=Method.NATURAL, outline=Outline.DISC, size_px=size_px)
+    fov = preprocess_photograph(eye.photograph, recipe).field_of_view
+    height, width = eye.photograph.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    for dx, dy in ((0.0, 0.0), (0.5, 0.2), (-0.4, -0.45), (0.1, 0.6)):
+        spot_x, spot_y = eye.disc.center_x + dx * eye.disc.radius_x, eye.disc.center_y + dy * eye.disc.radius_y
+        spot = np.rint(200 * np.exp(-((x - spot_x) ** 2 + (y - spot_y) ** 2) / (2 * 3.0**2))).astype(np.uint8)
+        prepared = preprocess(np.dstack([spot] * 3), fov, recipe)
+        back = prepared.placement.to_photograph(prepared.picture[..., 0].astype(np.float32))
+        assert back.shape == (height, width) and back.dtype == np.float32
+        peak_y, peak_x = np.unravel_index(int(np.argmax(back)), back.shape)
+        # A canonical pixel on the photograph: the peak can stand on whole ones.
+        pixel = 1 / min(prepared.placement.scale_x, prepared.placement.scale_y)
+        assert np.hypot(peak_x - spot_x, peak_y - spot_y) < max(1.5, 0.75 * pixel)
+        centroid = np.average(x, weights=back), np.average(y, weights=back)
+        # A tenth of a canonical pixel: half a pixel lost in reducing the photograph would be more.
+        assert centroid == pytest.approx((spot_x, spot_y), abs=0.1 * pixel)
+
+
+def test_a_map_laid_back_keeps_its_values_and_is_nothing_outside() -> None:
+    eye = off_center(plain_retina(96), width_px=200, height_px=120)
+    placement = preprocess_photograph(eye.photograph, NATURAL).placement
+    back = placement.to_photograph(np.ones((SIZE_PX, SIZE_PX), np.float32))
+    y, x = np.mgrid[:120, :200]
+    assert back[eye.disc.distance(x, y) < 0.97] == pytest.approx(1.0, abs=1e-5)
+    assert back[:, :40].max() == back[:, -40:].max() == 0
+
+
+def test_one_eye_looks_the_same_from_every_camera() -> None:
+    """Full, cut, squashed and at another size: where all show retina, the canonical pictures agree."""
+    eye = healthy_eye(400)
+    pictures = [
+        preprocess_photograph(seen.photograph, NATURAL)
+        for seen in (
+            eye,
+            cut(eye, top=0.12, bottom=0.12),
+            squash(eye, width_px=300, height_px=360),
+            squash(eye, width_px=200, height_px=200),
+            off_center(eye, width_px=640, height_px=420, dx_px=50),
+        )
+    ]
+    seen_by_all = cv2.erode(np.all([p.mask for p in pictures], axis=0).astype(np.uint8), np.ones((5, 5))) > 0
+    first = pictures[0].picture[seen_by_all].astype(float)
+    for other in pictures[1:]:
+        assert np.abs(other.picture[seen_by_all] - first).mean() < 2.0
+
+
+# The mask
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_mask_is_where_retina_is_seen(view: str) -> None:
+    eye = views()[view]
+    prepared = preprocess_photograph(eye.photograph, NATURAL)
+    axis = np.arange(SIZE_PX) - (SIZE_PX - 1) / 2
+    x = eye.disc.center_x + axis / NATURAL.radius_px * eye.disc.radius_x
+    y = eye.disc.center_y + axis / NATURAL.radius_px * eye.disc.radius_y
+    height, width = eye.photograph.shape[:2]
+    inside = ((x >= 0) & (x <= width - 1))[None] & ((y >= 0) & (y <= height - 1))[:, None]
+    truth = inside & (np.hypot(axis[None], axis[:, None]) <= SIZE_PX / 2)
+    assert (prepared.mask & truth).sum() / (prepared.mask | truth).sum() > 0.97
+
+
+@pytest.mark.parametrize("recipe", [NATURAL, GRAHAM, CLAHE], ids=lambda recipe: recipe.method.value)
+def test_the_picture_is_filled_outside_the_mask(recipe: PreprocessRecipe) -> None:
+    eye = cut(plain_retina(128), top=0.2, left=0.1)
+    prepared = preprocess_photograph(eye.photograph, recipe)
+    assert prepared.picture.shape == (SIZE_PX, SIZE_PX, 3) and prepared.picture.dtype == np.uint8
+    assert prepared.mask.shape == (SIZE_PX, SIZE_PX) and prepared.mask.dtype == np.bool_
+    assert 0.5 < prepared.mask.mean() < np.pi / 4
+    expected = MIDDLE_GRAY if recipe.method is Method.BEN_GRAHAM else 0
+    assert recipe.fill == expected
+    assert (prepared.picture[~prepared.mask] == expected).all()
+    assert not (prepared.picture[prepared.mask] == expected).all()
+
+
+def test_the_mask_is_a_whole_disc_where_nothing_is_cut() -> None:
+    axis = np.arange(SIZE_PX) - (SIZE_PX - 1) / 2
+    disc = np.hypot(axis[None], axis[:, None]) <= SIZE_PX / 2
+    for recipe in (NATURAL, GRAHAM):
+        mask = preprocess_photograph(plain_retina(128).photograph, recipe).mask
+        # The fit may place the edge of a disc that fills the picture a fraction of a pixel beyond it.
+        assert (mask != disc).sum() <= 4
+
+
+# Colors
+
+
+def test_ben_graham_is_four_times_the_difference_to_the_local_mean_plus_128() -> None:
+    recipe = PreprocessRecipe(outline=Outline.DISC, size_px=48)
+    photograph = np.random.default_rng(0).integers(90, 130, (48, 48, 3)).astype(np.uint8)
+    prepared = preprocess(photograph, as_it_is(recipe), recipe)
+    sigma = recipe.radius_px * GRAHAM_SIGMA_FRACTION
+    rows, columns = np.nonzero(prepared.mask)
+    for y, x in ((24, 24), (10, 20), (30, 41), (5, 30), (7, 7), (39, 41)):  # the last two on the rim of the disc
+        assert prepared.mask[y, x]
+        weights = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * sigma**2))
+        mean = weights @ photograph[rows, columns] / weights.sum()
+        expected = np.clip(GRAHAM_GAIN * (photograph[y, x] - mean) + MIDDLE_GRAY, 0, 255)
+        assert prepared.picture[y, x] == pytest.approx(expected, abs=1.0)
+
+
+@pytest.mark.parametrize("view", ["full", "cut", "between dark bars", "squashed"])
+def test_ben_graham_draws_no_rim(view: str) -> None:
+    """A retina of one color is gray up to the edge of the disc and of a cut."""
+    eye = flat_retina()
+    if view != "full":
+        eye = cut(eye, top=0.12, bottom=0.15)
+    if view == "between dark bars":
+        eye = off_center(eye, width_px=300, height_px=256)
+    if view == "squashed":
+        eye = squash(eye, width_px=224, height_px=224)
+    prepared = preprocess_photograph(eye.photograph, GRAHAM)
+    assert np.abs(prepared.picture[prepared.mask].astype(int) - MIDDLE_GRAY).max() <= 4
+
+
+def test_ben_graham_does_not_see_the_light_of_the_flash() -> None:
+    """Half the light gives a weaker picture, but the same gray on average."""
+    eye = healthy_eye(200)
+    bright, dark = (
+        preprocess_photograph((eye.photograph * factor).astype(np.uint8), GRAHAM).picture for factor in (1.0, 0.5)
+    )
+    assert bright.mean() == pytest.approx(dark.mean(), abs=3)
+
+
+def test_natural_keeps_the_colors() -> None:
+    photograph = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
+    prepared = preprocess(photograph, as_it_is(NATURAL), NATURAL)
+    assert np.array_equal(prepared.picture[prepared.mask], photograph[prepared.mask])
+
+
+def test_clahe_raises_the_contrast_of_light_and_keeps_the_color() -> None:
+    eye = healthy_eye(256)
+    faint = (eye.photograph * 0.4 + 10).astype(np.uint8)
+    natural, equalized = (preprocess_photograph(faint, recipe) for recipe in (NATURAL, CLAHE))
+    inner = cv2.erode(natural.mask.astype(np.uint8), np.ones((9, 9))) > 0
+    before, after = (cv2.cvtColor(p.picture, cv2.COLOR_RGB2LAB)[inner].astype(float) for p in (natural, equalized))
+    assert after[:, 0].std() > 1.3 * before[:, 0].std()
+    assert np.abs(after[:, 1:] - before[:, 1:]).mean() < 4
+
+
+@pytest.mark.parametrize("recipe", [NATURAL, GRAHAM, CLAHE], ids=lambda recipe: recipe.method.value)
+def test_one_photograph_gives_one_picture_and_stays_as_it_was(recipe: PreprocessRecipe) -> None:
+    photograph = cut(plain_retina(128), top=0.1).photograph
+    before = photograph.copy()
+    first, second = (preprocess_photograph(photograph, recipe) for _ in range(2))
+    assert np.array_equal(first.picture, second.picture) and np.array_equal(first.mask, second.mask)
+    assert (first.placement, first.field_of_view) == (second.placement, second.field_of_view)
+    assert np.array_equal(photograph, before)
+
+
+def test_a_strong_reduction_averages_instead_of_picking() -> None:
+    """Stripes of one pixel become gray, not a pattern of their own."""
+    side = 16 * MIN_SIZE_PX
+    photograph = np.zeros((side, side, 3), np.uint8)
+    photograph[:, ::2] = 200
+    disc = Ellipse(center_x=(side - 1) / 2, center_y=(side - 1) / 2, radius_x=side / 2, radius_y=side / 2)
+    recipe = PreprocessRecipe(method=Method.NATURAL, outline=Outline.DISC, size_px=MIN_SIZE_PX)
+    prepared = preprocess(photograph, field(disc, photograph), recipe)
+    assert np.abs(prepared.picture[prepared.mask].astype(int) - 100).max() <= 12
+
+
+def test_without_a_retina_there_is_no_picture() -> None:
+    with pytest.raises(NoRetinaError):
+        preprocess_photograph(np.zeros((64, 64, 3), np.uint8), NATURAL)
+
+
+# The recipe
+
+
+def test_the_key_changes_with_each_field() -> None:
+    recipe = PreprocessRecipe()
+    others = [
+        replace(recipe, method=Method.NATURAL),
+        replace(recipe, method=Method.CLAHE),
+        replace(recipe, size_px=225),
+        replace(recipe, outline=Outline.DISC),
+    ]
+    others.append(replace(recipe, version=recipe.version + 1))
+    keys = {candidate.key for candidate in (recipe, *others)}
+    assert len(keys) == 6
+    assert PreprocessRecipe().key == recipe.key and len(recipe.key) == 12
+
+
+@pytest.mark.parametrize("size_px", [0, -224, MIN_SIZE_PX - 1, MAX_SIZE_PX + 1])
+def test_sizes_beyond_the_limits_are_refused(size_px: int) -> None:
+    with pytest.raises(ValueError, match=f"size_px is {size_px}; expected {MIN_SIZE_PX} to {MAX_SIZE_PX}"):
+        PreprocessRecipe(size_px=size_px)
+
+
+@pytest.mark.parametrize("size_px", [MIN_SIZE_PX, MIN_SIZE_PX + 1, 300])
+def test_every_size_between_is_made(size_px: int) -> None:
+    eye = plain_retina(96)
+    prepared = preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=size_px))
+    assert prepared.picture.shape == (size_px, size_px, 3)
+    assert PreprocessRecipe(size_px=MAX_SIZE_PX).size_px == MAX_SIZE_PX
+
+
+# The neutral outline
+
+BAND = PreprocessRecipe(method=Method.BEN_GRAHAM, size_px=SIZE_PX)
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_every_view_fills_the_same_outline(method: Method) -> None:
+    recipe = PreprocessRecipe(method=method, size_px=SIZE_PX)
+    outline = canonical_outline(recipe)
+    height = 2 * BAND_FRACTION * recipe.radius_px
+    assert outline.any(axis=1).sum() == pytest.approx(height, abs=1)
+    eye = healthy_eye(300)
+    for seen in (
+        eye,
+        cut(eye, top=0.12, bottom=0.12),
+        cut(eye, top=0.25, left=0.1),
+        squash(eye, width_px=240, height_px=300),
+    ):
+        prepared = preprocess_photograph(seen.photograph, recipe)
+        assert (prepared.picture[~outline] == recipe.fill).all()
+        assert not (prepared.mask & ~outline).any()
+        filled = (prepared.picture != recipe.fill).any(axis=2)
+        assert filled[outline].mean() > 0.9
+
+
+def test_a_cut_beyond_the_band_changes_nothing_inside_it() -> None:
+    """Pixels, not only the outline: no local mean and no histogram reaches over the band's edge."""
+    photograph = healthy_eye(128).photograph
+    fov = field(Ellipse(center_x=63.5, center_y=63.5, radius_x=62, radius_y=62), photograph)
+    barred = photograph.copy()
+    barred[:16], barred[112:] = 0, 0
+    narrow = replace(fov, top=16, bottom=111)
+    for method in Method:
+        recipe = PreprocessRecipe(method=method, size_px=SIZE_PX)
+        whole, seen = preprocess(photograph, fov, recipe), preprocess(barred, narrow, recipe)
+        assert np.abs(whole.picture.astype(int) - seen.picture).max() <= 2
+        assert np.array_equal(whole.mask, seen.mask)
+
+
+def test_what_a_photograph_lacks_of_the_band_is_its_mirror_image() -> None:
+    recipe = PreprocessRecipe(method=Method.NATURAL, size_px=SIZE_PX)
+    photograph = np.random.default_rng(0).integers(1, 255, (SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
+    last = SIZE_PX // 2 + 20
+    prepared = preprocess(photograph, replace(as_it_is(recipe), bottom=last), recipe)
+    outline = canonical_outline(recipe)
+    for row in range(last + 1, last + 8):
+        both = outline[row] & outline[2 * last - row]
+        assert both.sum() > 50
+        assert np.array_equal(prepared.picture[row][both], prepared.picture[2 * last - row][both])
+        assert not prepared.mask[row].any()
+
+
+def test_a_wide_local_mean_is_the_same_on_a_reduced_copy() -> None:
+    rng = np.random.default_rng(0)
+    values = cv2.GaussianBlur(rng.uniform(0, 255, (256, 256, 3)).astype(np.float32), (0, 0), 2)
+    mask = canonical_outline(PreprocessRecipe(size_px=256, outline=Outline.DISC))
+    weight = mask.astype(np.float32)
+    exact = cv2.GaussianBlur(values * weight[..., None], (0, 0), 9.0)
+    exact /= np.maximum(cv2.GaussianBlur(weight, (0, 0), 9.0), 1e-6)[..., None]
+    assert np.abs(local_mean(values, mask, 9.0) - exact)[mask].max() < 1.0
+
+
+def test_a_recipe_comes_back_from_its_description() -> None:
+    recipe = PreprocessRecipe(method=Method.CLAHE, outline=Outline.DISC, size_px=77)
+    assert PreprocessRecipe.from_json(asdict(recipe)) == recipe
+    for broken in ({}, {"method": "magic", "outline": "band"}, {**asdict(recipe), "extra": 1}):
+        with pytest.raises((KeyError, ValueError, TypeError)):
+            PreprocessRecipe.from_json(broken)
+
+
+def test_a_placement_resized_twice_is_as_it_was() -> None:
+    placement = preprocess_photograph(plain_retina(128).photograph, BAND).placement
+    twice = placement.resized_to(512, 384).resized_to(128, 128)
+    assert asdict(twice) == pytest.approx(asdict(placement))

@@ -1,0 +1,261 @@
+"""The report is one well-formed file that loads nothing, says what was measured, and escapes every name."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from fundusgrade.evaluation.assessment import Assessment, assess
+from fundusgrade.evaluation.audit import Audit, InterventionEffect
+from fundusgrade.evaluation.shortcuts import ShortcutProbe
+from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.metrics.predictions import PredictionSet
+from fundusgrade.photographs.images import encode_jpeg
+from fundusgrade.reports.html.checklist import checklist, locked_on
+from fundusgrade.reports.html.context import DataDescription, GalleryItem, KappaCurve, ModelDescription, ReportContext
+from fundusgrade.reports.html.markup import number
+from fundusgrade.reports.html.page import report_html
+from tests.scored import draw_photographs, grade_again, prediction_set, scored
+
+VOID = {"meta", "img", "br", "hr"}
+HOSTILE = '<script>alert("x")</script>&\u202e'
+
+
+class Page(HTMLParser):
+    """Elements of a page with their attributes; fails where one is closed that is not open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == [], f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open and self._open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    def values(self, attribute: str) -> list[str]:
+        return [found[attribute] or "" for _, found in self.elements if attribute in found]
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def sets(num_models: int = 2, *, with_validation: bool = True) -> list[PredictionSet]:
+    test, validation = draw_photographs(150, 0), draw_photographs(90, 50)
+    return [
+        prediction_set(
+            grade_again(test, 9 + i, skill=1.2 + i),
+            grade_again(validation, 70 + i, skill=1.2 + i) if with_validation else None,
+            model=f"model-{i}",
+        )
+        for i in range(num_models)
+    ]  # fmt: skip
+
+
+def picture() -> bytes:
+    return encode_jpeg(np.full((8, 8, 3), 90, np.uint8))
+
+
+def audit() -> Audit:
+    probe = ShortcutProbe(
+        kind="outline", stage="photograph", num_photographs=150, kappa=0.63, kappa_low=0.6, kappa_high=0.66,
+        accuracy=0.7, referable_auc=0.9,
+    )  # fmt: skip
+    effect = InterventionEffect(
+        name="cut", num_photographs=150, mean_change=0.02, mean_low=0.01, mean_high=0.03, percentile_95=0.1,
+        flip_fraction=0.01, num_lost=0,
+    )  # fmt: skip
+    return Audit(data="eyes", model="model-0", probes=(probe,), effects=(effect,))
+
+
+def context(**changes: object) -> ReportContext:
+    data = DataDescription(
+        name="eyes", num_photographs=150, num_per_grade=(70, 20, 40, 8, 12), num_groups=150, splits="One split.",
+        recipe="ben-graham.", manifest_hash="ab" * 32, num_ungraded=3, num_doubtful=4,
+    )  # fmt: skip
+    model = ModelDescription(
+        name="model-0", architecture="resnet50", training_data="eyes", start="random", options=(("epochs", "7"),),
+        validation_kappa=0.91, weights_hash="cd" * 32, seen="None of these photographs.",
+        curves=(KappaCurve(name="model-0-fold1", kappas=(None, 0.5, 0.9)), KappaCurve(name="fold2", kappas=(0.1, 0.2))),
+    )  # fmt: skip
+    made = ReportContext(
+        title="Grading of eyes", created="2026-11-24", versions=(("fundusgrade", "0.1.0"),), data=data, models=(model,),
+        limits=("One reader.",), audits=(audit(),), conclusion="The outline tells the grade.",
+        gallery=(
+            GalleryItem(model="model-0", source="a.png", grade=4, predicted=0, picture=picture(), heat_map=picture()),
+            GalleryItem(model="model-0", source="b.png", grade=3, predicted=0, picture=picture()),
+        ),
+        commands=("fundusgrade evaluate --report report.html",),
+    )  # fmt: skip
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def found() -> Assessment:
+    columns = {"site": ["north", "south", "<east>"] * 50}
+    return assess(sets(), num_draws=60, columns=columns)
+
+
+def test_a_report_loads_nothing_and_runs_nothing(found: Assessment) -> None:
+    page = Page(report_html(found, context()))
+    assert not {"script", "link", "iframe", "object", "embed", "form"} & {tag for tag, _ in page.elements}
+    assert all(value.startswith("#") for value in page.values("href"))
+    assert all(value.startswith("data:image/") for value in page.values("src"))
+    assert not [name for _, found in page.elements for name in found if name.startswith("on")]
+    assert not re.search(
+        r"url\((?!#)|@import|https?://", report_html(found, context()).replace("http://www.w3.org/2000/svg", "")
+    )
+
+
+def test_every_entry_of_the_contents_leads_to_a_titled_part_and_names_are_unique(found: Assessment) -> None:
+    page = Page(report_html(found, context()))
+    names = page.values("id")
+    assert len(names) == len(set(names))
+    assert {value.removeprefix("#") for value in page.values("href")} <= set(names)
+    assert set(page.values("aria-labelledby")) <= set(names)
+
+
+def test_a_report_can_be_read_without_eyes_and_without_a_mouse(found: Assessment) -> None:
+    page = Page(report_html(found, context()))
+    assert dict(page.elements)["html"]["lang"] == "en"
+    assert all(attributes.get("alt") for tag, attributes in page.elements if tag == "img")
+    charts = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert len(charts) >= 8 and all(each.get("role") == "img" for each in charts)
+    assert all(
+        attributes.get("tabindex") == "0" for _, attributes in page.elements if attributes.get("class") == "scroll"
+    )
+    headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(headings)), "no level is skipped"
+
+
+def test_what_was_measured_stands_in_it(found: Assessment) -> None:
+    text = Page(report_html(found, context())).text
+    for model in found.models:
+        assert model.evaluation.kappa is not None
+        assert number(model.evaluation.kappa) in text
+        for score in model.scores:
+            assert score.name in text and number(score.estimate.value) in text
+        for point in model.operating_points:
+            assert number(point.sensitivity.value) in text and number(point.threshold) in text
+        assert all(str(cell) in text for row in model.evaluation.confusion_matrix for cell in row)
+    assert "How training went" in text and "model-0-fold1" in text
+    assert "The outline tells the grade." in text and "0.630" in text
+    assert text.count(RESEARCH_USE) == 2, "at the head and at the foot"
+
+
+def test_the_same_assessment_gives_the_same_bytes(found: Assessment) -> None:
+    assert report_html(found, context()) == report_html(found, context())
+
+
+def test_hostile_names_are_text() -> None:
+    photographs = draw_photographs(60, 3)
+    named = replace(photographs, sources=tuple(f"{HOSTILE}{i}" for i in range(60)))
+    hostile = [replace(prediction_set(each, model=HOSTILE + end), data=HOSTILE) for each, end in (
+        (named, "1"), (replace(grade_again(named, 5), sources=named.sources), "2"),
+    )]  # fmt: skip
+    assessed = assess(hostile, num_draws=20, columns={HOSTILE: [HOSTILE] * 60})
+    item = GalleryItem(model=HOSTILE, source=HOSTILE, grade=4, predicted=0, picture=picture())
+    made = context(title=HOSTILE, limits=(HOSTILE,), gallery=(item,), commands=(HOSTILE,), conclusion=HOSTILE)
+    page = report_html(assessed, made)
+    assert "<script" not in page and "\u202e" not in page
+    assert '<script>alert("x")</script>' in Page(page).text, "and can be read"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: assess(sets(1), num_draws=20), "There is only one model, so there is nothing to compare."),
+        (lambda: assess(sets(with_validation=False), num_draws=20), "no threshold could be locked"),
+        (lambda: assess(sets(), num_draws=20), "it is not known whether some patients are served worse"),
+    ],
+)  # fmt: skip
+def test_a_part_that_has_nothing_to_say_says_why(make: Callable[[], Assessment], reason: str) -> None:
+    text = Page(report_html(make(), context(audits=(), gallery=(), models=()))).text
+    assert reason.casefold() in text.casefold()
+    assert "Not run." in text and "No photographs are shown" in text
+
+
+def test_what_is_undefined_is_never_a_number() -> None:
+    healthy = scored([0] * 12, np.tile([0.9, 0.05, 0.03, 0.01, 0.01], (12, 1)))
+    page = report_html(assess([prediction_set(healthy)], num_draws=20), context())
+    assert "undefined" in page
+    assert not re.search(
+        r"\bnan\b|\binf\b|\bNone\b",
+        Page(page).text.replace("None of these", "").replace("None were", "").replace("None are", ""),
+    )
+
+
+def test_pictures_are_in_the_file(found: Assessment) -> None:
+    page = Page(report_html(found, context()))
+    shown = [value.split(",", 1)[1] for value in page.values("src")]
+    assert [base64.b64decode(each) for each in shown] == [picture()] * 3
+
+
+def test_the_checklist_answers_with_what_was_done(found: Assessment) -> None:
+    answers = {item.asked: item.answer for item in checklist(found, context())}
+    assert answers["Distribution of severity"].startswith("grade 0: 70, grade 1: 20")
+    assert "150 scored; 3 of the data set could not be prepared; 4 of doubtful quality" in answers[
+        "Flow of photographs; those that could not be used"
+    ]  # fmt: skip
+    assert answers["Subgroups and fairness"] == "See subgroups."
+    assert answers["Robustness and shortcuts"] == "The outline tells the grade."
+    alone = assess(sets(1, with_validation=False), num_draws=20)
+    bare = {item.asked: item.answer for item in checklist(alone, context(audits=(), models=()))}
+    assert bare["Thresholds set before the test"] == "There were no validation photographs, so none are reported."
+    assert bare["Robustness and shortcuts"] == "Not audited."
+    assert bare["Overlap of training and test data"] == "Not known."
+
+
+def test_every_audited_model_is_in_it(found: Assessment) -> None:
+    other = replace(audit(), model="model-1", effects=(replace(audit().effects[0], mean_change=0.456),))
+    text = Page(report_html(found, context(audits=(audit(), other)))).text
+    assert "How far model-0 moves" in text and "How far model-1 moves" in text and "0.456" in text
+    assert text.count("The grade told without any retina") == 1, "the data are the same"
+
+
+def test_photographs_that_thresholds_were_chosen_on_are_counted_for_each_model() -> None:
+    alone, other = sets()
+    single = assess([alone, other], num_draws=20)
+    assert locked_on(single) == "Chosen on 90 validation photographs"
+    folds = {"test": np.arange(150) % 3 + 1, "validation": np.arange(90) % 3 + 1}
+    crossed = replace(other, **{part: replace(getattr(other, part), folds=of) for part, of in folds.items()})
+    mixed = assess([replace(alone, validation=alone.validation.chosen(np.zeros(0, np.int64))), crossed], num_draws=20)
+    words = "Chosen in each of 3 folds on about 30 validation photographs of its own"
+    assert locked_on(mixed) == words, "a model without any is not counted"
+    assert words in Page(report_html(mixed, context())).text
+    both = locked_on(assess([alone, crossed], num_draws=20))
+    assert both == "model-0: chosen on 90 validation photographs; model-1: c" + words[1:]
+
+
+def test_shades_are_shares_of_the_row(found: Assessment) -> None:
+    page = report_html(found, context())
+    matrix = found.models[0].evaluation.confusion_matrix
+    shares = [round(100 * cell / sum(row)) if sum(row) else 0 for row in matrix for cell in row]
+    drawn = [int(value) for value in re.findall(r"--share:(\d+)%", page)]
+    assert drawn[: len(shares)] == shares
+    assert math.isclose(sum(shares[:5]), 100, abs_tol=3)

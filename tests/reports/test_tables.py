@@ -1,0 +1,195 @@
+"""Rows, tables and JSON say exactly what was predicted and scored."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.manifest import ManifestRow
+from fundusgrade.evaluation.assessment import assess
+from fundusgrade.grades import RESEARCH_USE, Grade, Prediction
+from fundusgrade.metrics.classification import Evaluation, evaluate_predictions
+from fundusgrade.metrics.predictions import read_predictions
+from fundusgrade.photographs.recipe import PreprocessRecipe
+from fundusgrade.reports.figures import ModelEvaluation
+from fundusgrade.reports.tables import (
+    comparisons_table,
+    dataset_summary,
+    datasets_table,
+    evaluation_json,
+    evaluation_table,
+    models_table,
+    prediction_line,
+    scores_table,
+    write_evaluation,
+)
+from fundusgrade.store import StoredDataset, StoredModel
+from tests.scored import draw_photographs, grade_again, prediction_set
+
+GRADED = Prediction(image="eyes/a.png", model="resnet50", probabilities=(0.05, 0.1, 0.6, 0.2, 0.05))
+
+
+def example_evaluation(seed: int = 0) -> Evaluation:
+    generator = np.random.default_rng(seed)
+    return evaluate_predictions(generator.integers(0, 5, 60), generator.dirichlet(np.ones(5), 60))
+
+
+NO_DISEASE = evaluate_predictions([0, 0], [[1.0, 0, 0, 0, 0]] * 2)
+EVALUATIONS = [
+    ModelEvaluation(model="cnn", evaluation=example_evaluation()),
+    ModelEvaluation(model="vit $x_[bold]", evaluation=NO_DISEASE),
+]
+
+EYES = draw_photographs(60, 1)
+SETS = [prediction_set(EYES, model="cnn"), prediction_set(grade_again(EYES, 7), model="vit")]
+ASSESSMENT = assess(SETS, part="test", num_draws=200)
+
+
+def test_table_has_a_column_per_model_and_says_what_is_undefined() -> None:
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(evaluation_table(EVALUATIONS))
+    text = console.export_text()
+    lines = {line.split("│")[1].strip(): line.split("│")[2:4] for line in text.splitlines() if line.count("│") > 2}
+    assert "cnn" in text and "vit $x_[bold]" in text and RESEARCH_USE in text
+    cnn = EVALUATIONS[0].evaluation
+    assert [cell.strip() for cell in lines["Photographs"]] == ["60", "2"]
+    assert [cell.strip() for cell in lines["Quadratic weighted kappa"]] == [f"{cnn.kappa:.3f}", "undefined"]
+    assert [cell.strip() for cell in lines["3 Severe: F1"]] == [f"{cnn.grades[3].f1:.3f}", "undefined"]
+    assert [cell.strip() for cell in lines["Referable (>= 2): AUC"]] == [f"{cnn.referable.auc:.3f}", "undefined"]
+    assert len(lines) == 6 + 5 * 4 + 2 * 4
+
+
+def test_json_gives_back_the_numbers() -> None:
+    content = json.loads(evaluation_json(ASSESSMENT, {"cnn": "Nothing."}))
+    assert content.pop("seen") == {"cnn": "Nothing."}
+    assert (content["data"], content["part"]) == ("eyes", "test")
+    assert [model["model"] for model in content["models"]] == ["cnn", "vit"]
+    assert content == json.loads(json.dumps(dataclasses.asdict(ASSESSMENT)))
+    (evaluation, _) = (model["evaluation"] for model in content["models"])
+    assert evaluation["kappa"] == ASSESSMENT.models[0].evaluation.kappa
+
+
+def test_tables_show_each_score_with_its_interval_and_each_pair() -> None:
+    text = shown(scores_table(ASSESSMENT))
+    first = ASSESSMENT.models[0].scores[0]
+    line = next(line for line in text.splitlines() if first.name in line)
+    estimate = first.estimate
+    assert f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})" in line
+    assert RESEARCH_USE in text
+    pairs, (pair,) = shown(comparisons_table(ASSESSMENT)), ASSESSMENT.comparisons
+    assert "cnn - vit" in pairs
+    assert f"{pair.kappa_p:.3f}" in pairs and f"{pair.num_first_only}, {pair.num_second_only}" in pairs
+
+
+def test_scores_are_written_as_json_figure_and_predictions(tmp_path: Path) -> None:
+    write_evaluation(ASSESSMENT, SETS, tmp_path / "new" / "folder")
+    written = tmp_path / "new" / "folder"
+    names = ["confusion.png", "evaluation.json", "predictions-cnn.csv", "predictions-vit.csv"]
+    assert sorted(path.name for path in written.iterdir()) == names
+    assert (written / "evaluation.json").read_text() == evaluation_json(ASSESSMENT, {"cnn": "", "vit": ""}) + "\n"
+    again = read_predictions(written / "predictions-vit.csv")
+    assert again.test.sources == SETS[1].test.sources
+    assert np.abs(again.test.probabilities - SETS[1].test.probabilities).max() < 2e-6
+
+
+def test_one_line_for_people() -> None:
+    assert prediction_line(GRADED) == "eyes/a.png: grade 2 Moderate, p = 0.60, referable 0.85 (resnet50)"
+    undecodable = dataclasses.replace(GRADED, image=os.fsdecode(b"eye\xff.png"))
+    assert prediction_line(undecodable).startswith("eye\\udcff.png: grade 2")
+
+
+def row(number: int, grade: Grade | None, **changes: Any) -> ManifestRow:
+    usual = ManifestRow(
+        image=f"pictures/{number}.png",
+        source=f"{number}.jpg",
+        grade=grade,
+        split="train",
+        fold=0,
+        group=number,
+        patient=None,
+        eye=None,
+        site=None,
+        error=None,
+        conflict=False,
+        sha256=f"{number:064x}",
+        fingerprint=None,
+    )
+    return dataclasses.replace(usual, **changes)
+
+
+def test_summary_of_a_data_set_counts_what_is_ready_and_why_the_rest_is_not() -> None:
+    empty = "the file is empty (0 bytes); copy the file again from its source"
+    rows = [row(0, Grade.NONE), row(1, Grade.NONE, split="test"), row(2, Grade.SEVERE, conflict=True)]
+    rows += [row(number, Grade.MILD, image="", split=None, error=empty) for number in (3, 4)]
+    rows += [row(5, Grade.MILD, image="", split=None, error="no retina found")]
+    prepared = PreparedDataset(
+        directory=Path("data sets", "eyes"),
+        name="eyes",
+        recipe=PreprocessRecipe(),
+        seed=0,
+        hash="0" * 64,
+        rows=tuple(rows),
+    )
+    assert dataset_summary(prepared).splitlines() == [
+        "data set eyes: 3 of 6 photographs ready in data sets/eyes",
+        "grades: 0: 2, 1: 0, 2: 0, 3: 1, 4: 0",
+        "splits: test: 1, train: 2",
+        "copies with conflicting grades: 1 photographs",
+        "doubtful quality: 0 photographs",
+        f"not ready, 2: {empty}",
+        "not ready, 1: no retina found",
+    ]
+
+
+def shown(table: Table) -> str:
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(table)
+    return console.export_text()
+
+
+def test_models_are_listed_with_kappa_size_date_and_hash() -> None:
+    model = StoredModel(
+        name="vit[bold]",
+        path=Path("vit"),
+        created="2024-05-06T07:08:09+00:00",
+        arch="vit",
+        kappa=0.9004,
+        size_bytes=86_400_000,
+        hash="abcdef0123456789",
+        shipped=False,
+    )
+    other = dataclasses.replace(model, name="cnn", kappa=None, shipped=True)
+    lines = [line for line in shown(models_table([model, other], default="cnn")).splitlines() if "2024" in line]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    assert cells == [
+        ["vit[bold]", "vit", "0.900", "2024-05-06T07:08:09+00:00", "86.4", "abcdef012345", "store"],
+        ["cnn (default)", "vit", "undefined", "2024-05-06T07:08:09+00:00", "86.4", "abcdef012345", "shipped"],
+    ]
+
+
+def test_data_sets_are_listed_with_count_size_date_and_hash() -> None:
+    dataset = StoredDataset(
+        name="aptos",
+        path=Path("aptos"),
+        created="2024-05-06",
+        num_photographs=3662,
+        size_bytes=123_456_789,
+        hash="ab" * 32,
+    )
+    (line,) = [line for line in shown(datasets_table([dataset])).splitlines() if "aptos" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        "aptos",
+        "3662",
+        "2024-05-06",
+        "123.5",
+        "abababababab",
+    ]

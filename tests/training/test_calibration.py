@@ -1,0 +1,311 @@
+"""What is fitted on validation: known distortions are undone, thresholds found again, and seeds give the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+from scipy.stats import logistic
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
+
+from fundusgrade.metrics.classification import decide_grades, quadratic_weighted_kappa
+from fundusgrade.networks.heads import MIDDLES, NO_OFFSETS, NUM_OUTPUTS, UNCALIBRATED, Calibration, grade_logits
+from fundusgrade.options import Head
+from fundusgrade.training import calibration
+from fundusgrade.training.calibration import SHARES, choose_offsets, fit_calibration, fit_thresholds, frequency_offsets
+from tests.scored import MIX
+
+Floats = NDArray[np.float64]
+Grades = NDArray[np.int64]
+
+COUNTS = np.array([500, 100, 300, 60, 40])
+NUM_PHOTOGRAPHS = 4000
+
+
+def draw_grades(probabilities: Floats, seed: int = 0) -> Grades:
+    """Grades that are as frequent as these probabilities (N, 5) say: whoever states those is honest."""
+    points = np.random.default_rng(seed).uniform(size=(len(probabilities), 1))
+    return np.asarray((points > probabilities.cumsum(axis=1)).sum(axis=1).clip(max=4), np.int64)
+
+
+def read(head: Head, outputs: Floats, calibration: Calibration = UNCALIBRATED) -> Floats:
+    logits = grade_logits(head, torch.from_numpy(outputs), calibration)
+    return np.asarray(torch.softmax(logits, dim=1).numpy(), np.float64)
+
+
+def honest(head: Head, seed: int = 0) -> tuple[Floats, Grades]:
+    """Outputs of a head, and grades that are as frequent as those outputs say."""
+    outputs = np.random.default_rng(seed).normal(1.0, 1.5, (NUM_PHOTOGRAPHS, NUM_OUTPUTS[head]))
+    return outputs, draw_grades(read(head, outputs), seed + 1)
+
+
+def fit(
+    head: Head, outputs: Floats, grades: Grades, *, power: float = 0.0, counts: NDArray[np.int64] = COUNTS
+) -> Calibration:
+    return fit_calibration(head, torch.from_numpy(outputs), grades, counts, class_weight_power=power)
+
+
+def log_loss(probabilities: Floats, grades: Grades) -> float:
+    return float(-np.log(probabilities[np.arange(len(grades)), grades]).mean())
+
+
+def expected_calibration_error(probabilities: Floats, grades: Grades) -> float:
+    """Confidence minus share of right answers, over ten bins of equal width (Guo et al., ICML 2017)."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == grades
+    bins = np.minimum((confidence * 10).astype(int), 9)
+    gaps = [abs((confidence - right)[bins == each].sum()) for each in range(10)]
+    return float(sum(gaps) / len(grades))
+
+
+# Temperature
+
+
+@pytest.mark.parametrize("distortion", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE, Head.CORN])
+def test_the_temperature_finds_a_known_distortion_again(head: Head, distortion: float) -> None:
+    outputs, grades = honest(head)
+    fitted = fit(head, distortion * outputs, grades)
+    assert fitted.temperature == pytest.approx(distortion, rel=0.08)
+    assert (fitted.offsets, fitted.cutpoints) == (NO_OFFSETS, MIDDLES)
+
+
+@pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE, Head.CORN])
+def test_overconfidence_is_taken_back_on_photographs_that_were_not_fitted(head: Head) -> None:
+    fitted = fit(head, 3 * honest(head)[0], honest(head)[1])
+    outputs, grades = honest(head, seed=7)
+    before, after = read(head, 3 * outputs), read(head, 3 * outputs, fitted)
+    assert log_loss(after, grades) < log_loss(before, grades) - 0.2
+    assert expected_calibration_error(before, grades) > 0.1
+    assert expected_calibration_error(after, grades) < 0.04
+
+
+def test_a_temperature_does_not_change_a_softmax_s_most_probable_grade() -> None:
+    outputs, grades = honest(Head.SOFTMAX)
+    fitted = fit(Head.SOFTMAX, 3 * outputs, grades)
+    assert np.array_equal(read(Head.SOFTMAX, 3 * outputs, fitted).argmax(axis=1), outputs.argmax(axis=1))
+
+
+def test_a_network_that_knows_nothing_and_one_that_is_always_right_stay_finite() -> None:
+    grades = np.arange(200) % 5
+    right = np.where(np.arange(5) == grades[:, None], 5.0, 0.0)
+    for outputs in (np.zeros((200, 5)), np.random.default_rng(0).normal(size=(200, 5)), right):
+        fitted = fit(Head.SOFTMAX, outputs, grades)
+        assert np.exp(-3) <= fitted.temperature <= np.exp(3)
+
+
+# Offsets
+
+
+def test_offsets_are_the_log_of_the_frequencies() -> None:
+    assert frequency_offsets(COUNTS, 1.0) == pytest.approx(np.log(COUNTS / 1000))
+    assert frequency_offsets(COUNTS, 0.5) == pytest.approx(0.5 * np.log(COUNTS / 1000))
+    assert frequency_offsets(COUNTS, 0.0) == NO_OFFSETS
+
+
+def test_a_grade_that_was_never_seen_stays_improbable_and_finite() -> None:
+    offsets = frequency_offsets(np.array([10, 0, 10, 10, 10]), 1.0)
+    assert np.isfinite(offsets).all()
+    assert offsets[1] == min(offsets)
+
+
+def weighted_world(power: float, seed: int = 0, skill: float = 1.0) -> tuple[Floats, Grades, NDArray[np.int64]]:
+    """Logits as a loss with class weights teaches them, grades of the real world, and how frequent they are.
+
+    Where grade g counts n_g^-power, the best probabilities are proportional to n_g^-power times the true ones.
+    """
+    rng = np.random.default_rng(seed)
+    grades = rng.choice(5, NUM_PHOTOGRAPHS, p=MIX).astype(np.int64)
+    seen = grades + rng.normal(0, 1 / skill, NUM_PHOTOGRAPHS)
+    true_logits = -(skill**2) * (seen[:, None] - np.arange(5)) ** 2 / 2 + np.log(MIX)
+    counts = np.round(1000 * np.array(MIX)).astype(np.int64)
+    return log_softmax(true_logits, axis=1) - power * np.log(MIX), grades, counts
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_undoing_class_weights_gives_back_how_frequent_grades_are(power: float) -> None:
+    logits, grades, counts = weighted_world(power)
+    fitted = fit(Head.SOFTMAX, logits, grades, power=power, counts=counts)
+    assert fitted.offsets == pytest.approx(power * np.log(MIX), abs=1e-9), "the whole weight is undone"
+    assert fitted.temperature == pytest.approx(1.0, abs=0.1)
+    frequencies = np.bincount(grades, minlength=5) / len(grades)
+    before, after = read(Head.SOFTMAX, logits), read(Head.SOFTMAX, logits, fitted)
+    assert after.mean(axis=0) == pytest.approx(frequencies, abs=0.015)
+    assert np.abs(before.mean(axis=0) - frequencies).max() > 0.05
+    assert log_loss(after, grades) < log_loss(before, grades) - 0.02
+
+
+def test_a_network_that_half_forgot_its_weights_is_given_half_of_them_back() -> None:
+    logits, grades, counts = weighted_world(0.5)
+    fitted = fit(Head.SOFTMAX, logits, grades, power=1.0, counts=counts)
+    assert fitted.offsets == pytest.approx(0.5 * np.log(MIX), abs=1e-9)
+
+
+def test_nothing_is_undone_where_nothing_was_weighted() -> None:
+    logits, grades, counts = weighted_world(1.0)
+    assert fit(Head.SOFTMAX, logits, grades, power=0.0, counts=counts).offsets == NO_OFFSETS
+    assert choose_offsets(torch.from_numpy(logits), grades, counts, class_weight_power=0.0) == UNCALIBRATED
+    for head in (Head.CUMULATIVE, Head.CORN, Head.REGRESSION):
+        assert fit(head, honest(head)[0], grades, power=1.0).offsets == NO_OFFSETS
+
+
+def test_offsets_for_the_most_probable_grade_are_those_of_highest_kappa() -> None:
+    logits, grades, counts = weighted_world(1.0, seed=3)
+    kappas = []
+    for share in SHARES:
+        shifted = logits + share * np.log(counts / counts.sum())
+        kappas.append(cohen_kappa_score(grades, shifted.argmax(axis=1), weights="quadratic"))
+    assert len(set(kappas)) == len(SHARES), "the shares must differ for this test to say something"
+    chosen = choose_offsets(torch.from_numpy(logits), grades, counts, class_weight_power=1.0)
+    best = SHARES[int(np.argmax(kappas))]
+    assert chosen == Calibration(offsets=frequency_offsets(counts, best))
+    predicted = read(Head.SOFTMAX, logits, chosen).argmax(axis=1)
+    assert quadratic_weighted_kappa(grades, predicted) == pytest.approx(max(kappas))
+
+
+def test_of_equally_good_shares_the_smallest_is_taken() -> None:
+    grades = np.arange(50) % 5
+    certain = torch.from_numpy(np.where(np.arange(5) == grades[:, None], 100.0, 0.0))
+    assert choose_offsets(certain, grades, COUNTS, class_weight_power=1.0) == UNCALIBRATED
+    one_grade = np.zeros(50, np.int64)
+    never = choose_offsets(torch.zeros((50, 5)), one_grade, COUNTS, class_weight_power=1.0)
+    assert never == UNCALIBRATED, "kappa is undefined"
+
+
+# Cutpoints of a severity
+
+
+def draw_severities(cutpoints: tuple[float, ...], scale: float, seed: int = 0) -> tuple[Floats, Grades]:
+    """Severities (N, 1) and grades of an ordered logit with these cutpoints and this scale."""
+    severities = np.random.default_rng(seed).uniform(-0.5, 4.5, (NUM_PHOTOGRAPHS, 1))
+    at_most = logistic.cdf(np.array(cutpoints), loc=severities, scale=scale)
+    return severities, draw_grades(np.diff(at_most, axis=1, prepend=0.0, append=1.0), seed + 1)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5])
+@pytest.mark.parametrize("cutpoints", [(0.5, 1.5, 2.5, 3.5), (0.2, 0.9, 2.0, 3.4), (1.2, 1.5, 3.0, 3.3)])
+def test_cutpoints_and_scale_of_an_ordered_logit_are_found_again(cutpoints: tuple[float, ...], scale: float) -> None:
+    severities, grades = draw_severities(cutpoints, scale)
+    fitted = fit(Head.REGRESSION, severities, grades)
+    assert fitted.cutpoints == pytest.approx(cutpoints, abs=0.1)
+    assert fitted.temperature == pytest.approx(scale / 0.25, rel=0.1)
+    others, grades_of_others = draw_severities(cutpoints, scale, seed=5)
+    after = read(Head.REGRESSION, others, fitted)
+    assert log_loss(after, grades_of_others) <= log_loss(read(Head.REGRESSION, others), grades_of_others) + 0.002
+    assert expected_calibration_error(after, grades_of_others) < 0.04
+
+
+@pytest.mark.parametrize("present", [(0,), (0, 4), (1, 2, 3), (0, 1, 2, 3, 4)])
+def test_cutpoints_rise_whatever_grades_there_are(present: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    grades = rng.choice(present, 80).astype(np.int64)
+    for severities in (
+        grades[:, None].astype(np.float64) + rng.normal(0, 0.3, (80, 1)),
+        rng.normal(2, 1, (80, 1)),
+        -grades[:, None].astype(np.float64),
+    ):
+        fitted = fit(Head.REGRESSION, severities, grades)
+        assert len(fitted.cutpoints) == 4 and np.isfinite(fitted.cutpoints).all()
+        assert (np.diff(fitted.cutpoints) > 0).all()
+        before, after = (read(Head.REGRESSION, severities, each) for each in (UNCALIBRATED, fitted))
+        assert log_loss(after, grades) <= log_loss(before, grades) + 1e-9
+
+
+# Thresholds
+
+
+def draw_expected(thresholds: tuple[float, ...], noise: float, seed: int = 0) -> tuple[Grades, Floats]:
+    """Expected grades, and grades that change at these thresholds, give or take some noise."""
+    rng = np.random.default_rng(seed)
+    expected = rng.uniform(0, 4, 2000)
+    return np.searchsorted(thresholds, expected + rng.normal(0, noise, 2000)).astype(np.int64), expected
+
+
+@pytest.mark.parametrize(
+    ("noise", "tolerance"), [(0.0, 0.03), (0.15, 0.12)], ids=["without noise", "with noise at the thresholds"]
+)
+@pytest.mark.parametrize("made_with", [(0.5, 1.5, 2.5, 3.5), (0.3, 0.8, 2.4, 3.1), (1.0, 2.0, 3.0, 3.6)])
+def test_thresholds_are_found_where_grades_change(made_with: tuple[float, ...], noise: float, tolerance: float) -> None:
+    thresholds = fit_thresholds(*draw_expected(made_with, noise))
+    assert thresholds == pytest.approx(made_with, abs=tolerance)
+    assert (np.diff(thresholds) > 0).all()
+
+
+def merit(grades: Grades, expected: Floats, thresholds: tuple[float, ...]) -> float:
+    """What thresholds are chosen by, as scikit-learn computes it."""
+    predicted = np.searchsorted(thresholds, expected, side="right")
+    kappa = cohen_kappa_score(grades, predicted, weights="quadratic", labels=range(5))
+    f1 = f1_score(grades, predicted, average="macro", labels=range(5), zero_division=0.0)
+    return float(kappa + (accuracy_score(grades, predicted) + f1) / 2)
+
+
+def test_thresholds_beat_those_in_the_middle_on_other_photographs_too() -> None:
+    made_with = (0.3, 0.8, 2.4, 3.1)
+    thresholds = fit_thresholds(*draw_expected(made_with, 0.2))
+    for seed in (0, 1, 2):
+        grades, expected = draw_expected(made_with, 0.2, seed)
+        assert merit(grades, expected, thresholds) > merit(grades, expected, MIDDLES) + 0.1
+
+
+def test_the_merit_that_is_searched_is_scikit_learn_s() -> None:
+    grades, expected = draw_expected((0.3, 0.8, 2.4, 3.1), 0.3)
+    steps, num_bins = calibration._STEPS, calibration._NUM_BINS
+    bins = (expected * steps).round().astype(int)
+    counts = np.zeros((5, num_bins))
+    np.add.at(counts, (grades, bins), 1)
+    below = np.concatenate([np.zeros((5, 1)), counts.cumsum(axis=1)], axis=1)
+    edges, candidates = np.array([20, 60, 110, 170]), np.array([30, 60, 90])
+    merits = calibration._merits(below, edges, 1, candidates)
+    for candidate, found in zip(candidates, merits, strict=True):
+        tried = (20, int(candidate), 110, 170)
+        assert found == pytest.approx(merit(grades, bins.astype(np.float64), tried), abs=1e-12)
+
+
+@pytest.mark.parametrize("present", [(0,), (0, 4), (1, 3), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("num_photographs", [1, 8, 200])
+def test_thresholds_rise_whatever_grades_there_are(num_photographs: int, present: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(1)
+    grades = rng.choice(present, num_photographs).astype(np.int64)
+    for expected in (rng.uniform(0, 4, num_photographs), np.full(num_photographs, 4.0), np.zeros(num_photographs)):
+        thresholds = fit_thresholds(grades, expected)
+        assert len(thresholds) == 4 and (np.diff(thresholds) > 0).all()
+        assert thresholds[0] >= -0.02 and thresholds[3] <= 4.02
+
+
+def test_thresholds_decide_as_they_were_fitted() -> None:
+    """A photograph in the first bin of a grade gets that grade."""
+    made_with = (0.49, 1.49, 2.49, 3.49)
+    grades, expected = draw_expected(made_with, 0.0)
+    thresholds = fit_thresholds(grades, expected)
+    share = expected / 4
+    ends_only = np.stack([1 - share, 0 * share, 0 * share, 0 * share, share], axis=1)
+    assert (decide_grades(ends_only, thresholds) == grades).mean() > 0.985
+
+
+# The same data give the same
+
+
+def test_the_same_data_and_seed_give_the_same_thresholds_and_another_seed_others() -> None:
+    grades, expected = draw_expected((0.3, 0.8, 2.4, 3.1), 0.4)
+    first, again, other = (fit_thresholds(grades, expected, seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert first == pytest.approx(other, abs=0.1)
+
+
+@pytest.mark.parametrize("head", list(Head))
+def test_the_same_outputs_give_the_same_calibration(head: Head) -> None:
+    outputs, grades = honest(head)
+    first = fit(head, 2 * outputs, grades, power=0.5)
+    np.random.seed(4)
+    torch.manual_seed(4)
+    assert fit(head, 2 * outputs, grades, power=0.5) == first
+
+
+def test_calibrating_leaves_the_outputs_as_they_were() -> None:
+    outputs, grades = honest(Head.SOFTMAX)
+    tensor = torch.from_numpy(outputs).float()
+    before = tensor.clone()
+    fit_calibration(Head.SOFTMAX, tensor, grades, COUNTS, class_weight_power=1.0)
+    assert torch.equal(tensor, before)
+    assert np.allclose(softmax(outputs, axis=1), read(Head.SOFTMAX, outputs))

@@ -1,0 +1,135 @@
+"""Photographs as a worse camera shows them: the same every time, of the same shape, and really worse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.labels import find_samples
+from fundusgrade.data.prepare import prepare_dataset
+from fundusgrade.errors import DatasetError
+from fundusgrade.networks.pictures import load_pictures, to_pixels
+from fundusgrade.photographs.images import read_image, write_image
+from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.recipe import Method, PreprocessRecipe
+from fundusgrade.training.batches import with_degraded
+from fundusgrade.training.degrade import SMALLEST_SCALE, SMALLEST_SIDE_PX, degrade, degraded_pictures
+from tests.drawn_eyes import healthy_eye
+from tests.models_for_tests import drawn_photograph
+
+RECIPE = PreprocessRecipe(method=Method.NATURAL, size_px=64)
+SIZE_PX = 320
+NUM_DRAWS = 12
+
+
+def sharpness(picture: Picture) -> float:
+    """Mean square of the Laplacian of the gray picture, at one size."""
+    gray = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (SIZE_PX, SIZE_PX)).astype(np.float32)
+    return float(np.square(cv2.Laplacian(gray, cv2.CV_32F)).mean())
+
+
+def degraded(photograph: Picture, seed: int) -> Picture:
+    return degrade(photograph, np.random.default_rng(seed))
+
+
+@pytest.fixture
+def eyes(tmp_path: Path) -> PreparedDataset:
+    """Four eyes, prepared from photographs that are still there."""
+    for seed in range(4):
+        (tmp_path / "eyes" / str(seed)).mkdir(parents=True)
+        Image.fromarray(drawn_photograph(seed, SIZE_PX)).save(tmp_path / "eyes" / str(seed) / f"eye{seed}.png")
+    return prepare_dataset(find_samples([tmp_path / "eyes"]), name="eyes", recipe=RECIPE, num_workers=1)
+
+
+# One photograph
+
+
+def test_the_same_seed_degrades_alike_and_another_seed_otherwise() -> None:
+    photograph = healthy_eye(SIZE_PX).photograph
+    before = photograph.copy()
+    first, again = degraded(photograph, 3), degraded(photograph, 3)
+    assert np.array_equal(first, again)
+    assert np.array_equal(photograph, before), "the photograph itself is left alone"
+    sizes = {degraded(photograph, seed).shape for seed in range(NUM_DRAWS)}
+    assert len(sizes) > NUM_DRAWS / 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 600), (600, 400), (512, 512), (300, 900)])
+def test_a_degraded_photograph_keeps_its_aspect_and_is_at_most_half_as_small(height: int, width: int) -> None:
+    photograph = cv2.resize(healthy_eye(SIZE_PX).photograph, (width, height))
+    for seed in range(NUM_DRAWS):
+        picture = degraded(np.asarray(photograph, np.uint8), seed)
+        new_height, new_width = picture.shape[:2]
+        assert picture.dtype == np.uint8 and picture.shape[2] == 3
+        assert SMALLEST_SCALE * height - 1 <= new_height <= height
+        assert new_width / width == pytest.approx(new_height / height, abs=1 / min(height, width))
+
+
+@pytest.mark.parametrize("size_px", [40, 100, SMALLEST_SIDE_PX, 150])
+def test_what_is_small_already_is_not_made_smaller_than_it_may_be(size_px: int) -> None:
+    photograph = drawn_photograph(1, size_px)
+    sizes = [degraded(photograph, seed).shape[0] for seed in range(NUM_DRAWS)]
+    assert min(sizes) >= min(size_px, SMALLEST_SIDE_PX)
+    assert max(sizes) <= size_px
+
+
+def test_a_degraded_photograph_is_softer_and_still_the_same_eye() -> None:
+    photograph = healthy_eye(SIZE_PX).photograph
+    for seed in range(NUM_DRAWS):
+        picture = degraded(photograph, seed)
+        assert sharpness(picture) < sharpness(photograph)
+        restored = cv2.resize(picture, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_LINEAR)
+        assert not np.array_equal(restored, photograph)
+        assert np.abs(restored.astype(float) - photograph).mean() < 6
+
+
+# A data set
+
+
+def test_each_photograph_is_degraded_in_its_own_way_that_follows_from_the_seed(eyes: PreparedDataset) -> None:
+    rows = (eyes.rows[0], eyes.rows[0], eyes.rows[1])
+    first, again, other = (degraded_pictures(eyes, rows, seed=seed) for seed in (5, 5, 6))
+    for one, same, different in zip(first, again, other, strict=True):
+        assert one is not None and same is not None and different is not None
+        assert one.shape == (64, 64, 3)
+        assert np.array_equal(one, same) and not np.array_equal(one, different)
+    assert first[0] is not None and first[1] is not None
+    assert not np.array_equal(first[0], first[1]), "the same photograph twice, degraded twice"
+
+
+def test_pictures_are_laid_out_as_those_that_were_prepared(eyes: PreparedDataset) -> None:
+    for row, picture in zip(eyes.rows, degraded_pictures(eyes, eyes.rows, seed=1), strict=True):
+        assert picture is not None
+        difference = picture.astype(float) - read_image(eyes.directory / row.image)
+        assert 0 < np.abs(difference).mean() < 8
+
+
+def test_where_no_retina_is_left_there_is_no_picture_and_training_takes_the_plain_one(eyes: PreparedDataset) -> None:
+    rows = eyes.graded_rows()
+    write_image(eyes.photograph_path(rows[1]), np.zeros((200, 200, 3), np.uint8))
+    found = degraded_pictures(eyes, rows, seed=0)
+    assert [picture is None for picture in found] == [False, True, False, False]
+    plain = load_pictures(eyes, rows)
+    both = with_degraded(plain, eyes, rows, seed=0)
+    assert both.degraded is not None
+    assert both.degraded[1].equal(plain.pixels[1])
+    assert found[0] is not None and both.degraded[0].equal(to_pixels(found[0]))
+    assert both.pixels.equal(plain.pixels)
+
+
+def test_a_photograph_that_is_gone_is_named_with_what_to_do(eyes: PreparedDataset) -> None:
+    path = eyes.photograph_path(eyes.rows[2])
+    path.unlink()
+    with pytest.raises(DatasetError, match=r"eye2\.png: the file does not exist.*--degrade needs the photographs"):
+        degraded_pictures(eyes, eyes.rows, seed=0)
+
+
+def test_a_data_set_that_does_not_know_its_photographs_cannot_be_degraded(eyes: PreparedDataset) -> None:
+    with pytest.raises(DatasetError, match="does not say where its photographs are"):
+        degraded_pictures(replace(eyes, root=None), eyes.rows, seed=0)

@@ -1,0 +1,284 @@
+"""Two processes end with the weights and figures of one, also where one of them is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from fundusgrade import files, store
+from fundusgrade.commands.app import app
+from fundusgrade.errors import TrainingError
+from fundusgrade.metrics.predictions import read_predictions
+from fundusgrade.networks.device import DeviceChoice
+from fundusgrade.networks.pictures import GradedPictures
+from fundusgrade.options import Head, Loss, Precision
+from fundusgrade.training import distributed
+from fundusgrade.training.batch_norm import SharedBatchNorm, share_statistics
+from fundusgrade.training.batches import Batch, training_batches
+from fundusgrade.training.distributed import ALONE, Team
+from fundusgrade.training.loop import _refuse_small_batches
+from fundusgrade.training.losses import graded_loss
+from fundusgrade.training.state import RunState
+from tests.models_for_tests import install_dataset, photographs_of
+from tests.worker_for_tests import keep_the_last
+
+ROOT = Path(__file__).parents[1]
+WORKER = Path(__file__).with_name("worker_for_tests.py")
+BASIC = [
+    *("--no-pretrained", "--device", "cpu", "--precision", "float32"),
+    *("--batch-size", "5", "--mixup", "0.2", "--learning-rate", "0.002"),
+]
+"""Of five pictures one process has two, the other three."""
+
+# Biases before a normalization have no gradient but rounding, which Adam makes steps of.
+ROUNDING = 3e-5
+EFFICIENTNET = ["--arch", "test_efficientnet", "--epochs", "3"]
+
+
+def together(
+    home: Path, *words: str, restarts: int = 0, death: str = "", program: Sequence[str] = (str(WORKER),)
+) -> subprocess.CompletedProcess[str]:
+    """`torchrun --nproc-per-node=2 PROGRAM train WORDS`; with `death` one process is killed at that step."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    own = {"FUNDUSGRADE_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "FUNDUSGRADE_TEST_DEATH": death}
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    return subprocess.run(
+        [*torchrun, f"--max-restarts={restarts}", *program, "train", *BASIC, *words],
+        env={**os.environ, **own, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def alone(home: Path, *words: str) -> None:
+    """The same command in this process."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(files.HOME_VARIABLE, str(home))
+        patched.setattr(RunState, "best_epoch", keep_the_last())
+        app(["train", *BASIC, *words], standalone_mode=False)
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a run of one process and the same one of two, which took 3 epochs of 2 steps."""
+    home = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(files.HOME_VARIABLE, str(home))
+        install_dataset("toy")
+    alone(home, *EFFICIENTNET, "--name", "one")
+    done = together(home, *EFFICIENTNET, "--name", "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model two: ") == done.stderr.count("epoch  train loss") == 1
+    assert "2 processes" in done.stderr
+    assert "Warning" not in done.stderr
+    return home
+
+
+def weights_of(home: Path, name: str) -> dict[str, Tensor]:
+    tensors = safetensors.torch.load_file(home / "models" / name / store.MODEL_FILE)
+    return {key: tensor.double() for key, tensor in tensors.items()}
+
+
+def history_of(home: Path, name: str) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (home / "models" / name / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line.keys() - {"seconds", "images_per_second"}} for line in lines]
+
+
+def assert_alike(home: Path, one: str, other: str, tolerance: float) -> None:
+    """The same weights, statistics and history, apart from rounding."""
+    first, second = weights_of(home, one), weights_of(home, other)
+    assert first.keys() == second.keys()
+    for key, tensor in first.items():
+        assert torch.allclose(tensor, second[key], rtol=tolerance, atol=tolerance), key
+    histories = history_of(home, one), history_of(home, other)
+    for a, b in zip(*histories, strict=True):
+        assert a == pytest.approx(b, rel=3 * tolerance)
+
+
+# Who has which pictures
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [8, 9, 13, 32])
+def test_every_picture_is_with_one_process_and_with_its_partner(count: int, size: int) -> None:
+    parts = [Team(rank=rank, size=size).positions(count) for rank in range(size)]
+    assert sorted(torch.cat(parts).tolist()) == list(range(count))
+    for part in parts:
+        assert part.tolist() == sorted(part.tolist())
+        assert (count - 1 - part).flip(0).tolist() == part.tolist()
+    assert max(map(len, parts)) - min(map(len, parts)) <= 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 20])
+def test_stretches_follow_each_other(count: int) -> None:
+    parts = [list(range(count))[Team(rank=rank, size=3).stretch(count)] for rank in range(3)]
+    assert [number for part in parts for number in part] == list(range(count))
+
+
+def noise(count: int) -> GradedPictures:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2 * count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return GradedPictures(
+        stored=pixels,
+        index=torch.randperm(2 * count, generator=generator)[:count],
+        grades=torch.arange(count) % 5,
+        fill=128,
+        weights=torch.rand(count, generator=generator),
+    )
+
+
+def batches_of(pictures: GradedPictures, us: Team) -> list[Batch]:
+    cpu = torch.device("cpu")
+    return list(training_batches(pictures, 9, seed=3, epoch=2, device=cpu, mixup=0.4, us=us))
+
+
+@pytest.mark.parametrize("is_degraded", [False, True])
+@pytest.mark.parametrize("rows", [None, (8, 24)])
+def test_parts_of_a_batch_are_the_batch_bit_for_bit(is_degraded: bool, rows: tuple[int, int] | None) -> None:
+    pictures = noise(20)
+    if is_degraded:
+        pictures = replace(pictures, degraded=255 - pictures.pixels)
+    whole = batches_of(pictures, ALONE)
+    parts = [batches_of(replace(pictures, rows=rows), Team(rank=rank, size=2)) for rank in range(2)]
+    assert len(whole) == len(parts[0]) == len(parts[1]) == 2
+    for batch, *shares in zip(whole, *parts, strict=True):
+        top, bottom = rows or (0, 32)
+        for rank, share in enumerate(shares):
+            own = Team(rank=rank, size=2).positions(9)
+            assert torch.equal(share.pictures, batch.pictures[own][:, :, top:bottom])
+            assert torch.equal(share.grades, batch.grades[own])
+            assert torch.equal(share.weights, batch.weights[own])
+            assert torch.equal(share.mirrored()[0], batch.mirrored()[0][own])
+            assert share.share == batch.share < 1
+        assert batch.portion == 1
+
+
+def test_the_mean_of_the_parts_losses_is_the_loss_of_the_batch() -> None:
+    pictures = noise(20)
+    outputs = torch.randn(9, 5, generator=torch.Generator().manual_seed(1))
+    parts = [batches_of(pictures, Team(rank=rank, size=2))[0] for rank in range(2)]
+    (whole, _) = batches_of(pictures, ALONE)
+
+    def loss_of(batch: Batch, own: Tensor) -> Tensor:
+        return batch.portion * graded_loss(Head.SOFTMAX, Loss.CROSS_ENTROPY, outputs[own], batch.grades, batch.weights)
+
+    losses = [loss_of(part, Team(rank=rank, size=2).positions(9)) for rank, part in enumerate(parts)]
+    assert float(sum(losses)) / 2 == pytest.approx(float(loss_of(whole, torch.arange(9))), rel=1e-6)
+
+
+# Statistics
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, timm.layers.BatchNormAct2d])
+def test_shared_statistics_of_one_process_are_those_of_the_norm_it_replaces(kind: type[nn.BatchNorm2d]) -> None:
+    torch.manual_seed(0)
+    norm = kind(6)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.randn(5, 6, 4, 3) * 3 + 10
+    target = torch.randn_like(x)
+
+    def outcome(module: nn.Module) -> dict[str, Tensor]:
+        module.zero_grad()
+        given = x.clone().requires_grad_()
+        out = module.train()(given)
+        ((out - target) ** 2).mean().backward()
+        found = {"out": out.detach(), "x": given.grad, "weight": module.weight.grad, "bias": module.bias.grad}
+        found = {name: tensor.clone() for name, tensor in found.items()}
+        found |= {f"buffer {name}": tensor.clone() for name, tensor in module.named_buffers()}
+        return {**found, "evaluated": module.eval()(x).detach()}
+
+    state = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    expected = outcome(norm)
+    norm.load_state_dict(state)
+    shared = SharedBatchNorm(norm)
+    assert list(shared.state_dict()) == list(state)
+    found = outcome(shared)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-5), name
+
+
+def test_sharing_statistics_keeps_the_names_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = timm.create_model("test_efficientnet")
+    names, parameters = list(network.state_dict()), list(network.parameters())
+    share_statistics(network)
+    assert not any(isinstance(module, SharedBatchNorm) for module in network.modules())
+    monkeypatch.setattr(distributed, "team", lambda: Team(rank=0, size=2))
+    share_statistics(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert list(network.state_dict()) == names
+    assert all(a is b for a, b in zip(network.parameters(), parameters, strict=True))
+
+
+# Whole runs
+
+
+def test_two_processes_end_as_one(shared_home: Path) -> None:
+    assert_alike(shared_home, "one", "two", ROUNDING)
+    assert not (shared_home / "runs" / "two").exists()
+
+
+def test_a_run_whose_process_is_killed_is_restarted_to_the_same_weights(shared_home: Path) -> None:
+    done = together(shared_home, *EFFICIENTNET, "--name", "restarted", restarts=1, death="2,1")
+    assert done.returncode == 0, done.stderr
+    assert "exitcode: -9" in done.stderr
+    assert_alike(shared_home, "two", "restarted", 0)
+
+
+def test_a_run_whose_process_is_killed_says_so_and_is_resumed_by_one_process(shared_home: Path) -> None:
+    killed = together(shared_home, *EFFICIENTNET, "--name", "killed", death="2,1")
+    assert killed.returncode != 0
+    assert "Error: another process of this run ended" in killed.stderr
+    assert "same command and --resume" in killed.stderr
+    assert "fundusgrade/training.py" not in killed.stderr, "no traceback of ours"
+    assert not (shared_home / "models" / "killed").exists()
+    alone(shared_home, *EFFICIENTNET, "--name", "killed", "--resume")
+    assert_alike(shared_home, "one", "killed", ROUNDING)
+
+
+def test_folds_of_degraded_pictures_are_trained_together_and_pooled_once(home: Path) -> None:
+    words = ["--arch", "test_vit", "--epochs", "1", "--folds", "2", "--degrade"]
+    with photographs_of(install_dataset("toy")):
+        alone(home, *words, "--name", "one")
+        done = together(home, *words, "--name", "two", program=("-m", "fundusgrade"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("out of fold: 20 photographs") == 1
+    one, two = (read_predictions(store.predictions_file(name)).test for name in ("one", "two"))
+    assert one.sources == two.sources
+    assert one.probabilities == pytest.approx(two.probabilities, abs=1e-4)
+    for fold in (1, 2):
+        assert_alike(home, f"one-fold{fold}", f"two-fold{fold}", ROUNDING)
+
+
+def test_too_small_batches_are_refused() -> None:
+    with pytest.raises(TrainingError, match=r"batches of 5 photographs are too small for 3 processes.*for each, 6"):
+        _refuse_small_batches(5, Team(rank=0, size=3))
+    _refuse_small_batches(6, Team(rank=0, size=3))
+    _refuse_small_batches(1, ALONE)
+
+
+def test_one_process_of_a_machine_uses_its_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch refuses a device without a number there."""
+    chosen: list[int] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(distributed, "_meet", lambda backend: None)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    for name, number in (("cuda", 0), ("cuda:3", 3)):
+        choice = DeviceChoice(device=torch.device(name), precision=Precision.FLOAT32, reason="test")
+        with distributed.joined(choice):
+            pass
+        assert chosen.pop() == number

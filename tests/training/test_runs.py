@@ -1,0 +1,250 @@
+"""A run never overwrites what was not given up, and what it leaves in the store is complete."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fundusgrade import files, store
+from fundusgrade.errors import DeviceError, StoreError, TrainingError
+from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.networks.checkpoint import load_checkpoint
+from fundusgrade.options import DeviceName, Precision
+from fundusgrade.photographs.images import read_image
+from fundusgrade.training.history import EpochRecord
+from fundusgrade.training.observers import TrainingProgress
+from fundusgrade.training.options import TrainOptions
+from fundusgrade.training.runs import FinishedRun, RunPlan, RunRequest, mark_launch, plan_run, run_training
+from fundusgrade.training.state import STATE_FILE
+from tests.prepared import prepared_dataset
+
+QUICK = TrainOptions(arch="cnn", epochs=2, batch_size=8)
+
+
+@pytest.fixture(autouse=True)
+def _toy(home: Path) -> None:
+    prepared_dataset(home / "datasets" / "toy")
+
+
+def plan(
+    *, name: str | None = None, options: TrainOptions = QUICK, resume: bool = False, overwrite: bool = False
+) -> RunPlan:
+    return plan_run(RunRequest(name=name, options=options, resume=resume, overwrite=overwrite))
+
+
+def run(a_plan: RunPlan, told: io.StringIO | None = None) -> FinishedRun:
+    console = Console(file=told or io.StringIO(), width=200)
+    return run_training(a_plan, device=DeviceName.CPU, precision=Precision.FLOAT32, console=console)
+
+
+def interrupt_in(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Press Ctrl-C at the second step of an epoch."""
+
+    def batch_done(self: TrainingProgress, at_epoch: int, step: int, num_steps: int, num_images: int) -> None:
+        if (at_epoch, step) == (epoch, 2):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingProgress, "batch_done", batch_done)
+
+
+def test_a_plan_finds_the_only_data_set_and_names_the_model_after_both(home: Path) -> None:
+    found = plan()
+    assert (found.name, found.directory) == ("toy-cnn", home / "runs" / "toy-cnn")
+    assert found.dataset.name == "toy"
+    assert found.options == QUICK.filled()
+    assert not found.directory.exists()
+
+
+def test_a_name_that_is_no_folder_s_is_refused() -> None:
+    with pytest.raises(StoreError, match="is not a name"):
+        plan(name="../elsewhere")
+
+
+def test_a_finished_run_is_complete_in_the_store_and_cleared_away(home: Path) -> None:
+    told = io.StringIO()
+    finished = run(plan(), told)
+    directory = home / "models" / "toy-cnn"
+    assert finished.path == directory / "model.safetensors"
+    assert not finished.interrupted
+    assert sorted(path.name for path in directory.iterdir()) == sorted(store.MODEL_FILES)
+    assert not (home / "runs" / "toy-cnn").exists()
+    assert len((directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    described = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+    assert described["name"] == "toy-cnn"
+    assert described["weights_sha256"] == load_checkpoint(directory / "model.safetensors").description.weights_sha256
+    assert [model.name for model in store.list_models() if not model.shipped] == ["toy-cnn"]
+    curves = read_image(directory / "curves.png")
+    assert curves.shape[0] >= 200
+    assert curves.std() > 5
+    summary = finished.summary.splitlines()
+    assert summary[0].startswith("finished after 2 epochs")
+    assert summary[1].startswith("best epoch")
+    assert summary[2] == f"model toy-cnn: {finished.path}"
+    lines = told.getvalue().splitlines()
+    assert lines[0] == "device: cpu, float32: as asked; precision as asked"
+    assert len(lines) == 4
+
+
+def test_the_card_in_the_store_is_about_this_run_and_not_this_machine(home: Path) -> None:
+    run(plan())
+    card = (home / "models" / "toy-cnn" / "README.md").read_text(encoding="utf-8")
+    dataset = plan(name="other").dataset
+    for expected in (RESEARCH_USE, dataset.hash, "epochs 2", "batch_size 8", "learning_rate 0.002", "seed 0"):
+        assert expected in card
+    for text in (card, (home / "models" / "toy-cnn" / "model.json").read_text(encoding="utf-8")):
+        assert str(home) not in text
+        assert str(Path.cwd()) not in text
+
+
+def test_an_interrupted_run_is_installed_and_can_be_resumed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(plan(name="whole"))
+    assert expected.path is not None
+    with monkeypatch.context() as patched:
+        interrupt_in(patched, epoch=2)
+        stopped = run(plan())
+    assert stopped.interrupted
+    assert stopped.path is not None
+    assert load_checkpoint(stopped.path).description.provenance.metrics["best_epoch"] == 1
+    assert "interrupted after 1 epochs" in stopped.summary
+    assert "--resume" in stopped.summary
+    assert (home / "runs" / "toy-cnn" / STATE_FILE).is_file()
+
+    finished = run(plan(resume=True))
+    assert not finished.interrupted
+    assert finished.path is not None
+    hashes = [load_checkpoint(path).description.weights_sha256 for path in (finished.path, expected.path)]
+    assert hashes[0] == hashes[1]
+    assert not (home / "runs" / "toy-cnn").exists()
+
+
+def test_an_interrupt_in_the_first_epoch_installs_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_in(monkeypatch, epoch=1)
+    finished = run(plan())
+    assert finished.path is None
+    assert finished.interrupted
+    assert "nothing saved" in finished.summary
+    assert not (home / "models").exists()
+
+
+def test_an_unfinished_run_is_neither_lost_nor_mixed_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_in(patched, epoch=2)
+        run(plan())
+    with pytest.raises(TrainingError, match=r"'toy-cnn' was stopped before its end; add --resume .* or --overwrite"):
+        plan()
+    with pytest.raises(TrainingError, match="seed was 0, is 3"):
+        run(plan(options=replace(QUICK, seed=3), resume=True))
+    assert (home / "runs" / "toy-cnn" / STATE_FILE).is_file()
+
+
+def test_overwriting_starts_afresh(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_in(patched, epoch=2)
+        run(plan())
+    other = run(plan(options=replace(QUICK, seed=3), overwrite=True))
+    assert other.path is not None
+    assert load_checkpoint(other.path).description.provenance.options["seed"] == 3
+    metrics = (home / "models" / "toy-cnn" / "metrics.jsonl").read_text(encoding="utf-8")
+    assert len(metrics.splitlines()) == 2
+
+
+def test_a_run_that_cannot_begin_costs_no_unfinished_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_in(patched, epoch=2)
+        run(plan())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(DeviceError):
+        run_training(
+            plan(overwrite=True), device=DeviceName.CUDA, precision=Precision.AUTO, console=Console(file=io.StringIO())
+        )
+    assert (home / "runs" / "toy-cnn" / STATE_FILE).is_file()
+
+
+def test_a_model_in_the_store_is_not_replaced_unasked() -> None:
+    run(plan())
+    with pytest.raises(TrainingError, match="model 'toy-cnn' is in the store; give another --name, or --overwrite"):
+        plan()
+    assert plan(name="another").name == "another"
+    assert plan(overwrite=True).name == "toy-cnn"
+
+
+def test_nothing_can_be_resumed_where_nothing_was_begun() -> None:
+    with pytest.raises(TrainingError, match="no unfinished run 'toy-cnn' to resume; start it without --resume"):
+        plan(resume=True)
+
+
+def test_a_run_killed_before_its_model_was_installed_is_finished_by_resuming(home: Path) -> None:
+    first = run(plan(name="kept"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(store, "install_model", _killed)
+        with pytest.raises(SystemExit):
+            run(plan())
+    finished = run(plan(resume=True))
+    assert first.path is not None
+    assert finished.path is not None
+    assert load_checkpoint(finished.path).description.weights_sha256 == (
+        load_checkpoint(first.path).description.weights_sha256
+    )
+    shutil.rmtree(home / "models" / "kept")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_shows_a_row_for_each_epoch(is_terminal: bool) -> None:
+    told = io.StringIO()
+    console = Console(file=told, width=160, force_terminal=is_terminal)
+    record = EpochRecord(
+        epoch=1,
+        train_loss=1.5,
+        validation_loss=1.25,
+        validation_kappa=None,
+        validation_accuracy=0.5,
+        learning_rate=1e-3,
+        seconds=10.0,
+        images_per_second=123.4,
+    )
+    with TrainingProgress(console, 2) as progress:
+        for step in (1, 2):
+            progress.batch_done(1, step, 2, 8 * step)
+        progress.epoch_done(record, is_best=True)
+        progress.batch_done(2, 1, 2, 8)
+        progress.epoch_done(replace(record, epoch=2, validation_kappa=0.8125), is_best=False)
+    text = told.getvalue()
+    assert "1.5000" in text
+    assert "none" in text
+    assert "50.0%" in text
+    assert "0.812" in text
+    assert text.count("  *") == 1
+    assert ("elapsed" in text) is is_terminal
+
+
+def _killed(*args: object) -> None:
+    raise SystemExit(9)
+
+
+def test_a_launch_goes_on_by_itself_only_with_its_own_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = store.run_directory("net")
+    files.write_atomically(directory / STATE_FILE, b"state")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")
+    with pytest.raises(TrainingError, match="--resume to go on or --overwrite"):
+        plan(name="net")
+    assert not plan(name="net", overwrite=True).resume
+    mark_launch(directory)
+    assert plan(name="net").resume
+    assert plan(name="net", overwrite=True).resume, "this launch has given the old run up already"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 8")
+    with pytest.raises(TrainingError, match="--resume to go on or --overwrite"):
+        plan(name="net")
+    # Without an id of its own a launch is known by the agent that starts its processes.
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    mark_launch(directory)
+    assert plan(name="net").resume
+    monkeypatch.setattr(os, "getppid", lambda: -1)
+    with pytest.raises(TrainingError, match="--resume to go on or --overwrite"):
+        plan(name="net")
