@@ -88,7 +88,7 @@ def measure_intervals(population: ScoredPhotographs, options: argparse.Namespace
     truth = true_scores(population, counts)
     found: dict[str, list[tuple[bool, bool, float]]] = {name: [] for name in truth}
     for seed, data in enumerate(draw_data_sets(population, counts, options.data_sets, rng)):
-        sample = resample(data.grades, data.groups, num_draws=options.draws, seed=seed)
+        sample = resample(data.grades, data.groups, num_resamples=options.draws, seed=seed)
         for name, low, high in (
             (each.name, each.estimate.low, each.estimate.high) for each in all_scores(data, sample)
         ):

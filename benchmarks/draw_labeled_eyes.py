@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fundusgrade.photographs.images import write_image
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from tests.drawn_eyes import paint_lesions, plain_retina
 
 SHARES = (0.45, 0.13, 0.24, 0.08, 0.10)
@@ -38,7 +38,7 @@ PATCH_STRENGTH = 0.07
 MAX_TILT = 12.0
 
 
-def draw(grade: int, rng: np.random.Generator) -> Picture:
+def draw(grade: int, rng: np.random.Generator) -> Image:
     """An eye with as many lesions as its grade asks for."""
     dots, pools, lipid = (int(rng.integers(low, high + 1)) for low, high in LESIONS[grade])
     seed = int(rng.integers(0, 2**31))
@@ -46,14 +46,14 @@ def draw(grade: int, rng: np.random.Generator) -> Picture:
     return turned(pigmented(eye.photograph, rng), rng)
 
 
-def pigmented(photograph: Picture, rng: np.random.Generator) -> Picture:
+def pigmented(photograph: Image, rng: np.random.Generator) -> Image:
     """With broad lighter and darker patches: without them all drawn eyes would pass for copies of one."""
     noise = cv2.GaussianBlur(rng.normal(size=photograph.shape[:2]), (0, 0), PATCH_PX)
     light = 1 + PATCH_STRENGTH * noise / noise.std()
     return np.clip(photograph * light[..., None], 0, 255).astype(np.uint8)
 
 
-def turned(photograph: Picture, rng: np.random.Generator) -> Picture:
+def turned(photograph: Image, rng: np.random.Generator) -> Image:
     """As a left or a right eye, the head a little tilted."""
     middle = (SIZE_PX - 1) / 2
     matrix = cv2.getRotationMatrix2D((middle, middle), rng.uniform(-MAX_TILT, MAX_TILT), 1.0)

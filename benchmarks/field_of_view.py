@@ -62,13 +62,13 @@ def _render(truth: NDArray[np.float64], height: int, width: int, rng: np.random.
         sign = -1 if rng.random() < 0.5 else 1
         spot = np.hypot(x - notch_x, y - notch_y) < 0.07 * min(truth[2], truth[3])
         inside = np.where(spot, 0.0 if sign < 0 else 1.0, inside)
-    picture = inside[..., None] * light[..., None] * np.array([215, 120, 60], np.float32) + rng.uniform(0, 8)
+    image = inside[..., None] * light[..., None] * np.array([215, 120, 60], np.float32) + rng.uniform(0, 8)
     if rng.random() < 0.2:
         text = np.zeros((height, width), np.uint8)
         cv2.putText(text, "OD 45", (6, height - 8), cv2.FONT_HERSHEY_SIMPLEX, height / 500, 255, 2)
-        picture = np.maximum(picture, (text[..., None] > 0) * np.float32(200) * (inside[..., None] < 0.5))
-    picture += rng.normal(0, rng.uniform(0, 6), picture.shape)
-    return np.asarray(np.clip(np.rint(picture), 0, 255), np.uint8)
+        image = np.maximum(image, (text[..., None] > 0) * np.float32(200) * (inside[..., None] < 0.5))
+    image += rng.normal(0, rng.uniform(0, 6), image.shape)
+    return np.asarray(np.clip(np.rint(image), 0, 255), np.uint8)
 
 
 def worst_error(fov: FieldOfView, truth: NDArray[np.float64]) -> float:

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fundusgrade.errors import UngradableError
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.loading import take_in
+from fundusgrade.photographs.loading import load_photograph
 from fundusgrade.photographs.pixels import NO_MEMORY
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import find_images
@@ -100,7 +100,7 @@ def take_in_here(path: Path) -> Outcome:
         warnings.simplefilter("always")
         try:
             # A file may hold several photographs, or none.
-            taken = [take_in(found, PreprocessRecipe()) for found in find_images([path])]
+            taken = [load_photograph(found, PreprocessRecipe()) for found in find_images([path])]
             kind, detail = "picture" if taken else "refused", ""
         except UngradableError as error:
             kind, detail = "memory" if str(error) == NO_MEMORY else "refused", str(error)
@@ -143,7 +143,7 @@ class Worker:
         self._process.start()
         theirs.close()
 
-    def take_in(self, path: Path) -> Outcome:
+    def load_photograph(self, path: Path) -> Outcome:
         start = time.perf_counter()
         self._stderr.write_bytes(b"")
         outcome = self._answer(path, start)
@@ -172,11 +172,11 @@ def originals_from(paths: Sequence[Path]) -> dict[str, bytes]:
     """Photographs in every format; of very large ones the file as it is, and a PNG, or making mutants would be slow."""
     originals: dict[str, bytes] = {}
     for number, found in enumerate(find_images(paths)):
-        picture = read_image(found.path)
-        if picture.shape[0] * picture.shape[1] > LARGE_PIXELS:
+        image = read_image(found.path)
+        if image.shape[0] * image.shape[1] > LARGE_PIXELS:
             originals[f"jpeg_large{number}"] = found.path.read_bytes()
         else:
-            originals |= {f"{kind}_{number}": data for kind, data in originals_of(picture).items()}
+            originals |= {f"{kind}_{number}": data for kind, data in originals_of(image).items()}
     return originals
 
 
@@ -197,7 +197,7 @@ def fuzz(
                 name, data = mutant(originals, seed, number)
                 path = Path(folder, f"mutant{_suffix(name)}")
                 path.write_bytes(data)
-                outcome = worker.take_in(path)
+                outcome = worker.load_photograph(path)
                 with lock:
                     tally.add(name, outcome)
                     if outcome.is_finding:

@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 
 from fundusgrade.errors import UngradableError
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.loading import take_in_picture
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.loading import load_pixels
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import find_images
 
 RECIPE = PreprocessRecipe()
 
 
-def verdict(picture: Picture) -> tuple[str, ...]:
+def verdict(image: Image) -> tuple[str, ...]:
     """The reasons against grading; "refused: ..." alone where there is no retina."""
     try:
-        return take_in_picture(picture, RECIPE).quality.reasons
+        return load_pixels(image, RECIPE).quality.reasons
     except UngradableError as error:
         return (f"refused: {str(error).split(';')[0]}",)
 
@@ -70,9 +70,9 @@ def not_fundus_photographs() -> dict[str, NDArray[np.uint8]]:
     disc = (x - 320) ** 2 + (y - 240) ** 2 < 200**2
 
     def on_black(fill: object) -> NDArray[np.uint8]:
-        picture = np.zeros((height, width, 3), np.uint8)
-        picture[disc] = fill
-        return picture
+        image = np.zeros((height, width, 3), np.uint8)
+        image[disc] = fill
+        return image
 
     page = np.full((height, width, 3), 250, np.uint8)
     for line in range(14):
@@ -131,8 +131,8 @@ def main() -> None:
     parser.add_argument("--column", default="quality")
     arguments = parser.parse_args()
     measure_folder(arguments.folder, arguments.labels, arguments.column)
-    for name, picture in not_fundus_photographs().items():
-        print(f"not a fundus photograph, {name}: {'; '.join(verdict(picture)) or 'PASSES'}")
+    for name, image in not_fundus_photographs().items():
+        print(f"not a fundus photograph, {name}: {'; '.join(verdict(image)) or 'PASSES'}")
 
 
 if __name__ == "__main__":

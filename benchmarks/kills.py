@@ -227,14 +227,14 @@ def differences(place: Place, whole: Path, command: str) -> list[str]:
 
 def _dataset_of(folder: Path) -> dict[str, object]:
     directory = folder / "home" / "datasets" / "eyes"
-    pictures = {path.name: path.read_bytes() for path in directory.rglob("*.png") if not path.name.startswith(".")}
+    images = {path.name: path.read_bytes() for path in directory.rglob("*.png") if not path.name.startswith(".")}
     lines = (directory / RECORDS_FILE).read_bytes().splitlines()
     described = json.loads((directory / DATASET_FILE).read_text()) | {"root": ""}
     sources = sorted(json.loads(line)["source"] for line in lines if line.endswith(b"}"))
     manifest = (directory / MANIFEST_FILE).read_bytes()
     # Photographs that cannot be read are tried again by every run, and so have several lines.
     known = sorted(set(sources))
-    return {**pictures, "manifest": manifest, "dataset.json": _lasting(described), "sources": known}
+    return {**images, "manifest": manifest, "dataset.json": _lasting(described), "sources": known}
 
 
 def _model_of(folder: Path) -> dict[str, object]:

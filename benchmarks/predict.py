@@ -30,15 +30,15 @@ from torch import Tensor
 
 from fundusgrade.errors import UngradableError
 from fundusgrade.grades import Prediction
-from fundusgrade.grading.concurrency import at_work
+from fundusgrade.grading.concurrency import worker_pools
 from fundusgrade.grading.grader import Grader
 from fundusgrade.grading.writer import PredictionWriter
 from fundusgrade.metrics.classification import decide_grades, quadratic_weighted_kappa
 from fundusgrade.networks.inference import predict_outputs, to_probabilities
-from fundusgrade.networks.pictures import scale_pixels, to_pixels
+from fundusgrade.networks.tensors import scale_pixels, to_pixels
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.loading import MIN_DECODED_PX, take_in, take_in_picture
+from fundusgrade.photographs.loading import MIN_DECODED_PX, load_photograph, load_pixels
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import FoundImage, find_images
 
@@ -56,8 +56,8 @@ class AsTensor:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """One photograph."""
-        prepared = take_in_picture(np.asarray(image.convert("RGB")), self.recipe).prepared
-        return scale_pixels(to_pixels(prepared.picture))
+        prepared = load_pixels(np.asarray(image.convert("RGB")), self.recipe).prepared
+        return scale_pixels(to_pixels(prepared.image))
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def main() -> None:
 def is_gradable(found: FoundImage) -> bool:
     """Others would end the programs that we compare ours with."""
     try:
-        take_in(found.path, PreprocessRecipe())
+        load_photograph(found.path, PreprocessRecipe())
     except UngradableError:
         return False
     return True
@@ -100,7 +100,7 @@ def measure(found: Sequence[FoundImage], chosen: argparse.Namespace) -> None:
     """Let all programs take turns, and print what they took."""
     graders = {grader.name: grader for grader in map(Grader.load, chosen.model or [None])}
     plain = Grader.load(chosen.original, device=DeviceName.CPU, precision=Precision.FLOAT32)
-    print(f"{len(found)} photographs; {next(iter(graders.values())).pace.describe()}")
+    print(f"{len(found)} photographs; {next(iter(graders.values())).concurrency.describe()}")
     for grader in graders.values():
         print(f"{grader.name}; {grader.choice.describe()}")
     programs = {**limits_of(next(iter(graders.values())), found), **peers_of(plain, found)}
@@ -124,7 +124,7 @@ def limits_of(grader: Grader, found: Sequence[FoundImage]) -> dict[str, Callable
     calls: dict[str, Callable[[FoundImage], object]] = {
         "decode only, in full": lambda each: read_image(each.path),
         "decode only, reduced": lambda each: read_image(each.path, at_least_px=at_least_px),
-        MAKE_READY: lambda each: take_in(each.path, grader.recipe),
+        MAKE_READY: lambda each: load_photograph(each.path, grader.recipe),
     }
     return {name: functools.partial(side_by_side, grader, found, call) for name, call in calls.items()}
 
@@ -139,8 +139,8 @@ def peers_of(plain: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[
 
 def prepared_batches(grader: Grader, found: Sequence[FoundImage]) -> list[Tensor]:
     """As many prepared pictures as there are photographs, a few different ones over and over."""
-    num = grader.pace.batch_size
-    few = [to_pixels(take_in(each.path, grader.recipe).prepared.picture) for each in found[:num]]
+    num = grader.concurrency.batch_size
+    few = [to_pixels(load_photograph(each.path, grader.recipe).prepared.image) for each in found[:num]]
     pixels = torch.stack((few * num)[:num])
     return [pixels[: min(num, len(found) - start)] for start in range(0, len(found), num)]
 
@@ -196,7 +196,7 @@ def as_grades(grader: Grader, outputs: Tensor) -> list[int]:
 
 def side_by_side(grader: Grader, items: Sequence[Any], call: Callable[[Any], object]) -> list[int]:
     """The same call for all, in the threads that grading uses."""
-    with at_work(grader.pace, grader.choice) as threads:
+    with worker_pools(grader.concurrency, grader.choice) as threads:
         for _ in threads.photographs.map(call, items):
             pass
     return []

@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 
 from fundusgrade.photographs.field_of_view import find_field_of_view
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.loading import take_in, take_in_picture
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.loading import load_photograph, load_pixels
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import find_images
 
-Program = Callable[[Picture], Any]
+Program = Callable[[Image], Any]
 
 
-def kernel(photograph: Picture, size_px: int) -> Picture:
+def kernel(photograph: Image, size_px: int) -> Image:
     """Ben Graham's contrast with the blur at full size."""
     rows = np.flatnonzero((photograph.max(axis=2) > 7).any(axis=1))
     columns = np.flatnonzero((photograph.max(axis=2) > 7).any(axis=0))
@@ -71,7 +71,7 @@ def measure_folder(folder: Path, size_px: int, repeats: int) -> None:
     recipe = PreprocessRecipe(size_px=size_px)
     paths = [found.path for found in find_images([folder])]
     programs: dict[str, Program] = {
-        "ours": lambda photograph: take_in_picture(photograph, recipe),
+        "ours": lambda photograph: load_pixels(photograph, recipe),
         **peers(size_px),
         "full-size-blur kernel": lambda photograph: kernel(photograph, size_px),
     }
@@ -79,7 +79,7 @@ def measure_folder(folder: Path, size_px: int, repeats: int) -> None:
     for path in paths:
         photograph = read_image(path)
         totals["decoding in full"] += seconds(lambda path=path: read_image(path), repeats)
-        totals["ours with decoding"] += seconds(lambda path=path: take_in(path, recipe), repeats)
+        totals["ours with decoding"] += seconds(lambda path=path: load_photograph(path, recipe), repeats)
         for name, program in programs.items():
             once = 1 if name == "full-size-blur kernel" else repeats
             totals[name] += seconds(lambda program=program, photograph=photograph: program(photograph), once)
@@ -90,7 +90,7 @@ def measure_folder(folder: Path, size_px: int, repeats: int) -> None:
     print(f"  ours with decoding / decoding in full: {totals['ours with decoding'] / totals['decoding in full']:.2f}")
 
 
-def masks_of(photograph: Picture) -> dict[str, NDArray[np.bool_]]:
+def masks_of(photograph: Image) -> dict[str, NDArray[np.bool_]]:
     """What each program takes for retina, (H, W)."""
     height, width = photograph.shape[:2]
     masks = {"ours": find_field_of_view(photograph).mask(height=height, width=width)}

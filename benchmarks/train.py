@@ -62,12 +62,12 @@ def measure(
     keep_pixels(dataset)
     torch.manual_seed(0)
     run = training_loop._start_run(dataset, options, choice, resume=False)
-    pictures, _ = training_loop._load_splits(dataset, options, choice, rows=run.network.spec.rows)
+    images, _ = training_loop._load_splits(dataset, options, choice, rows=run.network.spec.rows)
     run.network.train()
 
     def endless() -> Iterator[Batch]:
         for epoch in range(1, 10**6):
-            yield from training_batches(pictures, options.batch_size, seed=0, epoch=epoch, device=choice.device)
+            yield from training_batches(images, options.batch_size, seed=0, epoch=epoch, device=choice.device)
 
     batches = endless()
     kept = next(batches)

@@ -96,8 +96,8 @@ def file_bytes(dataset: FileDataset) -> bytes:
     return buffer.getvalue()
 
 
-def jpeg_bytes(picture: NDArray[np.uint8], **options: Any) -> bytes:
+def jpeg_bytes(image: NDArray[np.uint8], **options: Any) -> bytes:
     """A picture as a JPEG file."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", **{"quality": 90, **options})
+    Image.fromarray(image).save(buffer, "JPEG", **{"quality": 90, **options})
     return buffer.getvalue()

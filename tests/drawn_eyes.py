@@ -101,13 +101,13 @@ class DrawnEye:
 
     def seen_as(
         self,
-        picture: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+        image: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
         mask: Callable[[Mask], Mask],
         ellipse: Callable[[Ellipse], Ellipse],
     ) -> DrawnEye:
         """The eye after one change of geometry, told three times."""
         return DrawnEye(
-            photograph=picture(self.photograph),
+            photograph=image(self.photograph),
             masks=self.masks.each(mask),
             disc=ellipse(self.disc),
             optic_disc=ellipse(self.optic_disc),
@@ -146,9 +146,9 @@ def plain_retina(size_px: int, seed: int = 0) -> DrawnEye:
     retina *= 1.0 - _vessels(size_px, optic_disc, radius, rng)[..., None] * np.array([0.22, 0.5, 0.4], np.float32)
     retina += rng.normal(0, 2.0, retina.shape)
     inside = np.clip((1.0 - disc.distance(x, y)) * radius + 0.5, 0, 1)[..., None]
-    picture = inside * np.maximum(retina, 12) + (1 - inside) * rng.uniform(0, 4, retina.shape)
+    image = inside * np.maximum(retina, 12) + (1 - inside) * rng.uniform(0, 4, retina.shape)
     no_lesions = _no_lesions(size_px, size_px)
-    return DrawnEye(photograph=_to_bytes(picture), masks=no_lesions, disc=disc, optic_disc=optic_disc, fovea=fovea)
+    return DrawnEye(photograph=_to_bytes(image), masks=no_lesions, disc=disc, optic_disc=optic_disc, fovea=fovea)
 
 
 def paint_lesions(
@@ -170,14 +170,14 @@ def paint_lesions(
     lipid *= 1 - blood  # blood lies in front
     age, clots = (_mottling(shape, scale * radius, streams[3]) for scale in (0.07, 0.006))
     strength = np.clip(0.8 + 0.16 * age + 0.06 * clots, 0.55, 1)
-    picture = _lay_lipid(eye.photograph.astype(np.float32), lipid, radius)
-    picture *= 1 - (np.maximum(blood, dot) * strength)[..., None] * (1 - BLOOD)
+    image = _lay_lipid(eye.photograph.astype(np.float32), lipid, radius)
+    image *= 1 - (np.maximum(blood, dot) * strength)[..., None] * (1 - BLOOD)
     masks = LesionMasks(
         microaneurysms=eye.masks.microaneurysms | (dot >= 0.5),
         haemorrhages=eye.masks.haemorrhages | (blood >= 0.5),
         exudates=eye.masks.exudates | (lipid >= 0.5),
     )
-    return replace(eye, photograph=_to_bytes(picture), masks=masks)
+    return replace(eye, photograph=_to_bytes(image), masks=masks)
 
 
 def cut(eye: DrawnEye, *, top: float = 0.0, bottom: float = 0.0, left: float = 0.0, right: float = 0.0) -> DrawnEye:
@@ -229,7 +229,7 @@ def off_center(eye: DrawnEye, *, width_px: int, height_px: int, dx_px: int = 0, 
 
 
 def preprocess_photograph(photograph: NDArray[np.uint8], recipe: PreprocessRecipe) -> PreprocessedImage:
-    """The canonical picture of a photograph, whatever its quality."""
+    """The preprocessed image of a photograph, whatever its quality."""
     return preprocess(photograph, find_field_of_view(photograph), recipe)
 
 
@@ -289,10 +289,10 @@ class _Places:
 
     def _is_retina(self, place: complex, reach: float) -> bool:
         x, y, (height, width) = place.real, place.imag, self.avoid.shape
-        in_picture = reach <= x < width - 1 - reach and reach <= y < height - 1 - reach
+        in_image = reach <= x < width - 1 - reach and reach <= y < height - 1 - reach
         in_disc = self.eye.disc.distance(x, y) < 0.97 - reach / self.radius
         off_nerve = self.eye.optic_disc.distance(x, y) > 1.2 + reach / self.eye.optic_disc.radius_x
-        return bool(in_picture and in_disc and off_nerve and not self.avoid[round(y), round(x)])
+        return bool(in_image and in_disc and off_nerve and not self.avoid[round(y), round(x)])
 
     def around(self, ellipse: Ellipse, distance: float, turn: float) -> complex:
         """The point this far (in radii of the disc) and in this direction from an ellipse's center."""
@@ -393,14 +393,14 @@ def _cover(shape: tuple[int, ...], blobs: Iterator[_Blob], *, edge_px: float) ->
     return cover
 
 
-def _lay_lipid(picture: Floats, cover: Floats, radius: float) -> Floats:
+def _lay_lipid(image: Floats, cover: Floats, radius: float) -> Floats:
     """Blend crisp yellow into the picture, as bright as the light there, and let a little of the retina through."""
-    light = cv2.GaussianBlur(picture.max(axis=2), (0, 0), 0.06 * radius) / 225.0
+    light = cv2.GaussianBlur(image.max(axis=2), (0, 0), 0.06 * radius) / 225.0
     strength = cover * np.clip(
         0.8 + 0.14 * _mottling(cover.shape, 0.012 * radius, np.random.default_rng(0)), 0.45, 0.95
     )
-    picture += strength[..., None] * (LIPID * np.clip(light, 0.3, 1.05)[..., None] - picture)
-    return picture
+    image += strength[..., None] * (LIPID * np.clip(light, 0.3, 1.05)[..., None] - image)
+    return image
 
 
 def _vessel_mask(eye: DrawnEye) -> Mask:
@@ -450,8 +450,8 @@ def _no_lesions(height: int, width: int) -> LesionMasks:
     return LesionMasks(microaneurysms=empty, haemorrhages=empty, exudates=empty)
 
 
-def _to_bytes(picture: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.asarray(np.clip(np.rint(picture), 0, 255), np.uint8)
+def _to_bytes(image: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.asarray(np.clip(np.rint(image), 0, 255), np.uint8)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import CheckpointDescription, Provenance, save_checkpoint
 from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.networks.pictures import to_tensor
+from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.drawn_eyes import plain_retina, preprocess_photograph
 
@@ -75,8 +75,8 @@ def random_network(arch: str, seed: int, recipe: PreprocessRecipe) -> GradingNet
 
 @functools.cache
 def _example_batch(recipe: PreprocessRecipe) -> torch.Tensor:
-    pictures = [preprocess_photograph(drawn_photograph(seed), recipe).picture for seed in range(8)]
-    return torch.stack([to_tensor(picture) for picture in pictures])
+    images = [preprocess_photograph(drawn_photograph(seed), recipe).image for seed in range(8)]
+    return torch.stack([to_tensor(image) for image in images])
 
 
 @functools.cache
@@ -173,9 +173,9 @@ def save_broken_files(folder: Path) -> dict[str, str]:
     return reasons | {"dangling.png": "does not exist", "loop.png": "cannot be read", "pipe.png": "not a regular file"}
 
 
-def _encoded(kind: str, picture: NDArray[np.uint8] | None = None) -> bytes:
+def _encoded(kind: str, image: NDArray[np.uint8] | None = None) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(drawn_photograph(90) if picture is None else picture).save(buffer, kind)
+    Image.fromarray(drawn_photograph(90) if image is None else image).save(buffer, kind)
     return buffer.getvalue()
 
 

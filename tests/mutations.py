@@ -732,38 +732,38 @@ ZIP: tuple[Mutator, ...] = (
 # ---------------------------------------------------------------------------------------------------- originals
 
 
-def originals_of(picture: NDArray[np.uint8], *, with_dicom: bool = True) -> dict[str, bytes]:
+def originals_of(image: NDArray[np.uint8], *, with_dicom: bool = True) -> dict[str, bytes]:
     """A photograph (H, W, 3) in every format and in the kinds of it that decoders treat differently."""
-    image = Image.fromarray(picture)
-    gray16 = np.asarray(image.convert("L")).astype(np.uint16) * 257
-    jpeg = _saved(image, "JPEG", quality=85)
+    original = Image.fromarray(image)
+    gray16 = np.asarray(original.convert("L")).astype(np.uint16) * 257
+    jpeg = _saved(original, "JPEG", quality=85)
     made = {
         "jpeg": jpeg,
-        "jpeg_progressive": _saved(image, "JPEG", progressive=True),
-        "jpeg_full_chroma": _saved(image, "JPEG", subsampling=0, quality=95),
-        "jpeg_gray": _saved(image.convert("L"), "JPEG"),
-        "jpeg_cmyk": _saved(image.convert("CMYK"), "JPEG"),
-        "jpeg_restarts": _saved(image, "JPEG", restart_marker_rows=1),
-        "png": _saved(image, "PNG", compress_level=1),
-        "png_palette": _saved(image.convert("P"), "PNG", transparency=1),
-        "png_alpha": _saved(image.convert("RGBA"), "PNG", compress_level=1),
+        "jpeg_progressive": _saved(original, "JPEG", progressive=True),
+        "jpeg_full_chroma": _saved(original, "JPEG", subsampling=0, quality=95),
+        "jpeg_gray": _saved(original.convert("L"), "JPEG"),
+        "jpeg_cmyk": _saved(original.convert("CMYK"), "JPEG"),
+        "jpeg_restarts": _saved(original, "JPEG", restart_marker_rows=1),
+        "png": _saved(original, "PNG", compress_level=1),
+        "png_palette": _saved(original.convert("P"), "PNG", transparency=1),
+        "png_alpha": _saved(original.convert("RGBA"), "PNG", compress_level=1),
         "png_16bit": _saved(Image.fromarray(gray16), "PNG"),
-        "png_animated": _saved(image, "PNG", save_all=True, append_images=[image.rotate(90)]),
-        "tiff": _saved(image, "TIFF"),
-        "tiff_lzw": _saved(image, "TIFF", compression="tiff_lzw"),
-        "tiff_deflate": _saved(image, "TIFF", compression="tiff_adobe_deflate"),
-        "tiff_jpeg": _saved(image, "TIFF", compression="jpeg"),
-        "tiff_fax": _saved(image.convert("1"), "TIFF", compression="group4"),
+        "png_animated": _saved(original, "PNG", save_all=True, append_images=[original.rotate(90)]),
+        "tiff": _saved(original, "TIFF"),
+        "tiff_lzw": _saved(original, "TIFF", compression="tiff_lzw"),
+        "tiff_deflate": _saved(original, "TIFF", compression="tiff_adobe_deflate"),
+        "tiff_jpeg": _saved(original, "TIFF", compression="jpeg"),
+        "tiff_fax": _saved(original.convert("1"), "TIFF", compression="group4"),
         "tiff_16bit": _saved(Image.fromarray(gray16), "TIFF"),
-        "bmp": _saved(image, "BMP"),
-        "bmp_palette": _saved(image.convert("P"), "BMP"),
-        "webp": _saved(image, "WEBP"),
-        "webp_lossless": _saved(image, "WEBP", lossless=True, quality=0, method=0),
-        "webp_alpha": _saved(image.convert("RGBA"), "WEBP"),
-        "zip": _zipped({"eye.jpg": jpeg, "b/other.webp": _saved(image, "WEBP")}),
+        "bmp": _saved(original, "BMP"),
+        "bmp_palette": _saved(original.convert("P"), "BMP"),
+        "webp": _saved(original, "WEBP"),
+        "webp_lossless": _saved(original, "WEBP", lossless=True, quality=0, method=0),
+        "webp_alpha": _saved(original.convert("RGBA"), "WEBP"),
+        "zip": _zipped({"eye.jpg": jpeg, "b/other.webp": _saved(original, "WEBP")}),
     }
     if with_dicom:
-        made |= {"dicom": dicom_of_pixels(picture), "dicom_jpeg": dicom_of_jpeg(picture, jpeg)}
+        made |= {"dicom": dicom_of_pixels(image), "dicom_jpeg": dicom_of_jpeg(image, jpeg)}
     return made
 
 
@@ -781,16 +781,16 @@ def _zipped(members: Mapping[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def dicom_of_pixels(picture: NDArray[np.uint8]) -> bytes:
+def dicom_of_pixels(image: NDArray[np.uint8]) -> bytes:
     """A photograph (H, W, 3) as an uncompressed DICOM file."""
-    return _dicom(picture.shape, "1.2.840.10008.1.2.1", "RGB", picture.tobytes())
+    return _dicom(image.shape, "1.2.840.10008.1.2.1", "RGB", image.tobytes())
 
 
-def dicom_of_jpeg(picture: NDArray[np.uint8], jpeg: bytes) -> bytes:
+def dicom_of_jpeg(image: NDArray[np.uint8], jpeg: bytes) -> bytes:
     """A DICOM file around the bytes of a JPEG of that photograph (H, W, 3)."""
     from pydicom.encaps import encapsulate
 
-    return _dicom(picture.shape, "1.2.840.10008.1.2.4.50", "YBR_FULL_422", encapsulate([jpeg]))
+    return _dicom(image.shape, "1.2.840.10008.1.2.4.50", "YBR_FULL_422", encapsulate([jpeg]))
 
 
 def _dicom(shape: tuple[int, ...], syntax: str, photometric: str, pixels: bytes) -> bytes:

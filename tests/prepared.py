@@ -16,7 +16,7 @@ from fundusgrade.data.dataset import FORMAT_VERSION, MANIFEST_FILE, PreparedData
 from fundusgrade.data.manifest import ManifestRow, manifest_text
 from fundusgrade.grades import Grade
 from fundusgrade.photographs.images import write_image
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.drawn_eyes import plain_retina
 
@@ -24,15 +24,15 @@ RECIPE = PreprocessRecipe(method=Method.NATURAL, size_px=32)
 COLORS = ((200, 60, 40), (60, 160, 60), (60, 80, 200), (190, 180, 60), (150, 60, 170))
 
 
-def colored_disc(grade: int, recipe: PreprocessRecipe, rng: np.random.Generator) -> Picture:
+def colored_disc(grade: int, recipe: PreprocessRecipe, rng: np.random.Generator) -> Image:
     """A noisy disc in the grade's color on the recipe's fill, as preprocessing lays it out."""
     size_px = recipe.size_px
-    picture = np.full((size_px, size_px, 3), recipe.fill, np.uint8)
+    image = np.full((size_px, size_px, 3), recipe.fill, np.uint8)
     axis = np.arange(size_px) - (size_px - 1) / 2
     inside = axis**2 + axis[:, None] ** 2 <= (size_px / 2) ** 2
     noisy = np.array(COLORS[grade]) + rng.normal(0, 20, (size_px, size_px, 3))
-    picture[inside] = np.clip(noisy, 0, 255).astype(np.uint8)[inside]
-    return picture
+    image[inside] = np.clip(noisy, 0, 255).astype(np.uint8)[inside]
+    return image
 
 
 def prepared_dataset(
@@ -101,5 +101,5 @@ def eye_png(seed: int) -> bytes:
     return png(plain_retina(96, seed).photograph)
 
 
-def png(picture: np.ndarray) -> bytes:
-    return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+def png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()

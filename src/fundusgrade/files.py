@@ -79,7 +79,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(directory: Path) -> Iterator[None]:
+def folder_lock(directory: Path) -> Iterator[None]:
     """Wait until no other process is in such a block for this folder, or files of two models would be mixed in it.
 
     The lock is the folder's own and ends with its process; systems without such locks do without.

@@ -34,6 +34,6 @@ def new_figure(*, width_inches: float, height_inches: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=_DPI)
-    write_atomically(path, picture.getvalue())
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=_DPI)
+    write_atomically(path, image.getvalue())

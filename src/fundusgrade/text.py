@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def in_words(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory"
     if isinstance(error, OSError) and error.strerror:

@@ -65,7 +65,7 @@ OPTIONS = {
     },
     "evaluate": {
         *("--model", "--predictions", "--data", "--split", "--common", "--by", "--out", "--report", "--pictures"),
-        *("--audit", "--coverage", "--tta", "--allow-seen", "--draws", "--device", "--precision"),
+        *("--audit", "--coverage", "--tta", "--allow-leakage", "--draws", "--device", "--precision"),
     },
     "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--device", "--precision"},
     "predict": {
@@ -78,7 +78,7 @@ OPTIONS = {
         *("--device", "--precision"),
     },
     "faithfulness": {
-        *("--model", "--target", "--method", "--split", "--fold", "--limit", "--lesions", "--out", "--allow-seen"),
+        *("--model", "--target", "--method", "--split", "--fold", "--limit", "--lesions", "--out", "--allow-leakage"),
         *("--device", "--precision"),
     },
     "export": {
@@ -779,7 +779,7 @@ def test_photographs_seen_in_training_are_refused_unless_allowed(labeled: Path) 
     assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name seeing").code == 0
     refused = Outcome("fundusgrade evaluate --model seeing --split train --device cpu")
     assert (refused.code, refused.stdout) == (1, "")
-    assert "was trained or chosen on" in refused.stderr and "--allow-seen" in refused.stderr
+    assert "was trained or chosen on" in refused.stderr and "--allow-leakage" in refused.stderr
     allowed = Outcome("fundusgrade evaluate --model seeing --split train --device cpu --allow-seen")
     assert allowed.code == 0
     assert "these scores are too good" in allowed.stderr
@@ -862,7 +862,7 @@ def test_require_gradable_withholds_what_is_in_doubt(workplace: Path) -> None:
     assert good["grade"] != ""
 
 
-def test_evaluate_refuses_pictures_prepared_otherwise() -> None:
+def test_evaluate_refuses_images_prepared_otherwise() -> None:
     install_dataset("drawn", size_px=48)
     install_model()
     outcome = Outcome("fundusgrade evaluate")

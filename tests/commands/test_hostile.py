@@ -207,11 +207,11 @@ FULL = {
     "explain a folder": (["explain", "eyes/0", "--out", "out"], 5000),
     "explain, raw maps": (["explain", "eyes/0/eye00.png", "--out", "out.png", "--arrays"], 5000),
     "evaluate": (
-        ["evaluate", "--data", "set", "--split", "all", "--allow-seen", "--draws", "100", "--out", "out"],
+        ["evaluate", "--data", "set", "--split", "all", "--allow-leakage", "--draws", "100", "--out", "out"],
         2000,
     ),
     "evaluate, the report": (
-        ["evaluate", "--data", "set", "--split", "all", "--allow-seen", "--draws", "100", "--report", "out.html"],
+        ["evaluate", "--data", "set", "--split", "all", "--allow-leakage", "--draws", "100", "--report", "out.html"],
         2000,
     ),
 }

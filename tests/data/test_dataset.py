@@ -35,8 +35,8 @@ GROUPED_BY = ("group", "patient")
 
 
 def recompressed(data: bytes) -> bytes:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
 @pytest.fixture
@@ -118,13 +118,13 @@ def test_the_manifest_has_a_row_for_every_photograph(mixed: Path) -> None:
     assert near["split"] in ("train", "validation", "test") and near["fold"] in tuple("01234") and near["error"] == ""
 
 
-def test_pictures_are_those_of_the_recipe(small: Path) -> None:
+def test_images_are_those_of_the_recipe(small: Path) -> None:
     for recipe in (RECIPE, PreprocessRecipe(method=Method.BEN_GRAHAM, size_px=48)):
         dataset = prepare(small, recipe.method.value, recipe=recipe)
         for row in dataset.rows:
             photograph = read_image(small / row.source)
             stored = read_image(dataset.directory / row.image)
-            assert np.array_equal(stored, preprocess_photograph(photograph, recipe).picture)
+            assert np.array_equal(stored, preprocess_photograph(photograph, recipe).image)
 
 
 def test_trouble_is_a_row_with_the_reason(mixed: Path) -> None:
@@ -199,7 +199,7 @@ def test_photographs_without_labels_have_no_split(small: Path) -> None:
     assert all((dataset.directory / row.image).is_file() for row in dataset.rows)
 
 
-def test_pictures_of_like_names_do_not_meet(tmp_path: Path) -> None:
+def test_images_of_like_names_do_not_meet(tmp_path: Path) -> None:
     sources = ["a.png", "a.jpg", "a.jpg.png", "x/a.png", "../x/a.png", "/x/a.png", "B.png", "b.jpg", "only.tif"]
     (tmp_path / "f").mkdir()
     samples = []
@@ -214,7 +214,7 @@ def test_pictures_of_like_names_do_not_meet(tmp_path: Path) -> None:
     for i, image in enumerate(images):
         path = (dataset.directory / image).resolve()
         assert path.is_relative_to((dataset.directory / "pictures").resolve())
-        expected = preprocess_photograph(read_image(tmp_path / "f" / f"{i}.png"), RECIPE).picture
+        expected = preprocess_photograph(read_image(tmp_path / "f" / f"{i}.png"), RECIPE).image
         assert np.array_equal(read_image(path), expected)
 
 
@@ -243,7 +243,7 @@ def test_the_overview_is_spread_over_a_section(tmp_path: Path) -> None:
     for value in range(39):
         paths.append(tmp_path / f"{value}.png")
         paths[-1].write_bytes(png(np.full((32, 32, 3), 5 * value, np.uint8)))
-    sheet = draw_overview([Section(title="all", pictures=tuple(paths)), Section(title="none", pictures=())])
+    sheet = draw_overview([Section(title="all", images=tuple(paths)), Section(title="none", images=())])
     assert sheet.shape == (HEADING_PX + 2 * TILE_PX, NUM_COLUMNS * TILE_PX, 3)
     shown = sheet[HEADING_PX + TILE_PX // 2 :: TILE_PX, TILE_PX // 2 :: TILE_PX, 0].ravel().astype(int)
     assert shown[0] == 0 and shown[-1] >= 180 and (np.diff(shown) > 0).all()
@@ -281,7 +281,7 @@ def test_only_what_changed_is_prepared_again(small: Path, monkeypatch: pytest.Mo
     changed = by_stem(prepare(small))["eye1"]
     assert count.taken() == ["eye1"]
     assert changed.sha256 != by_stem(dataset)["eye1"].sha256
-    expected = preprocess_photograph(plain_retina(96, 9).photograph, RECIPE).picture
+    expected = preprocess_photograph(plain_retina(96, 9).photograph, RECIPE).image
     assert np.array_equal(read_image(dataset.directory / changed.image), expected)
     (small / "train_images" / "eye1.png").touch()
     prepare(small)
@@ -548,7 +548,7 @@ def test_folds_are_those_of_the_manifest_where_there_are_as_many(mixed: Path) ->
         assert tested == {row.source for row in dataset.graded_rows() if row.fold == fold - 1}
 
 
-def test_what_has_no_grade_or_picture_is_in_no_fold(many: PreparedDataset) -> None:
+def test_what_has_no_grade_or_image_is_in_no_fold(many: PreparedDataset) -> None:
     for fold in (1, 2):
         assert [row.split for row in many.with_fold(fold, 2).rows[60:]] == [None, None]
 

@@ -24,7 +24,7 @@ def prepare(folder: Path, name: str = "eyes") -> PreparedDataset:
     return prepare_dataset(find_samples([folder]), name=name, recipe=RECIPE, num_workers=1)
 
 
-def test_joined_data_sets_keep_names_splits_and_pictures_apart(small: Path) -> None:
+def test_joined_data_sets_keep_names_splits_and_images_apart(small: Path) -> None:
     first, second = prepare(small, "first"), dataset_in_memory("second", [memory_row(7, grade=Grade(2), group=0)])
     joined = join_datasets([first, second])
     assert joined.name == "first+second"
@@ -38,7 +38,7 @@ def test_joined_data_sets_keep_names_splits_and_pictures_apart(small: Path) -> N
     assert joined.hash != join_datasets([second, first]).hash
 
 
-def test_data_sets_given_by_relative_folders_keep_their_pictures(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_sets_given_by_relative_folders_keep_their_images(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = prepare(small, "first"), prepare(small, "second")
     monkeypatch.chdir(first.directory.parent)
     joined = open_dataset(["first", "./second"])

@@ -16,7 +16,7 @@ from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.duplicates import MAX_DIFFERENT_BITS
 from fundusgrade.data.join import join_datasets
 from fundusgrade.data.labels import LabelColumns, find_samples
-from fundusgrade.data.leakage import Exposure, Overlap, exposure_of, find_overlap
+from fundusgrade.data.leakage import Overlap, TrainingFingerprints, exposure_of, find_overlap
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
@@ -69,7 +69,7 @@ def asked(tmp_path: Path) -> PreparedDataset:
     return save(folder, ["same,1,", "copy,2,", "new,0,", "other,3,17"])
 
 
-def seen_in(dataset: PreparedDataset) -> Exposure:
+def seen_in(dataset: PreparedDataset) -> TrainingFingerprints:
     return exposure_of(dataset, dataset.graded_rows())
 
 
@@ -133,7 +133,7 @@ def test_a_fingerprint_may_differ_in_as_many_bits_as_a_copy_may(trained: Prepare
     assert find_overlap(seen, trained, rows).copies == ("0", "1", str(MAX_DIFFERENT_BITS))
 
 
-def test_what_has_no_fingerprint_is_no_copy_of_a_dark_picture(trained: PreparedDataset) -> None:
+def test_what_has_no_fingerprint_is_no_copy_of_a_dark_image(trained: PreparedDataset) -> None:
     seen = exposure_of(trained, [memory_row("all bits are 0", 0)])
     assert find_overlap(seen, trained, [memory_row("unknown"), memory_row("dark", 1)]).copies == ("dark",)
 

@@ -17,7 +17,7 @@ from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.join import join_datasets
 from fundusgrade.data.pixel_cache import keep_pixels, load_pixels
 from fundusgrade.errors import DatasetError
-from fundusgrade.networks.pictures import load_pictures
+from fundusgrade.networks.tensors import load_images
 from fundusgrade.photographs.images import read_image, write_image
 from tests.prepared import prepared_dataset, write_manifest
 
@@ -28,7 +28,7 @@ def toy(home: Path) -> PreparedDataset:
 
 
 def pixels_of(dataset: PreparedDataset, split: str) -> torch.Tensor:
-    return load_pictures(dataset, dataset.graded_rows(split)).pixels
+    return load_images(dataset, dataset.graded_rows(split)).pixels
 
 
 def refuse_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def refuse_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixel_cache, "read_image", refuse)
 
 
-def test_kept_pictures_are_those_decoded_for_any_split(toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_images_are_those_decoded_for_any_split(toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     fold = toy.with_fold(2)
     expected = [pixels_of(toy, "train"), pixels_of(toy, "validation"), pixels_of(fold, "test")]
     assert keep_pixels(toy) is None
@@ -59,24 +59,24 @@ def test_no_trace_of_it_in_the_size_of_the_data_set(toy: PreparedDataset) -> Non
 
 
 @pytest.mark.parametrize("same_size", [True, False])
-def test_a_picture_that_changed_is_decoded_again(toy: PreparedDataset, same_size: bool) -> None:
+def test_a_image_that_changed_is_decoded_again(toy: PreparedDataset, same_size: bool) -> None:
     keep_pixels(toy)
     row = toy.graded_rows("train")[3]
     path = toy.directory / row.image
-    picture = read_image(path)
+    image = read_image(path)
     status = path.stat()
     if same_size:
         content = path.read_bytes()
         other = next(toy.directory / each.image for each in toy.rows if each.image != row.image)
         path.write_bytes((other.read_bytes() + bytes(len(content)))[: len(content)])
     else:
-        write_image(path, 255 - picture)
+        write_image(path, 255 - image)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copying program may set it
     assert not isinstance(load_pixels(toy, toy.graded_rows("validation")).pixels, np.memmap)
     if not same_size:
-        assert np.array_equal(pixels_of(toy, "train")[3].permute(1, 2, 0).numpy(), 255 - picture)
+        assert np.array_equal(pixels_of(toy, "train")[3].permute(1, 2, 0).numpy(), 255 - image)
         assert keep_pixels(toy) is None
-        assert np.array_equal(pixels_of(toy, "train")[3].permute(1, 2, 0).numpy(), 255 - picture)
+        assert np.array_equal(pixels_of(toy, "train")[3].permute(1, 2, 0).numpy(), 255 - image)
 
 
 def test_another_manifest_makes_it_stale(toy: PreparedDataset) -> None:
@@ -124,7 +124,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(toy: PreparedDataset, monkeypatc
     assert len(pixels_of(toy, "train")) == 13
 
 
-def test_a_picture_that_is_missing_is_told_only_by_who_needs_it(toy: PreparedDataset) -> None:
+def test_a_image_that_is_missing_is_told_only_by_who_needs_it(toy: PreparedDataset) -> None:
     row = toy.graded_rows("validation")[0]
     (toy.directory / row.image).unlink()
     assert row.image in (keep_pixels(toy) or "")

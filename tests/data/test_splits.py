@@ -17,10 +17,10 @@ from fundusgrade.data.duplicates import (
     group_photographs,
 )
 from fundusgrade.data.prepare_images import FINGERPRINT_RECIPE
-from fundusgrade.data.splits import SPLIT_FRACTIONS, deal_folds, split_groups
+from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, split_groups
 from fundusgrade.grades import NUM_GRADES, Grade
 from fundusgrade.options import NUM_FOLDS
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from tests import drawn_eyes
 from tests.drawn_eyes import preprocess_photograph
 
@@ -45,16 +45,16 @@ def flipped(bits: int, count: int) -> int:
     return bits ^ ((1 << count) - 1)
 
 
-def fingerprint_of(photograph: Picture) -> str:
+def fingerprint_of(photograph: Image) -> str:
     prepared = preprocess_photograph(photograph, FINGERPRINT_RECIPE)
-    return fingerprint(prepared.picture, prepared.mask)
+    return fingerprint(prepared.image, prepared.mask)
 
 
 def different_bits(first: str, second: str) -> int:
     return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
-def recompressed(photograph: Picture, scale: float, quality: int) -> Picture:
+def recompressed(photograph: Image, scale: float, quality: int) -> Image:
     small = cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
@@ -82,9 +82,9 @@ def test_cells_outside_the_disc_say_nothing() -> None:
     mask = np.hypot(x, y) <= 48
     spot = np.hypot(x - 10, y) < 12
     for inside, outside in ((60, 128), (200, 128), (60, 0), (200, 255)):
-        picture = np.where(spot, inside, 128).astype(np.uint8)
-        picture = np.where(mask, picture, outside).astype(np.uint8)
-        bits = np.unpackbits(np.frombuffer(bytes.fromhex(fingerprint(np.dstack([picture] * 3), mask)), np.uint8))
+        image = np.where(spot, inside, 128).astype(np.uint8)
+        image = np.where(mask, image, outside).astype(np.uint8)
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(fingerprint(np.dstack([image] * 3), mask)), np.uint8))
         corners = bits.reshape(16, 16)[[0, 0, 1, 15, 15], [0, 1, 0, 0, 15]]
         assert not corners.any()
 
@@ -234,7 +234,7 @@ def test_three_of_a_rare_grade_reach_all_three_splits() -> None:
 @pytest.mark.parametrize("num_folds", [2, 5, 10])
 def test_folds_are_equal_parts_with_equal_grades_that_keep_groups_whole(num_folds: int) -> None:
     groups, grades = aptos_like()
-    folds = deal_folds(groups, grades, num_folds, seed=0)
+    folds = assign_folds(groups, grades, num_folds, seed=0)
     assert {len(found) for found in parts_of_groups(groups, folds).values()} == {1}
     counts = np.zeros((num_folds, NUM_GRADES))
     np.add.at(counts, (folds, grades), 1)
@@ -244,7 +244,7 @@ def test_folds_are_equal_parts_with_equal_grades_that_keep_groups_whole(num_fold
 
 def test_folds_follow_from_the_seed_and_are_not_the_splits() -> None:
     groups, grades = aptos_like()
-    first, again, other = (deal_folds(groups, grades, 5, seed) for seed in (0, 0, 1))
+    first, again, other = (assign_folds(groups, grades, 5, seed) for seed in (0, 0, 1))
     assert first == again
     assert np.mean(np.not_equal(first, other)) > 0.5
     assert np.mean(np.not_equal(first, split_groups(groups, grades, FOLDS, seed=0))) > 0.5

@@ -25,8 +25,8 @@ def two_models(num_photographs: int = 120) -> list[PredictionSet]:
 
 
 def test_the_whole() -> None:
-    found = assess(two_models(), num_draws=50)
-    assert (found.data, found.part, found.coverage, found.num_draws) == ("eyes", "test", 0.9, 50)
+    found = assess(two_models(), num_resamples=50)
+    assert (found.data, found.part, found.coverage, found.num_resamples) == ("eyes", "test", 0.9, 50)
     assert (found.num_photographs, found.num_groups) == (120, 120)
     assert [(model.num_validation, model.num_folds) for model in found.models] == [(80, 1), (80, 1)]
     assert [model.model for model in found.models] == ["first", "second"]
@@ -42,26 +42,26 @@ def test_assessment_holds_plain_numbers_only() -> None:
             return [leaf for item in value.values() for leaf in leaves(item)]
         return [leaf for item in value for leaf in leaves(item)] if isinstance(value, tuple) else [value]
 
-    found: Assessment = assess(two_models(), num_draws=20, columns={"device": ["a", "b"] * 60})
+    found: Assessment = assess(two_models(), num_resamples=20, columns={"device": ["a", "b"] * 60})
     assert {type(leaf) for leaf in leaves(dataclasses.asdict(found))} <= {int, float, str, type(None)}
 
 
 def test_the_same_seed_says_the_same() -> None:
     sets = two_models()
-    assert assess(sets, num_draws=20, seed=1) == assess(sets, num_draws=20, seed=1)
-    assert assess(sets, num_draws=20, seed=1) != assess(sets, num_draws=20, seed=2)
+    assert assess(sets, num_resamples=20, seed=1) == assess(sets, num_resamples=20, seed=1)
+    assert assess(sets, num_resamples=20, seed=1) != assess(sets, num_resamples=20, seed=2)
 
 
 def test_photographs_are_brought_into_the_order_of_the_first() -> None:
     first, second = two_models()
     shuffled = replace(second, test=second.test.chosen(np.random.default_rng(0).permutation(120)))
-    assert assess([first, shuffled], num_draws=20) == assess([first, second], num_draws=20)
+    assert assess([first, shuffled], num_resamples=20) == assess([first, second], num_resamples=20)
 
 
 def test_scores_are_those_of_the_grades_that_were_given() -> None:
     first = two_models()[0]
     cautious = np.minimum(first.test.predicted + 1, 4)
-    found = assess([replace(first, test=replace(first.test, predicted=cautious))], num_draws=20).models[0]
+    found = assess([replace(first, test=replace(first.test, predicted=cautious))], num_resamples=20).models[0]
     expected = evaluate_predictions(first.test.grades, first.test.probabilities, predicted=cautious)
     assert found.evaluation == expected
     assert expected.kappa != evaluate_predictions(first.test.grades, first.test.probabilities).kappa
@@ -70,7 +70,7 @@ def test_scores_are_those_of_the_grades_that_were_given() -> None:
 
 def test_the_part_is_named_and_must_hold_photographs() -> None:
     alone = prediction_set(two_models()[0].test)
-    found = assess([alone], part="all", num_draws=20)
+    found = assess([alone], part="all", num_resamples=20)
     assert (found.part, found.num_photographs, found.models[0].num_validation) == ("all", 120, 0)
     assert (found.models[0].operating_points, found.models[0].set_coverage) == ((), ())
     with pytest.raises(MetricsError, match="hold no photographs of part validation"):
@@ -108,7 +108,7 @@ def test_other_grades_and_doubled_names_are_refused() -> None:
 def test_subgroups_pool_rare_values_and_name_missing_ones() -> None:
     devices = ["b"] * 40 + ["a"] * 30 + [""] * 25 + ["rare"] * 15 + ["rarer"] * 10
     test = two_models()[0].test
-    found = assess([prediction_set(test)], num_draws=50, columns={"device": devices}).models[0].subgroups
+    found = assess([prediction_set(test)], num_resamples=50, columns={"device": devices}).models[0].subgroups
     assert [(each.column, each.value, each.num_photographs) for each in found] == [
         ("device", "a", 30), ("device", "b", 40), ("device", "unknown", 25), ("device", "other", 25),
     ]  # fmt: skip
@@ -123,7 +123,7 @@ def test_subgroups_pool_rare_values_and_name_missing_ones() -> None:
 
 def test_values_called_other_join_the_pool() -> None:
     columns = {"site": ["other"] * 100 + ["here"] * 20, "empty": [" "] * 120}
-    found = assess([prediction_set(two_models()[0].test)], num_draws=20, columns=columns).models[0].subgroups
+    found = assess([prediction_set(two_models()[0].test)], num_resamples=20, columns=columns).models[0].subgroups
     assert [(each.column, each.value, each.num_photographs) for each in found] == [
         ("site", "here", 20), ("site", "other", 100), ("empty", "unknown", 120),
     ]  # fmt: skip

@@ -42,7 +42,7 @@ def install_trained(dataset: PreparedDataset, rows: Sequence[ManifestRow], name:
     checkpoint = load_checkpoint(path)
     provenance = replace(checkpoint.description.provenance, data_name=dataset.name, data_hash=dataset.hash)
     description = replace(checkpoint.description, provenance=provenance)
-    save_checkpoint(path, checkpoint.network, description, exposure=exposure_of(dataset, rows))
+    save_checkpoint(path, checkpoint.network, description, fingerprints=exposure_of(dataset, rows))
     return path
 
 
@@ -50,9 +50,9 @@ def not_tested(dataset: PreparedDataset) -> tuple[ManifestRow, ...]:
     return (*dataset.graded_rows("train"), *dataset.graded_rows("validation"))
 
 
-def candidate(dataset: PreparedDataset, split: str, *, allow_seen: bool = False, name: str = "tiny") -> Candidate:
+def candidate(dataset: PreparedDataset, split: str, *, allow_leakage: bool = False, name: str = "tiny") -> Candidate:
     return candidate_from_model(
-        name, dataset, split, device=DeviceName.CPU, precision=Precision.FLOAT32, allow_seen=allow_seen
+        name, dataset, split, device=DeviceName.CPU, precision=Precision.FLOAT32, allow_leakage=allow_leakage
     )
 
 
@@ -75,7 +75,7 @@ def test_photographs_that_the_model_was_trained_or_chosen_on_are_refused(split: 
 
 def test_where_it_is_allowed_the_result_says_what_was_seen(eyes: PreparedDataset) -> None:
     install_trained(eyes, not_tested(eyes))
-    found = candidate(eyes, "all", allow_seen=True)
+    found = candidate(eyes, "all", allow_leakage=True)
     assert found.seen.startswith("Trained and chosen on 15 different files of eyes, among them 15 of 20 photographs")
     assert found.seen.endswith("these scores are too good.")
     assert len(found.predictions.test) == 20
@@ -83,8 +83,8 @@ def test_where_it_is_allowed_the_result_says_what_was_seen(eyes: PreparedDataset
 
 def test_photographs_that_the_model_has_not_seen_are_graded_and_that_is_said(eyes: PreparedDataset) -> None:
     install_trained(eyes, not_tested(eyes))
-    for allow_seen in (False, True):
-        found = candidate(eyes, "test", allow_seen=allow_seen)
+    for allow_leakage in (False, True):
+        found = candidate(eyes, "test", allow_leakage=allow_leakage)
         assert found.seen == (
             "Trained and chosen on 15 different files of eyes; none of the 5 photographs here, no copy of them and no "
             "patient is among those."
@@ -238,7 +238,7 @@ def test_candidates_are_assessed_side_by_side_with_subgroups(eyes: PreparedDatas
     write_predictions(replace(predicted, model="saved"), store.predictions_file("saved"))
     candidates = [candidate(eyes, "all"), candidate_from_file("saved")]
     sided = replace(eyes, rows=tuple(replace(row, eye="left") for row in eyes.rows))
-    found = assess_candidates(candidates, sided, part="all", columns=["eye"], num_draws=20, coverage=0.8)
+    found = assess_candidates(candidates, sided, part="all", columns=["eye"], num_resamples=20, coverage=0.8)
     assert (found.data, found.part, found.num_photographs, found.coverage) == ("eyes", "all", 20, 0.8)
     assert [model.model for model in found.models] == ["tiny", "saved"]
     first, second = found.models
@@ -252,7 +252,7 @@ def test_candidates_are_assessed_side_by_side_with_subgroups(eyes: PreparedDatas
 def test_the_validation_split_can_be_assessed_and_locks_nothing_on_itself(eyes: PreparedDataset) -> None:
     install_trained(eyes, eyes.graded_rows("train"))
     found = assess_candidates(
-        [candidate(eyes, "validation")], eyes, part="validation", columns=["quality"], num_draws=20
+        [candidate(eyes, "validation")], eyes, part="validation", columns=["quality"], num_resamples=20
     )
     assert found.num_photographs == len(eyes.graded_rows("validation"))
     assert (found.part, found.models[0].num_validation) == ("validation", 0)
@@ -268,7 +268,7 @@ def test_subgroups_of_a_file_s_validation_photographs_are_theirs(
     sided = replace(eyes, rows=tuple(replace(row, eye=sides[row.source]) for row in eyes.rows))
     for part, count in (("test", 5), ("validation", 15)):
         file = candidate_from_file("parts", part)
-        found = assess_candidates([file], sided, part=part, columns=["eye"], num_draws=20)
+        found = assess_candidates([file], sided, part=part, columns=["eye"], num_resamples=20)
         (subgroup,) = found.models[0].subgroups
         assert (found.num_photographs, subgroup.num_photographs) == (count, count)
         assert found.models[0].num_validation == (15 if part == "test" else 0)
@@ -294,7 +294,7 @@ def test_models_of_different_photographs_are_not_compared(eyes: PreparedDataset)
         install_model(name)
     candidates = [candidate(eyes, "all"), candidate(eyes, "test", name="other")]
     with pytest.raises(MetricsError, match="not of the same photographs"):
-        assess_candidates(candidates, eyes, part="all", num_draws=20)
+        assess_candidates(candidates, eyes, part="all", num_resamples=20)
 
 
 def test_photographs_that_not_all_graded_are_left_out_on_request(predicted: PredictionSet) -> None:

@@ -118,7 +118,7 @@ def test_a_data_set_is_examined_in_full_and_closely() -> None:
     with pytest.raises(DatasetError, match="cannot be read"):  # the photographs it was made of are gone
         examine_dataset(graders, dataset, "all", Examination(target=REFERABLE, limit=1))
     seen: list[tuple[int, int]] = []
-    asked = Examination(target=REFERABLE, limit=2, num_draws=100)
+    asked = Examination(target=REFERABLE, limit=2, num_resamples=100)
     with photographs_of(dataset):
         found = examine_dataset(graders, dataset, "all", asked, lambda done, total: seen.append((done, total)))
     num_rows = len(dataset.graded_rows())
@@ -152,7 +152,7 @@ def save_lesion_folder(folder: Path) -> None:
 def test_lesions_are_examined_by_kind_beside_decoys(tmp_path: Path) -> None:
     save_lesion_folder(tmp_path / "lesions")
     graders = load("cnn-a")
-    asked = Examination(target=REFERABLE, methods=(GRAD_CAM,), num_draws=100)
+    asked = Examination(target=REFERABLE, methods=(GRAD_CAM,), num_resamples=100)
     found = examine_lesions(graders, tmp_path / "lesions", asked)
     tests = {each.test for each in found.findings}
     assert {"lesions", "haemorrhages", "hard exudates"} <= tests and "microaneurysms" not in tests
@@ -174,7 +174,7 @@ def test_photographs_that_cannot_be_graded_are_left_out(tmp_path: Path) -> None:
     save_broken_files(tmp_path)
     save_lesion_folder(tmp_path / "lesions")
     found = find_images([tmp_path / "black.png", tmp_path / "lesions" / "images"])
-    asked = Examination(target=REFERABLE, methods=(GRAD_CAM,), num_draws=100)
+    asked = Examination(target=REFERABLE, methods=(GRAD_CAM,), num_resamples=100)
     study = examine_photographs(load("cnn-a"), found, None, asked, "photographs")
     assert study.num_photographs == 2
     with pytest.raises(DatasetError, match="none of 1 photographs could be tested"):
@@ -182,7 +182,7 @@ def test_photographs_that_cannot_be_graded_are_left_out(tmp_path: Path) -> None:
     assert not [each for each in study.findings if each.test == "lesions"]
 
 
-def test_models_that_see_other_pictures_are_not_laid_side_by_side(tmp_path: Path) -> None:
+def test_models_that_see_other_images_are_not_laid_side_by_side(tmp_path: Path) -> None:
     first, second = load("cnn-a", "cnn-b")
     second.description = replace(second.description, recipe=replace(second.recipe, size_px=96))
     with pytest.raises(ExplanationError, match="look at different pictures"):

@@ -61,10 +61,10 @@ def test_squashing_and_stretching_change_the_aspect_that_is_found() -> None:
     assert squashed is not None and stretched is not None
     assert find_field_of_view(photograph).aspect == pytest.approx(1, rel=0.01)
     assert squashed.shape[0] == photograph.shape[0] < stretched.shape[0]
-    for picture in (squashed, stretched):
-        fov = find_field_of_view(picture)
+    for image in (squashed, stretched):
+        fov = find_field_of_view(image)
         assert fov.aspect == pytest.approx(SQUASHED_ASPECT, rel=0.01)
-        undone = INTERVENTIONS["squashed to another aspect"](picture, fov)
+        undone = INTERVENTIONS["squashed to another aspect"](image, fov)
         assert undone is not None
         assert find_field_of_view(undone).aspect == pytest.approx(1, rel=0.01)
 

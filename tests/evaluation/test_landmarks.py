@@ -43,19 +43,19 @@ def test_a_retina_without_a_disc_has_no_landmarks() -> None:
 
 
 def test_vessels_stand_out() -> None:
-    picture = np.full((224, 224, 3), 150, np.uint8)
-    picture[:, 100:103] = 100
-    picture[60:63] = 200
-    ridges = vessel_map(picture, np.ones((224, 224), np.bool_))
+    image = np.full((224, 224, 3), 150, np.uint8)
+    image[:, 100:103] = 100
+    image[60:63] = 200
+    ridges = vessel_map(image, np.ones((224, 224), np.bool_))
     assert ridges[120:200, 101].min() > 10 * max(ridges[120:200, 40].max(), ridges[61, 20:80].max())
 
 
-def test_landmarks_move_with_the_picture() -> None:
+def test_landmarks_move_with_the_image() -> None:
     moved = Landmarks(optic_disc=Spot(x=12.0, y=20.0)).magnified(1.5, 10.0)
     assert moved == Landmarks(optic_disc=Spot(x=13.0, y=25.0))
 
 
-def test_decoys_know_nothing_of_a_network_and_fill_the_picture() -> None:
+def test_decoys_know_nothing_of_a_network_and_fill_the_image() -> None:
     eye = healthy_eye(500)
     natural = preprocess_photograph(eye.photograph, RECIPE)
     prepared = preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=224))

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fundusgrade.evaluation.perturbation import FRACTIONS, answer_shares, measure_curves, measure_road
-from fundusgrade.explanation.integrated_gradients import blank_picture
+from fundusgrade.explanation.integrated_gradients import blurred_baseline
 from fundusgrade.explanation.targets import EXPECTED, REFERABLE, Target, parse_target
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.network import CNN, GradingNetwork, NetworkSpec
-from fundusgrade.networks.pictures import to_tensor
+from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Precision
 
 CPU = DeviceChoice(device=torch.device("cpu"), precision=Precision.FLOAT32, reason="exact")
@@ -25,9 +25,9 @@ SEVERE = parse_target("severe")
 class DarkSpots(nn.Module):
     """Severe disease is as likely as there are dark green pixels."""
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        dark = (pictures[:, 1] < -1.2).float().sum(dim=(1, 2))
-        logits = torch.zeros(len(pictures), 5)
+    def forward(self, images: Tensor) -> Tensor:
+        dark = (images[:, 1] < -1.2).float().sum(dim=(1, 2))
+        logits = torch.zeros(len(images), 5)
         logits[:, 3] = dark / 4 - 8
         return logits
 
@@ -39,10 +39,10 @@ def network() -> GradingNetwork:
 
 
 @pytest.fixture
-def picture() -> NDArray[np.uint8]:
-    picture = np.full((64, 64, 3), 140, np.uint8)
-    picture[LESION] = 20
-    return picture
+def image() -> NDArray[np.uint8]:
+    image = np.full((64, 64, 3), 140, np.uint8)
+    image[LESION] = 20
+    return image
 
 
 def heat_on_lesion() -> NDArray[np.float32]:
@@ -51,13 +51,11 @@ def heat_on_lesion() -> NDArray[np.float32]:
     return heat
 
 
-def test_the_true_reason_is_deleted_first_and_inserted_first(
-    network: GradingNetwork, picture: NDArray[np.uint8]
-) -> None:
+def test_the_true_reason_is_deleted_first_and_inserted_first(network: GradingNetwork, image: NDArray[np.uint8]) -> None:
     share = 64 / 64**2
-    found = measure_curves(network, picture, OUTLINE, heat_on_lesion(), SEVERE, CPU)
-    wrong = measure_curves(network, picture, OUTLINE, 1 - heat_on_lesion(), SEVERE, CPU)
-    blank = to_tensor(blank_picture(picture, OUTLINE))[None]
+    found = measure_curves(network, image, OUTLINE, heat_on_lesion(), SEVERE, CPU)
+    wrong = measure_curves(network, image, OUTLINE, 1 - heat_on_lesion(), SEVERE, CPU)
+    blank = to_tensor(blurred_baseline(image, OUTLINE))[None]
     assert found.deletion[0] == found.insertion[-1] > 0.99
     assert found.deletion[-1] == found.insertion[0] == answer_shares(network, blank, SEVERE, CPU)[0]
     assert all((value < 0.01) == (fraction >= share) for fraction, value in zip(FRACTIONS, found.deletion, strict=True))
@@ -69,18 +67,18 @@ def test_the_true_reason_is_deleted_first_and_inserted_first(
     assert wrong.deletion_area > 0.85 and wrong.insertion_area < 0.15
 
 
-def test_a_map_without_heat_is_as_good_as_chance(network: GradingNetwork, picture: NDArray[np.uint8]) -> None:
-    none = measure_curves(network, picture, OUTLINE, np.zeros((64, 64), np.float32), SEVERE, CPU)
+def test_a_map_without_heat_is_as_good_as_chance(network: GradingNetwork, image: NDArray[np.uint8]) -> None:
+    none = measure_curves(network, image, OUTLINE, np.zeros((64, 64), np.float32), SEVERE, CPU)
     chance = np.random.default_rng(3).random((64, 64)).astype(np.float32)
-    random = measure_curves(network, picture, OUTLINE, chance, SEVERE, CPU)
+    random = measure_curves(network, image, OUTLINE, chance, SEVERE, CPU)
     assert none.deletion_area == pytest.approx(random.deletion_area, abs=0.12)
 
 
 def test_road_tells_the_true_map_from_chance_and_from_its_opposite(
-    network: GradingNetwork, picture: NDArray[np.uint8]
+    network: GradingNetwork, image: NDArray[np.uint8]
 ) -> None:
-    true = measure_road(network, picture, OUTLINE, heat_on_lesion(), SEVERE, CPU)
-    opposite = measure_road(network, picture, OUTLINE, 1 - heat_on_lesion(), SEVERE, CPU)
+    true = measure_road(network, image, OUTLINE, heat_on_lesion(), SEVERE, CPU)
+    opposite = measure_road(network, image, OUTLINE, 1 - heat_on_lesion(), SEVERE, CPU)
     assert true > 0.3
     assert opposite == pytest.approx(-true, abs=0.15)
 
@@ -88,8 +86,8 @@ def test_road_tells_the_true_map_from_chance_and_from_its_opposite(
 @pytest.mark.parametrize(("target", "expected"), [(SEVERE, 0.5), (REFERABLE, 0.75), (EXPECTED, 0.625)])
 def test_shares_of_the_answer(target: Target, expected: float) -> None:
     class Fixed(nn.Module):
-        def forward(self, pictures: Tensor) -> Tensor:
-            return torch.tensor([[0.125, 0.125, 0.125, 0.5, 0.125]]).log().expand(len(pictures), 5)
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([[0.125, 0.125, 0.125, 0.5, 0.125]]).log().expand(len(images), 5)
 
     spec = NetworkSpec(arch=CNN, timm_name=None, size_px=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     fixed = GradingNetwork(spec, Fixed())

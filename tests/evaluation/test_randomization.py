@@ -16,7 +16,7 @@ from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.networks.pictures import to_tensor
+from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Precision
 from fundusgrade.photographs.preprocess import canonical_outline
 from fundusgrade.photographs.recipe import PreprocessRecipe
@@ -28,9 +28,9 @@ EVERYWHERE = np.ones((40, 40), np.bool_)
 RECIPE = PreprocessRecipe()
 
 
-def map_of(network: GradingNetwork, picture: NDArray[np.uint8], target: Target = REFERABLE) -> NDArray[np.float32]:
+def map_of(network: GradingNetwork, image: NDArray[np.uint8], target: Target = REFERABLE) -> NDArray[np.float32]:
     options = ExplainOptions(target=target)
-    return explain_image(network, picture, options=options, choice=CPU, outline=canonical_outline(RECIPE)).values
+    return explain_image(network, image, options=options, choice=CPU, outline=canonical_outline(RECIPE)).values
 
 
 def network_of(arch: str) -> GradingNetwork:
@@ -47,11 +47,11 @@ def test_the_default_map_of_a_network_that_forgot_is_another(arch: str) -> None:
     network = network_of(arch)
     eye = paint_lesions(healthy_eye(448), seed=4, microaneurysms=30, haemorrhages=16, exudates=20)
     prepared = preprocess_photograph(eye.photograph, RECIPE)
-    learned = map_of(network, prepared.picture)
+    learned = map_of(network, prepared.image)
     likeness = [
         compare_maps(
             learned,
-            map_of(randomized(network, 1.0, to_tensor(prepared.picture)[None], seed), prepared.picture),
+            map_of(randomized(network, 1.0, to_tensor(prepared.image)[None], seed), prepared.image),
             prepared.mask,
         )
         for seed in range(2)
@@ -89,11 +89,11 @@ def test_parameters_without_a_start_are_shuffled() -> None:
 
 
 def test_forgetting_leaves_the_random_numbers_of_others_alone() -> None:
-    network, pictures = build_network(network_spec("cnn", 64)), torch.rand(2, 3, 64, 64)
+    network, images = build_network(network_spec("cnn", 64)), torch.rand(2, 3, 64, 64)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    randomized(network, 1.0, pictures, seed=9)
+    randomized(network, 1.0, images, seed=9)
     assert torch.equal(torch.rand(3), expected)
 
 

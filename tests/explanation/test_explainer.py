@@ -125,7 +125,7 @@ def test_tiles_see_more_than_the_whole(watcher: Grader, tmp_path: Path) -> None:
     whole = explain(watcher, tmp_path / "eye.png", SEVERE)
     tiled = explain(watcher, tmp_path / "eye.png", replace(SEVERE, tiles=3))
     assert tiled.heat_map.values.shape == (672, 672) and whole.heat_map.values.shape == (224, 224)
-    assert tiled.prepared.picture.shape == (672, 672, 3)
+    assert tiled.prepared.image.shape == (672, 672, 3)
     assert tiled.heat.max() > 9 * whole.heat.max()  # a thousandth of a part is a ninth of one of the whole
     y, x = np.unravel_index(int(tiled.heat.argmax()), tiled.heat.shape)
     assert np.hypot(x - 802.5, y - 602.5) < 6

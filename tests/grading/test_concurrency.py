@@ -10,7 +10,7 @@ import torch
 
 from fundusgrade.grades import Prediction
 from fundusgrade.grading import concurrency
-from fundusgrade.grading.concurrency import at_work, choose_pace
+from fundusgrade.grading.concurrency import choose_concurrency, worker_pools
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.options import DeviceName, Precision
@@ -39,7 +39,7 @@ def test_a_container_gets_its_share_of_the_machine(
         ("nonsense", concurrency.MAX_WORKERS, "96 cores may be used"),
     ):
         quota.write_text(content)
-        chosen = choose_pace(CPU, size_px=224)
+        chosen = choose_concurrency(CPU, size_px=224)
         assert (chosen.num_workers, chosen.batch_size) == (num_workers, concurrency.CPU_BATCH)
         assert chosen.describe().startswith(f"{num_workers} worker")
         assert reason in chosen.describe()
@@ -47,20 +47,20 @@ def test_a_container_gets_its_share_of_the_machine(
 
 def test_processes_of_a_launch_share_the_cores(cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    chosen = choose_pace(CPU, size_px=224)
+    chosen = choose_concurrency(CPU, size_px=224)
     assert (chosen.num_workers, "12 cores for each of 8 processes" in chosen.reason) == (12, True)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "96")
-    assert "1 core for each of 96 processes" in choose_pace(CPU, size_px=224).reason
+    assert "1 core for each of 96 processes" in choose_concurrency(CPU, size_px=224).reason
 
 
-def test_a_large_picture_makes_small_batches_on_a_gpu(cores: None) -> None:
-    assert choose_pace(CUDA, size_px=224).batch_size == concurrency.GPU_BATCH
-    assert choose_pace(CUDA, size_px=448).batch_size == concurrency.GPU_BATCH // 4
-    assert choose_pace(CUDA, size_px=4096).batch_size == 1
+def test_a_large_image_makes_small_batches_on_a_gpu(cores: None) -> None:
+    assert choose_concurrency(CUDA, size_px=224).batch_size == concurrency.GPU_BATCH
+    assert choose_concurrency(CUDA, size_px=448).batch_size == concurrency.GPU_BATCH // 4
+    assert choose_concurrency(CUDA, size_px=4096).batch_size == 1
 
 
 def test_what_is_asked_for_is_taken(cores: None) -> None:
-    chosen = choose_pace(CPU, size_px=224, num_workers=3, batch_size=5)
+    chosen = choose_concurrency(CPU, size_px=224, num_workers=3, batch_size=5)
     assert (chosen.num_workers, chosen.batch_size) == (3, 5)
     assert chosen.describe() == "3 workers, 5 photographs at a time: workers as asked; as many as asked"
 
@@ -70,7 +70,7 @@ def test_threads_leave_no_trace() -> None:
     try:
         torch.set_num_threads(2)
         cv2.setNumThreads(2)
-        with at_work(choose_pace(CPU, size_px=224, num_workers=2), CPU) as threads:
+        with worker_pools(choose_concurrency(CPU, size_px=224, num_workers=2), CPU) as threads:
             assert threads.photographs is threads.network
             assert threads.photographs.submit(torch.get_num_threads).result() == 1
             assert cv2.getNumThreads() == 1

@@ -33,7 +33,7 @@ from fundusgrade.grades import Grade, Prediction, Ungraded
 from fundusgrade.grading import grader as grading
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import evaluate_predictions
-from fundusgrade.networks.pictures import load_pictures, to_pixels
+from fundusgrade.networks.tensors import load_images, to_pixels
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.field_of_view import find_field_of_view
 from fundusgrade.photographs.images import read_image
@@ -198,10 +198,10 @@ def test_an_abandoned_run_ends_its_threads_and_leaves_the_rest_undone(
     found = [FoundImage(path=tmp_path / f"{number}.png", name=str(number)) for number in range(100)]
     prepared: list[Path] = []
 
-    def dawdle(path: Path, recipe: PreprocessRecipe) -> grader._Refusal:
+    def dawdle(path: Path, recipe: PreprocessRecipe) -> grader.GradingFailure:
         time.sleep(0.02)
         prepared.append(path)
-        return grader._Refusal(reason="slow")
+        return grader.GradingFailure(reason="slow")
 
     monkeypatch.setattr(grading, "_prepare", dawdle)
     threads = set(threading.enumerate())
@@ -226,16 +226,16 @@ def test_an_error_of_ours_is_not_hidden_in_a_row(
     assert set(threading.enumerate()) == threads
 
 
-def test_prepared_pictures_and_original_photographs_walk_one_path(grader: Grader, tmp_path: Path) -> None:
+def test_prepared_images_and_original_photographs_walk_one_path(grader: Grader, tmp_path: Path) -> None:
     """What was evaluated is what is predicted: equal pixels, equal tensors, equal probabilities."""
     save_labeled_photographs(tmp_path)
     dataset = install_dataset("drawn")
     rows = dataset.graded_rows()
     assert len(rows) == 20
     paths = [tmp_path / row.source for row in rows]
-    pixels = load_pictures(dataset, rows).pixels
+    pixels = load_images(dataset, rows).pixels
     for path, stored in zip(paths, pixels, strict=True):
-        assert torch.equal(to_pixels(preprocess_photograph(read_image(path), grader.recipe).picture), stored)
+        assert torch.equal(to_pixels(preprocess_photograph(read_image(path), grader.recipe).image), stored)
     from_photographs = probabilities(list(grader.grade_all(find_images(paths))))
     assert np.array_equal(grader.grade_rows(dataset, rows), from_photographs)
 
@@ -280,7 +280,7 @@ def test_an_explanation_lies_on_the_photographs_own_pixels(arch: str, tmp_path: 
     assert np.allclose(explanation.prediction.probabilities, graded.probabilities, atol=TOLERANCE)
     fov = find_field_of_view(canvas)
     y, x = np.nonzero(explanation.heat)
-    reach = 1.1  # the canonical picture is a square around the disc, and its outermost pixels fade over their width
+    reach = 1.1  # the preprocessed image is a square around the disc, and its outermost pixels fade over their width
     assert (np.abs(x - fov.center_x) <= reach * fov.radius_x).all()
     assert (np.abs(y - fov.center_y) <= reach * fov.radius_y).all()
 

@@ -21,21 +21,21 @@ GRADES = np.array([0] * 40 + [2] * 20 + [4] * 10)
 
 
 def test_weights_are_seeded_and_of_one_row_per_draw() -> None:
-    weights = draw_weights(GRADES, np.arange(70), num_draws=30, seed=3)
+    weights = draw_weights(GRADES, np.arange(70), num_resamples=30, seed=3)
     assert (weights.shape, weights.dtype) == ((30, 70), np.float32)
-    assert np.array_equal(weights, draw_weights(GRADES, np.arange(70), num_draws=30, seed=3))
-    assert not np.array_equal(weights, draw_weights(GRADES, np.arange(70), num_draws=30, seed=4))
+    assert np.array_equal(weights, draw_weights(GRADES, np.arange(70), num_resamples=30, seed=3))
+    assert not np.array_equal(weights, draw_weights(GRADES, np.arange(70), num_resamples=30, seed=4))
 
 
 def test_every_draw_keeps_the_mix_of_grades() -> None:
-    weights = draw_weights(GRADES, np.arange(70), num_draws=50)
+    weights = draw_weights(GRADES, np.arange(70), num_resamples=50)
     for grade in (0, 2, 4):
         assert weights[:, grade == GRADES].sum(axis=1) == pytest.approx((grade == GRADES).sum(), rel=1e-5)
 
 
 def test_groups_are_drawn_whole_in_the_stratum_of_their_highest_grade() -> None:
     grades, groups = np.array([0, 3, 0, 3, 0, 0, 1, 0]), np.array([7, 7, 5, 5, 9, 9, 8, 8])
-    weights = draw_weights(grades, groups, num_draws=100)
+    weights = draw_weights(grades, groups, num_resamples=100)
     for group in (5, 7, 8, 9):
         members = weights[:, groups == group]
         assert np.array_equal(members[:, 0], members[:, 1])
@@ -47,7 +47,7 @@ def test_groups_are_drawn_whole_in_the_stratum_of_their_highest_grade() -> None:
 
 def test_variance_of_a_mean_is_that_of_the_textbook_also_in_small_strata() -> None:
     values = np.random.default_rng(0).normal(size=70)
-    weights = draw_weights(GRADES, np.arange(70), num_draws=20_000)
+    weights = draw_weights(GRADES, np.arange(70), num_resamples=20_000)
     expected = sum(
         (grade == GRADES).sum() * values[grade == GRADES].var(ddof=1) for grade in np.unique(GRADES)
     ) / 70**2  # fmt: skip
@@ -56,7 +56,7 @@ def test_variance_of_a_mean_is_that_of_the_textbook_also_in_small_strata() -> No
 
 def test_nothing_to_draw() -> None:
     empty = np.zeros(0, np.int64)
-    assert draw_weights(empty, empty, num_draws=3).shape == (3, 0)
+    assert draw_weights(empty, empty, num_resamples=3).shape == (3, 0)
 
 
 def test_percentiles_leave_out_undefined_draws_unless_they_are_many() -> None:
@@ -71,7 +71,7 @@ def test_percentiles_leave_out_undefined_draws_unless_they_are_many() -> None:
 
 def test_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
     values = np.random.default_rng(0).normal(size=400)
-    sample = resample(np.zeros(400, int), np.arange(400), num_draws=4000)
+    sample = resample(np.zeros(400, int), np.arange(400), num_resamples=4000)
     found = estimate(sample.totals(values[:, None])[:, 0] / 400, sample)
     error = 1.96 * values.std() / 20
     assert found.value == pytest.approx(values.mean())
@@ -82,7 +82,7 @@ def test_interval_of_a_skewed_mean_leans_as_scipy_says() -> None:
     """The bias-corrected and accelerated bootstrap of scipy leaves out one value after the other."""
     values = np.random.default_rng(1).exponential(size=400)
     error = values.std() / 20
-    sample = resample(np.zeros(400, int), np.arange(400), num_draws=20_000)
+    sample = resample(np.zeros(400, int), np.arange(400), num_resamples=20_000)
     means = sample.totals(values[:, None])[:, 0] / 400
     ours, plain = estimate(means, sample), percentile_interval(means[1:])
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, batch=1000, method="BCa", rng=0)
@@ -97,7 +97,7 @@ def test_interval_is_wider_where_few_groups_decide() -> None:
     hits = 0
     for seed in range(400):
         values = np.random.default_rng(seed).normal(size=10)
-        sample = resample(np.zeros(10, int), np.arange(10), num_draws=400, seed=seed)
+        sample = resample(np.zeros(10, int), np.arange(10), num_resamples=400, seed=seed)
         found = estimate(sample.totals(values[:, None])[:, 0] / 10, sample)
         assert found.low is not None and found.high is not None
         hits += found.low <= 0 <= found.high
@@ -105,7 +105,7 @@ def test_interval_is_wider_where_few_groups_decide() -> None:
 
 
 def test_undefined_scores_and_scores_that_no_draw_changes_have_no_bounds() -> None:
-    sample = resample(np.zeros(3, int), np.arange(3), num_draws=50)
+    sample = resample(np.zeros(3, int), np.arange(3), num_resamples=50)
     undefined = Estimate(value=None, low=None, high=None)
     assert estimate(np.full(51, np.nan), sample) == undefined
     assert estimate(np.ones(51), sample) == Estimate(value=1.0, low=None, high=None)
@@ -115,7 +115,7 @@ def test_undefined_scores_and_scores_that_no_draw_changes_have_no_bounds() -> No
 
 def test_share_of_all_or_none_has_the_exact_bound_of_as_many_groups() -> None:
     groups = np.repeat(np.arange(10), 2)
-    sample = resample(np.zeros(20, int), groups, num_draws=50)
+    sample = resample(np.zeros(20, int), groups, num_resamples=50)
     everyone = np.ones(20, bool)
     exact = stats.binomtest(10, 10).proportion_ci()
     found = estimate_share(sample, everyone, everyone)
@@ -126,7 +126,7 @@ def test_share_of_all_or_none_has_the_exact_bound_of_as_many_groups() -> None:
 
 def test_chosen_photographs_keep_their_weights() -> None:
     groups = np.array([0, 0, 1, 1, 2, 3])
-    sample = resample(np.zeros(6, int), groups, num_draws=20)
+    sample = resample(np.zeros(6, int), groups, num_resamples=20)
     some = sample.chosen(np.array([True, False, True, True, False, True]))
     assert np.array_equal(some.weights, sample.weights[:, [0, 2, 3, 5]])
     assert np.array_equal(some.group_weights, sample.weights[:, [0, 2, 5]])
@@ -144,7 +144,7 @@ def test_intervals_of_shares_hold_the_truth() -> None:
     for seed in range(300):
         luck = np.where(rng.random((60, 1)) < 0.6, rng.random((60, 1)), rng.random((60, 2)))
         right = (luck < 0.85).ravel()
-        sample = resample(np.zeros(120, int), np.repeat(np.arange(60), 2), num_draws=400, seed=seed)
+        sample = resample(np.zeros(120, int), np.repeat(np.arange(60), 2), num_resamples=400, seed=seed)
         found = estimate_share(sample, right, np.ones(120, bool))
         assert found.low is not None and found.high is not None
         hits += found.low <= 0.85 <= found.high

@@ -203,7 +203,7 @@ def test_the_interval_of_kappa_holds_the_truth_as_often_as_it_says() -> None:
     hits = 0
     for _ in range(100):
         grades, predicted = sample(150)
-        low, high = kappa_interval(grades, predicted, np.arange(150), num_draws=200) or (0, 0)
+        low, high = kappa_interval(grades, predicted, np.arange(150), num_resamples=200) or (0, 0)
         hits += low <= truth <= high
     assert 88 <= hits <= 100
 

@@ -67,7 +67,7 @@ def test_points_are_locked_fold_by_fold() -> None:
     test = replace(test, folds=np.arange(200) % 2 + 1)
     validation = replace(validation, folds=np.arange(300) % 2 + 1)
     points = measure_operating_points(
-        prediction_set(test, validation), resample(test.grades, test.groups, num_draws=200)
+        prediction_set(test, validation), resample(test.grades, test.groups, num_resamples=200)
     )
     assert [(point.what, point.aim) for point in points] == [
         (what, aim)
@@ -92,7 +92,7 @@ def test_points_are_locked_fold_by_fold() -> None:
 
 def test_nothing_is_locked_without_validation_of_every_fold() -> None:
     test = draw_photographs(60, 0)
-    sample = resample(test.grades, test.groups, num_draws=20)
+    sample = resample(test.grades, test.groups, num_resamples=20)
     assert measure_operating_points(prediction_set(test), sample) == ()
     folds = replace(test, folds=np.arange(60) % 2 + 1)
     first_only = folds.chosen(folds.folds == 1)

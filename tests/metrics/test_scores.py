@@ -19,8 +19,8 @@ from tests.scored import by_name, draw_photographs, repeated, scored
 RANGE = range(5)
 
 
-def drawn(photographs: ScoredPhotographs, num_draws: int = 50, seed: int = 0) -> Resample:
-    return resample(photographs.grades, photographs.groups, num_draws=num_draws, seed=seed)
+def drawn(photographs: ScoredPhotographs, num_resamples: int = 50, seed: int = 0) -> Resample:
+    return resample(photographs.grades, photographs.groups, num_resamples=num_resamples, seed=seed)
 
 
 def of_scikit_learn(photographs: ScoredPhotographs, weights: NDArray[np.float64]) -> dict[str, float]:
@@ -60,7 +60,7 @@ def of_scikit_learn(photographs: ScoredPhotographs, weights: NDArray[np.float64]
 @pytest.mark.parametrize("seed", range(5))
 def test_scores_equal_scikit_learn_on_weighted_photographs_too(seed: int) -> None:
     photographs = draw_photographs(300, seed)
-    draws = drawn(photographs, num_draws=2, seed=seed).weights
+    draws = drawn(photographs, num_resamples=2, seed=seed).weights
     for weights in draws:
         sample = of_weights(np.stack([weights, weights]), photographs.groups)
         ours = by_name(score_predictions(photographs, sample))

@@ -16,9 +16,9 @@ from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.errors import CheckpointError, WeightsUnavailableError
 from fundusgrade.networks.build import build_network, network_spec, start_network
 from fundusgrade.networks.device import DeviceChoice, choose_device
-from fundusgrade.networks.inference import predict_probabilities, prepare_for, to_probabilities
+from fundusgrade.networks.inference import predict_probabilities, to_device, to_probabilities
 from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.networks.pictures import load_pictures, scale_pixels, to_tensor
+from fundusgrade.networks.tensors import load_images, scale_pixels, to_tensor
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image, write_image
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
@@ -101,11 +101,11 @@ def test_a_size_that_a_vit_cannot_cut_into_patches_is_an_error() -> None:
 
 def test_the_network_normalizes_by_itself() -> None:
     network = network_of("test_efficientnet")
-    pictures = scale_pixels(some_pixels(2))
+    images = scale_pixels(some_pixels(2))
     mean = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
     std = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
     with torch.inference_mode():
-        assert torch.equal(network(pictures), network.backbone((pictures - mean) / std))
+        assert torch.equal(network(images), network.backbone((images - mean) / std))
 
 
 def test_normalization_is_no_part_of_the_weights() -> None:
@@ -114,16 +114,16 @@ def test_normalization_is_no_part_of_the_weights() -> None:
 
 @pytest.mark.parametrize(("arch", "expected"), [("cnn", True), ("test_resnet", True), ("test_vit", False)])
 def test_only_convolutions_like_channels_last(float32: DeviceChoice, arch: str, expected: bool) -> None:
-    network = prepare_for(network_of(arch), float32)
-    assert network.likes_channels_last is expected
+    network = to_device(network_of(arch), float32)
+    assert network.prefers_channels_last is expected
 
 
 def test_to_tensor_scales_and_moves_channels_first() -> None:
-    picture = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3) * 4
-    tensor = to_tensor(picture)
+    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3) * 4
+    tensor = to_tensor(image)
     assert tensor.shape == (3, 4, 5)
     assert tensor.dtype is torch.float32
-    assert torch.equal(tensor, torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32)) / 255)
+    assert torch.equal(tensor, torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)) / 255)
 
 
 @pytest.mark.parametrize("method", list(Method))
@@ -134,9 +134,9 @@ def test_the_tensor_at_training_is_the_tensor_at_prediction(tmp_path: Path, meth
         write_image(tmp_path / "eyes" / str(grade) / "eye.png", plain_retina(160, seed=grade).photograph)
     dataset = prepare_dataset(find_samples([tmp_path / "eyes"]), name="eyes", recipe=recipe, num_workers=1)
     rows = dataset.graded_rows()
-    at_training = scale_pixels(load_pictures(dataset, rows).pixels)
+    at_training = scale_pixels(load_images(dataset, rows).pixels)
     photographs = [read_image(tmp_path / "eyes" / row.source) for row in rows]
-    at_prediction = torch.stack([to_tensor(preprocess_photograph(p, recipe).picture) for p in photographs])
+    at_prediction = torch.stack([to_tensor(preprocess_photograph(p, recipe).image) for p in photographs])
     assert len(rows) == 2
     assert torch.equal(at_training, at_prediction)
 
@@ -226,7 +226,7 @@ def test_probabilities_are_of_double_precision_and_sum_to_one() -> None:
 
 @pytest.mark.parametrize("arch", TINY)
 def test_predictions_do_not_depend_on_the_batch_size(float32: DeviceChoice, arch: str) -> None:
-    network, pixels = prepare_for(network_of(arch), float32), some_pixels(7)
+    network, pixels = to_device(network_of(arch), float32), some_pixels(7)
     one_by_one = predict_probabilities(network, pixels, float32, batch_size=1)
     for batch_size in (3, 32):
         others = predict_probabilities(network, pixels, float32, batch_size=batch_size)
@@ -244,7 +244,7 @@ def test_prediction_leaves_the_mode_and_the_weights_alone(float32: DeviceChoice,
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_no_pictures_give_no_predictions(float32: DeviceChoice) -> None:
+def test_no_images_give_no_predictions(float32: DeviceChoice) -> None:
     assert predict_probabilities(network_of("cnn"), some_pixels(0), float32).shape == (0, 5)
 
 

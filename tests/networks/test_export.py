@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fundusgrade import store
-from fundusgrade.data.leakage import Exposure
+from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import (
     CheckpointError,
     DatasetError,
@@ -37,7 +37,7 @@ from fundusgrade.networks.device import choose_device
 from fundusgrade.networks.export import ExportRequest, export_model
 from fundusgrade.networks.graphs import GraphBackbone, load_model
 from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.networks.pictures import load_pictures, scale_pixels
+from fundusgrade.networks.tensors import load_images, scale_pixels
 from fundusgrade.networks.timm_hub import public_name, read_hub_network, short_name
 from fundusgrade.options import Attribution, DeviceName, ExportFormat, Precision, Split
 from fundusgrade.training.loop import train
@@ -70,7 +70,7 @@ def exported(model: Path, folder: Path, format: ExportFormat = ExportFormat.ONNX
     return export_model(wanted).paths[0]
 
 
-def pictures(network: GradingNetwork, num: int, seed: int = 0) -> torch.Tensor:
+def images(network: GradingNetwork, num: int, seed: int = 0) -> torch.Tensor:
     size = network.spec.size_px
     noise = torch.rand(num, 3, size, size, generator=torch.Generator().manual_seed(seed))
     return noise * torch.linspace(0.2, 1, num).view(-1, 1, 1, 1)
@@ -86,21 +86,21 @@ def outputs(network: GradingNetwork, of: torch.Tensor) -> NDArray[np.float32]:
 def test_shipped_networks_say_the_same_as_graphs(name: str, format: ExportFormat, tmp_path: Path) -> None:
     path = WEIGHTS / name / store.MODEL_FILE
     original, graph = load_checkpoint(path), load_model(exported(path, tmp_path, format), FLOAT32)
-    seen = pictures(original.network, 3)
+    seen = images(original.network, 3)
     np.testing.assert_allclose(outputs(graph.network, seen), outputs(original.network, seen), atol=1e-4)
     assert graph.description == replace(original.description, name=f"{name}-{format.value}")
-    assert len(original.exposure.files) > 3000
+    assert len(original.fingerprints.files) > 3000
     for table in ("files", "fingerprints", "patients"):
-        np.testing.assert_array_equal(getattr(graph.exposure, table), getattr(original.exposure, table))
+        np.testing.assert_array_equal(getattr(graph.fingerprints, table), getattr(original.fingerprints, table))
 
 
 @pytest.mark.parametrize("format", GRAPHS)
 @pytest.mark.parametrize("arch", ARCHS)
-def test_any_number_of_pictures(arch: str, format: ExportFormat, tmp_path: Path) -> None:
+def test_any_number_of_images(arch: str, format: ExportFormat, tmp_path: Path) -> None:
     path = install_model(arch=arch)
     original, graph = load_checkpoint(path).network, load_model(exported(path, tmp_path, format), FLOAT32).network
     for num in (1, 2, 7):
-        seen = pictures(original, num, seed=num)
+        seen = images(original, num, seed=num)
         np.testing.assert_allclose(outputs(graph, seen), outputs(original, seen), atol=1e-4, rtol=1e-4)
 
 
@@ -125,7 +125,7 @@ def test_openvino_computes_float32_graphs_in_bfloat16_where_asked(tmp_path: Path
     plain = Grader.load(str(file), precision=FLOAT32)
     short = Grader.load(str(file), precision=Precision.BFLOAT16)
     assert [each.choice.runtime for each in (plain, short)] == ["OpenVINO float32", "OpenVINO bfloat16"]
-    seen = pictures(plain.network, 3)
+    seen = images(plain.network, 3)
     np.testing.assert_allclose(outputs(short.network, seen), outputs(plain.network, seen), atol=0.3)
     with pytest.raises(DeviceError, match="this graph runs as onnxruntime float32"):
         Grader.load(str(exported(path, tmp_path, ExportFormat.ONNX)), precision=Precision.BFLOAT16)
@@ -135,19 +135,19 @@ def test_thresholds_conformity_and_marks_travel(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(install_model())
     described = replace(checkpoint.description, thresholds=(0.1, 0.7, 1.9, 3.0), conformity=(0.25, 0.5))
     rng = np.random.default_rng(0)
-    marks = Exposure(
+    marks = TrainingFingerprints(
         **{
             name: rng.integers(0, 256, (num, width), np.uint8)
             for name, num, width in (("files", 5, 8), ("fingerprints", 4, 32), ("patients", 0, 8))
         }
     )
     path = tmp_path / "own.safetensors"
-    save_checkpoint(path, checkpoint.network, described, exposure=marks)
+    save_checkpoint(path, checkpoint.network, described, fingerprints=marks)
     for format in GRAPHS:
         found = load_model(exported(path, tmp_path, format))
         assert (found.description.thresholds, found.description.conformity) == ((0.1, 0.7, 1.9, 3.0), (0.25, 0.5))
         for name in ("files", "fingerprints", "patients"):
-            np.testing.assert_array_equal(getattr(found.exposure, name), getattr(marks, name))
+            np.testing.assert_array_equal(getattr(found.fingerprints, name), getattr(marks, name))
 
 
 def test_one_changed_bit_anywhere_is_refused(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_files_tell_nothing_of_the_machine(format: ExportFormat, tmp_path: Path)
 @pytest.mark.parametrize("format", GRAPHS)
 def test_several_threads_get_what_one_gets(format: ExportFormat, tmp_path: Path) -> None:
     network = load_model(exported(install_model(arch="test_efficientnet"), tmp_path, format)).network
-    batches = [pictures(network, 1 + seed % 5, seed) for seed in range(40)]
+    batches = [images(network, 1 + seed % 5, seed) for seed in range(40)]
     alone = [outputs(network, batch) for batch in batches]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
@@ -220,7 +220,7 @@ def test_eight_bits_stay_near(format: ExportFormat, tmp_path: Path) -> None:
     assert found.check.num_photographs == 20
     assert found.check.max_probability_change < 0.25  # a random network's outputs are spread far
     graph = Grader.load(str(out))
-    seen = scale_pixels(load_pictures(dataset, dataset.graded_rows()).pixels)
+    seen = scale_pixels(load_images(dataset, dataset.graded_rows()).pixels)
     before, after = outputs(original, seen), outputs(graph.network, seen)
     assert not np.array_equal(before, after)
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.99
@@ -239,7 +239,7 @@ def test_the_check_travels_with_the_graph(tmp_path: Path) -> None:
     assert (check.num_photographs, check.num_changed, check.agreement) == (12, 0, pytest.approx(1))
     assert check.max_probability_change < 1e-4
     assert check.kappa_loss == pytest.approx(0) and not check.loses_much
-    assert min(each.ms_per_picture for each in (check.reference, check.usual, check.export)) > 0
+    assert min(each.ms_per_image for each in (check.reference, check.usual, check.export)) > 0
     model = onnx.load(tmp_path / "a.onnx")
     onnx.checker.check_model(model)
     assert '"max_probability_change"' in next(each.value for each in model.metadata_props if each.key == "fundusgrade")
@@ -348,7 +348,7 @@ def test_timm_loads_the_hub_folder(arch: str, tmp_path: Path) -> None:
     folder, original = hub_folder(arch, tmp_path / "hub")
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.inference_mode():
-        batch = original.normalized(pictures(original, 3))
+        batch = original.normalized(images(original, 3))
         torch.testing.assert_close(loaded(batch), original.backbone(batch), rtol=0, atol=0)
     config = timm.data.resolve_model_data_config(loaded)
     assert tuple(config["input_size"]) == (3, *original.spec.input_px)
@@ -393,7 +393,7 @@ def test_training_starts_from_a_folder_that_is_gone_later(arch: str, tmp_path: P
     assert checkpoint.network.spec.arguments["drop_rate"] == 0.25
     assert str(tmp_path) not in checkpoint.description.to_json()
     assert checkpoint.description.provenance.init == "local-dir:start pretrained"
-    assert np.isfinite(outputs(checkpoint.network, pictures(checkpoint.network, 2))).all()
+    assert np.isfinite(outputs(checkpoint.network, images(checkpoint.network, 2))).all()
 
 
 class Silent:

@@ -104,17 +104,17 @@ def test_the_list_of_many_members_is_read_once(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_members_are_read_in_threads_and_no_file_stays_open(method: int, tmp_path: Path) -> None:
-    pictures = [drawn_photograph(seed) for seed in range(8)]
+    images = [drawn_photograph(seed) for seed in range(8)]
     with zipfile.ZipFile(tmp_path / "eyes.zip", "w", method) as archive:
         for number in range(64):
-            archive.writestr(f"{number:02d}.png", encode_png(pictures[number % 8]))
+            archive.writestr(f"{number:02d}.png", encode_png(images[number % 8]))
     data = (tmp_path / "eyes.zip").read_bytes()
     (tmp_path / "eyes.zip").write_bytes(b"a program that unpacks it" + data)  # as some archives begin
     found = find_images([tmp_path / "eyes.zip"])
     num_open = num_open_files()
     with ThreadPoolExecutor(8) as pool:
         for number, decoded in enumerate(pool.map(read_photograph, found * 3)):
-            assert np.array_equal(decoded.picture, pictures[number % 8])
+            assert np.array_equal(decoded.image, images[number % 8])
     assert num_open_files() == num_open
     assert [path.name for path in tmp_path.iterdir()] == ["eyes.zip"]
 
@@ -131,7 +131,7 @@ def test_dicoms_in_archives_come_frame_by_frame(tmp_path: Path) -> None:
     assert [each.name for each in found] == [f"{(tmp_path / 'a.zip').as_posix()}/scan.dcm#{n}" for n in range(1, 12)]
     for frame, each in zip(frames, found, strict=True):
         decoded = read_photograph(each)
-        assert np.array_equal(decoded.picture, frame)
+        assert np.array_equal(decoded.image, frame)
         assert decoded.laterality == "R"
 
 
@@ -176,7 +176,7 @@ def test_names_that_lead_elsewhere_are_rows_with_a_reason(name: str, tmp_path: P
         return
     assert set(found) == {name, "good.png"}
     assert "no plain relative path" in reason(found[name])
-    assert np.array_equal(read_photograph(found["good.png"]).picture, PICTURE)
+    assert np.array_equal(read_photograph(found["good.png"]).image, PICTURE)
     for figure in figure_names([found[name], found["good.png"]]):
         assert ".." not in Path(figure).parts and not Path(figure).is_absolute() and "evil" not in figure
 
@@ -218,7 +218,7 @@ def test_a_name_used_twice_is_one_row_with_a_reason(tmp_path: Path) -> None:
     assert names_of(path) == ["a.zip/a.png", "a.zip/b.png"]
     twice, once = find_images([path])
     assert "holds 3 files of this name" in reason(twice)
-    assert np.array_equal(read_photograph(once).picture, PICTURE)
+    assert np.array_equal(read_photograph(once).image, PICTURE)
 
 
 def test_large_members_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,7 @@ def test_a_list_that_lies_about_a_member(field: int, value: int, tmp_path: Path)
     path.write_bytes(data)
     first, second = find_images([path])
     assert "is not what its list says" in reason(first) or "allowed in archives" in reason(first)
-    assert np.array_equal(read_photograph(second).picture, PICTURE)
+    assert np.array_equal(read_photograph(second).image, PICTURE)
 
 
 def test_damaged_archives_are_one_row_named_after_them(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def decoded(data: bytes, frame: int | None = None, **options: Any) -> Decoded:
     return decode_dicom(io.BytesIO(data), frame, **options)
 
 
-def picture_of(dataset: Any) -> NDArray[np.uint8]:
-    return decoded(file_bytes(dataset)).picture
+def image_of(dataset: Any) -> NDArray[np.uint8]:
+    return decoded(file_bytes(dataset)).image
 
 
 def reason(data: bytes, frame: int | None = None) -> str:
@@ -79,28 +79,28 @@ def in_three(gray: NDArray[Any]) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
 def test_uncompressed_color_comes_back_to_the_bit(syntax: str) -> None:
-    assert np.array_equal(picture_of(dataset_of(COLOR, syntax=syntax)), COLOR)
+    assert np.array_equal(image_of(dataset_of(COLOR, syntax=syntax)), COLOR)
     odd = COLOR[:33, :37]
-    assert np.array_equal(picture_of(dataset_of(odd, syntax=syntax)), odd)
+    assert np.array_equal(image_of(dataset_of(odd, syntax=syntax)), odd)
 
 
 @pytest.mark.parametrize("values", [COLOR, GRAY, RAMP], ids=["color", "gray", "12 bits"])
 def test_run_lengths_come_back_to_the_bit(values: NDArray[Any]) -> None:
     dataset = dataset_of(values, BitsStored=12 if values is RAMP else 8, HighBit=11 if values is RAMP else 7)
-    plain = picture_of(dataset)
+    plain = image_of(dataset)
     dataset.compress(RLELossless, generate_instance_uid=False)
-    assert np.array_equal(picture_of(dataset), plain)
+    assert np.array_equal(image_of(dataset), plain)
     assert not np.array_equal(plain, np.zeros_like(plain))
 
 
 def test_color_by_planes() -> None:
     planes = np.ascontiguousarray(COLOR.transpose(2, 0, 1)).tobytes()
-    assert np.array_equal(picture_of(dataset_of(COLOR, PlanarConfiguration=1, PixelData=planes)), COLOR)
+    assert np.array_equal(image_of(dataset_of(COLOR, PlanarConfiguration=1, PixelData=planes)), COLOR)
 
 
 def test_gray_and_inverted_gray() -> None:
-    assert np.array_equal(picture_of(dataset_of(GRAY)), in_three(GRAY))
-    assert np.array_equal(picture_of(dataset_of(GRAY, PhotometricInterpretation="MONOCHROME1")), in_three(255 - GRAY))
+    assert np.array_equal(image_of(dataset_of(GRAY)), in_three(GRAY))
+    assert np.array_equal(image_of(dataset_of(GRAY, PhotometricInterpretation="MONOCHROME1")), in_three(255 - GRAY))
 
 
 @pytest.mark.parametrize("bits", [6, 8, 10, 12, 16])
@@ -108,17 +108,17 @@ def test_depths_are_scaled_by_the_bits_that_are_stored(bits: int) -> None:
     full = (1 << bits) - 1
     values = np.linspace(0, full, 40 * 50).round().reshape(40, 50).astype(np.uint16)
     expected = in_three(np.floor(values * 255.0 / full + 0.5))
-    assert np.array_equal(picture_of(dataset_of(values, BitsStored=bits, HighBit=bits - 1)), expected)
+    assert np.array_equal(image_of(dataset_of(values, BitsStored=bits, HighBit=bits - 1)), expected)
     if bits < 16:  # at the upper end of the word, with something else below
         shifted = (values << (16 - bits)) | 1
-        assert np.array_equal(picture_of(dataset_of(shifted, BitsStored=bits, HighBit=15)), expected)
+        assert np.array_equal(image_of(dataset_of(shifted, BitsStored=bits, HighBit=15)), expected)
         overlay = values | 0x8000
-        assert np.array_equal(picture_of(dataset_of(overlay, BitsStored=bits, HighBit=bits - 1)), expected)
+        assert np.array_equal(image_of(dataset_of(overlay, BitsStored=bits, HighBit=bits - 1)), expected)
 
 
 def test_color_of_twelve_bits() -> None:
     values = (COLOR.astype(np.uint16) << 4) | (COLOR >> 4)
-    assert np.array_equal(picture_of(dataset_of(values, BitsStored=12, HighBit=11)), COLOR)
+    assert np.array_equal(image_of(dataset_of(values, BitsStored=12, HighBit=11)), COLOR)
 
 
 @pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422"])
@@ -134,7 +134,7 @@ def test_luminance_and_color_differences(photometric: str) -> None:
     y, cb, cr = (expected[..., channel].astype(float) for channel in range(3))
     cb, cr = cb - 128, cr - 128
     rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=2).clip(0, 255)
-    assert np.abs(picture_of(dataset) - rgb).max() <= 1.0
+    assert np.abs(image_of(dataset) - rgb).max() <= 1.0
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -147,7 +147,7 @@ def test_palettes(bits: int, first: int) -> None:
     for channel, name in enumerate(("Red", "Green", "Blue")):
         dataset[f"{name}PaletteColorLookupTableDescriptor"] = _descriptor(channel, [64, first, bits])
         setattr(dataset, f"{name}PaletteColorLookupTableData", stored[channel].tobytes())
-    assert np.array_equal(picture_of(dataset), palette[np.clip(values.astype(int) - first, 0, 63)])
+    assert np.array_equal(image_of(dataset), palette[np.clip(values.astype(int) - first, 0, 63)])
 
 
 def _descriptor(channel: int, values: list[int]) -> Any:
@@ -162,14 +162,14 @@ def test_jpeg_2000(syntax: str, values: NDArray[np.uint8]) -> None:
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "JPEG2000", no_jp2=True, mct=1 if values.ndim == 3 else 0)
     dataset = encapsulated([buffer.getvalue()], values.shape, syntax=syntax, PhotometricInterpretation="YBR_RCT")
-    assert np.array_equal(picture_of(dataset), values if values.ndim == 3 else in_three(values))
+    assert np.array_equal(image_of(dataset), values if values.ndim == 3 else in_three(values))
 
 
 def test_a_jpeg_is_decoded_as_if_it_were_the_file_reduced_too() -> None:
     jpeg = jpeg_bytes(drawn_photograph(3, 400))
     data = file_bytes(encapsulated([jpeg], (400, 400, 3)))
-    assert np.array_equal(decoded(data).picture, decode_image(jpeg))
-    small = decoded(data, at_least_px=100).picture
+    assert np.array_equal(decoded(data).image, decode_image(jpeg))
+    small = decoded(data, at_least_px=100).image
     assert small.shape == (100, 100, 3)
     assert np.array_equal(small, decode_image(jpeg, at_least_px=100))
 
@@ -180,11 +180,11 @@ def test_a_jpeg_in_fragments() -> None:
     jpeg = jpeg_bytes(drawn_photograph(3))
     dataset = encapsulated([jpeg], (160, 160, 3), PixelData=encapsulate([jpeg, jpeg], fragments_per_frame=3))
     dataset.NumberOfFrames = 2
-    assert np.array_equal(decoded(file_bytes(dataset), 2).picture, decode_image(jpeg))
+    assert np.array_equal(decoded(file_bytes(dataset), 2).image, decode_image(jpeg))
     dataset.PixelData = encapsulate([jpeg, jpeg], fragments_per_frame=3, has_bot=False)
     assert "does not say where its pictures begin" in reason(file_bytes(dataset), 2)
     dataset.PixelData, dataset.NumberOfFrames = encapsulate([jpeg], fragments_per_frame=3, has_bot=False), 1
-    assert np.array_equal(picture_of(dataset), decode_image(jpeg))
+    assert np.array_equal(image_of(dataset), decode_image(jpeg))
 
 
 def test_a_jpeg_of_rgb_that_only_its_header_names() -> None:
@@ -195,18 +195,18 @@ def test_a_jpeg_of_rgb_that_only_its_header_names() -> None:
         bare = bare.replace(bytes([letter, 0x11]), bytes([component, 0x11]), 1).replace(
             bytes([letter, 0x00]), bytes([component, 0x00]), 1
         )
-    named = picture_of(encapsulated([bare], smooth.shape, PhotometricInterpretation="RGB"))
+    named = image_of(encapsulated([bare], smooth.shape, PhotometricInterpretation="RGB"))
     assert np.abs(named.astype(int) - smooth).mean() < 2
-    assert np.abs(picture_of(encapsulated([bare], smooth.shape)).astype(int) - smooth).mean() > 20
+    assert np.abs(image_of(encapsulated([bare], smooth.shape)).astype(int) - smooth).mean() > 20
     ordinary = jpeg_bytes(smooth)
-    wrongly_named = picture_of(encapsulated([ordinary], smooth.shape, PhotometricInterpretation="RGB"))
+    wrongly_named = image_of(encapsulated([ordinary], smooth.shape, PhotometricInterpretation="RGB"))
     assert np.array_equal(wrongly_named, decode_image(ordinary)), "JFIF says YCbCr, and is right"
 
 
 def test_inverted_gray_in_a_jpeg() -> None:
     gray = drawn_photograph(1)[..., 1]
     dataset = encapsulated([jpeg_bytes(gray)], gray.shape, PhotometricInterpretation="MONOCHROME1")
-    assert np.abs(picture_of(dataset).astype(int) - in_three(255 - gray)).mean() < 3
+    assert np.abs(image_of(dataset).astype(int) - in_three(255 - gray)).mean() < 3
 
 
 # --- frames -----------------------------------------------------------------------------------------------------------
@@ -230,9 +230,9 @@ def test_each_frame_is_a_photograph_of_its_own(tmp_path: Path) -> None:
         "single.dcm",
     ]
     for seed, each in enumerate(found[3:15]):
-        assert np.array_equal(read_photograph(each).picture, drawn_photograph(seed))
+        assert np.array_equal(read_photograph(each).image, drawn_photograph(seed))
     for jpeg, each in zip(jpegs, found, strict=False):
-        assert np.array_equal(read_photograph(each).picture, decode_image(jpeg))
+        assert np.array_equal(read_photograph(each).image, decode_image(jpeg))
     with pytest.raises(UnreadableImageError, match="holds 12 pictures, and one was expected"):
         read_image(tmp_path / "plain.dcm")
     with pytest.raises(UnreadableImageError, match="it has no picture 13"):
@@ -247,7 +247,7 @@ def test_a_dicom_needs_no_suffix_where_it_is_named(tmp_path: Path) -> None:
     assert [Path(each.name).name for each in find_images([tmp_path])] == ["really.jpg"]
 
 
-def test_pictures_are_not_opened_to_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_not_opened_to_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         (tmp_path / f"{number}.jpg").write_bytes(b"x")
     monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("opened"))
@@ -363,7 +363,7 @@ def test_missing_elements(keyword: str) -> None:
     assert "its header does not say how the pixels are stored" in reason(file_bytes(dataset))
 
 
-def test_a_dicom_without_a_picture_says_so() -> None:
+def test_a_dicom_without_a_image_says_so() -> None:
     report = dataset_of(None, EncapsulatedDocument=b"%PDF-1.7", MIMETypeOfEncapsulatedDocument="application/pdf")
     assert "holds no picture" in reason(file_bytes(report))
     assert "holds no picture" in reason(file_bytes(dataset_of(None)))
@@ -372,7 +372,7 @@ def test_a_dicom_without_a_picture_says_so() -> None:
 @pytest.mark.parametrize("kind", ["plain", "implicit", "deflated", "jpeg", "run lengths"])
 def test_no_cut_goes_unnoticed(kind: str) -> None:
     data = whole(kind)
-    assert decoded(data).picture.shape == (160, 160, 3)
+    assert decoded(data).image.shape == (160, 160, 3)
     for share in (0.005, 0.02, 0.1, 0.3, 0.5, 0.9, 0.99):
         assert "DICOM" in reason(data[: max(133, int(len(data) * share))]) or kind == "jpeg"
     for start in range(133, 700, 7):
@@ -380,18 +380,18 @@ def test_no_cut_goes_unnoticed(kind: str) -> None:
 
 
 def whole(kind: str) -> bytes:
-    picture = drawn_photograph(0)
+    image = drawn_photograph(0)
     if kind == "jpeg":
-        return file_bytes(identify(encapsulated([jpeg_bytes(picture)], picture.shape)))
+        return file_bytes(identify(encapsulated([jpeg_bytes(image)], image.shape)))
     syntaxes = {"implicit": ImplicitVRLittleEndian, "deflated": DeflatedExplicitVRLittleEndian}
-    dataset = identify(dataset_of(picture, syntax=syntaxes.get(kind, ExplicitVRLittleEndian)))
+    dataset = identify(dataset_of(image, syntax=syntaxes.get(kind, ExplicitVRLittleEndian)))
     if kind == "run lengths":
         dataset.compress(RLELossless, generate_instance_uid=False)
     return file_bytes(dataset)
 
 
 @pytest.mark.parametrize("kind", ["plain", "implicit", "deflated", "jpeg", "run lengths"])
-def test_hostile_bytes_end_in_a_picture_or_a_reason_and_tell_nothing(kind: str) -> None:
+def test_hostile_bytes_end_in_a_image_or_a_reason_and_tell_nothing(kind: str) -> None:
     data, chance = whole(kind), random.Random(0)
     for _ in range(300):
         broken = bytearray(data)
@@ -427,7 +427,7 @@ def test_a_deflated_bomb_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> Non
     assert peak < 5_000_000
 
 
-def test_run_lengths_that_unpack_to_more_than_the_picture_are_refused() -> None:
+def test_run_lengths_that_unpack_to_more_than_the_image_are_refused() -> None:
     segment = b"\x81\0" * 400_000
     frame = struct.pack("<16L", 1, 64, *[0] * 14) + segment
     dataset = encapsulated([frame], (40, 50), syntax=RLELossless, PhotometricInterpretation="MONOCHROME2")
@@ -464,7 +464,7 @@ def test_sequences_of_undefined_length_are_passed_over() -> None:
         element.is_undefined_length = True
     for item in (inner, outer):
         item.is_undefined_length_sequence_item = True
-    assert np.array_equal(picture_of(dataset), COLOR)
+    assert np.array_equal(image_of(dataset), COLOR)
 
 
 def test_frames_are_counted_from_the_header_alone() -> None:

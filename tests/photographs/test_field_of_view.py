@@ -14,7 +14,7 @@ from benchmarks.field_of_view import draw_disc, worst_error
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs import field_of_view
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, FieldOfView, find_field_of_view
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from tests.drawn_eyes import DrawnEye, cut, darken, healthy_eye, off_center, plain_retina, squash
 
 View = Callable[[DrawnEye], DrawnEye]
@@ -56,7 +56,7 @@ def assert_fits(fov: FieldOfView, eye: DrawnEye, tolerance: float = 0.02) -> Non
     assert ellipse_of(fov) == pytest.approx(truth, abs=tolerance * min(disc.radius_x, disc.radius_y))
 
 
-def text_page() -> Picture:
+def text_page() -> Image:
     page = np.full((300, 220, 3), 255, np.uint8)
     for line in range(12):
         place = (8, 25 + 23 * line)
@@ -64,14 +64,14 @@ def text_page() -> Picture:
     return page
 
 
-def no_retinas() -> dict[str, Picture]:
+def no_retinas() -> dict[str, Image]:
     rng = np.random.default_rng(0)
     y, x = np.indices((128, 128))
     triangle = np.zeros((128, 128, 3), np.uint8)
     cv2.fillPoly(triangle, [np.array([[10, 120], [120, 120], [64, 10]])], (200, 90, 50))
     clouds = cv2.GaussianBlur(rng.uniform(0, 255, (128, 128)), (0, 0), 8)
 
-    def gray(values: np.ndarray) -> Picture:
+    def gray(values: np.ndarray) -> Image:
         return np.repeat(values[..., None], 3, axis=2).astype(np.uint8)
 
     return {
@@ -112,14 +112,14 @@ def test_the_visible_part_is_known(view: str) -> None:
         assert (fov.top, fov.bottom) == pytest.approx((rows[0], rows[-1]), abs=1.5)
 
 
-def test_the_edges_are_the_pictures_where_nothing_hides_them() -> None:
+def test_the_edges_are_the_images_where_nothing_hides_them() -> None:
     eye = cut(plain_retina(128), top=0.12, bottom=0.12)
     fov = find_field_of_view(eye.photograph)
     height, width_px = eye.photograph.shape[:2]
     assert [fov.left, fov.top, fov.right, fov.bottom] == [0, 0, width_px - 1, height - 1]
 
 
-def test_the_aspect_tells_how_a_picture_was_squashed() -> None:
+def test_the_aspect_tells_how_a_image_was_squashed() -> None:
     eye = squash(plain_retina(128), width_px=96, height_px=144)
     assert find_field_of_view(eye.photograph).aspect == pytest.approx(96 / 144, rel=0.02)
 
@@ -139,7 +139,7 @@ def test_large_photographs_are_measured_on_a_small_copy(monkeypatch: pytest.Monk
     seen: list[tuple[int, ...]] = []
     foreground = field_of_view.bright_region
 
-    def note(small: Picture) -> np.ndarray:
+    def note(small: Image) -> np.ndarray:
         seen.append(small.shape)
         return foreground(small)
 

@@ -22,7 +22,7 @@ from fundusgrade.errors import UngradableError, UnreadableImageError
 from fundusgrade.photographs import loading, pixels
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.field_of_view import _fit_trimmed
-from fundusgrade.photographs.loading import take_in
+from fundusgrade.photographs.loading import load_photograph
 from fundusgrade.photographs.pixels import NO_MEMORY
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.drawn_eyes import plain_retina
@@ -58,7 +58,7 @@ def taken_in(path: Path, data: bytes) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert take_in(path, RECIPE).prepared.picture.shape == (64, 64, 3)
+            assert load_photograph(path, RECIPE).prepared.image.shape == (64, 64, 3)
     except UngradableError as error:
         assert str(error).strip()
         return False
@@ -133,7 +133,7 @@ def test_scans_hidden_behind_a_marker_without_length_are_counted() -> None:
         decode_image(data[:start] + b"\xff\x01\xff\xff" + data[start:])
 
 
-def test_a_film_after_the_picture_is_not_counted(tmp_path: Path) -> None:
+def test_a_film_after_the_image_is_not_counted(tmp_path: Path) -> None:
     assert taken_in(tmp_path / "motion.jpg", ORIGINALS["jpeg"] + b"\xff\xda" * 1000)
     assert taken_in(tmp_path / "progressive.jpg", ORIGINALS["jpeg_progressive"])
 
@@ -149,7 +149,7 @@ def test_points_on_a_hyperbola_give_no_ellipse_and_no_warning() -> None:
 @pytest.mark.parametrize(
     "name", [name for name in ORIGINALS if name.startswith(("jpeg", "png", "tiff", "bmp", "webp"))]
 )
-def test_bands_of_rows_give_the_same_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_of_rows_give_the_same_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = decode_image(ORIGINALS[name])
     monkeypatch.setattr(pixels, "_BAND_PIXELS", 160 * 7)
     assert np.array_equal(decode_image(ORIGINALS[name]), whole)
@@ -187,7 +187,7 @@ def test_too_little_memory_is_a_reason(error: Exception | str, tmp_path: Path, m
     monkeypatch.setattr(loading, "find_field_of_view", fail)
     (tmp_path / "eye.png").write_bytes(ORIGINALS["png"])
     with pytest.raises(UnreadableImageError) as caught:
-        take_in(tmp_path / "eye.png", RECIPE)
+        load_photograph(tmp_path / "eye.png", RECIPE)
     assert str(caught.value) == NO_MEMORY
 
 
@@ -203,7 +203,7 @@ print(1024 * (int(status["VmHWM"].split()[0])) / (picture.size / 3))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
-def test_a_large_picture_is_in_memory_twice_and_not_more(kind: str, tmp_path: Path) -> None:
+def test_a_large_image_is_in_memory_twice_and_not_more(kind: str, tmp_path: Path) -> None:
     """At 200 million pixels, 8 bytes a pixel are 1.6 GB: Pillow's four and our three."""
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((5000, 5000, 3), np.uint8)).save(buffer, kind)

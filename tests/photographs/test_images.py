@@ -17,19 +17,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image as PilImage
+from PIL import ImageOps
 
 from fundusgrade.errors import FundusgradeError, StoreError, UnreadableImageError
 from fundusgrade.files import hash_file
 from fundusgrade.photographs import pixels
 from fundusgrade.photographs.images import encode_png, jpeg_quantization, read_image, reduced, write_image
-from fundusgrade.photographs.pixels import NO_MEMORY, Picture
+from fundusgrade.photographs.pixels import NO_MEMORY, Image
 from fundusgrade.photographs.sources import find_images
 
 HEIGHT, WIDTH = 48, 64
 
 
-def make_picture(height: int = HEIGHT, width: int = WIDTH) -> Picture:
+def make_image(height: int = HEIGHT, width: int = WIDTH) -> Image:
     """Smooth, different in every channel, and unlike any of its reflections."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 200 // width, y * 250 // height, (x + 2 * y) * 150 // (width + 2 * height)], -1).astype(
@@ -37,7 +38,7 @@ def make_picture(height: int = HEIGHT, width: int = WIDTH) -> Picture:
     )
 
 
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encode(image: PilImage.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -62,7 +63,7 @@ def patched(data: bytes, position: int, replacement: bytes) -> bytes:
     return data[:position] + replacement + data[position + len(replacement) :]
 
 
-def read_data(folder: Path, data: bytes) -> Picture:
+def read_data(folder: Path, data: bytes) -> Image:
     path = folder / "photograph.jpg"  # the content decides, not the suffix
     path.write_bytes(data)
     return read_image(path)
@@ -74,24 +75,24 @@ def reason(folder: Path, data: bytes) -> str:
     return str(caught.value)
 
 
-def assert_close(actual: Picture, expected: Picture, tolerance: float) -> None:
+def assert_close(actual: Image, expected: Image, tolerance: float) -> None:
     assert actual.shape == expected.shape
     assert float(np.abs(actual.astype(int) - expected.astype(int)).mean()) <= tolerance
 
 
-PICTURE = make_picture()
-IMAGE = Image.fromarray(PICTURE)
+PICTURE = make_image()
+PIL_IMAGE = PilImage.fromarray(PICTURE)
 DEEP = PICTURE.astype(np.uint16) * 257
 WHOLE = {
-    "JPEG": encode(IMAGE, "JPEG", quality=95, subsampling=0),
-    "progressive JPEG": encode(IMAGE, "JPEG", quality=95, progressive=True),
-    "PNG": encode(IMAGE, "PNG"),
-    "TIFF": encode(IMAGE, "TIFF"),
-    "LZW TIFF": encode(IMAGE, "TIFF", compression="tiff_lzw"),
-    "JPEG TIFF": encode(IMAGE, "TIFF", compression="jpeg", quality=95),
-    "BMP": encode(IMAGE, "BMP"),
-    "WebP": encode(IMAGE, "WEBP", quality=95),
-    "lossless WebP": encode(IMAGE, "WEBP", lossless=True),
+    "JPEG": encode(PIL_IMAGE, "JPEG", quality=95, subsampling=0),
+    "progressive JPEG": encode(PIL_IMAGE, "JPEG", quality=95, progressive=True),
+    "PNG": encode(PIL_IMAGE, "PNG"),
+    "TIFF": encode(PIL_IMAGE, "TIFF"),
+    "LZW TIFF": encode(PIL_IMAGE, "TIFF", compression="tiff_lzw"),
+    "JPEG TIFF": encode(PIL_IMAGE, "TIFF", compression="jpeg", quality=95),
+    "BMP": encode(PIL_IMAGE, "BMP"),
+    "WebP": encode(PIL_IMAGE, "WEBP", quality=95),
+    "lossless WebP": encode(PIL_IMAGE, "WEBP", lossless=True),
     "16-bit PNG": encode_cv2(".png", DEEP),
     "16-bit TIFF": encode_cv2(".tif", DEEP),
 }
@@ -103,48 +104,48 @@ LOSSY = {"JPEG", "progressive JPEG", "JPEG TIFF", "WebP"}
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_every_format_is_read(kind: str, tmp_path: Path) -> None:
-    picture = read_data(tmp_path, WHOLE[kind])
-    assert picture.dtype == np.uint8
-    assert picture.flags.c_contiguous and picture.flags.writeable
-    assert_close(picture, PICTURE, 3.0 if kind in LOSSY else 0.0)
+    image = read_data(tmp_path, WHOLE[kind])
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous and image.flags.writeable
+    assert_close(image, PICTURE, 3.0 if kind in LOSSY else 0.0)
 
 
 @pytest.mark.parametrize("compression", ["tiff_adobe_deflate", "packbits", "tiff_lzw"])
 @pytest.mark.parametrize("mode", ["L", "P", "1", "RGB"])
 def test_compressed_tiff_of_every_mode(mode: str, compression: str, tmp_path: Path) -> None:
-    image = IMAGE.convert(mode)
-    picture = read_data(tmp_path, encode(image, "TIFF", compression=compression))
-    np.testing.assert_array_equal(picture, np.asarray(image.convert("RGB")))
+    original = PIL_IMAGE.convert(mode)
+    image = read_data(tmp_path, encode(original, "TIFF", compression=compression))
+    np.testing.assert_array_equal(image, np.asarray(original.convert("RGB")))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
 def test_gray_palette_and_one_bit(mode: str, kind: str, tmp_path: Path) -> None:
-    image = IMAGE.convert(mode)
-    picture = read_data(tmp_path, encode(image, kind))
-    np.testing.assert_array_equal(picture, np.asarray(image.convert("RGB")))
+    original = PIL_IMAGE.convert(mode)
+    image = read_data(tmp_path, encode(original, kind))
+    np.testing.assert_array_equal(image, np.asarray(original.convert("RGB")))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_cmyk_has_the_colors_of_rgb(kind: str, tmp_path: Path) -> None:
-    assert_close(read_data(tmp_path, encode(IMAGE.convert("CMYK"), kind)), PICTURE, 3.0)
+    assert_close(read_data(tmp_path, encode(PIL_IMAGE.convert("CMYK"), kind)), PICTURE, 3.0)
 
 
 def test_first_page_of_many(tmp_path: Path) -> None:
-    other = Image.new("L", (90, 40), 200)
-    data = encode(IMAGE, "TIFF", save_all=True, append_images=[other, other])
+    other = PilImage.new("L", (90, 40), 200)
+    data = encode(PIL_IMAGE, "TIFF", save_all=True, append_images=[other, other])
     np.testing.assert_array_equal(read_data(tmp_path, data), PICTURE)
-    stereo = encode(IMAGE, "MPO", save_all=True, append_images=[other.convert("RGB")], quality=95)
+    stereo = encode(PIL_IMAGE, "MPO", save_all=True, append_images=[other.convert("RGB")], quality=95)
     assert_close(read_data(tmp_path, stereo), PICTURE, 5.0)
 
 
 def test_white_is_zero_is_inverted(tmp_path: Path) -> None:
-    gray = IMAGE.convert("L")
-    for image in (gray, Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)):
+    gray = PIL_IMAGE.convert("L")
+    for image in (gray, PilImage.fromarray(np.asarray(gray).astype(np.uint16) * 257)):
         plain = read_data(tmp_path, encode(image, "TIFF"))
         np.testing.assert_array_equal(plain[..., 0], np.asarray(gray))
     # Pillow, writing 16 bits, sets the tag but leaves the values as they are.
-    data = encode(Image.fromarray(np.asarray(gray).astype(np.uint16) * 257), "TIFF", tiffinfo={262: 0})
+    data = encode(PilImage.fromarray(np.asarray(gray).astype(np.uint16) * 257), "TIFF", tiffinfo={262: 0})
     np.testing.assert_array_equal(read_data(tmp_path, data)[..., 0], 255 - np.asarray(gray))
 
 
@@ -152,8 +153,8 @@ def test_white_is_zero_is_inverted(tmp_path: Path) -> None:
 def test_transparent_is_black(kind: str, tmp_path: Path) -> None:
     alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
     alpha[:, 20:40], alpha[:, 40:] = 128, 255
-    image = IMAGE.copy()
-    image.putalpha(Image.fromarray(alpha))
+    image = PIL_IMAGE.copy()
+    image.putalpha(PilImage.fromarray(alpha))
     options = {"format": "WEBP", "lossless": True, "exact": True} if "WebP" in kind else {"format": kind}
     buffer = io.BytesIO()
     image.save(buffer, **options)
@@ -162,16 +163,16 @@ def test_transparent_is_black(kind: str, tmp_path: Path) -> None:
 
 
 def test_transparent_gray_palette_and_key_color(tmp_path: Path) -> None:
-    gray_alpha = Image.merge("LA", [Image.new("L", (40, 40), 200), Image.new("L", (40, 40), 51)])
+    gray_alpha = PilImage.merge("LA", [PilImage.new("L", (40, 40), 200), PilImage.new("L", (40, 40), 51)])
     assert (read_data(tmp_path, encode(gray_alpha, "PNG")) == 40).all()
-    keyed = Image.new("RGB", (40, 40), (9, 9, 9))
+    keyed = PilImage.new("RGB", (40, 40), (9, 9, 9))
     keyed.paste((100, 50, 25), (0, 0, 20, 40))
-    picture = read_data(tmp_path, encode(keyed, "PNG", transparency=(100, 50, 25)))
-    assert (picture[:, :20] == 0).all() and (picture[:, 20:] == 9).all()
+    image = read_data(tmp_path, encode(keyed, "PNG", transparency=(100, 50, 25)))
+    assert (image[:, :20] == 0).all() and (image[:, 20:] == 9).all()
     palette = keyed.quantize(2)
     levels = bytes([255 if palette.getpixel((0, 0)) == 0 else 0, 255 if palette.getpixel((0, 0)) == 1 else 0])
-    picture = read_data(tmp_path, encode(palette, "PNG", transparency=levels))
-    assert (picture[:, :20] == (100, 50, 25)).all() and (picture[:, 20:] == 0).all()
+    image = read_data(tmp_path, encode(palette, "PNG", transparency=levels))
+    assert (image[:, :20] == (100, 50, 25)).all() and (image[:, 20:] == 0).all()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -188,8 +189,8 @@ def test_16_bits_are_scaled_exactly(suffix: str, channels: int, tmp_path: Path) 
 def test_12_bit_cameras_are_scaled_by_their_own_range(suffix: str, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 4096, (40, 50, 3), dtype=np.uint16)
     values[0, 0, 0] = 4095
-    picture = read_data(tmp_path, encode_cv2(suffix, values))
-    np.testing.assert_array_equal(picture, np.round(values / 4095.0 * 255.0))
+    image = read_data(tmp_path, encode_cv2(suffix, values))
+    np.testing.assert_array_equal(image, np.round(values / 4095.0 * 255.0))
     values[0, 0, 0] = 4096
     assert read_data(tmp_path, encode_cv2(suffix, values)).max() == 16
 
@@ -222,7 +223,7 @@ def test_damaged_or_strange_extras_do_not_matter(tmp_path: Path) -> None:
         without_jfif = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[20:]
         assert_close(read_data(tmp_path, without_jfif), PICTURE, 3.0)
         for kind in ("PNG", "WEBP"):
-            assert_close(read_data(tmp_path, encode(IMAGE, kind, exif=exif)), PICTURE, 5.0)
+            assert_close(read_data(tmp_path, encode(PIL_IMAGE, kind, exif=exif)), PICTURE, 5.0)
     head, rest = WHOLE["PNG"][:33], WHOLE["PNG"][33:]
     extras = (
         chunk(b"acTL", bytes(8)) * 2 + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(5_000_000))) + chunk(b"gAMA", b"")
@@ -252,29 +253,29 @@ def make_tiff(*extra: tuple[int, int, int, int], changed: tuple[tuple[int, int],
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_every_orientation_gives_the_same_upright_picture(kind: str, orientation: int, tmp_path: Path) -> None:
+def test_every_orientation_gives_the_same_upright_image(kind: str, orientation: int, tmp_path: Path) -> None:
     # The way back of each transposition: only the two quarter turns are not their own inverse.
     stored_by = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
-    stored = IMAGE.transpose(Image.Transpose(stored_by[orientation])) if orientation > 1 else IMAGE
-    exif = Image.Exif()
+    stored = PIL_IMAGE.transpose(PilImage.Transpose(stored_by[orientation])) if orientation > 1 else PIL_IMAGE
+    exif = PilImage.Exif()
     exif[274] = orientation
     options: dict[str, Any] = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     data = encode(stored, kind, exif=exif, **options)
     assert_close(read_data(tmp_path, data), PICTURE, 2.0 if kind == "JPEG" else 0.0)
-    by_pillow = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    by_pillow = np.asarray(ImageOps.exif_transpose(PilImage.open(io.BytesIO(data))).convert("RGB"))
     np.testing.assert_array_equal(read_data(tmp_path, data), by_pillow)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_unknown_orientation_changes_nothing(orientation: int, tmp_path: Path) -> None:
-    exif = Image.Exif()
+    exif = PilImage.Exif()
     exif[274] = orientation
-    assert_close(read_data(tmp_path, encode(IMAGE, "JPEG", exif=exif)), PICTURE, 5.0)
+    assert_close(read_data(tmp_path, encode(PIL_IMAGE, "JPEG", exif=exif)), PICTURE, 5.0)
 
 
 def test_16_bit_tiff_is_turned_too(tmp_path: Path) -> None:
     gray = DEEP[..., 0]
-    data = encode(Image.fromarray(np.rot90(gray).copy()), "TIFF", tiffinfo={274: 6})
+    data = encode(PilImage.fromarray(np.rot90(gray).copy()), "TIFF", tiffinfo={274: 6})
     np.testing.assert_array_equal(read_data(tmp_path, data)[..., 0], PICTURE[..., 0])
 
 
@@ -285,7 +286,7 @@ FRAME = JPEG.index(b"\xff\xc0")
 BROKEN = {
     "empty": (b"", "the file is empty (0 bytes)"),
     "text": (b"this is no picture\n" * 50, "not an image; expected JPEG, PNG, TIFF, BMP or WebP"),
-    "GIF": (encode(IMAGE, "GIF"), "this is a GIF file"),
+    "GIF": (encode(PIL_IMAGE, "GIF"), "this is a GIF file"),
     "DICOM": (bytes(128) + b"DICM" + bytes(500), "damaged DICOM"),
     "HEIF": (b"\0\0\0\x18ftypheic" + bytes(500), "this is a HEIF, AVIF or video file"),
     "BigTIFF": (b"II+\0\x08\0\0\0" + bytes(500), "this is a BigTIFF file"),
@@ -309,15 +310,15 @@ BROKEN = {
     "truncated 16-bit TIFF": (WHOLE["16-bit TIFF"][:-30], "truncated TIFF"),
     "TIFF with two widths": (make_tiff((284, 3, 2, 65537)), "damaged TIFF: its directory contradicts the format"),
     "TIFF with huge tiles": (make_tiff((322, 4, 1, 65536), (323, 4, 1, 65536)), "dangerously large tiles"),
-    "float TIFF": (encode(Image.new("F", (64, 48)), "TIFF"), "TIFF with floating-point or signed pixels"),
+    "float TIFF": (encode(PilImage.new("F", (64, 48)), "TIFF"), "TIFF with floating-point or signed pixels"),
     "32-bit TIFF": (make_tiff(changed=((258, 32),)), "TIFF with 32 bits"),
     "16-bit CMYK TIFF": (make_tiff(changed=((258, 16), (262, 5))), "TIFF with 16 bits of this color type"),
     "Lab TIFF": (make_tiff(changed=((262, 8),)), "TIFF with pixels of type 'LAB' is not supported"),
     "truncated BMP": (WHOLE["BMP"][:2000], "truncated BMP"),
     "truncated WebP": (WHOLE["WebP"][:100], "damaged WebP"),
     "WebP of noise": (b"RIFF\x88\x13\0\0WEBPVP8 " + random.Random(0).randbytes(5000), "damaged WebP"),
-    "too narrow": (encode(Image.new("RGB", (31, 400)), "PNG"), "31 x 400 pixels are too few: each side needs 32"),
-    "too low": (encode(Image.new("L", (400, 31)), "JPEG"), "400 x 31 pixels are too few"),
+    "too narrow": (encode(PilImage.new("RGB", (31, 400)), "PNG"), "31 x 400 pixels are too few: each side needs 32"),
+    "too low": (encode(PilImage.new("L", (400, 31)), "JPEG"), "400 x 31 pixels are too few"),
     "too small, 16-bit": (encode_cv2(".png", np.zeros((8, 9), np.uint16)), "9 x 8 pixels are too few"),
 }
 
@@ -375,7 +376,7 @@ def test_bombs_are_refused_from_their_header(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in WHOLE if "WebP" not in kind])
 def test_the_limit_is_ours_not_that_of_the_process(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(PilImage, "MAX_IMAGE_PIXELS", 1000)
     assert read_data(tmp_path, WHOLE[kind]).shape == PICTURE.shape
     monkeypatch.setattr(pixels, "MAX_PIXELS", HEIGHT * WIDTH - 1)
     assert "64 x 48 pixels are more than the 3071 allowed" in reason(tmp_path, WHOLE[kind])
@@ -427,9 +428,9 @@ def test_no_exception_of_a_decoder_gets_through(
         raise error
 
     monkeypatch.setattr(cv2, "imdecode", fail)
-    monkeypatch.setattr(Image.Image, "convert", fail)
+    monkeypatch.setattr(PilImage.Image, "convert", fail)
     message = reason(tmp_path, WHOLE["16-bit PNG"])
-    of_pillow = reason(tmp_path, encode(Image.new("L", (64, 48)), "JPEG"))
+    of_pillow = reason(tmp_path, encode(PilImage.new("L", (64, 48)), "JPEG"))
     if isinstance(error, MemoryError):
         assert message == of_pillow == NO_MEMORY
     else:
@@ -442,10 +443,12 @@ FUZZED = {
         kind: WHOLE[kind]
         for kind in ("JPEG", "progressive JPEG", "PNG", "TIFF", "LZW TIFF", "WebP", "BMP", "16-bit TIFF")
     },
-    "EXIF JPEG": encode(IMAGE, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
-    "palette PNG": encode(IMAGE.convert("P"), "PNG", transparency=3),
-    "animated PNG": encode(IMAGE, "PNG", save_all=True, append_images=[IMAGE.rotate(90)]),
-    "fax TIFF": encode(IMAGE.convert("1"), "TIFF", compression="group4"),
+    "EXIF JPEG": encode(
+        PIL_IMAGE, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    ),
+    "palette PNG": encode(PIL_IMAGE.convert("P"), "PNG", transparency=3),
+    "animated PNG": encode(PIL_IMAGE, "PNG", save_all=True, append_images=[PIL_IMAGE.rotate(90)]),
+    "fax TIFF": encode(PIL_IMAGE.convert("1"), "TIFF", compression="group4"),
 }
 
 
@@ -461,10 +464,10 @@ def test_changed_bytes_never_raise_anything_else(kind: str, tmp_path: Path) -> N
         if kind.endswith("PNG") and rng.random() < 0.5:
             data[8:] = with_right_checksums(bytes(data[8:]))
         try:
-            picture = read_data(tmp_path, bytes(data))
+            image = read_data(tmp_path, bytes(data))
         except UnreadableImageError:
             continue
-        assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
 
 
 def with_right_checksums(chunks: bytes) -> bytes:
@@ -487,8 +490,8 @@ def test_threads_read_the_same(tmp_path: Path) -> None:
     alone = [read_image(path) for path in paths]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(read_image, paths * 20))
-    for index, picture in enumerate(together):
-        np.testing.assert_array_equal(picture, alone[index % len(paths)])
+    for index, image in enumerate(together):
+        np.testing.assert_array_equal(image, alone[index % len(paths)])
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
@@ -531,9 +534,7 @@ def test_format_limits_are_explained(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_leaves_the_old_picture_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_image_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.png"
     write_image(path, PICTURE)
 
@@ -558,7 +559,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_written_pictures_have_ordinary_permissions(tmp_path: Path) -> None:
+def test_written_images_have_ordinary_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     write_image(tmp_path / "out.png", PICTURE)
     assert (tmp_path / "out.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -665,15 +666,15 @@ def test_hash(tmp_path: Path) -> None:
 
 def test_a_jpeg_may_come_reduced_but_not_below_what_is_asked_for(tmp_path: Path) -> None:
     gradient = np.repeat(np.linspace(0, 255, 1200, dtype=np.uint8)[None], 800, axis=0)
-    Image.fromarray(np.dstack([gradient] * 3)).save(tmp_path / "a.jpg", quality=95)
+    PilImage.fromarray(np.dstack([gradient] * 3)).save(tmp_path / "a.jpg", quality=95)
     for at_least_px, height in ((None, 800), (801, 800), (500, 800), (400, 400), (200, 200), (110, 200), (90, 100)):
-        picture = read_image(tmp_path / "a.jpg", at_least_px=at_least_px)
-        assert picture.shape == (height, height * 3 // 2, 3)
-        assert np.abs(picture[0, :, 0].astype(int) - np.linspace(0, 255, picture.shape[1])).max() < 4
+        image = read_image(tmp_path / "a.jpg", at_least_px=at_least_px)
+        assert image.shape == (height, height * 3 // 2, 3)
+        assert np.abs(image[0, :, 0].astype(int) - np.linspace(0, 255, image.shape[1])).max() < 4
 
 
 def test_strength_of_jpeg_compression_is_read_without_decoding(tmp_path: Path) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
+    noise = PilImage.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
     for quality in (30, 90):
         noise.save(tmp_path / f"{quality}.jpg", quality=quality)
     noise.save(tmp_path / "a.png")
@@ -682,11 +683,11 @@ def test_strength_of_jpeg_compression_is_read_without_decoding(tmp_path: Path) -
     assert jpeg_quantization(tmp_path / "a.png") == jpeg_quantization(tmp_path / "empty.jpg") == 0
 
 
-def test_a_reduced_picture_is_the_mean_of_its_pixels_rounded_once() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (67, 91, 3), dtype=np.uint8)
+def test_a_reduced_image_is_the_mean_of_its_pixels_rounded_once() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (67, 91, 3), dtype=np.uint8)
     for factor in (2, 4, 8):
         height, width = 67 // factor, 91 // factor
-        blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
-        small = reduced(picture, factor)
+        blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+        small = reduced(image, factor)
         assert small.shape == (height, width, 3)
         assert np.abs(small - blocks.mean(axis=(1, 3))).max() <= 0.5 + 1e-6

@@ -11,7 +11,7 @@ from PIL import Image
 from fundusgrade.errors import NoRetinaError, UnreadableImageError
 from fundusgrade.photographs.field_of_view import find_field_of_view
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.loading import MIN_DECODED_PX, take_in, take_in_picture
+from fundusgrade.photographs.loading import MIN_DECODED_PX, load_photograph, load_pixels
 from fundusgrade.photographs.preprocess import preprocess
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.drawn_eyes import cut, healthy_eye, squash
@@ -26,12 +26,12 @@ def save_large(path: Path) -> None:
 
 def test_a_large_jpeg_is_decoded_reduced_and_looks_the_same(tmp_path: Path) -> None:
     save_large(tmp_path / "eye.jpg")
-    reduced, full = take_in(tmp_path / "eye.jpg", RECIPE), take_in_picture(read_image(tmp_path / "eye.jpg"), RECIPE)
+    reduced, full = load_photograph(tmp_path / "eye.jpg", RECIPE), load_pixels(read_image(tmp_path / "eye.jpg"), RECIPE)
     assert min(reduced.photograph.shape[:2]) >= MIN_DECODED_PX
     assert reduced.photograph.shape == full.photograph.shape == (480, 600, 3)
     assert (reduced.prepared.mask == full.prepared.mask).mean() > 0.99
     both = reduced.prepared.mask & full.prepared.mask
-    difference = reduced.prepared.picture[both].astype(int) - full.prepared.picture[both]
+    difference = reduced.prepared.image[both].astype(int) - full.prepared.image[both]
     assert np.abs(difference).mean() < 2
     assert reduced.quality.reasons == full.quality.reasons
 
@@ -39,7 +39,7 @@ def test_a_large_jpeg_is_decoded_reduced_and_looks_the_same(tmp_path: Path) -> N
 def test_the_placement_of_a_reduced_photograph_fits_the_full_one(tmp_path: Path) -> None:
     save_large(tmp_path / "eye.jpg")
     full = read_image(tmp_path / "eye.jpg")
-    reduced = take_in(tmp_path / "eye.jpg", RECIPE).prepared.placement.resized_to(*full.shape[:2])
+    reduced = load_photograph(tmp_path / "eye.jpg", RECIPE).prepared.placement.resized_to(*full.shape[:2])
     direct = preprocess(full, find_field_of_view(full), RECIPE).placement
     for x, y in ((300, 300), (1200, 900), (2000, 1500)):
         placed = reduced.scale_x * x + reduced.offset_x, reduced.scale_y * y + reduced.offset_y
@@ -52,14 +52,14 @@ def test_other_formats_and_small_photographs_are_decoded_in_full(tmp_path: Path)
     photograph = healthy_eye(500).photograph
     Image.fromarray(photograph).save(tmp_path / "eye.png")
     Image.fromarray(photograph).save(tmp_path / "eye.jpg")
-    assert take_in(tmp_path / "eye.png", RECIPE).photograph.shape == photograph.shape
-    assert take_in(tmp_path / "eye.jpg", RECIPE).photograph.shape == photograph.shape
+    assert load_photograph(tmp_path / "eye.png", RECIPE).photograph.shape == photograph.shape
+    assert load_photograph(tmp_path / "eye.jpg", RECIPE).photograph.shape == photograph.shape
 
 
 def test_what_cannot_be_taken_in_says_why(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / "black.png")
     (tmp_path / "empty.jpg").touch()
     with pytest.raises(NoRetinaError, match="nearly uniform"):
-        take_in(tmp_path / "black.png", RECIPE)
+        load_photograph(tmp_path / "black.png", RECIPE)
     with pytest.raises(UnreadableImageError, match="empty"):
-        take_in(tmp_path / "empty.jpg", RECIPE)
+        load_photograph(tmp_path / "empty.jpg", RECIPE)

@@ -10,7 +10,7 @@ import pytest
 
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs.field_of_view import FieldOfView
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import (
     GRAHAM_GAIN,
     GRAHAM_SIGMA_FRACTION,
@@ -58,7 +58,7 @@ def views() -> dict[str, DrawnEye]:
 VIEWS = list(views())
 
 
-def field(ellipse: Ellipse, photograph: Picture) -> FieldOfView:
+def field(ellipse: Ellipse, photograph: Image) -> FieldOfView:
     """The field of view of a drawn disc, as seen to the picture's edges."""
     height, width = photograph.shape[:2]
     return FieldOfView(
@@ -76,7 +76,7 @@ def field(ellipse: Ellipse, photograph: Picture) -> FieldOfView:
 
 
 def as_it_is(recipe: PreprocessRecipe) -> FieldOfView:
-    """A field of view whose canonical picture is the photograph (S, S, 3) itself, pixel by pixel."""
+    """A field of view whose preprocessed image is the photograph (S, S, 3) itself, pixel by pixel."""
     middle, side = (recipe.size_px - 1) / 2, recipe.size_px
     ellipse = Ellipse(center_x=middle, center_y=middle, radius_x=recipe.radius_px, radius_y=recipe.radius_px)
     return field(ellipse, np.zeros((side, side, 3), np.uint8))
@@ -117,7 +117,7 @@ def test_the_inner_nine_tenths_are_kept_by_ben_graham_and_all_by_the_others() ->
 @pytest.mark.parametrize("size_px", [40, 64, 224])
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_spot_comes_back_to_where_it_was(view: str, size_px: int) -> None:
-    """Through the pixels: paint a spot, find what it changed in the canonical picture, lay that back."""
+    """Through the pixels: paint a spot, find what it changed in the preprocessed image, lay that back."""
     eye, recipe = views()[view], PreprocessRecipe(method=Method.NATURAL, outline=Outline.DISC, size_px=size_px)
     fov = preprocess_photograph(eye.photograph, recipe).field_of_view
     height, width = eye.photograph.shape[:2]
@@ -126,7 +126,7 @@ def test_a_spot_comes_back_to_where_it_was(view: str, size_px: int) -> None:
         spot_x, spot_y = eye.disc.center_x + dx * eye.disc.radius_x, eye.disc.center_y + dy * eye.disc.radius_y
         spot = np.rint(200 * np.exp(-((x - spot_x) ** 2 + (y - spot_y) ** 2) / (2 * 3.0**2))).astype(np.uint8)
         prepared = preprocess(np.dstack([spot] * 3), fov, recipe)
-        back = prepared.placement.to_photograph(prepared.picture[..., 0].astype(np.float32))
+        back = prepared.placement.to_photograph(prepared.image[..., 0].astype(np.float32))
         assert back.shape == (height, width) and back.dtype == np.float32
         peak_y, peak_x = np.unravel_index(int(np.argmax(back)), back.shape)
         # A canonical pixel on the photograph: the peak can stand on whole ones.
@@ -147,9 +147,9 @@ def test_a_map_laid_back_keeps_its_values_and_is_nothing_outside() -> None:
 
 
 def test_one_eye_looks_the_same_from_every_camera() -> None:
-    """Full, cut, squashed and at another size: where all show retina, the canonical pictures agree."""
+    """Full, cut, squashed and at another size: where all show retina, the preprocessed images agree."""
     eye = healthy_eye(400)
-    pictures = [
+    images = [
         preprocess_photograph(seen.photograph, NATURAL)
         for seen in (
             eye,
@@ -159,10 +159,10 @@ def test_one_eye_looks_the_same_from_every_camera() -> None:
             off_center(eye, width_px=640, height_px=420, dx_px=50),
         )
     ]
-    seen_by_all = cv2.erode(np.all([p.mask for p in pictures], axis=0).astype(np.uint8), np.ones((5, 5))) > 0
-    first = pictures[0].picture[seen_by_all].astype(float)
-    for other in pictures[1:]:
-        assert np.abs(other.picture[seen_by_all] - first).mean() < 2.0
+    seen_by_all = cv2.erode(np.all([p.mask for p in images], axis=0).astype(np.uint8), np.ones((5, 5))) > 0
+    first = images[0].image[seen_by_all].astype(float)
+    for other in images[1:]:
+        assert np.abs(other.image[seen_by_all] - first).mean() < 2.0
 
 
 # The mask
@@ -182,16 +182,16 @@ def test_the_mask_is_where_retina_is_seen(view: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", [NATURAL, GRAHAM, CLAHE], ids=lambda recipe: recipe.method.value)
-def test_the_picture_is_filled_outside_the_mask(recipe: PreprocessRecipe) -> None:
+def test_the_image_is_filled_outside_the_mask(recipe: PreprocessRecipe) -> None:
     eye = cut(plain_retina(128), top=0.2, left=0.1)
     prepared = preprocess_photograph(eye.photograph, recipe)
-    assert prepared.picture.shape == (SIZE_PX, SIZE_PX, 3) and prepared.picture.dtype == np.uint8
+    assert prepared.image.shape == (SIZE_PX, SIZE_PX, 3) and prepared.image.dtype == np.uint8
     assert prepared.mask.shape == (SIZE_PX, SIZE_PX) and prepared.mask.dtype == np.bool_
     assert 0.5 < prepared.mask.mean() < np.pi / 4
     expected = MIDDLE_GRAY if recipe.method is Method.BEN_GRAHAM else 0
     assert recipe.fill == expected
-    assert (prepared.picture[~prepared.mask] == expected).all()
-    assert not (prepared.picture[prepared.mask] == expected).all()
+    assert (prepared.image[~prepared.mask] == expected).all()
+    assert not (prepared.image[prepared.mask] == expected).all()
 
 
 def test_the_mask_is_a_whole_disc_where_nothing_is_cut() -> None:
@@ -217,7 +217,7 @@ def test_ben_graham_is_four_times_the_difference_to_the_local_mean_plus_128() ->
         weights = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * sigma**2))
         mean = weights @ photograph[rows, columns] / weights.sum()
         expected = np.clip(GRAHAM_GAIN * (photograph[y, x] - mean) + MIDDLE_GRAY, 0, 255)
-        assert prepared.picture[y, x] == pytest.approx(expected, abs=1.0)
+        assert prepared.image[y, x] == pytest.approx(expected, abs=1.0)
 
 
 @pytest.mark.parametrize("view", ["full", "cut", "between dark bars", "squashed"])
@@ -231,14 +231,14 @@ def test_ben_graham_draws_no_rim(view: str) -> None:
     if view == "squashed":
         eye = squash(eye, width_px=224, height_px=224)
     prepared = preprocess_photograph(eye.photograph, GRAHAM)
-    assert np.abs(prepared.picture[prepared.mask].astype(int) - MIDDLE_GRAY).max() <= 4
+    assert np.abs(prepared.image[prepared.mask].astype(int) - MIDDLE_GRAY).max() <= 4
 
 
 def test_ben_graham_does_not_see_the_light_of_the_flash() -> None:
     """Half the light gives a weaker picture, but the same gray on average."""
     eye = healthy_eye(200)
     bright, dark = (
-        preprocess_photograph((eye.photograph * factor).astype(np.uint8), GRAHAM).picture for factor in (1.0, 0.5)
+        preprocess_photograph((eye.photograph * factor).astype(np.uint8), GRAHAM).image for factor in (1.0, 0.5)
     )
     assert bright.mean() == pytest.approx(dark.mean(), abs=3)
 
@@ -246,7 +246,7 @@ def test_ben_graham_does_not_see_the_light_of_the_flash() -> None:
 def test_natural_keeps_the_colors() -> None:
     photograph = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
     prepared = preprocess(photograph, as_it_is(NATURAL), NATURAL)
-    assert np.array_equal(prepared.picture[prepared.mask], photograph[prepared.mask])
+    assert np.array_equal(prepared.image[prepared.mask], photograph[prepared.mask])
 
 
 def test_clahe_raises_the_contrast_of_light_and_keeps_the_color() -> None:
@@ -254,17 +254,17 @@ def test_clahe_raises_the_contrast_of_light_and_keeps_the_color() -> None:
     faint = (eye.photograph * 0.4 + 10).astype(np.uint8)
     natural, equalized = (preprocess_photograph(faint, recipe) for recipe in (NATURAL, CLAHE))
     inner = cv2.erode(natural.mask.astype(np.uint8), np.ones((9, 9))) > 0
-    before, after = (cv2.cvtColor(p.picture, cv2.COLOR_RGB2LAB)[inner].astype(float) for p in (natural, equalized))
+    before, after = (cv2.cvtColor(p.image, cv2.COLOR_RGB2LAB)[inner].astype(float) for p in (natural, equalized))
     assert after[:, 0].std() > 1.3 * before[:, 0].std()
     assert np.abs(after[:, 1:] - before[:, 1:]).mean() < 4
 
 
 @pytest.mark.parametrize("recipe", [NATURAL, GRAHAM, CLAHE], ids=lambda recipe: recipe.method.value)
-def test_one_photograph_gives_one_picture_and_stays_as_it_was(recipe: PreprocessRecipe) -> None:
+def test_one_photograph_gives_one_image_and_stays_as_it_was(recipe: PreprocessRecipe) -> None:
     photograph = cut(plain_retina(128), top=0.1).photograph
     before = photograph.copy()
     first, second = (preprocess_photograph(photograph, recipe) for _ in range(2))
-    assert np.array_equal(first.picture, second.picture) and np.array_equal(first.mask, second.mask)
+    assert np.array_equal(first.image, second.image) and np.array_equal(first.mask, second.mask)
     assert (first.placement, first.field_of_view) == (second.placement, second.field_of_view)
     assert np.array_equal(photograph, before)
 
@@ -277,10 +277,10 @@ def test_a_strong_reduction_averages_instead_of_picking() -> None:
     disc = Ellipse(center_x=(side - 1) / 2, center_y=(side - 1) / 2, radius_x=side / 2, radius_y=side / 2)
     recipe = PreprocessRecipe(method=Method.NATURAL, outline=Outline.DISC, size_px=MIN_SIZE_PX)
     prepared = preprocess(photograph, field(disc, photograph), recipe)
-    assert np.abs(prepared.picture[prepared.mask].astype(int) - 100).max() <= 12
+    assert np.abs(prepared.image[prepared.mask].astype(int) - 100).max() <= 12
 
 
-def test_without_a_retina_there_is_no_picture() -> None:
+def test_without_a_retina_there_is_no_image() -> None:
     with pytest.raises(NoRetinaError):
         preprocess_photograph(np.zeros((64, 64, 3), np.uint8), NATURAL)
 
@@ -312,7 +312,7 @@ def test_sizes_beyond_the_limits_are_refused(size_px: int) -> None:
 def test_every_size_between_is_made(size_px: int) -> None:
     eye = plain_retina(96)
     prepared = preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=size_px))
-    assert prepared.picture.shape == (size_px, size_px, 3)
+    assert prepared.image.shape == (size_px, size_px, 3)
     assert PreprocessRecipe(size_px=MAX_SIZE_PX).size_px == MAX_SIZE_PX
 
 
@@ -335,9 +335,9 @@ def test_every_view_fills_the_same_outline(method: Method) -> None:
         squash(eye, width_px=240, height_px=300),
     ):
         prepared = preprocess_photograph(seen.photograph, recipe)
-        assert (prepared.picture[~outline] == recipe.fill).all()
+        assert (prepared.image[~outline] == recipe.fill).all()
         assert not (prepared.mask & ~outline).any()
-        filled = (prepared.picture != recipe.fill).any(axis=2)
+        filled = (prepared.image != recipe.fill).any(axis=2)
         assert filled[outline].mean() > 0.9
 
 
@@ -351,7 +351,7 @@ def test_a_cut_beyond_the_band_changes_nothing_inside_it() -> None:
     for method in Method:
         recipe = PreprocessRecipe(method=method, size_px=SIZE_PX)
         whole, seen = preprocess(photograph, fov, recipe), preprocess(barred, narrow, recipe)
-        assert np.abs(whole.picture.astype(int) - seen.picture).max() <= 2
+        assert np.abs(whole.image.astype(int) - seen.image).max() <= 2
         assert np.array_equal(whole.mask, seen.mask)
 
 
@@ -364,7 +364,7 @@ def test_what_a_photograph_lacks_of_the_band_is_its_mirror_image() -> None:
     for row in range(last + 1, last + 8):
         both = outline[row] & outline[2 * last - row]
         assert both.sum() > 50
-        assert np.array_equal(prepared.picture[row][both], prepared.picture[2 * last - row][both])
+        assert np.array_equal(prepared.image[row][both], prepared.image[2 * last - row][both])
         assert not prepared.mask[row].any()
 
 

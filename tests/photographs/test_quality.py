@@ -11,7 +11,7 @@ import pytest
 from benchmarks.gradability import not_fundus_photographs
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs.field_of_view import find_field_of_view
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.quality import BURNT_FROM, Quality, measure_quality
 from tests.drawn_eyes import cut, darken, healthy_eye, plain_retina, squash
 
@@ -27,11 +27,11 @@ GOOD = Quality(
 )
 
 
-def quality_of(photograph: Picture) -> Quality:
+def quality_of(photograph: Image) -> Quality:
     return measure_quality(photograph, find_field_of_view(photograph))
 
 
-def blurred(photograph: Picture, sigma_px: float) -> Picture:
+def blurred(photograph: Image, sigma_px: float) -> Image:
     return np.asarray(cv2.GaussianBlur(photograph, (0, 0), sigma_px), np.uint8)
 
 
@@ -95,11 +95,11 @@ def test_the_camera_resolution_hardly_changes_what_is_measured() -> None:
 
 @pytest.mark.parametrize("name", list(not_fundus_photographs()))
 def test_what_is_no_fundus_photograph_is_refused_or_at_least_doubted(name: str) -> None:
-    picture = not_fundus_photographs()[name]
+    image = not_fundus_photographs()[name]
     if name == "plain red disc":  # like the densest cataract, it only shows nothing
-        assert quality_of(picture).reasons == ("out of focus or veiled",)
+        assert quality_of(image).reasons == ("out of focus or veiled",)
     elif name == "disc of noise":  # a hole, kept here so that whoever closes it learns of it
-        assert quality_of(picture).gradable
+        assert quality_of(image).gradable
     else:
         with pytest.raises(NoRetinaError, match=r"no retina found|not a fundus photograph"):
-            quality_of(picture)
+            quality_of(image)

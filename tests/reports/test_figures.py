@@ -53,10 +53,10 @@ def curve(num_epochs: int) -> list[EpochRecord]:
 
 
 def assert_figure(path: Path, *, width: int, height: int) -> None:
-    with Image.open(path) as picture:
-        assert (picture.format, picture.size) == ("PNG", (width, height))
-        assert picture.info["dpi"] == pytest.approx((150, 150), abs=0.1)
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    with Image.open(path) as image:
+        assert (image.format, image.size) == ("PNG", (width, height))
+        assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 

@@ -72,21 +72,21 @@ def test_a_scale_with_a_ceiling_is_the_same_for_every_photograph() -> None:
 
 
 def test_a_line_surrounds_what_is_strong_and_leaves_it_visible() -> None:
-    picture = np.full((80, 80, 3), 120, np.uint8)
+    image = np.full((80, 80, 3), 120, np.uint8)
     heat = np.zeros((80, 80), np.float32)
     heat[40, 40], heat[10, 10] = 2.0, 1.9
-    drawn = outline_strongest(picture, heat, scale_max=4.0)
-    assert np.array_equal(drawn[38:43, 38:43], picture[38:43, 38:43])
+    drawn = outline_strongest(image, heat, scale_max=4.0)
+    assert np.array_equal(drawn[38:43, 38:43], image[38:43, 38:43])
     assert (drawn[30:51, 30:51].max(axis=2) > 240).sum() > 10
-    assert np.array_equal(drawn[:25, :25], picture[:25, :25])
-    assert np.array_equal(picture, np.full((80, 80, 3), 120, np.uint8))
+    assert np.array_equal(drawn[:25, :25], image[:25, :25])
+    assert np.array_equal(image, np.full((80, 80, 3), 120, np.uint8))
 
 
 def test_regions_are_outlined_in_their_colors() -> None:
-    picture = np.full((60, 60, 3), 120, np.uint8)
+    image = np.full((60, 60, 3), 120, np.uint8)
     mask = np.zeros((60, 60), np.bool_)
     mask[20:40, 20:40] = True
-    drawn = outline_regions(picture, [MarkedRegion(name="haemorrhages", mask=mask, color=(0, 0, 255))])
+    drawn = outline_regions(image, [MarkedRegion(name="haemorrhages", mask=mask, color=(0, 0, 255))])
     assert (drawn[20, 20:40] == (0, 0, 255)).all()
-    assert np.array_equal(drawn[25:35, 25:35], picture[25:35, 25:35])
-    assert np.array_equal(drawn[:15], picture[:15])
+    assert np.array_equal(drawn[25:35, 25:35], image[25:35, 25:35])
+    assert np.array_equal(drawn[:15], image[:15])

@@ -51,7 +51,7 @@ EVALUATIONS = [
 
 EYES = draw_photographs(60, 1)
 SETS = [prediction_set(EYES, model="cnn"), prediction_set(grade_again(EYES, 7), model="vit")]
-ASSESSMENT = assess(SETS, part="test", num_draws=200)
+ASSESSMENT = assess(SETS, part="test", num_resamples=200)
 
 
 def test_table_has_a_column_per_model_and_says_what_is_undefined() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fundusgrade.errors import DatasetError
-from fundusgrade.networks.pictures import GradedPictures, load_pictures
+from fundusgrade.networks.tensors import LabeledImages, load_images
 from fundusgrade.photographs.images import read_image, write_image
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from fundusgrade.training import augmentation, batches
@@ -21,21 +21,21 @@ from tests.prepared import colored_disc, prepared_dataset
 CPU = torch.device("cpu")
 
 
-def numbered(count: int, size_px: int = 32) -> GradedPictures:
+def numbered(count: int, size_px: int = 32) -> LabeledImages:
     """Noise whose grade column says which picture it is."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, size_px, size_px), dtype=torch.uint8, generator=generator)
-    return GradedPictures(stored=pixels, grades=torch.arange(count), fill=128)
+    return LabeledImages(stored=pixels, grades=torch.arange(count), fill=128)
 
 
-def epoch_of(pictures: GradedPictures, *, seed: int = 0, epoch: int = 1, batch_size: int = 4) -> list[batches.Batch]:
-    return list(training_batches(pictures, batch_size, seed=seed, epoch=epoch, device=CPU))
+def epoch_of(images: LabeledImages, *, seed: int = 0, epoch: int = 1, batch_size: int = 4) -> list[batches.Batch]:
+    return list(training_batches(images, batch_size, seed=seed, epoch=epoch, device=CPU))
 
 
-def augmented(pictures: Tensor, fill: float = 0.0, seed: int = 0) -> Tensor:
+def augmented(images: Tensor, fill: float = 0.0, seed: int = 0) -> Tensor:
     """Augmented by what the seed draws; pictures (B, 3, S, S) are taken to the nearest that uint8 can say."""
-    changes = draw_changes(len(pictures), torch.Generator().manual_seed(seed))
-    return augment((pictures * 255).round().to(torch.uint8), fill, changes)
+    changes = draw_changes(len(images), torch.Generator().manual_seed(seed))
+    return augment((images * 255).round().to(torch.uint8), fill, changes)
 
 
 def only_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,75 +47,75 @@ def only_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_loading_keeps_order_pixels_and_grades(tmp_path: Path) -> None:
     dataset = prepared_dataset(tmp_path / "toy", num_train=13, num_validation=4)
     rows = dataset.graded_rows("train")
-    pictures = load_pictures(dataset, rows)
-    assert pictures.grades.tolist() == [number % 5 for number in range(13)]
-    assert pictures.pixels.shape == (13, 3, 32, 32)
-    assert pictures.pixels.dtype is torch.uint8
+    images = load_images(dataset, rows)
+    assert images.grades.tolist() == [number % 5 for number in range(13)]
+    assert images.pixels.shape == (13, 3, 32, 32)
+    assert images.pixels.dtype is torch.uint8
     for index, row in enumerate(rows):
         stored = read_image(dataset.directory / row.image)
-        assert np.array_equal(pictures.pixels[index].permute(1, 2, 0).numpy(), stored)
+        assert np.array_equal(images.pixels[index].permute(1, 2, 0).numpy(), stored)
 
 
 @pytest.mark.parametrize(("method", "fill"), [(Method.BEN_GRAHAM, 128), (Method.NATURAL, 0)])
 def test_the_fill_is_that_of_the_recipe(tmp_path: Path, method: Method, fill: int) -> None:
     recipe = PreprocessRecipe(method=method, size_px=32)
     dataset = prepared_dataset(tmp_path / "toy", num_train=2, num_validation=0, recipe=recipe)
-    assert load_pictures(dataset, dataset.graded_rows("train")).fill == fill
+    assert load_images(dataset, dataset.graded_rows("train")).fill == fill
 
 
 def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
     dataset = prepared_dataset(tmp_path / "toy", num_train=5, num_validation=0)
     with pytest.raises(DatasetError, match="'toy' has no graded photographs in this split; see its manifest"):
-        load_pictures(dataset, dataset.graded_rows("validation"))
+        load_images(dataset, dataset.graded_rows("validation"))
 
 
-def test_a_picture_of_another_size_is_an_error(tmp_path: Path) -> None:
+def test_a_image_of_another_size_is_an_error(tmp_path: Path) -> None:
     dataset = prepared_dataset(tmp_path / "toy", num_train=5, num_validation=0)
     write_image(dataset.directory / dataset.rows[3].image, np.zeros((32, 48, 3), np.uint8))
     with pytest.raises(DatasetError, match=r"0003.png is 48 x 32 px, expected 32 x 32.*fundusgrade preprocess"):
-        load_pictures(dataset, dataset.graded_rows("train"))
+        load_images(dataset, dataset.graded_rows("train"))
 
 
 @pytest.mark.parametrize(("num_pictures", "expected"), [(1, 1), (3, 1), (4, 1), (7, 1), (8, 2), (11, 2), (12, 3)])
-def test_number_of_batches(num_pictures: int, expected: int) -> None:
-    assert num_batches(num_pictures, 4) == expected
-    assert len(epoch_of(numbered(num_pictures))) == expected
+def test_number_of_batches(num_images: int, expected: int) -> None:
+    assert num_batches(num_images, 4) == expected
+    assert len(epoch_of(numbered(num_images))) == expected
 
 
-def test_an_epoch_has_whole_batches_and_no_picture_twice() -> None:
+def test_an_epoch_has_whole_batches_and_no_image_twice() -> None:
     found = epoch_of(numbered(11))
     assert [len(batch.grades) for batch in found] == [4, 4]
-    assert [tuple(batch.pictures.shape) for batch in found] == [(4, 3, 32, 32)] * 2
+    assert [tuple(batch.images.shape) for batch in found] == [(4, 3, 32, 32)] * 2
     seen = torch.cat([batch.grades for batch in found]).tolist()
     assert len(set(seen)) == 8
 
 
-def test_fewer_pictures_than_a_batch_are_one_batch() -> None:
+def test_fewer_images_than_a_batch_are_one_batch() -> None:
     (only,) = epoch_of(numbered(3))
     assert sorted(only.grades.tolist()) == [0, 1, 2]
 
 
-def test_every_picture_comes_up_within_a_few_epochs() -> None:
-    pictures = numbered(11)
-    seen = {int(g) for epoch in range(1, 9) for batch in epoch_of(pictures, epoch=epoch) for g in batch.grades}
+def test_every_image_comes_up_within_a_few_epochs() -> None:
+    images = numbered(11)
+    seen = {int(g) for epoch in range(1, 9) for batch in epoch_of(images, epoch=epoch) for g in batch.grades}
     assert seen == set(range(11))
 
 
 def test_seed_and_epoch_decide_everything() -> None:
-    pictures = numbered(12)
-    first = epoch_of(pictures, seed=3, epoch=5)
+    images = numbered(12)
+    first = epoch_of(images, seed=3, epoch=5)
     torch.manual_seed(99)
     torch.rand(7)
-    again = epoch_of(pictures, seed=3, epoch=5)
+    again = epoch_of(images, seed=3, epoch=5)
     for a, b in zip(first, again, strict=True):
-        assert torch.equal(a.pictures, b.pictures)
+        assert torch.equal(a.images, b.images)
         assert torch.equal(a.grades, b.grades)
 
 
 def test_epochs_and_seeds_differ_and_do_not_meet() -> None:
-    pictures = numbered(12)
+    images = numbered(12)
     orders = {
-        (seed, epoch): tuple(g for batch in epoch_of(pictures, seed=seed, epoch=epoch) for g in batch.grades.tolist())
+        (seed, epoch): tuple(g for batch in epoch_of(images, seed=seed, epoch=epoch) for g in batch.grades.tolist())
         for seed in range(4)
         for epoch in range(1, 5)
     }
@@ -129,7 +129,7 @@ def test_batches_draw_nothing_from_the_global_generator() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_augmented_pictures_stay_in_range() -> None:
+def test_augmented_images_stay_in_range() -> None:
     noise = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(1)).round()
     for fill in (0.0, 128 / 255):
         result = augmented(noise, fill)
@@ -144,28 +144,28 @@ def test_the_surroundings_keep_their_gray(method: Method) -> None:
     recipe = PreprocessRecipe(method=method, size_px=64)
     rng = np.random.default_rng(0)
     discs = np.stack([colored_disc(number % 5, recipe, rng) for number in range(40)])
-    pictures = torch.from_numpy(discs.transpose(0, 3, 1, 2).copy()).float() / 255
-    result = augmented(pictures, recipe.fill / 255)
+    images = torch.from_numpy(discs.transpose(0, 3, 1, 2).copy()).float() / 255
+    result = augmented(images, recipe.fill / 255)
     corners = result[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert (corners - recipe.fill / 255).abs().max() < 1 / 255
 
 
-def test_every_picture_of_a_batch_is_changed_differently() -> None:
-    picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
-    result = augmented(picture.expand(6, -1, -1, -1).clone(), 0.5)
+def test_every_image_of_a_batch_is_changed_differently() -> None:
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
+    result = augmented(image.expand(6, -1, -1, -1).clone(), 0.5)
     for i in range(6):
         for j in range(i):
             assert (result[i] - result[j]).abs().mean() > 0.01
 
 
-def test_without_any_change_a_picture_is_itself_mirrored_or_turned_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_change_a_image_is_itself_mirrored_or_turned_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augmentation, "_uniform", lambda count, limit, generator: torch.zeros(count))
-    pictures = (torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
-    result = augmented(pictures, 0.5)
-    same = (result - pictures).abs().amax(dim=(1, 2, 3)) < 1e-5
-    mirrored = (result - pictures.flip(3)).abs().amax(dim=(1, 2, 3)) < 1e-5
-    turned = (result - pictures.flip(2, 3)).abs().amax(dim=(1, 2, 3)) < 1e-5
-    upside_down = (result - pictures.flip(2)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    images = (torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
+    result = augmented(images, 0.5)
+    same = (result - images).abs().amax(dim=(1, 2, 3)) < 1e-5
+    mirrored = (result - images.flip(3)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    turned = (result - images.flip(2, 3)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    upside_down = (result - images.flip(2)).abs().amax(dim=(1, 2, 3)) < 1e-5
     kinds = torch.stack([same, mirrored, turned, upside_down]).int()
     assert kinds.sum(dim=0).tolist() == [1] * 20
     assert int(kinds.sum(dim=1).min()) >= 1
@@ -174,11 +174,11 @@ def test_without_any_change_a_picture_is_itself_mirrored_or_turned_by_half(monke
 def test_a_mark_is_turned_about_the_center_and_keeps_its_area(monkeypatch: pytest.MonkeyPatch) -> None:
     only_turn(monkeypatch)
     size_px, middle = 64, 31.5
-    picture = torch.zeros(1, 3, size_px, size_px)
-    picture[..., 12:20, 24:40] = 0.8
-    result = augmented(picture.expand(40, -1, -1, -1).clone())[:, 0].double()
+    image = torch.zeros(1, 3, size_px, size_px)
+    image[..., 12:20, 24:40] = 0.8
+    result = augmented(image.expand(40, -1, -1, -1).clone())[:, 0].double()
     areas = result.sum(dim=(1, 2))
-    assert (areas / picture[0, 0].sum() - 1).abs().max() < 0.02
+    assert (areas / image[0, 0].sum() - 1).abs().max() < 0.02
     axis = torch.arange(size_px) - middle
     x = (result.sum(dim=1) * axis).sum(dim=1) / areas
     y = (result.sum(dim=2) * axis).sum(dim=1) / areas
@@ -187,12 +187,12 @@ def test_a_mark_is_turned_about_the_center_and_keeps_its_area(monkeypatch: pytes
     assert len(quadrants) == 4
 
 
-def test_pictures_are_mirrored_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_mirrored_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     only_turn(monkeypatch)
-    picture = torch.zeros(1, 3, 64, 64)
-    picture[:, 0, 14:20, 29:35] = 0.8  # red above
-    picture[:, 1, 29:35, 44:50] = 0.8  # green to the right
-    result = augmented(picture.expand(60, -1, -1, -1).clone()).double()
+    image = torch.zeros(1, 3, 64, 64)
+    image[:, 0, 14:20, 29:35] = 0.8  # red above
+    image[:, 1, 29:35, 44:50] = 0.8  # green to the right
+    result = augmented(image.expand(60, -1, -1, -1).clone()).double()
     axis = torch.arange(64) - 31.5
     x = (result.sum(dim=2) * axis).sum(dim=2)
     y = (result.sum(dim=3) * axis).sum(dim=2)
@@ -201,9 +201,9 @@ def test_pictures_are_mirrored_half_of_the_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_light_changes_the_retina_within_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augmentation, "_turn", lambda pictures, matrix, rows: pictures)
-    pictures = torch.full((200, 3, 8, 8), 0.5)
-    result = augmented(pictures, 0.2)
+    monkeypatch.setattr(augmentation, "_turn", lambda images, matrix, rows: images)
+    images = torch.full((200, 3, 8, 8), 0.5)
+    result = augmented(images, 0.2)
     change = result.amax(dim=(1, 2, 3)) - 0.5
     limit = augmentation.MAX_BRIGHTNESS + 0.3 * augmentation.MAX_CONTRAST
     assert change.abs().max() <= limit + 1e-6

@@ -132,8 +132,8 @@ def test_no_network_saw_a_photograph_that_it_is_tested_on_nor_one_of_its_group(t
         test, validation = (part.chosen(part.folds == fold) for part in (predictions.test, predictions.validation))
         of_fold = toy.with_fold(fold, NUM_FOLDS)
         assert set(validation.sources) == {row.source for row in of_fold.graded_rows("validation")}
-        exposure = network_of(fold).exposure
-        seen = find_overlap(exposure, toy, toy.rows).files
+        fingerprints = network_of(fold).fingerprints
+        seen = find_overlap(fingerprints, toy, toy.rows).files
         assert set(seen) == {row.source for row in toy.rows} - set(test.sources)
         groups_seen = {row.group for row in toy.rows if row.source in seen}
         assert not groups_seen & set(test.groups.tolist())

@@ -8,18 +8,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image as PilImage
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.errors import DatasetError
-from fundusgrade.networks.pictures import load_pictures, to_pixels
+from fundusgrade.networks.tensors import load_images, to_pixels
 from fundusgrade.photographs.images import read_image, write_image
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from fundusgrade.training.batches import with_degraded
-from fundusgrade.training.degrade import SMALLEST_SCALE, SMALLEST_SIDE_PX, degrade, degraded_pictures
+from fundusgrade.training.degrade import SMALLEST_SCALE, SMALLEST_SIDE_PX, degrade, degraded_images
 from tests.drawn_eyes import healthy_eye
 from tests.models_for_tests import drawn_photograph
 
@@ -28,13 +28,13 @@ SIZE_PX = 320
 NUM_DRAWS = 12
 
 
-def sharpness(picture: Picture) -> float:
+def sharpness(image: Image) -> float:
     """Mean square of the Laplacian of the gray picture, at one size."""
-    gray = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (SIZE_PX, SIZE_PX)).astype(np.float32)
+    gray = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIZE_PX, SIZE_PX)).astype(np.float32)
     return float(np.square(cv2.Laplacian(gray, cv2.CV_32F)).mean())
 
 
-def degraded(photograph: Picture, seed: int) -> Picture:
+def degraded(photograph: Image, seed: int) -> Image:
     return degrade(photograph, np.random.default_rng(seed))
 
 
@@ -43,7 +43,7 @@ def eyes(tmp_path: Path) -> PreparedDataset:
     """Four eyes, prepared from photographs that are still there."""
     for seed in range(4):
         (tmp_path / "eyes" / str(seed)).mkdir(parents=True)
-        Image.fromarray(drawn_photograph(seed, SIZE_PX)).save(tmp_path / "eyes" / str(seed) / f"eye{seed}.png")
+        PilImage.fromarray(drawn_photograph(seed, SIZE_PX)).save(tmp_path / "eyes" / str(seed) / f"eye{seed}.png")
     return prepare_dataset(find_samples([tmp_path / "eyes"]), name="eyes", recipe=RECIPE, num_workers=1)
 
 
@@ -64,9 +64,9 @@ def test_the_same_seed_degrades_alike_and_another_seed_otherwise() -> None:
 def test_a_degraded_photograph_keeps_its_aspect_and_is_at_most_half_as_small(height: int, width: int) -> None:
     photograph = cv2.resize(healthy_eye(SIZE_PX).photograph, (width, height))
     for seed in range(NUM_DRAWS):
-        picture = degraded(np.asarray(photograph, np.uint8), seed)
-        new_height, new_width = picture.shape[:2]
-        assert picture.dtype == np.uint8 and picture.shape[2] == 3
+        image = degraded(np.asarray(photograph, np.uint8), seed)
+        new_height, new_width = image.shape[:2]
+        assert image.dtype == np.uint8 and image.shape[2] == 3
         assert SMALLEST_SCALE * height - 1 <= new_height <= height
         assert new_width / width == pytest.approx(new_height / height, abs=1 / min(height, width))
 
@@ -82,9 +82,9 @@ def test_what_is_small_already_is_not_made_smaller_than_it_may_be(size_px: int) 
 def test_a_degraded_photograph_is_softer_and_still_the_same_eye() -> None:
     photograph = healthy_eye(SIZE_PX).photograph
     for seed in range(NUM_DRAWS):
-        picture = degraded(photograph, seed)
-        assert sharpness(picture) < sharpness(photograph)
-        restored = cv2.resize(picture, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_LINEAR)
+        image = degraded(photograph, seed)
+        assert sharpness(image) < sharpness(photograph)
+        restored = cv2.resize(image, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_LINEAR)
         assert not np.array_equal(restored, photograph)
         assert np.abs(restored.astype(float) - photograph).mean() < 6
 
@@ -94,7 +94,7 @@ def test_a_degraded_photograph_is_softer_and_still_the_same_eye() -> None:
 
 def test_each_photograph_is_degraded_in_its_own_way_that_follows_from_the_seed(eyes: PreparedDataset) -> None:
     rows = (eyes.rows[0], eyes.rows[0], eyes.rows[1])
-    first, again, other = (degraded_pictures(eyes, rows, seed=seed) for seed in (5, 5, 6))
+    first, again, other = (degraded_images(eyes, rows, seed=seed) for seed in (5, 5, 6))
     for one, same, different in zip(first, again, other, strict=True):
         assert one is not None and same is not None and different is not None
         assert one.shape == (64, 64, 3)
@@ -103,19 +103,19 @@ def test_each_photograph_is_degraded_in_its_own_way_that_follows_from_the_seed(e
     assert not np.array_equal(first[0], first[1]), "the same photograph twice, degraded twice"
 
 
-def test_pictures_are_laid_out_as_those_that_were_prepared(eyes: PreparedDataset) -> None:
-    for row, picture in zip(eyes.rows, degraded_pictures(eyes, eyes.rows, seed=1), strict=True):
-        assert picture is not None
-        difference = picture.astype(float) - read_image(eyes.directory / row.image)
+def test_images_are_laid_out_as_those_that_were_prepared(eyes: PreparedDataset) -> None:
+    for row, image in zip(eyes.rows, degraded_images(eyes, eyes.rows, seed=1), strict=True):
+        assert image is not None
+        difference = image.astype(float) - read_image(eyes.directory / row.image)
         assert 0 < np.abs(difference).mean() < 8
 
 
-def test_where_no_retina_is_left_there_is_no_picture_and_training_takes_the_plain_one(eyes: PreparedDataset) -> None:
+def test_where_no_retina_is_left_there_is_no_image_and_training_takes_the_plain_one(eyes: PreparedDataset) -> None:
     rows = eyes.graded_rows()
     write_image(eyes.photograph_path(rows[1]), np.zeros((200, 200, 3), np.uint8))
-    found = degraded_pictures(eyes, rows, seed=0)
-    assert [picture is None for picture in found] == [False, True, False, False]
-    plain = load_pictures(eyes, rows)
+    found = degraded_images(eyes, rows, seed=0)
+    assert [image is None for image in found] == [False, True, False, False]
+    plain = load_images(eyes, rows)
     both = with_degraded(plain, eyes, rows, seed=0)
     assert both.degraded is not None
     assert both.degraded[1].equal(plain.pixels[1])
@@ -127,9 +127,9 @@ def test_a_photograph_that_is_gone_is_named_with_what_to_do(eyes: PreparedDatase
     path = eyes.photograph_path(eyes.rows[2])
     path.unlink()
     with pytest.raises(DatasetError, match=r"eye2\.png: the file does not exist.*--degrade needs the photographs"):
-        degraded_pictures(eyes, eyes.rows, seed=0)
+        degraded_images(eyes, eyes.rows, seed=0)
 
 
 def test_a_data_set_that_does_not_know_its_photographs_cannot_be_degraded(eyes: PreparedDataset) -> None:
     with pytest.raises(DatasetError, match="does not say where its photographs are"):
-        degraded_pictures(replace(eyes, root=None), eyes.rows, seed=0)
+        degraded_images(replace(eyes, root=None), eyes.rows, seed=0)

@@ -21,12 +21,12 @@ from fundusgrade.commands.app import app
 from fundusgrade.errors import TrainingError
 from fundusgrade.metrics.predictions import read_predictions
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.pictures import GradedPictures
+from fundusgrade.networks.tensors import LabeledImages
 from fundusgrade.options import Head, Loss, Precision
 from fundusgrade.training import distributed
 from fundusgrade.training.batch_norm import SharedBatchNorm, share_statistics
 from fundusgrade.training.batches import Batch, training_batches
-from fundusgrade.training.distributed import ALONE, Team
+from fundusgrade.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fundusgrade.training.loop import _refuse_small_batches
 from fundusgrade.training.losses import graded_loss
 from fundusgrade.training.state import RunState
@@ -112,8 +112,8 @@ def assert_alike(home: Path, one: str, other: str, tolerance: float) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("count", [8, 9, 13, 32])
-def test_every_picture_is_with_one_process_and_with_its_partner(count: int, size: int) -> None:
-    parts = [Team(rank=rank, size=size).positions(count) for rank in range(size)]
+def test_every_image_is_with_one_process_and_with_its_partner(count: int, size: int) -> None:
+    parts = [ProcessGroup(rank=rank, size=size).positions(count) for rank in range(size)]
     assert sorted(torch.cat(parts).tolist()) == list(range(count))
     for part in parts:
         assert part.tolist() == sorted(part.tolist())
@@ -123,14 +123,14 @@ def test_every_picture_is_with_one_process_and_with_its_partner(count: int, size
 
 @pytest.mark.parametrize("count", [0, 1, 7, 20])
 def test_stretches_follow_each_other(count: int) -> None:
-    parts = [list(range(count))[Team(rank=rank, size=3).stretch(count)] for rank in range(3)]
+    parts = [list(range(count))[ProcessGroup(rank=rank, size=3).stretch(count)] for rank in range(3)]
     assert [number for part in parts for number in part] == list(range(count))
 
 
-def noise(count: int) -> GradedPictures:
+def noise(count: int) -> LabeledImages:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2 * count, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return GradedPictures(
+    return LabeledImages(
         stored=pixels,
         index=torch.randperm(2 * count, generator=generator)[:count],
         grades=torch.arange(count) % 5,
@@ -139,25 +139,25 @@ def noise(count: int) -> GradedPictures:
     )
 
 
-def batches_of(pictures: GradedPictures, us: Team) -> list[Batch]:
+def batches_of(images: LabeledImages, us: ProcessGroup) -> list[Batch]:
     cpu = torch.device("cpu")
-    return list(training_batches(pictures, 9, seed=3, epoch=2, device=cpu, mixup=0.4, us=us))
+    return list(training_batches(images, 9, seed=3, epoch=2, device=cpu, mixup=0.4, us=us))
 
 
 @pytest.mark.parametrize("is_degraded", [False, True])
 @pytest.mark.parametrize("rows", [None, (8, 24)])
 def test_parts_of_a_batch_are_the_batch_bit_for_bit(is_degraded: bool, rows: tuple[int, int] | None) -> None:
-    pictures = noise(20)
+    images = noise(20)
     if is_degraded:
-        pictures = replace(pictures, degraded=255 - pictures.pixels)
-    whole = batches_of(pictures, ALONE)
-    parts = [batches_of(replace(pictures, rows=rows), Team(rank=rank, size=2)) for rank in range(2)]
+        images = replace(images, degraded=255 - images.pixels)
+    whole = batches_of(images, SINGLE_PROCESS)
+    parts = [batches_of(replace(images, rows=rows), ProcessGroup(rank=rank, size=2)) for rank in range(2)]
     assert len(whole) == len(parts[0]) == len(parts[1]) == 2
     for batch, *shares in zip(whole, *parts, strict=True):
         top, bottom = rows or (0, 32)
         for rank, share in enumerate(shares):
-            own = Team(rank=rank, size=2).positions(9)
-            assert torch.equal(share.pictures, batch.pictures[own][:, :, top:bottom])
+            own = ProcessGroup(rank=rank, size=2).positions(9)
+            assert torch.equal(share.images, batch.images[own][:, :, top:bottom])
             assert torch.equal(share.grades, batch.grades[own])
             assert torch.equal(share.weights, batch.weights[own])
             assert torch.equal(share.mirrored()[0], batch.mirrored()[0][own])
@@ -166,15 +166,15 @@ def test_parts_of_a_batch_are_the_batch_bit_for_bit(is_degraded: bool, rows: tup
 
 
 def test_the_mean_of_the_parts_losses_is_the_loss_of_the_batch() -> None:
-    pictures = noise(20)
+    images = noise(20)
     outputs = torch.randn(9, 5, generator=torch.Generator().manual_seed(1))
-    parts = [batches_of(pictures, Team(rank=rank, size=2))[0] for rank in range(2)]
-    (whole, _) = batches_of(pictures, ALONE)
+    parts = [batches_of(images, ProcessGroup(rank=rank, size=2))[0] for rank in range(2)]
+    (whole, _) = batches_of(images, SINGLE_PROCESS)
 
     def loss_of(batch: Batch, own: Tensor) -> Tensor:
         return batch.portion * graded_loss(Head.SOFTMAX, Loss.CROSS_ENTROPY, outputs[own], batch.grades, batch.weights)
 
-    losses = [loss_of(part, Team(rank=rank, size=2).positions(9)) for rank, part in enumerate(parts)]
+    losses = [loss_of(part, ProcessGroup(rank=rank, size=2).positions(9)) for rank, part in enumerate(parts)]
     assert float(sum(losses)) / 2 == pytest.approx(float(loss_of(whole, torch.arange(9))), rel=1e-6)
 
 
@@ -216,7 +216,7 @@ def test_sharing_statistics_keeps_the_names_of_weights(monkeypatch: pytest.Monke
     names, parameters = list(network.state_dict()), list(network.parameters())
     share_statistics(network)
     assert not any(isinstance(module, SharedBatchNorm) for module in network.modules())
-    monkeypatch.setattr(distributed, "team", lambda: Team(rank=0, size=2))
+    monkeypatch.setattr(distributed, "team", lambda: ProcessGroup(rank=0, size=2))
     share_statistics(network)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert list(network.state_dict()) == names
@@ -249,7 +249,7 @@ def test_a_run_whose_process_is_killed_says_so_and_is_resumed_by_one_process(sha
     assert_alike(shared_home, "one", "killed", ROUNDING)
 
 
-def test_folds_of_degraded_pictures_are_trained_together_and_pooled_once(home: Path) -> None:
+def test_folds_of_degraded_images_are_trained_together_and_pooled_once(home: Path) -> None:
     words = ["--arch", "test_vit", "--epochs", "1", "--folds", "2", "--degrade"]
     with photographs_of(install_dataset("toy")):
         alone(home, *words, "--name", "one")
@@ -265,9 +265,9 @@ def test_folds_of_degraded_pictures_are_trained_together_and_pooled_once(home: P
 
 def test_too_small_batches_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"batches of 5 photographs are too small for 3 processes.*for each, 6"):
-        _refuse_small_batches(5, Team(rank=0, size=3))
-    _refuse_small_batches(6, Team(rank=0, size=3))
-    _refuse_small_batches(1, ALONE)
+        _refuse_small_batches(5, ProcessGroup(rank=0, size=3))
+    _refuse_small_batches(6, ProcessGroup(rank=0, size=3))
+    _refuse_small_batches(1, SINGLE_PROCESS)
 
 
 def test_one_process_of_a_machine_uses_its_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

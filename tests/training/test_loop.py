@@ -33,8 +33,8 @@ from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import DeviceChoice, choose_device
 from fundusgrade.networks.heads import UNCALIBRATED
-from fundusgrade.networks.inference import lay_out, predict_outputs, predict_probabilities, to_probabilities
-from fundusgrade.networks.pictures import load_pictures
+from fundusgrade.networks.inference import predict_outputs, predict_probabilities, to_memory_format, to_probabilities
+from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from fundusgrade.training import loop
@@ -179,7 +179,7 @@ def test_what_is_recorded_is_what_the_saved_weights_give(tmp_path: Path, toy: Pr
     options = replace(UNFITTED, decision=Decision.MOST_PROBABLE)
     result = train(toy, options, FLOAT32, tmp_path / "run", observer=Quiet())
     checkpoint = load_checkpoint(tmp_path / "run" / store.MODEL_FILE)
-    validation = load_pictures(toy, toy.graded_rows("validation"))
+    validation = load_images(toy, toy.graded_rows("validation"))
     probabilities = predict_probabilities(checkpoint.network, validation.pixels, FLOAT32)
     evaluation = evaluate_predictions(validation.grades.numpy(), probabilities)
     best = result.history[result.best_epoch - 1]
@@ -243,12 +243,12 @@ def test_the_loss_of_an_epoch_is_that_of_its_batches(tmp_path: Path, loss: Loss)
     result = train(dataset, options, FLOAT32, tmp_path / "run", observer=Quiet())
     torch.manual_seed(options.seed)
     network = build_network(network_spec("cnn", 32, band_rows=dataset.recipe.band_rows, head=options.head))
-    pictures = load_pictures(dataset, dataset.graded_rows("train"))
-    weights = class_weights(pictures.grades, ClassWeights.SQRT)[pictures.grades]
-    (batch,) = training_batches(replace(pictures, weights=weights), 64, seed=0, epoch=1, device=torch.device("cpu"))
+    images = load_images(dataset, dataset.graded_rows("train"))
+    weights = class_weights(images.grades, ClassWeights.SQRT)[images.grades]
+    (batch,) = training_batches(replace(images, weights=weights), 64, seed=0, epoch=1, device=torch.device("cpu"))
     torch.manual_seed(options.seed * 1_000_003 + 1)
     with torch.no_grad():
-        outputs = network.train().outputs(lay_out(network, batch.pictures))
+        outputs = network.train().outputs(to_memory_format(network, batch.images))
     expected = graded_loss(options.head, loss, outputs, batch.grades, batch.weights)
     assert result.history[0].train_loss == pytest.approx(float(expected), rel=1e-4)
 
@@ -259,7 +259,7 @@ def test_several_data_sets_count_alike_in_the_loss(tmp_path: Path) -> None:
     both = join_datasets([first, second])
     rows = both.graded_rows("train")
     options = replace(QUICK, class_weights=ClassWeights.NONE).filled()
-    weights = loop._weighted(load_pictures(both, rows), both, options).weights
+    weights = loop._weighted(load_images(both, rows), both, options).weights
     assert weights is not None
     for name in (first.name, second.name):
         share = sum(float(weight) for weight, row in zip(weights, rows, strict=True) if row.origin == name)
@@ -310,9 +310,9 @@ def test_a_step_does_not_wait_for_the_gpu(toy: PreparedDataset, arch: str) -> No
     choice = choose_device(DeviceName.CUDA)
     options = replace(QUICK, arch=arch, pretrained=False).filled()
     run = loop._start_run(toy, options, choice, resume=False)
-    pictures, _ = loop._load_splits(toy, options, choice, rows=run.network.spec.rows)
-    assert pictures.pixels.is_cuda
-    batches = training_batches(pictures, 8, seed=0, epoch=1, device=choice.device, mixup=0.2)
+    images, _ = loop._load_splits(toy, options, choice, rows=run.network.spec.rows)
+    assert images.pixels.is_cuda
+    batches = training_batches(images, 8, seed=0, epoch=1, device=choice.device, mixup=0.2)
     loop._train_step(run, next(batches), options, choice)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -417,7 +417,7 @@ def test_the_saved_model_is_calibrated_and_scored_as_it_will_grade(
     train(dataset, options, FLOAT32, tmp_path / "run", observer=Quiet())
     checkpoint = load_checkpoint(tmp_path / "run" / store.MODEL_FILE)
     description, metrics = checkpoint.description, checkpoint.description.provenance.metrics
-    validation = load_pictures(dataset, dataset.graded_rows("validation"))
+    validation = load_images(dataset, dataset.graded_rows("validation"))
     grades, pixels = validation.grades.numpy(), validation.pixels
     probabilities = predict_probabilities(checkpoint.network, pixels, FLOAT32)
     scored = evaluate_predictions(grades, probabilities, description.thresholds)
@@ -444,10 +444,10 @@ def test_the_reference_recipe_fits_nothing(tmp_path: Path, toy: PreparedDataset)
 
 def test_a_model_carries_marks_of_what_it_was_trained_and_chosen_on(tmp_path: Path, toy: PreparedDataset) -> None:
     train(toy, replace(QUICK, epochs=1), FLOAT32, tmp_path, observer=Quiet())
-    exposure = load_checkpoint(tmp_path / store.MODEL_FILE).exposure
+    fingerprints = load_checkpoint(tmp_path / store.MODEL_FILE).fingerprints
     seen = (*toy.graded_rows("train"), *toy.graded_rows("validation"))
-    assert set(find_overlap(exposure, toy, seen).sources) == {row.source for row in seen}
-    assert find_overlap(exposure, toy, toy.graded_rows("test")).files == ()
+    assert set(find_overlap(fingerprints, toy, seen).sources) == {row.source for row in seen}
+    assert find_overlap(fingerprints, toy, toy.graded_rows("test")).files == ()
 
 
 def test_an_undefined_kappa_is_worse_than_any(
@@ -545,7 +545,7 @@ def test_options_that_cannot_be_trained_with(
         train(toy, replace(QUICK, **change), FLOAT32, tmp_path, observer=Quiet())
 
 
-def test_an_unknown_architecture_is_told_before_pictures_are_read(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_told_before_images_are_read(tmp_path: Path) -> None:
     dataset = prepared_dataset(tmp_path / "toy")
     shutil.rmtree(dataset.directory)
     with pytest.raises(WeightsUnavailableError, match="--arch resnet5"):

@@ -25,7 +25,7 @@ from fundusgrade.commands.train import train
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.terminal import message, silence_stdout
-from fundusgrade.text import in_words
+from fundusgrade.text import error_text
 
 _ERROR = "[bold red]Error:[/] "
 
@@ -53,7 +53,7 @@ class _ErrorBoundary(TyperGroup):
             if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
                 raise
             silence_stdout()
-            message(f"cannot write the results: {in_words(error)}; make room, or write elsewhere", lead=_ERROR)
+            message(f"cannot write the results: {error_text(error)}; make room, or write elsewhere", lead=_ERROR)
             raise typer.Exit(EXIT_ERROR) from None
 
 

@@ -33,11 +33,13 @@ def evaluate(
     by: Annotated[list[str] | None, typer.Option(help="Score subgroups too: quality, eye, site, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, confusion.png, predictions.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML file for the whole report.")] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="Worst errors of each model shown in the report.")] = 6,
+    images: Annotated[int, typer.Option(min=0, help="Worst errors of each model shown in the report.")] = 6,
     audit: Annotated[bool, typer.Option("--audit", help="Audit data and models too; see `fundusgrade audit`.")] = False,
     coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="How often sets hold the true grade.")] = 0.9,
     tta: Annotated[bool, typer.Option("--tta", help="Grade each photograph mirrored too.")] = False,
-    allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Score photographs of the training, too.")] = False,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Score photographs of the training, too.")
+    ] = False,
     draws: Annotated[int, typer.Option(min=100, help="Draws of the bootstrap.")] = 1000,
     device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
     precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
@@ -56,18 +58,18 @@ def evaluate(
     wanted = wanted_models(model) if model or not files else []
     candidates = files + [
         candidate_from_model(
-            each, dataset, split.value, device=device, precision=precision, tta=tta, allow_seen=allow_seen
+            each, dataset, split.value, device=device, precision=precision, tta=tta, allow_leakage=allow_leakage
         )
         for each in wanted
     ]
     candidates = only_common(candidates) if common else candidates
     found = assess_candidates(
-        candidates, dataset, part=split.value, columns=by or (), coverage=coverage, num_draws=draws
+        candidates, dataset, part=split.value, columns=by or (), coverage=coverage, num_resamples=draws
     )
     _show_assessment(found, candidates, out)
     audited = _audit_candidates(candidates, dataset, split, out) if audit else []
     if report is not None:
-        _write_report(report, candidates, dataset, found, pictures, audited)
+        _write_report(report, candidates, dataset, found, images, audited)
 
 
 def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:
@@ -110,12 +112,12 @@ def _write_report(
     candidates: Sequence[Candidate],
     dataset: PreparedDataset,
     found: Assessment,
-    num_pictures: int,
+    num_images: int,
     audited: Sequence[Audit],
 ) -> None:
     from fundusgrade.reports.describe import report_context
     from fundusgrade.reports.html.page import report_html
 
-    context = report_context(candidates, dataset, found, num_pictures=num_pictures, audits=audited, command=command())
+    context = report_context(candidates, dataset, found, num_images=num_images, audits=audited, command=command())
     write_atomically(path, report_html(found, context))
     message(f"written: {path!s}")

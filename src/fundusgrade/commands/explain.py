@@ -14,7 +14,7 @@ from fundusgrade.commands.options import EXIT_UNGRADED, wanted_models
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
 from fundusgrade.options import DeviceName, Precision, Split
 from fundusgrade.terminal import command, counting, message, show
-from fundusgrade.text import in_words
+from fundusgrade.text import error_text
 
 if TYPE_CHECKING:
     from fundusgrade.evaluation.findings import Findings
@@ -93,7 +93,9 @@ def faithfulness(
     limit: Annotated[int, typer.Option(min=0, help="Photographs for all tests; concentration takes all.")] = 40,
     lesions: Annotated[Path | None, typer.Option(help="Folder with images/ and masks/ in IDRiD's layout.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for faithfulness.json and figures.")] = None,
-    allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Take photographs of the training, too.")] = False,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Take photographs of the training, too.")
+    ] = False,
     device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
     precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
 ) -> None:
@@ -112,7 +114,7 @@ def faithfulness(
     graders = _graders(model, device, precision)
     studies: list[Findings] = []
     if data is not None:
-        studies.append(_examined_dataset(data, graders, split, fold, asked, allow_seen))
+        studies.append(_examined_dataset(data, graders, split, fold, asked, allow_leakage))
         show_findings(studies[-1])
     if lesions is not None:
         with counting("lesions") as on_progress:
@@ -208,7 +210,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot make the folder {folder}: {in_words(error)}; name another with --out") from error
+        raise StoreError(f"cannot make the folder {folder}: {error_text(error)}; name another with --out") from error
 
 
 def _explain_into(
@@ -254,7 +256,7 @@ def _examined(
 
 
 def _examined_dataset(
-    data: str, graders: Sequence[Grader], split: Split, fold: int | None, asked: Examination, allow_seen: bool
+    data: str, graders: Sequence[Grader], split: Split, fold: int | None, asked: Examination, allow_leakage: bool
 ) -> Findings:
     from fundusgrade import store
     from fundusgrade.data.dataset import load_dataset
@@ -264,7 +266,7 @@ def _examined_dataset(
     dataset = load_dataset(store.resolve_dataset(data))
     dataset = dataset if fold is None else dataset.with_fold(fold)
     for grader in graders:
-        seen = check_seen(grader, dataset, dataset.graded_rows(split.value), allow_seen=allow_seen)
+        seen = check_seen(grader, dataset, dataset.graded_rows(split.value), allow_leakage=allow_leakage)
         message(f"{grader.name}: {seen}")
     with counting("testing") as on_progress:
         return examine_dataset(graders, dataset, split.value, asked, on_progress, _say_skipped)

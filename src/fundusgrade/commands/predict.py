@@ -68,7 +68,7 @@ def predict(
         coverage=coverage,
     )
     message(f"model {grader.name}; {grader.choice.describe()}")
-    message(grader.pace.describe())
+    message(grader.concurrency.describe())
     chosen = part.of(found) if part else found
     job = _job(grader, chosen, resume=resume, overwrite=overwrite)
     with PredictionWriter(out, with_ranges=coverage is not None, job=job) as writer:
@@ -131,7 +131,9 @@ def _job(grader: Grader, found: Sequence[FoundImage], *, resume: bool, overwrite
 
     made_by = {"fundusgrade": __version__, **grader.made_by()}
     names = [each.name for each in found]
-    return Job(names=names, made_by=made_by, batch_size=grader.pace.batch_size, resume=resume, overwrite=overwrite)
+    return Job(
+        names=names, made_by=made_by, batch_size=grader.concurrency.batch_size, resume=resume, overwrite=overwrite
+    )
 
 
 def _grade_into(writer: PredictionWriter, grader: Grader, found: Sequence[FoundImage]) -> None:

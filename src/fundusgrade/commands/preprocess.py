@@ -27,7 +27,7 @@ def preprocess(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")] = None,
 ) -> None:
-    """Make a ready data set: canonical pictures, leak-safe splits, a manifest. Goes on where it was stopped."""
+    """Make a ready data set: preprocessed images, leak-safe splits, a manifest. Goes on where it was stopped."""
     from fundusgrade import store
     from fundusgrade.data import prepare
     from fundusgrade.data.labels import find_samples, label_columns

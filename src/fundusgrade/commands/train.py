@@ -93,15 +93,15 @@ def _train(request: RunRequest, device: DeviceName, precision: Precision, *, in_
     from fundusgrade.networks.device import choose_device
     from fundusgrade.training import cross_validation, distributed, runs
 
-    with distributed.joined(choose_device(device, precision)) as team:
-        screen = console(quiet=not team.is_first)
+    with distributed.joined(choose_device(device, precision)) as process_group:
+        screen = console(quiet=not process_group.is_main_process)
         if in_folds:
             finished = cross_validation.cross_validate(
                 request, device=device, precision=precision, console=screen, tta=tta
             )
         else:
             finished = runs.run_training(runs.plan_run(request), device=device, precision=precision, console=screen)
-    if team.is_first:
+    if process_group.is_main_process:
         typer.echo(finished.summary)
     if finished.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 
 TILE_PX = 112
 NUM_COLUMNS = 10
@@ -23,20 +23,20 @@ class Section:
     """Pictures that stand together under a title."""
 
     title: str
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
 
 
-def draw_overview(sections: Sequence[Section]) -> Picture:
+def draw_overview(sections: Sequence[Section]) -> Image:
     """A sheet (H, W, 3) with up to two lines of every section's pictures, spread evenly over the section."""
-    sheets = [_draw_section(section) for section in sections if section.pictures]
+    sheets = [_draw_section(section) for section in sections if section.images]
     if not sheets:
         return np.full((TILE_PX, NUM_COLUMNS * TILE_PX, 3), 255, np.uint8)
     return np.concatenate(sheets, axis=0)
 
 
-def _draw_section(section: Section) -> Picture:
-    num_shown = min(len(section.pictures), NUM_LINES * NUM_COLUMNS)
-    shown = [section.pictures[i * len(section.pictures) // num_shown] for i in range(num_shown)]
+def _draw_section(section: Section) -> Image:
+    num_shown = min(len(section.images), NUM_LINES * NUM_COLUMNS)
+    shown = [section.images[i * len(section.images) // num_shown] for i in range(num_shown)]
     num_lines = -(-len(shown) // NUM_COLUMNS)
     sheet = np.full((HEADING_PX + num_lines * TILE_PX, NUM_COLUMNS * TILE_PX, 3), 255, np.uint8)
     cv2.putText(sheet, section.title, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""Labeled photographs -> a prepared data set: canonical pictures, a manifest with leak-safe splits, an overview.
+"""Labeled photographs -> a prepared data set: preprocessed images, a manifest with leak-safe splits, an overview.
 
 The manifest and `dataset.json` are written last, atomically, when all pictures are there.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from fundusgrade import store
 from fundusgrade.data.labels import path_of_source
 from fundusgrade.data.manifest import ManifestRow, manifest_rows_from_text
-from fundusgrade.data.splits import FOLD_FRACTIONS, deal_folds, split_groups
+from fundusgrade.data.splits import FOLD_FRACTIONS, assign_folds, split_groups
 from fundusgrade.errors import DatasetError
 from fundusgrade.files import hash_text
 from fundusgrade.grades import Grade
@@ -57,7 +57,8 @@ class PreparedDataset:
         if self.recipe != needed:
             raise DatasetError(
                 f"the data set {self.name!r} is {self.recipe.describe()}, "
-                f"the model {model!r} needs {needed.describe()}; prepare it again with `fundusgrade preprocess FOLDER --name NAME --method {needed.method.value} "
+                f"the model {model!r} needs {needed.describe()}; prepare it "
+                f"again with `fundusgrade preprocess FOLDER --name NAME --method {needed.method.value} "
                 f"--outline {needed.outline.value} --size {needed.size_px}`"
             )
 
@@ -75,7 +76,7 @@ class PreparedDataset:
         if not 1 <= fold <= num_folds or num_folds < 2:
             raise DatasetError(f"there is no fold {fold} of {num_folds}; expected 1 to {num_folds}, of at least 2")
         rows = self.graded_rows()
-        folds = deal_folds([row.group for row in rows], [_grade_of(row) for row in rows], num_folds, self.seed)
+        folds = assign_folds([row.group for row in rows], [_grade_of(row) for row in rows], num_folds, self.seed)
         rest = [row for row, number in zip(rows, folds, strict=True) if number != fold - 1]
         parts = split_groups(
             [row.group for row in rest], [_grade_of(row) for row in rest], FOLD_FRACTIONS, self.seed + 1 + fold

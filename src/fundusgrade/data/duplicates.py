@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 
 FINGERPRINT_SIDE = 16
 FINGERPRINT_BITS = FINGERPRINT_SIDE * FINGERPRINT_SIDE
@@ -39,20 +39,20 @@ class Grouping:
     num_copy_photographs: int
 
 
-def fingerprint(picture: Picture, mask: NDArray[np.bool_]) -> str:
-    """256 bits of a canonical picture (S, S, 3) as hex: is this cell brighter than the mean of the visible disc?
+def fingerprint(image: Image, mask: NDArray[np.bool_]) -> str:
+    """256 bits of a preprocessed image (S, S, 3) as hex: is this cell brighter than the mean of the visible disc?
 
     The local mean is removed first, so that neither the camera's vignetting nor the disc's outline decides the bits. A
     cell outside the disc is always 0: the mean is close to 0 there, and its sign would turn all those bits at once.
     """
-    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     weight = mask.astype(np.float32)
-    sigma_px = picture.shape[0] / 8
+    sigma_px = image.shape[0] / 8
     local = cv2.GaussianBlur(gray * weight, (0, 0), sigma_px)
     local /= np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma_px), 1e-6)
     detail = (gray - local) * weight
     cells = cv2.resize(
-        cv2.GaussianBlur(detail, (0, 0), picture.shape[0] / FINGERPRINT_SIDE / 2),
+        cv2.GaussianBlur(detail, (0, 0), image.shape[0] / FINGERPRINT_SIDE / 2),
         (FINGERPRINT_SIDE, FINGERPRINT_SIDE),
         interpolation=cv2.INTER_AREA,
     )
@@ -62,13 +62,13 @@ def fingerprint(picture: Picture, mask: NDArray[np.bool_]) -> str:
 
 def group_photographs(identities: Sequence[Identity]) -> Grouping:
     """Tie exact copies (same file), near copies (same fingerprint but for a few bits) and a patient's photographs."""
-    exact = _Ties(len(identities))
+    exact = UnionFind(len(identities))
     exact.tie_equal([identity.sha256 for identity in identities])
-    copies = _Ties(len(identities))
+    copies = UnionFind(len(identities))
     copies.tie_equal([identity.sha256 for identity in identities])
     for first, second in _near_pairs([identity.fingerprint for identity in identities]):
         copies.tie(first, second)
-    groups = _Ties(len(identities))
+    groups = UnionFind(len(identities))
     groups.tie_equal(copies.numbers())
     groups.tie_equal([identity.patient for identity in identities])
     exact_sizes = _sizes_above_one(exact.numbers())
@@ -102,7 +102,7 @@ def _sizes_above_one(numbers: Sequence[int]) -> list[int]:
     return [int(size) for size in np.bincount(numbers) if size > 1] if numbers else []
 
 
-class _Ties:
+class UnionFind:
     """Disjoint sets of 0..n-1 (union-find with path halving)."""
 
     def __init__(self, size: int) -> None:

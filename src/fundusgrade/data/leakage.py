@@ -22,7 +22,7 @@ _FINGERPRINT_BYTES = FINGERPRINT_BITS // 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Exposure:
+class TrainingFingerprints:
     """Marks of what was used to train and to choose: files (N, 8), fingerprints (M, 32), patients (P, 8), all uint8."""
 
     files: NDArray[np.uint8]
@@ -50,22 +50,22 @@ class Overlap:
         return (*self.files, *self.copies, *self.patients)
 
 
-def exposure_of(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Exposure:
+def exposure_of(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> TrainingFingerprints:
     """Marks of these photographs of a data set."""
     patients = {(_origin(dataset, row), row.patient) for row in rows if row.patient is not None}
-    return Exposure(
+    return TrainingFingerprints(
         files=_table({row.sha256[: 2 * MARK_BYTES] for row in rows}, MARK_BYTES),
         fingerprints=_table({row.fingerprint for row in rows if row.fingerprint}, _FINGERPRINT_BYTES),
         patients=_table({_patient_mark(*each) for each in patients}, MARK_BYTES),
     )
 
 
-def find_overlap(exposure: Exposure, dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Overlap:
+def find_overlap(fingerprints: TrainingFingerprints, dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Overlap:
     """Which of these photographs, or of their patients, the model has seen."""
-    files = {mark.tobytes().hex() for mark in exposure.files}
-    patients = {mark.tobytes().hex() for mark in exposure.patients}
+    files = {mark.tobytes().hex() for mark in fingerprints.files}
+    patients = {mark.tobytes().hex() for mark in fingerprints.patients}
     is_file = [row.sha256[: 2 * MARK_BYTES] in files for row in rows]
-    is_copy = _near(exposure.fingerprints, [row.fingerprint for row in rows])
+    is_copy = _near(fingerprints.fingerprints, [row.fingerprint for row in rows])
     is_patient = [
         row.patient is not None and _patient_mark(_origin(dataset, row), row.patient) in patients for row in rows
     ]

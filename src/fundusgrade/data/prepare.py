@@ -16,7 +16,7 @@ from fundusgrade.data.duplicates import Grouping, Identity, group_photographs
 from fundusgrade.data.labels import Sample, Samples
 from fundusgrade.data.manifest import ManifestRow, manifest_text
 from fundusgrade.data.prepare_images import Record, prepare_photographs
-from fundusgrade.data.splits import SPLIT_FRACTIONS, deal_folds, split_groups
+from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, split_groups
 from fundusgrade.errors import DatasetError
 from fundusgrade.files import hash_text, now, write_atomically
 from fundusgrade.grades import Grade
@@ -127,7 +127,7 @@ def _deal(
     groups = [grouping.groups[i] for i in usable]
     grades = [grade for i in usable if (grade := samples[i].grade) is not None]
     parts = split_groups(groups, grades, tuple(SPLIT_FRACTIONS.values()), seed)
-    folds = deal_folds(groups, grades, NUM_FOLDS, seed)
+    folds = assign_folds(groups, grades, NUM_FOLDS, seed)
     names = tuple(SPLIT_FRACTIONS)
     return {i: names[part] for i, part in zip(usable, parts, strict=True)}, dict(zip(usable, folds, strict=True))
 
@@ -166,6 +166,6 @@ def _overview_sections(dataset: PreparedDataset) -> list[Section]:
     titles = {grade: "without grade" if grade is None else f"{int(grade)} {grade.label}" for grade in (*Grade, None)}
     shown = [row for row in dataset.rows if row.error is None]
     return [
-        Section(title=title, pictures=tuple(dataset.directory / row.image for row in shown if row.grade == grade))
+        Section(title=title, images=tuple(dataset.directory / row.image for row in shown if row.grade == grade))
         for grade, title in titles.items()
     ]

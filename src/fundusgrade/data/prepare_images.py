@@ -1,4 +1,4 @@
-"""Photographs -> canonical pictures on disk: in parallel, and never twice.
+"""Photographs -> preprocessed images on disk: in parallel, and never twice.
 
 Each finished photograph is a line of `records.jsonl`; a later run takes over every line whose photograph (by content
 hash) and recipe are unchanged.
@@ -27,8 +27,8 @@ from fundusgrade.data.labels import Sample
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
 from fundusgrade.files import HOME_VARIABLE, hash_file
 from fundusgrade.photographs.images import write_image
-from fundusgrade.photographs.loading import Intake, take_in
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import preprocess
 from fundusgrade.photographs.quality import Quality
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
@@ -124,14 +124,14 @@ def _append(journal: TextIO, record: Record) -> None:
 def _tasks(samples: Sequence[Sample], directory: Path, recipe: PreprocessRecipe) -> list[_Task]:
     """One task a photograph; of several rows about one photograph the last counts."""
     unique = {sample.source: sample for sample in samples}
-    images = _picture_names([source for source, sample in unique.items() if sample.path is not None])
+    images = _image_names([source for source, sample in unique.items() if sample.path is not None])
     return [
         _Task(sample=sample, image=images.get(source, ""), directory=directory, recipe=recipe)
         for source, sample in unique.items()
     ]
 
 
-def _picture_names(sources: Sequence[str]) -> dict[str, str]:
+def _image_names(sources: Sequence[str]) -> dict[str, str]:
     """Where each photograph's picture goes: its own path, told apart where two differ only in suffix, case or root."""
     parts = {source: [part for part in PurePosixPath(source).parts if part.strip("/.")] for source in sources}
     places = {source: PurePosixPath(PICTURES_FOLDER, *parts[source]) for source in sources}
@@ -215,36 +215,36 @@ def prepare_photograph(task: _Task) -> Record:
     sha256 = ""
     try:
         sha256 = hash_file(path)
-        intake = take_in(path, task.recipe)
+        loaded = load_photograph(path, task.recipe)
     except UngradableError as error:
         return _failed(task, str(error), sha256)
     except OSError as error:
         return _failed(task, f"cannot be read: {error.strerror or error}", sha256)
-    _write_picture(task.directory / task.image, intake.prepared.picture)
+    _write_image(task.directory / task.image, loaded.prepared.image)
     return Record(
         source=task.sample.source,
         recipe=task.recipe.key,
         sha256=sha256,
         image=task.image,
-        fingerprint=_fingerprint(intake, task.recipe),
+        fingerprint=_fingerprint(loaded, task.recipe),
         error=None,
-        quality=intake.quality,
+        quality=loaded.quality,
     )
 
 
-def _fingerprint(intake: Intake, recipe: PreprocessRecipe) -> str:
-    prepared = intake.prepared
+def _fingerprint(loaded: LoadedPhotograph, recipe: PreprocessRecipe) -> str:
+    prepared = loaded.prepared
     if recipe != FINGERPRINT_RECIPE:
-        prepared = preprocess(intake.photograph, prepared.field_of_view, FINGERPRINT_RECIPE)
-    return fingerprint(prepared.picture, prepared.mask)
+        prepared = preprocess(loaded.photograph, prepared.field_of_view, FINGERPRINT_RECIPE)
+    return fingerprint(prepared.image, prepared.mask)
 
 
-def _write_picture(path: Path, picture: Picture) -> None:
+def _write_image(path: Path, image: Image) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make the folder {path.parent}: {error.strerror or error}; check space") from error
-    write_image(path, picture)
+    write_image(path, image)
 
 
 def _failed(task: _Task, reason: str, sha256: str = "") -> Record:

@@ -14,7 +14,7 @@ SPLIT_FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
 FOLD_FRACTIONS = (7 / 8, 1 / 8)
 
 
-def deal_folds(groups: Sequence[int], grades: Sequence[Grade], num_folds: int, seed: int) -> tuple[int, ...]:
+def assign_folds(groups: Sequence[int], grades: Sequence[Grade], num_folds: int, seed: int) -> tuple[int, ...]:
     """The fold, 0 to `num_folds - 1`, of each photograph: equal parts with equal grades that never part a group."""
     return split_groups(groups, grades, (1 / num_folds,) * num_folds, seed + 1)
 

@@ -95,7 +95,7 @@ class Assessment:
     part: str
     num_photographs: int
     num_groups: int
-    num_draws: int
+    num_resamples: int
     coverage: float
     models: tuple[ModelAssessment, ...]
     comparisons: tuple[PairedComparison, ...]
@@ -106,7 +106,7 @@ def assess(
     *,
     part: str = "test",
     coverage: float = 0.9,
-    num_draws: int = 1000,
+    num_resamples: int = 1000,
     seed: int = 0,
     columns: Mapping[str, Sequence[str]] | None = None,
 ) -> Assessment:
@@ -117,14 +117,14 @@ def assess(
     """
     aligned = _aligned(sets, part)
     first = aligned[0]
-    sample = resample(first.test.grades, first.test.groups, num_draws=num_draws, seed=seed)
+    sample = resample(first.test.grades, first.test.groups, num_resamples=num_resamples, seed=seed)
     subgroups = _subgroup_masks(columns or {}, len(first.test))
     return Assessment(
         data=first.data,
         part=part,
         num_photographs=len(first.test),
         num_groups=len(np.unique(first.test.groups)),
-        num_draws=num_draws,
+        num_resamples=num_resamples,
         coverage=coverage,
         models=tuple(_assess_model(each, sample, coverage, subgroups) for each in aligned),
         comparisons=compare_all(aligned, sample),

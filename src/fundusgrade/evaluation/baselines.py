@@ -40,11 +40,11 @@ def decoy_map(
     radius_px: float,
     seed: int,
 ) -> NDArray[np.float32] | None:
-    """The decoy (S, S) >= 0 of this name for a canonical picture; None where the optic disc is not known.
+    """The decoy (S, S) >= 0 of this name for a preprocessed image; None where the optic disc is not known.
 
     `natural` is the same picture in natural colors, on which vessels are dark lines.
     """
-    shape = prepared.picture.shape[:2]
+    shape = prepared.image.shape[:2]
     if name == RANDOM:
         noise = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
         grains = cv2.GaussianBlur(noise, (0, 0), _GRAIN_FRACTION * shape[0])
@@ -57,13 +57,13 @@ def decoy_map(
     if name == CONTRAST:
         return _contrast(prepared)
     if name == VESSELS:
-        return vessel_map(natural.picture, natural.mask)
+        return vessel_map(natural.image, natural.mask)
     return None if landmarks.optic_disc is None else disc_map(shape, landmarks.optic_disc, radius_px)
 
 
 def _contrast(prepared: PreprocessedImage) -> NDArray[np.float32]:
     """The energy of all details, which is what integrated gradients would show if every gradient were alike."""
-    values = prepared.picture.astype(np.float32)
+    values = prepared.image.astype(np.float32)
     details = values - local_mean(values, prepared.mask, _CONTRAST_SIGMA_FRACTION * len(values))
     energy = np.where(prepared.mask, (details**2).sum(axis=2), 0).astype(np.float32)
     return np.asarray(cv2.GaussianBlur(energy, (0, 0), _CONTRAST_GRAIN_FRACTION * len(values)), np.float32)

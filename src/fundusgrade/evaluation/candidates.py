@@ -39,7 +39,7 @@ def candidate_from_model(
     device: DeviceName = DeviceName.AUTO,
     precision: Precision = Precision.AUTO,
     tta: bool = False,
-    allow_seen: bool = False,
+    allow_leakage: bool = False,
 ) -> Candidate:
     """Grade a split with a model, by name or path.
 
@@ -47,7 +47,7 @@ def candidate_from_model(
     to train or to choose the model, unless `allow_seen`.
     """
     grader = Grader.load(model, device=device, precision=precision, tta=tta)
-    seen = check_seen(grader, dataset, dataset.graded_rows(split), allow_seen=allow_seen)
+    seen = check_seen(grader, dataset, dataset.graded_rows(split), allow_leakage=allow_leakage)
     predictions = grader.predict_dataset(dataset, split)
     return Candidate(predictions=predictions, description=grader.description, seen=seen, grader=grader)
 
@@ -93,20 +93,20 @@ def explaining_grader(candidate: Candidate, fold: int) -> Grader | None:
     return candidate.grader or _grader_of(candidate.predictions, fold)
 
 
-def check_seen(grader: Grader, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, allow_seen: bool) -> str:
+def check_seen(grader: Grader, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, allow_leakage: bool) -> str:
     """What the model has seen of these photographs, in a sentence. Raises DatasetError as `candidate_from_model`."""
-    exposure, trained_on = grader.exposure, grader.description.provenance.data_name
-    if not exposure.is_known:
+    fingerprints, trained_on = grader.fingerprints, grader.description.provenance.data_name
+    if not fingerprints.is_known:
         return f"Trained on {trained_on}; its file holds no marks of training photographs, so overlap is not known."
-    overlap = find_overlap(exposure, dataset, rows)
-    known = f"Trained and chosen on {len(exposure.files)} different files of {trained_on}"
+    overlap = find_overlap(fingerprints, dataset, rows)
+    known = f"Trained and chosen on {len(fingerprints.files)} different files of {trained_on}"
     if not overlap.sources:
         return f"{known}; none of the {len(rows)} photographs here, no copy of them and no patient is among those."
     counts = (
         f"{len(overlap.files)} of {len(rows)} photographs themselves, copies of {len(overlap.copies)} and other "
         f"photographs of the patients of {len(overlap.patients)}"
     )
-    if not allow_seen:
+    if not allow_leakage:
         named = ", ".join(overlap.sources[:_NUM_NAMED])
         raise DatasetError(
             f"the model {grader.name!r} was trained or chosen on {counts}, such as {named}; its scores would be too "
@@ -122,7 +122,7 @@ def assess_candidates(
     part: str,
     columns: Sequence[str] = (),
     coverage: float = 0.9,
-    num_draws: int = 1000,
+    num_resamples: int = 1000,
 ) -> Assessment:
     """Score and compare the candidates; `columns` of the manifest make subgroups.
 
@@ -136,7 +136,7 @@ def assess_candidates(
         )
     sets = [candidate.predictions for candidate in candidates]
     values = manifest_columns(dataset, columns, sets[0].test.sources)
-    return assess(sets, part=part, coverage=coverage, num_draws=num_draws, columns=values)
+    return assess(sets, part=part, coverage=coverage, num_resamples=num_resamples, columns=values)
 
 
 def only_common(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -20,15 +20,15 @@ from fundusgrade.evaluation.findings import Measured
 from fundusgrade.evaluation.landmarks import Landmarks, find_landmarks
 from fundusgrade.evaluation.lesion_agreement import Agreement, lesion_coverage, measure_agreement
 from fundusgrade.evaluation.perturbation import FRACTIONS, measure_curves, measure_road
-from fundusgrade.evaluation.randomization import DEPTHS, Likeness, compare_maps, randomized
+from fundusgrade.evaluation.randomization import DEPTHS, MapSimilarity, compare_maps, randomized
 from fundusgrade.explanation.attribution import explain_image, fits
 from fundusgrade.explanation.explainer import explain_prepared, visible_region
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
 from fundusgrade.explanation.targets import PREDICTED, Target, grade_target
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.networks.pictures import to_tensor
-from fundusgrade.photographs.loading import Intake
+from fundusgrade.networks.tensors import to_tensor
+from fundusgrade.photographs.loading import LoadedPhotograph
 from fundusgrade.photographs.preprocess import PreprocessedImage, preprocess
 from fundusgrade.photographs.recipe import Method, Outline
 
@@ -55,7 +55,7 @@ class Subject:
     """A photograph under test: its number, what is graded of it, and masks of its lesions where they are known."""
 
     number: int
-    intake: Intake
+    loaded: LoadedPhotograph
     lesions: tuple[LesionMask, ...] = ()
 
 
@@ -104,7 +104,7 @@ class Examiner:
 
     def _target(self, subject: Subject, grader: Grader) -> Target:
         target = self._plan.methods[0].target
-        return grade_target(grader.grade_intake(subject.intake).grade) if target is PREDICTED else target
+        return grade_target(grader.grade_loaded(subject.loaded).grade) if target is PREDICTED else target
 
     def _examine_map(self, view: _View, name: str, values: NDArray[np.float32]) -> Iterator[Measured]:
         """The tests that need nothing but a map, so that decoys undergo them too."""
@@ -139,8 +139,8 @@ class Examiner:
         """Randomized copies, made at the first photograph and kept."""
         grader = view.grader
         if grader.name not in self._randomized:
-            pictures = to_tensor(view.prepared.picture)[None].to(grader.choice.device)
-            mirrored = torch.cat([pictures, pictures.flip(2), pictures.flip(3), pictures.flip(2, 3)])
+            images = to_tensor(view.prepared.image)[None].to(grader.choice.device)
+            mirrored = torch.cat([images, images.flip(2), images.flip(3), images.flip(2, 3)])
             self._randomized[grader.name] = [randomized(grader.network, depth, mirrored) for depth in DEPTHS]
         return self._randomized[grader.name]
 
@@ -162,8 +162,8 @@ def examine_all(
 
 def _view(subject: Subject, grader: Grader, target: Target) -> _View:
     """What is prepared once for a photograph: masks of many megapixels are not laid on the picture for every map."""
-    prepared, lesions = subject.intake.prepared, subject.lesions
-    natural, landmarks = _natural(subject.intake, grader)
+    prepared, lesions = subject.loaded.prepared, subject.lesions
+    natural, landmarks = _natural(subject.loaded, grader)
     masks = [("lesions", any_lesion(lesions))] if lesions else []
     masks += [(LESION_NAMES[each.kind], each.mask) for each in lesions]
     return _View(
@@ -174,24 +174,22 @@ def _view(subject: Subject, grader: Grader, target: Target) -> _View:
         outline=visible_region(grader.recipe, prepared),
         natural=natural,
         landmarks=landmarks,
-        coverages=tuple(
-            (test, lesion_coverage(mask, prepared.placement, len(prepared.picture))) for test, mask in masks
-        ),
+        coverages=tuple((test, lesion_coverage(mask, prepared.placement, len(prepared.image))) for test, mask in masks),
     )
 
 
-def _natural(intake: Intake, grader: Grader) -> tuple[PreprocessedImage, Landmarks]:
+def _natural(loaded: LoadedPhotograph, grader: Grader) -> tuple[PreprocessedImage, Landmarks]:
     """The photograph in natural colors, pixel for pixel as the model's own picture, and where its landmarks are."""
     recipe = replace(grader.recipe, method=Method.NATURAL, outline=Outline.DISC)
-    natural = preprocess(intake.photograph, intake.prepared.field_of_view, recipe)
+    natural = preprocess(loaded.photograph, loaded.prepared.field_of_view, recipe)
     # Looked for on all of the disc: the model's picture may leave its rim out.
     landmarks = find_landmarks(natural, recipe.radius_px)
     scale, middle = grader.recipe.radius_px / recipe.radius_px, (recipe.size_px - 1) / 2
     matrix = np.array([[scale, 0, middle - scale * middle], [0, scale, middle - scale * middle]])
     size = (recipe.size_px, recipe.size_px)
-    picture = cv2.warpAffine(natural.picture, matrix, size, flags=cv2.INTER_LINEAR)
+    image = cv2.warpAffine(natural.image, matrix, size, flags=cv2.INTER_LINEAR)
     mask = cv2.warpAffine(natural.mask.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST) > 0
-    placed = replace(natural, picture=np.asarray(picture, np.uint8), mask=mask)
+    placed = replace(natural, image=np.asarray(image, np.uint8), mask=mask)
     return placed, landmarks.magnified(scale, middle)
 
 
@@ -232,7 +230,7 @@ def _concentration(view: _View, values: NDArray[np.float32]) -> _Values:
 
 
 def _perturbation(view: _View, values: NDArray[np.float32]) -> _Values:
-    setting = (view.grader.network, view.prepared.picture, view.outline, values, view.target, view.grader.choice)
+    setting = (view.grader.network, view.prepared.image, view.outline, values, view.target, view.grader.choice)
     curves, road = measure_curves(*setting), measure_road(*setting)
     early = FRACTIONS.index(_EARLY)
     return [
@@ -262,14 +260,14 @@ def _agreement_values(test: str, agreement: Agreement) -> _Values:
     ]
 
 
-def _likeness_values(likeness: Likeness) -> list[tuple[str, float | None]]:
+def _likeness_values(likeness: MapSimilarity) -> list[tuple[str, float | None]]:
     return [("rank correlation", likeness.rank_correlation), ("SSIM", likeness.structural_similarity)]
 
 
 def _explained(view: _View, options: ExplainOptions, network: GradingNetwork) -> HeatMap:
     chosen = replace(options, target=view.target)
     choice = view.grader.choice
-    return explain_image(network, view.prepared.picture, options=chosen, choice=choice, outline=view.outline)
+    return explain_image(network, view.prepared.image, options=chosen, choice=choice, outline=view.outline)
 
 
 def _shifted_maps(
@@ -277,9 +275,9 @@ def _shifted_maps(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """The map, that of the picture moved sideways and moved back, and the retina that both pictures show."""
     shift_px = max(1, round(SHIFT_PX * len(heat_map.values) / 224))
-    picture = np.roll(view.prepared.picture, shift_px, axis=1)
-    picture[:, :shift_px] = picture[:, -1:]
-    moved = replace(view.prepared, picture=picture, mask=np.roll(view.prepared.mask, shift_px, axis=1))
+    image = np.roll(view.prepared.image, shift_px, axis=1)
+    image[:, :shift_px] = image[:, -1:]
+    moved = replace(view.prepared, image=image, mask=np.roll(view.prepared.mask, shift_px, axis=1))
     again = explain_prepared(view.grader, moved, replace(options, target=view.target)).values
     both = view.prepared.mask.copy()
     both[:, -shift_px:] = False
@@ -290,7 +288,7 @@ def _between_models(
     subject: Subject, maps: dict[tuple[str, Target], list[tuple[str, NDArray[np.float32]]]]
 ) -> Iterator[Measured]:
     """How alike the maps of any two models are by the same method and for the same target."""
-    mask = subject.intake.prepared.mask
+    mask = subject.loaded.prepared.mask
     for (method, _), named in maps.items():
         for place, (first, one) in enumerate(named):
             for second, other in named[place + 1 :]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PilImage
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.lesion_masks import any_lesion, find_lesion_photographs, read_lesions
@@ -25,14 +25,14 @@ from fundusgrade.metrics.classification import mean_interval
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.field_of_view import FieldOfView, find_field_of_view
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 
 CUT_FRACTION = 0.75
 SQUASHED_ASPECT = 0.75
 _LESION_SIDE_PX = 1024
 _CHUNK = 32
 
-Change = Callable[[Picture, FieldOfView], Picture | None]
+Change = Callable[[Image, FieldOfView], Image | None]
 """A photograph changed, or None where the change would leave it as it is."""
 
 
@@ -74,7 +74,7 @@ def measure_lesions(grader: Grader, folder: Path) -> tuple[InterventionEffect, .
         field_of_view = find_field_of_view(photograph)
         mirrored = _mirrored(mask, field_of_view) & ~mask
         changed = [photograph, _covered(photograph, mask), _covered(photograph, mirrored)]
-        before, covered, control = grader.grade_pictures(changed)
+        before, covered, control = grader.grade_images(changed)
         lesions.append((before, covered))
         elsewhere.append((before, control))
     return _effect(LESIONS, lesions), _effect(CONTROL, elsewhere)
@@ -83,7 +83,7 @@ def measure_lesions(grader: Grader, folder: Path) -> tuple[InterventionEffect, .
 _Pair = tuple[Prediction | Ungraded, Prediction | Ungraded]
 
 
-def _read(path: Path) -> Picture:
+def _read(path: Path) -> Image:
     try:
         return read_image(path, at_least_px=512)
     except UngradableError as error:
@@ -92,19 +92,19 @@ def _read(path: Path) -> Picture:
         ) from error
 
 
-def _grade_changes(grader: Grader, photographs: Sequence[Picture]) -> dict[str, list[_Pair]]:
+def _grade_changes(grader: Grader, photographs: Sequence[Image]) -> dict[str, list[_Pair]]:
     seen = [(photograph, fov) for photograph in photographs if (fov := _field_of_view(photograph)) is not None]
-    before = grader.grade_pictures([photograph for photograph, _ in seen])
+    before = grader.grade_images([photograph for photograph, _ in seen])
     pairs: dict[str, list[_Pair]] = {}
     for name, change in INTERVENTIONS.items():
         changed = [change(photograph, fov) for photograph, fov in seen]
-        applied = [i for i, picture in enumerate(changed) if picture is not None]
-        after = grader.grade_pictures([picture for picture in changed if picture is not None])
+        applied = [i for i, image in enumerate(changed) if image is not None]
+        after = grader.grade_images([image for image in changed if image is not None])
         pairs[name] = [(before[i], result) for i, result in zip(applied, after, strict=True)]
     return pairs
 
 
-def _field_of_view(photograph: Picture) -> FieldOfView | None:
+def _field_of_view(photograph: Image) -> FieldOfView | None:
     """None where there is none any more: the photograph may have been replaced since it was prepared."""
     try:
         return find_field_of_view(photograph)
@@ -128,7 +128,7 @@ def _effect(name: str, pairs: Sequence[_Pair]) -> InterventionEffect:
     )
 
 
-def _cut_rows(photograph: Picture, field_of_view: FieldOfView) -> tuple[int, int] | None:
+def _cut_rows(photograph: Image, field_of_view: FieldOfView) -> tuple[int, int] | None:
     """First and last row + 1 of a photograph cut at CUT_FRACTION of the radius; None where it shows no more anyway."""
     reach = CUT_FRACTION * field_of_view.radius_y
     first, last = round(field_of_view.center_y - reach), round(field_of_view.center_y + reach)
@@ -136,12 +136,12 @@ def _cut_rows(photograph: Picture, field_of_view: FieldOfView) -> tuple[int, int
     return (max(first, 0), last + 1) if shows_more else None
 
 
-def _cut(photograph: Picture, field_of_view: FieldOfView) -> Picture | None:
+def _cut(photograph: Image, field_of_view: FieldOfView) -> Image | None:
     rows = _cut_rows(photograph, field_of_view)
     return None if rows is None else np.ascontiguousarray(photograph[rows[0] : rows[1]])
 
 
-def _bars(photograph: Picture, field_of_view: FieldOfView) -> Picture | None:
+def _bars(photograph: Image, field_of_view: FieldOfView) -> Image | None:
     rows = _cut_rows(photograph, field_of_view)
     if rows is None:
         return None
@@ -150,13 +150,13 @@ def _bars(photograph: Picture, field_of_view: FieldOfView) -> Picture | None:
     return masked
 
 
-def _squashed(photograph: Picture, field_of_view: FieldOfView) -> Picture:
+def _squashed(photograph: Image, field_of_view: FieldOfView) -> Image:
     """The disc as wide as high, or 3/4 as wide where it is round already; the longer side is shortened."""
     factor = _other_aspect(field_of_view)
     return _resized(photograph, min(1.0, factor), min(1.0, 1 / factor))
 
 
-def _stretched(photograph: Picture, field_of_view: FieldOfView) -> Picture:
+def _stretched(photograph: Image, field_of_view: FieldOfView) -> Image:
     """The same shape by lengthening the other side, which loses no detail."""
     factor = _other_aspect(field_of_view)
     return _resized(photograph, max(1.0, factor), max(1.0, 1 / factor))
@@ -167,25 +167,25 @@ def _other_aspect(field_of_view: FieldOfView) -> float:
     return (SQUASHED_ASPECT if is_round else 1.0) / field_of_view.aspect
 
 
-def _resized(photograph: Picture, share_x: float, share_y: float) -> Picture:
+def _resized(photograph: Image, share_x: float, share_y: float) -> Image:
     height, width = photograph.shape[:2]
     interpolation = cv2.INTER_AREA if min(share_x, share_y) < 1 else cv2.INTER_CUBIC
     size = (round(width * share_x), round(height * share_y))
     return np.asarray(cv2.resize(photograph, size, interpolation=interpolation), np.uint8)
 
 
-def _with_margin(photograph: Picture, field_of_view: FieldOfView) -> Picture:
+def _with_margin(photograph: Image, field_of_view: FieldOfView) -> Image:
     height, width = photograph.shape[:2]
     return np.asarray(cv2.copyMakeBorder(photograph, 0, height // 5, width // 5, 0, cv2.BORDER_CONSTANT), np.uint8)
 
 
-def _recompressed(photograph: Picture, quality: int) -> Picture:
+def _recompressed(photograph: Image, quality: int) -> Image:
     encoded = io.BytesIO()
-    Image.fromarray(photograph).save(encoded, "JPEG", quality=quality)
+    PilImage.fromarray(photograph).save(encoded, "JPEG", quality=quality)
     return decode_image(encoded.getvalue())
 
 
-def _scaled(photograph: Picture, gains: tuple[float, float, float]) -> Picture:
+def _scaled(photograph: Image, gains: tuple[float, float, float]) -> Image:
     return np.asarray(np.clip(np.rint(photograph * np.array(gains)), 0, 255), np.uint8)
 
 
@@ -202,7 +202,7 @@ INTERVENTIONS: dict[str, Change] = {
 }
 
 
-def _photographs_with_lesions(folder: Path) -> Iterator[tuple[Picture, NDArray[np.bool_]]]:
+def _photographs_with_lesions(folder: Path) -> Iterator[tuple[Image, NDArray[np.bool_]]]:
     """Photographs of at most 1,024 px and the union of their lesions' masks."""
     for found in find_lesion_photographs(folder):
         photograph = read_image(found.path)
@@ -222,7 +222,7 @@ def _mirrored(mask: NDArray[np.bool_], field_of_view: FieldOfView) -> NDArray[np
     return mirrored
 
 
-def _covered(photograph: Picture, mask: NDArray[np.bool_]) -> Picture:
+def _covered(photograph: Image, mask: NDArray[np.bool_]) -> Image:
     """What the mask marks, with a little of its border, is filled from its surroundings."""
     grown = cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
     return np.asarray(cv2.inpaint(photograph, grown, 5, cv2.INPAINT_TELEA), np.uint8)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import PreprocessedImage, local_mean
 
 DISC_RADIUS_FRACTION = 0.13
@@ -29,7 +29,7 @@ _LEAST_LEAD = 1.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spot:
-    """A place on the canonical picture, in pixels."""
+    """A place on the preprocessed image, in pixels."""
 
     x: float
     y: float
@@ -55,17 +55,17 @@ UNKNOWN_LANDMARKS = Landmarks()
 
 
 def find_landmarks(prepared: PreprocessedImage, radius_px: float) -> Landmarks:
-    """Look for disc and fovea on a canonical picture in natural colors, whose field of view has this radius."""
+    """Look for disc and fovea on a preprocessed image in natural colors, whose field of view has this radius."""
     disc = _find_disc(prepared, radius_px)
     return Landmarks(optic_disc=disc, fovea=None if disc is None else _find_fovea(prepared, disc, radius_px))
 
 
-def vessel_map(picture: Picture, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+def vessel_map(image: Image, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """How much each pixel (S, S) looks like a dark ridge, at least 0: curvature of green (Frangi et al. 1998)."""
-    green = np.where(mask, picture[..., 1], np.median(picture[..., 1][mask])).astype(np.float32)
+    green = np.where(mask, image[..., 1], np.median(image[..., 1][mask])).astype(np.float32)
     ridges = np.zeros_like(green)
     for sigma in _VESSEL_SIGMAS:
-        smooth = cv2.GaussianBlur(green, (0, 0), sigma * len(picture) / 224)
+        smooth = cv2.GaussianBlur(green, (0, 0), sigma * len(image) / 224)
         xx, yy = cv2.Sobel(smooth, cv2.CV_32F, 2, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 2)
         xy = cv2.Sobel(smooth, cv2.CV_32F, 1, 1)
         # The larger eigenvalue is high across a dark line, the other one near zero along it.
@@ -84,10 +84,10 @@ def disc_map(shape: tuple[int, ...], spot: Spot, radius_px: float) -> NDArray[np
 
 def _find_disc(prepared: PreprocessedImage, radius_px: float) -> Spot | None:
     size_px = DISC_RADIUS_FRACTION * radius_px
-    light = prepared.picture[..., :2].astype(np.float32).mean(axis=2)
+    light = prepared.image[..., :2].astype(np.float32).mean(axis=2)
     mask = prepared.mask
     spot, around = local_mean(light, mask, 0.7 * size_px), local_mean(light, mask, 2.5 * size_px)
-    vessels = local_mean(np.sqrt(vessel_map(prepared.picture, mask)), mask, size_px)
+    vessels = local_mean(np.sqrt(vessel_map(prepared.image, mask)), mask, size_px)
     brightness = np.maximum(spot / np.maximum(around, 1) - 1, 0)
     evidence = np.where(_inner(mask, size_px), brightness * vessels, 0)
     y, x = np.unravel_index(int(evidence.argmax()), evidence.shape)
@@ -98,10 +98,10 @@ def _find_disc(prepared: PreprocessedImage, radius_px: float) -> Spot | None:
 
 def _find_fovea(prepared: PreprocessedImage, disc: Spot, radius_px: float) -> Spot | None:
     size_px = DISC_RADIUS_FRACTION * radius_px
-    middle = (prepared.picture.shape[1] - 1) / 2
+    middle = (prepared.image.shape[1] - 1) / 2
     side = 1.0 if disc.x < middle else -1.0
     expected = Spot(x=disc.x + side * _FOVEA_DISTANCE * size_px, y=disc.y + 0.5 * size_px)
-    green = prepared.picture[..., 1].astype(np.float32)
+    green = prepared.image[..., 1].astype(np.float32)
     dark = local_mean(green, prepared.mask, 3 * size_px) - local_mean(green, prepared.mask, 0.6 * size_px)
     y, x = np.mgrid[: green.shape[0], : green.shape[1]]
     near = np.hypot(x - expected.x, y - expected.y) < _FOVEA_REACH * size_px

@@ -33,7 +33,7 @@ NO_AGREEMENT = Agreement(heat_share=None, area_share=None, lift=None, average_pr
 
 
 def lesion_coverage(mask: NDArray[np.bool_], placement: Placement, size_px: int) -> NDArray[np.float32]:
-    """The share of each pixel of the canonical picture (S, S) that the mask (H, W) of the photograph covers."""
+    """The share of each pixel of the preprocessed image (S, S) that the mask (H, W) of the photograph covers."""
     placed, count = placement.resized_to(*mask.shape), _SAMPLES_PER_PX
     middle = (count - 1) / 2
     matrix = np.array(

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fundusgrade.explanation.integrated_gradients import blank_picture
+from fundusgrade.explanation.integrated_gradients import blurred_baseline
 from fundusgrade.explanation.targets import Target, target_shares
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.inference import lay_out
+from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.networks.pictures import to_tensor
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.networks.tensors import to_tensor
+from fundusgrade.photographs.pixels import Image
 
 FRACTIONS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 """Shares of the retina that are taken away or given back."""
@@ -46,21 +46,21 @@ class Curves:
 
 def measure_curves(
     network: GradingNetwork,
-    picture: Picture,
+    image: Image,
     outline: NDArray[np.bool_],
     heat: NDArray[np.float32],
     target: Target,
     choice: DeviceChoice,
 ) -> Curves:
     """Deletion and insertion on a picture (S, S, 3), in the order of heat (S, S) within the outline (S, S)."""
-    real, blank = to_tensor(picture), to_tensor(blank_picture(picture, outline))
+    real, blank = to_tensor(image), to_tensor(blurred_baseline(image, outline))
     order = _hottest_first(heat, outline)
     kept = np.zeros((len(FRACTIONS), outline.size), np.bool_)
     for row, fraction in enumerate(FRACTIONS):
         kept[row, order[: round(fraction * len(order))]] = True
     hottest = torch.from_numpy(kept.reshape(-1, 1, *outline.shape))
-    pictures = torch.cat([torch.where(hottest, blank, real), torch.where(hottest, real, blank)])
-    shares = answer_shares(network, pictures, target, choice)
+    images = torch.cat([torch.where(hottest, blank, real), torch.where(hottest, real, blank)])
+    shares = answer_shares(network, images, target, choice)
     deletion, insertion = shares[: len(FRACTIONS)], shares[len(FRACTIONS) :]
     return Curves(
         deletion=tuple(deletion),
@@ -72,7 +72,7 @@ def measure_curves(
 
 def measure_road(
     network: GradingNetwork,
-    picture: Picture,
+    image: Image,
     outline: NDArray[np.bool_],
     heat: NDArray[np.float32],
     target: Target,
@@ -84,10 +84,10 @@ def measure_road(
     """
     from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 
-    top, bottom = network.spec.rows or (0, len(picture))
-    real, inside = to_tensor(picture), outline[top:bottom]
+    top, bottom = network.spec.rows or (0, len(image))
+    real, inside = to_tensor(image), outline[top:bottom]
     order = _hottest_first(heat[top:bottom], inside)
-    imputer, pictures = NoisyLinearImputer(noise=0.01), []
+    imputer, images = NoisyLinearImputer(noise=0.01), []
     for fraction in ROAD_FRACTIONS:
         count = round(fraction * len(order))
         for removed in (order[:count], order[len(order) - count :]):
@@ -99,8 +99,8 @@ def measure_road(
                 warnings.simplefilter("ignore", DeprecationWarning)  # it hands tensors to NumPy
                 torch.manual_seed(0)
                 filled[:, top:bottom] = imputer(real[:, top:bottom], mask)
-            pictures.append(filled)
-    shares = answer_shares(network, torch.stack(pictures), target, choice)
+            images.append(filled)
+    shares = answer_shares(network, torch.stack(images), target, choice)
     return float(np.mean([least - most for most, least in zip(shares[::2], shares[1::2], strict=True)]) / 2)
 
 
@@ -115,8 +115,8 @@ def _hottest_first(heat: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDAr
 
 
 @torch.inference_mode()
-def answer_shares(network: GradingNetwork, pictures: Tensor, target: Target, choice: DeviceChoice) -> Sequence[float]:
+def answer_shares(network: GradingNetwork, images: Tensor, target: Target, choice: DeviceChoice) -> Sequence[float]:
     """The target's share of the answer for pictures (B, 3, S, S) in [0, 1]; the target must be resolved."""
     with choice.autocast():
-        logits = network(lay_out(network, pictures.to(choice.device)))
+        logits = network(to_memory_format(network, images.to(choice.device)))
     return [float(share) for share in target_shares(target, logits.float()).cpu()]

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fundusgrade.networks.inference import lay_out
+from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -29,17 +29,17 @@ _SSIM_CONSTANTS = (0.01**2, 0.03**2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Likeness:
+class MapSimilarity:
     """How alike two maps are, -1 to 1; None where one of them is even, as it then has no ranks and no structure."""
 
     rank_correlation: float | None
     structural_similarity: float | None
 
 
-UNLIKE = Likeness(rank_correlation=None, structural_similarity=None)
+UNLIKE = MapSimilarity(rank_correlation=None, structural_similarity=None)
 
 
-def randomized(network: GradingNetwork, depth: float, pictures: Tensor, seed: int = 0) -> GradingNetwork:
+def randomized(network: GradingNetwork, depth: float, images: Tensor, seed: int = 0) -> GradingNetwork:
     """A copy whose last layer, and this share of all others from the answer down, forgot what they learned.
 
     Layers start anew where they know how; parameters that stand alone, as positions do, are shuffled. What batch
@@ -55,11 +55,11 @@ def randomized(network: GradingNetwork, depth: float, pictures: Tensor, seed: in
             _forget(part)
         if depth >= 1:
             _shuffle(forgetful.backbone)
-    _measure_statistics(forgetful, pictures)
+    _measure_statistics(forgetful, images)
     return forgetful
 
 
-def compare_maps(first: NDArray[np.float32], second: NDArray[np.float32], mask: NDArray[np.bool_]) -> Likeness:
+def compare_maps(first: NDArray[np.float32], second: NDArray[np.float32], mask: NDArray[np.bool_]) -> MapSimilarity:
     """Compare two maps (S, S) within the mask (S, S)."""
     from scipy.stats import spearmanr
 
@@ -67,7 +67,7 @@ def compare_maps(first: NDArray[np.float32], second: NDArray[np.float32], mask: 
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return UNLIKE
     correlation = float(spearmanr(one, other).statistic)
-    return Likeness(rank_correlation=correlation, structural_similarity=structural_similarity(first, second, mask))
+    return MapSimilarity(rank_correlation=correlation, structural_similarity=structural_similarity(first, second, mask))
 
 
 def structural_similarity(first: NDArray[np.float32], second: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
@@ -108,7 +108,7 @@ def _forget(part: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _measure_statistics(network: GradingNetwork, pictures: Tensor) -> None:
+def _measure_statistics(network: GradingNetwork, images: Tensor) -> None:
     """Evaluation mode, with the means and variances of all batch normalization set to those of the pictures."""
     network.eval()
     normalizing = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -118,7 +118,7 @@ def _measure_statistics(network: GradingNetwork, pictures: Tensor) -> None:
         module.momentum = None  # a plain mean
         module.train()
     if normalizing:
-        network(lay_out(network, pictures))
+        network(to_memory_format(network, images))
     for module, momentum in zip(normalizing, momenta, strict=True):
         module.momentum = momentum
         module.eval()

@@ -23,7 +23,7 @@ from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.classification import evaluate_predictions, kappa_interval
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, bright_region
 from fundusgrade.photographs.images import jpeg_quantization, read_image
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 
 Features = NDArray[np.float64]
 _MIN_PHOTOGRAPHS = 50
@@ -96,14 +96,14 @@ def _measure(dataset: PreparedDataset, row: ManifestRow) -> dict[tuple[str, str]
     }
 
 
-def _reduced(photograph: Picture) -> Picture:
+def _reduced(photograph: Image) -> Image:
     height, width = photograph.shape[:2]
     scale = min(1.0, WORKING_SIZE_PX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), np.uint8) if scale < 1 else photograph
 
 
-def _region(small: Picture) -> NDArray[np.bool_]:
+def _region(small: Image) -> NDArray[np.bool_]:
     try:
         return bright_region(small)
     except NoRetinaError:
@@ -121,12 +121,12 @@ def outline_features(region: NDArray[np.bool_]) -> list[float]:
     return [float(value) for value in (*box, region.mean(), *edges)]
 
 
-def appearance_features(picture: Picture, region: NDArray[np.bool_]) -> list[float]:
+def appearance_features(image: Image, region: NDArray[np.bool_]) -> list[float]:
     """Eight numbers of what is shown: mean and spread of each channel, and sharpness at two scales."""
     if not region.any():
         return [0.0] * 8
-    shown = picture[region].astype(np.float64)
-    green = picture[..., 1].astype(np.float32)
+    shown = image[region].astype(np.float64)
+    green = image[..., 1].astype(np.float32)
     fine = cv2.Laplacian(green, cv2.CV_32F)[region].std()
     coarse = (cv2.GaussianBlur(green, (0, 0), 1) - cv2.GaussianBlur(green, (0, 0), 3))[region].std()
     return [float(value) for value in (*shown.mean(axis=0), *shown.std(axis=0), fine, coarse)]

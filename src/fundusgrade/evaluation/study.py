@@ -20,7 +20,7 @@ from fundusgrade.explanation.targets import Target
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.bootstrap import resample
 from fundusgrade.options import Attribution
-from fundusgrade.photographs.loading import open_photograph, take_in
+from fundusgrade.photographs.loading import load_photograph, open_photograph
 from fundusgrade.photographs.sources import FoundImage
 
 CLAIMED = (Attribution.AUTO, Attribution.GRAD_CAM)
@@ -39,7 +39,7 @@ class Examination:
     target: Target
     methods: tuple[ExplainOptions, ...] = ()
     limit: int = 40
-    num_draws: int = 1000
+    num_resamples: int = 1000
 
 
 def examine_dataset(
@@ -80,7 +80,7 @@ def examine_dataset(
     measured += examine_all(graders, closely, then, lambda done: on_progress(len(rows) + done, total))
     grades = np.array([int(row.grade or 0) for row in rows], np.int64)
     groups = np.array([row.group for row in rows], np.int64)
-    sample = resample(grades, groups, num_draws=asked.num_draws)
+    sample = resample(grades, groups, num_resamples=asked.num_resamples)
     return summarize(measured, sample, data=f"{dataset.name}, {split}", target=asked.target.name)
 
 
@@ -120,7 +120,7 @@ def examine_photographs(
     if not measured:
         raise DatasetError(f"none of {len(found)} photographs could be tested")
     # Nothing is known of grades or patients: each photograph is drawn by itself.
-    sample = resample(np.zeros(len(found), np.int64), np.arange(len(found)), num_draws=asked.num_draws)
+    sample = resample(np.zeros(len(found), np.int64), np.arange(len(found)), num_resamples=asked.num_resamples)
     return summarize(measured, sample, data=data, target=asked.target.name)
 
 
@@ -134,7 +134,7 @@ def _photographs(
         except (UngradableError, DatasetError) as error:
             on_skipped(str(error))
             continue
-        yield Subject(number=number, intake=opened.intake, lesions=lesions)
+        yield Subject(number=number, loaded=opened.loaded, lesions=lesions)
 
 
 def _subjects(
@@ -142,7 +142,7 @@ def _subjects(
 ) -> Iterator[Subject]:
     for number in numbers:
         try:
-            yield Subject(number=number, intake=take_in(paths[number], grader.recipe))
+            yield Subject(number=number, loaded=load_photograph(paths[number], grader.recipe))
         except UngradableError as error:
             on_skipped(f"{paths[number]}: {error}")
 

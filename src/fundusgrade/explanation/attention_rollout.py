@@ -20,7 +20,7 @@ from fundusgrade.explanation.targets import Target, target_scores
 from fundusgrade.networks.network import GradingNetwork
 
 
-def roll_out(network: GradingNetwork, pictures: Tensor, target: Target) -> NDArray[np.float32]:
+def attention_rollout(network: GradingNetwork, images: Tensor, target: Target) -> NDArray[np.float32]:
     """How much each patch (h, w) counts in the score of a resolved target; no unit, not negative.
 
     `pictures` is a batch of one. Gradients must be switched on. Raises ExplanationError for anything but a plain vision
@@ -28,14 +28,14 @@ def roll_out(network: GradingNetwork, pictures: Tensor, target: Target) -> NDArr
     """
     backbone: Any = network.backbone
     attentions = find_attentions(network)
-    rows, columns = patch_grid(network, *_seen(network, pictures))
+    rows, columns = patch_grid(network, *_seen(network, images))
     with _shown(attentions) as shown:
-        score = target_scores(target, network(pictures.requires_grad_()))[0]
+        score = target_scores(target, network(images.requires_grad_()))[0]
         if not shown:
             raise refusal(network, "its attention does not pass where it could be read")
         gradients = torch.autograd.grad(score, shown)
     num_tokens = shown[0].shape[-1]
-    relevance = torch.eye(num_tokens, device=pictures.device)
+    relevance = torch.eye(num_tokens, device=images.device)
     for attention, gradient in zip(shown, gradients, strict=True):
         weighed = (attention.detach() * gradient)[0].clamp(min=0).mean(dim=0)
         relevance = relevance + weighed @ relevance
@@ -44,14 +44,14 @@ def roll_out(network: GradingNetwork, pictures: Tensor, target: Target) -> NDArr
         raise refusal(network, f"its {num_tokens - num_prefix} patches are no grid of {rows} x {columns}")
     # What the class token took from each patch; where patches are averaged instead, what they took from each other.
     pools_patches = getattr(backbone, "global_pool", "token") != "token" or num_prefix == 0
-    taken = relevance - torch.eye(num_tokens, device=pictures.device)
+    taken = relevance - torch.eye(num_tokens, device=images.device)
     readers = taken[num_prefix:] if pools_patches else taken[:1]
     return readers[:, num_prefix:].mean(dim=0).reshape(rows, columns).cpu().numpy()
 
 
-def _seen(network: GradingNetwork, pictures: Tensor) -> tuple[int, int]:
-    top, bottom = network.spec.rows or (0, pictures.shape[2])
-    return bottom - top, pictures.shape[3]
+def _seen(network: GradingNetwork, images: Tensor) -> tuple[int, int]:
+    top, bottom = network.spec.rows or (0, images.shape[2])
+    return bottom - top, images.shape[3]
 
 
 @contextmanager

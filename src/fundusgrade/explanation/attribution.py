@@ -31,17 +31,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.explanation.attention_rollout import roll_out
+from fundusgrade.explanation.attention_rollout import attention_rollout
 from fundusgrade.explanation.cam import cam_cells
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap, HeatScale, image_batch, resize_map
-from fundusgrade.explanation.integrated_gradients import blank_picture, gather, integrate
+from fundusgrade.explanation.integrated_gradients import blurred_baseline, gather, integrate
 from fundusgrade.explanation.layers import find_attentions, find_layers
 from fundusgrade.explanation.targets import Target, resolve_target, target_scores
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.graphs import GraphBackbone
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.options import Attribution
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 
 DEFAULT_METHOD = Attribution.INTEGRATED
 """The method that was best for every architecture measured (docs/explanations.md)."""
@@ -82,7 +82,7 @@ def _refuse_graph(network: GradingNetwork) -> None:
 
 def explain_image(
     network: GradingNetwork,
-    picture: Picture,
+    image: Image,
     *,
     options: ExplainOptions,
     choice: DeviceChoice,
@@ -97,23 +97,23 @@ def explain_image(
     _refuse_graph(network)
     if options.method is Attribution.AUTO:
         options = replace(options, method=DEFAULT_METHOD)
-    outline = np.ones(picture.shape[:2], np.bool_) if outline is None else outline
+    outline = np.ones(image.shape[:2], np.bool_) if outline is None else outline
     with _undisturbed(network, choice.device):
         if options.method is Attribution.INTEGRATED:
-            target, score = _answer(network, picture, options.target, choice)
-            shares = integrate(network, picture, outline, target, choice)
-            density = _density(network, picture)
+            target, score = _answer(network, image, options.target, choice)
+            shares = integrate(network, image, outline, target, choice)
+            density = _density(network, image)
             heat_map = _heat_map(options, target, score, shares * density, gather(shares) * density)
-            _, blank_score = _answer(network, blank_picture(picture, outline), target, choice)
-            return replace(heat_map, blank_score=blank_score)
+            _, baseline_score = _answer(network, blurred_baseline(image, outline), target, choice)
+            return replace(heat_map, baseline_score=baseline_score)
         if options.method is Attribution.ROLLOUT:
-            target, score = _answer(network, picture, options.target, choice)
-            cells = roll_out(network, image_batch(network, picture, choice), target)
+            target, score = _answer(network, image, options.target, choice)
+            cells = attention_rollout(network, image_batch(network, image, choice), target)
         else:
-            target, score, cells = cam_cells(network, picture, options, choice)
+            target, score, cells = cam_cells(network, image, options, choice)
     if options.method in WITHOUT_UNIT:
         cells = cells / max(float(np.maximum(cells, 0).mean()), 1e-12)
-    return _heat_map(options, target, score, cells, _enlarged(cells, network, picture))
+    return _heat_map(options, target, score, cells, _enlarged(cells, network, image))
 
 
 def _heat_map(
@@ -133,23 +133,23 @@ def _heat_map(
     return HeatMap(values=values, cells=cells, target=target, score=score, method=options.method, scale=scale)
 
 
-def _density(network: GradingNetwork, picture: Picture) -> float:
+def _density(network: GradingNetwork, image: Image) -> float:
     """Pixels of a thousandth of what the network sees."""
-    top, bottom = network.spec.rows or (0, len(picture))
-    return float((bottom - top) * picture.shape[1] / _THOUSANDTHS)
+    top, bottom = network.spec.rows or (0, len(image))
+    return float((bottom - top) * image.shape[1] / _THOUSANDTHS)
 
 
-def _answer(network: GradingNetwork, picture: Picture, target: Target, choice: DeviceChoice) -> tuple[Target, float]:
+def _answer(network: GradingNetwork, image: Image, target: Target, choice: DeviceChoice) -> tuple[Target, float]:
     """The resolved target and its score."""
     with torch.no_grad():
-        logits = network(image_batch(network, picture, choice)).float()
+        logits = network(image_batch(network, image, choice)).float()
         resolved = resolve_target(target, logits[0])
         return resolved, float(target_scores(resolved, logits)[0].item())
 
 
-def _enlarged(cells: NDArray[np.float32], network: GradingNetwork, picture: Picture) -> NDArray[np.float32]:
+def _enlarged(cells: NDArray[np.float32], network: GradingNetwork, image: Image) -> NDArray[np.float32]:
     """The positive part of a map (h, w) on the picture's pixels; rows that the network does not see have no heat."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     top, bottom = network.spec.rows or (0, height)
     values = np.zeros((height, width), np.float32)
     values[top:bottom] = resize_map(np.maximum(cells, 0), (bottom - top, width))

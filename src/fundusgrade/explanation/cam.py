@@ -16,7 +16,7 @@ from fundusgrade.explanation.targets import Target, resolve_target, target_score
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.options import Attribution
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 
 if TYPE_CHECKING:
     from pytorch_grad_cam.base_cam import BaseCAM
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 def cam_cells(
-    network: GradingNetwork, picture: Picture, options: ExplainOptions, choice: DeviceChoice
+    network: GradingNetwork, image: Image, options: ExplainOptions, choice: DeviceChoice
 ) -> tuple[Target, float, NDArray[np.float32]]:
     """The target, its score and the signed map (h, w): the mean over the layers asked for, on the finest one's grid."""
-    top, bottom = network.spec.rows or (0, len(picture))
-    layers = find_layers(network, options.layer, bottom - top, picture.shape[1])
+    top, bottom = network.spec.rows or (0, len(image))
+    layers = find_layers(network, options.layer, bottom - top, image.shape[1])
     cams: list[BaseCAM] = []
     with ExitStack() as stack:
         cams = [stack.enter_context(_captured(network, layer, options.method)) for layer in layers]
-        logits = network(image_batch(network, picture, choice)).float()
+        logits = network(image_batch(network, image, choice)).float()
         target = resolve_target(options.target, logits[0])
         score = target_scores(target, logits)[0]
         if any(len(cam.activations_and_grads.activations) != 1 for cam in cams) or not score.requires_grad:

@@ -16,8 +16,8 @@ from fundusgrade.explanation.targets import PREDICTED, Target, grade_target
 from fundusgrade.explanation.tiling import explain_in_tiles
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
-from fundusgrade.photographs.loading import OpenedPhotograph, open_photograph, take_in_picture
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.loading import OpenedPhotograph, load_pixels, open_photograph
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import PreprocessedImage, canonical_outline
 from fundusgrade.photographs.recipe import MAX_SIZE_PX, Outline, PreprocessRecipe
 from fundusgrade.photographs.sources import FoundImage
@@ -29,10 +29,10 @@ DEFAULT_EXPLANATION = ExplainOptions()
 class Explanation:
     """A photograph (H, W, 3), its grade, and `heat` (H, W) float32 >= 0 on the photograph's own pixels.
 
-    `heat_map` is the same on the canonical picture in `prepared`; `options` name the method that was used.
+    `heat_map` is the same on the preprocessed image in `prepared`; `options` name the method that was used.
     """
 
-    photograph: Picture
+    photograph: Image
     prediction: Prediction
     target: Target
     options: ExplainOptions
@@ -56,7 +56,7 @@ def explain_opened(grader: Grader, opened: OpenedPhotograph, options: Sequence[E
 
     Raises ExplanationError where this network cannot be explained so.
     """
-    prediction = grader.grade_intake(opened.intake, opened.name)
+    prediction = grader.grade_loaded(opened.loaded, opened.name)
     return [_explain(grader, opened, prediction, each) for each in options]
 
 
@@ -66,7 +66,7 @@ def explain_prepared(grader: Grader, prepared: PreprocessedImage, options: Expla
     Raises ExplanationError where this network cannot be explained so.
     """
     outline = visible_region(grader.recipe, prepared)
-    return explain_image(grader.network, prepared.picture, options=options, choice=grader.choice, outline=outline)
+    return explain_image(grader.network, prepared.image, options=options, choice=grader.choice, outline=outline)
 
 
 def visible_region(recipe: PreprocessRecipe, prepared: PreprocessedImage) -> NDArray[np.bool_]:
@@ -77,11 +77,11 @@ def visible_region(recipe: PreprocessRecipe, prepared: PreprocessedImage) -> NDA
 def _explain(grader: Grader, opened: OpenedPhotograph, prediction: Prediction, options: ExplainOptions) -> Explanation:
     if options.target is PREDICTED:
         options = replace(options, target=grade_target(prediction.grade))
-    prepared = opened.intake.prepared
+    prepared = opened.loaded.prepared
     heat_map = explain_prepared(grader, prepared, options)
     if options.tiles > 1:
         recipe = replace(grader.recipe, size_px=grader.recipe.size_px * options.tiles)
-        prepared = take_in_picture(opened.photograph, recipe).prepared
+        prepared = load_pixels(opened.photograph, recipe).prepared
         outline = visible_region(recipe, prepared)
         heat_map = explain_in_tiles(grader.network, heat_map, prepared, outline, options, grader.choice)
     height, width = opened.photograph.shape[:2]

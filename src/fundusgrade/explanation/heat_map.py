@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fundusgrade.errors import ExplanationError
 from fundusgrade.explanation.targets import PREDICTED, Target
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.inference import lay_out
+from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.networks.pictures import to_tensor
+from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Attribution, Layer
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class ExplainOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeatMap:
-    """An explanation: `values` (S, S) float32 >= 0 on the canonical picture, in the unit of its scale.
+    """An explanation: `values` (S, S) float32 >= 0 on the preprocessed image, in the unit of its scale.
 
     `cells` (h, w) is what the method found before negative values were cut off and it was enlarged. The target is never
     `PREDICTED`, the method never `AUTO`. `blank_score` is that of the picture without its details, from which
@@ -53,7 +53,7 @@ class HeatMap:
     score: float
     method: Attribution
     scale: HeatScale
-    blank_score: float | None = None
+    baseline_score: float | None = None
 
 
 def parse_method(text: str) -> tuple[Attribution, Layer]:
@@ -83,8 +83,8 @@ def merge_tiles(whole: HeatMap, values: NDArray[np.float32], num_tiles: int) -> 
     return replace(whole, values=values, cells=values)
 
 
-def image_batch(network: GradingNetwork, picture: Picture, choice: DeviceChoice) -> Tensor:
-    return lay_out(network, to_tensor(picture)[None].to(choice.device))
+def image_batch(network: GradingNetwork, image: Image, choice: DeviceChoice) -> Tensor:
+    return to_memory_format(network, to_tensor(image)[None].to(choice.device))
 
 
 def resize_map(cells: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from fundusgrade.explanation.targets import Target, target_scores
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.inference import lay_out
+from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.networks.pictures import to_tensor
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.networks.tensors import to_tensor
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import local_mean
 
 NUM_STEPS = 8
@@ -36,17 +36,17 @@ _PIXELS_AT_ONCE = 8 * 224 * 224
 
 
 def integrate(
-    network: GradingNetwork, picture: Picture, outline: NDArray[np.bool_], target: Target, choice: DeviceChoice
+    network: GradingNetwork, image: Image, outline: NDArray[np.bool_], target: Target, choice: DeviceChoice
 ) -> NDArray[np.float32]:
     """What each pixel (S, S) of a picture (S, S, 3) adds to the score of a resolved target, in its unit, with its sign.
 
 
     `outline` says which pixels can show retina. Gradients must be switched on and the network in evaluation mode.
     """
-    real = to_tensor(picture)
-    details = real - to_tensor(blank_picture(picture, outline))
+    real = to_tensor(image)
+    details = real - to_tensor(blurred_baseline(image, outline))
     gradient = torch.zeros_like(real)
-    at_once = max(1, _PIXELS_AT_ONCE // picture[..., 0].size)
+    at_once = max(1, _PIXELS_AT_ONCE // image[..., 0].size)
     for first in range(0, NUM_STEPS, at_once):
         steps = range(first, min(first + at_once, NUM_STEPS))
         views = [(real - (1 - (step + 0.5) / NUM_STEPS) * details)[None] for step in steps]
@@ -65,15 +65,15 @@ def gather(shares: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.mean([np.maximum(each, 0) for each in blurred], axis=0), np.float32)
 
 
-def blank_picture(picture: Picture, outline: NDArray[np.bool_]) -> Picture:
+def blurred_baseline(image: Image, outline: NDArray[np.bool_]) -> Image:
     """The picture (S, S, 3) without its details: each pixel is the mean of what surrounds it in the outline (S, S)."""
-    mean = local_mean(picture.astype(np.float32), outline, BLANK_SIGMA_FRACTION * len(picture))
-    return np.asarray(np.where(outline[..., None], np.rint(mean), picture), np.uint8)
+    mean = local_mean(image.astype(np.float32), outline, BLANK_SIGMA_FRACTION * len(image))
+    return np.asarray(np.where(outline[..., None], np.rint(mean), image), np.uint8)
 
 
-def _gradients(network: GradingNetwork, pictures: Tensor, target: Target, choice: DeviceChoice) -> Tensor:
+def _gradients(network: GradingNetwork, images: Tensor, target: Target, choice: DeviceChoice) -> Tensor:
     """Gradients (B, 3, S, S) of the score by the pixels of each picture, on the CPU."""
-    leaf = lay_out(network, pictures.to(choice.device)).requires_grad_()
+    leaf = to_memory_format(network, images.to(choice.device)).requires_grad_()
     with choice.autocast():
         scores = target_scores(target, network(leaf))
     (found,) = torch.autograd.grad(scores.sum(), leaf)

@@ -33,14 +33,14 @@ def explain_in_tiles(
     which pixels of the large picture can show retina.
     """
     size_px = len(whole.values)
-    heat = np.zeros(large.picture.shape[:2], np.float32)
+    heat = np.zeros(large.image.shape[:2], np.float32)
     weight = np.zeros_like(heat)
     rows = network.spec.rows or (0, size_px)
     window = _window(size_px, rows)
     part_options = replace(options, target=whole.target, method=whole.method)
     for top, left in _corners(large, size_px, rows):
         place = (slice(top, top + size_px), slice(left, left + size_px))
-        part = explain_image(network, large.picture[place], options=part_options, choice=choice, outline=outline[place])
+        part = explain_image(network, large.image[place], options=part_options, choice=choice, outline=outline[place])
         heat[place] += window * part.values
         weight[place] += window
     return merge_tiles(whole, np.divide(heat, weight, out=np.zeros_like(heat), where=weight > 0), options.tiles)
@@ -49,7 +49,7 @@ def explain_in_tiles(
 def _corners(large: PreprocessedImage, size_px: int, rows: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """Upper left corners of parts whose seen rows cover all that the photograph shows."""
     seen_rows, seen_columns = np.flatnonzero(large.mask.any(axis=1)), np.flatnonzero(large.mask.any(axis=0))
-    last = len(large.picture) - size_px
+    last = len(large.image) - size_px
     for first_row in _starts(seen_rows[0], seen_rows[-1] + 1, rows[1] - rows[0]):
         for first_column in _starts(seen_columns[0], seen_columns[-1] + 1, size_px):
             yield int(np.clip(first_row - rows[0], 0, last)), int(np.clip(first_column, 0, last))

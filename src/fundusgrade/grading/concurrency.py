@@ -23,7 +23,7 @@ _QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class Concurrency:
     """Workers that make photographs ready, photographs that go through the network at once, and why so many."""
 
     num_workers: int
@@ -37,23 +37,23 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Threads:
+class WorkerPools:
     """Where photographs are made ready, and where the network runs: on a CPU these are the same."""
 
     photographs: ThreadPoolExecutor
     network: ThreadPoolExecutor
 
 
-def choose_pace(
+def choose_concurrency(
     choice: DeviceChoice, *, size_px: int, num_workers: int | None = None, batch_size: int | None = None
-) -> Pace:
+) -> Concurrency:
     """What fits this machine and a network for pictures of `size_px`, or what was asked for."""
     num_cores, of_what = _cores()
     on_cpu = choice.device.type == "cpu"
     fitting = CPU_BATCH if on_cpu else max(1, round(GPU_BATCH * min(1.0, (_GPU_BATCH_PX / size_px) ** 2)))
     workers_why = f"{num_cores} {of_what}" if num_workers is None else "workers as asked"
     batch_why = "as many as asked" if batch_size is not None else _batch_reason(on_cpu=on_cpu)
-    return Pace(
+    return Concurrency(
         num_workers=num_workers or min(MAX_WORKERS, num_cores),
         batch_size=batch_size or fitting,
         reason=f"{workers_why}; {batch_why}",
@@ -61,7 +61,7 @@ def choose_pace(
 
 
 @contextlib.contextmanager
-def at_work(pace: Pace, choice: DeviceChoice) -> Iterator[Threads]:
+def worker_pools(concurrency: Concurrency, choice: DeviceChoice) -> Iterator[WorkerPools]:
     """Threads at this pace; what nobody has begun is dropped at the end, so that a reader may stop early.
 
     Meanwhile OpenCV, and on a CPU PyTorch in these threads, compute on one core each: photographs side by side keep all
@@ -70,10 +70,10 @@ def at_work(pace: Pace, choice: DeviceChoice) -> Iterator[Threads]:
     on_cpu = choice.device.type == "cpu"
     num_threads, num_opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
     cv2.setNumThreads(1)
-    photographs = ThreadPoolExecutor(pace.num_workers, initializer=_compute_alone if on_cpu else None)
+    photographs = ThreadPoolExecutor(concurrency.num_workers, initializer=_compute_alone if on_cpu else None)
     network = photographs if on_cpu else ThreadPoolExecutor(1)
     try:
-        yield Threads(photographs=photographs, network=network)
+        yield WorkerPools(photographs=photographs, network=network)
     finally:
         for pool in {photographs, network}:
             pool.shutdown(cancel_futures=True)

@@ -25,20 +25,33 @@ from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import CheckpointError, UngradableError
 from fundusgrade.files import hash_text
 from fundusgrade.grades import NUM_GRADES, Grade, Prediction, Ungraded
-from fundusgrade.grading.concurrency import Pace, at_work, choose_pace
+from fundusgrade.grading.concurrency import Concurrency, choose_concurrency, worker_pools
 from fundusgrade.metrics.classification import decide_grades
 from fundusgrade.metrics.conformal import grade_sets, score_limit
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, ScoredPhotographs
 from fundusgrade.networks.checkpoint import Checkpoint
 from fundusgrade.networks.device import DeviceChoice, choose_device, choose_for_graph
 from fundusgrade.networks.graphs import GraphBackbone, load_model
-from fundusgrade.networks.inference import predict_probabilities, prepare_for
-from fundusgrade.networks.pictures import load_pictures, to_pixels
+from fundusgrade.networks.inference import predict_probabilities, to_device
+from fundusgrade.networks.tensors import load_images, to_pixels
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.photographs.loading import Intake, take_in, take_in_picture
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph, load_pixels
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import FoundImage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradingFailure:
+    """Why a photograph got no further than the way in."""
+
+    reason: str
+    quality_reasons: tuple[str, ...] = ()
+    laterality: str = ""
+    camera: str = ""
+
+
+_Loaded = LoadedPhotograph | GradingFailure
 
 
 class Grader:
@@ -48,16 +61,16 @@ class Grader:
         self,
         checkpoint: Checkpoint,
         choice: DeviceChoice,
-        pace: Pace | None = None,
+        concurrency: Concurrency | None = None,
         require_gradable: bool = False,
         tta: bool = False,
         coverage: float | None = None,
     ) -> None:
         self.description = checkpoint.description
-        self.exposure = checkpoint.exposure
+        self.fingerprints = checkpoint.fingerprints
         self.choice = choice
-        self.network = prepare_for(checkpoint.network, choice).eval()
-        self.pace = pace or choose_pace(choice, size_px=self.recipe.size_px)
+        self.network = to_device(checkpoint.network, choice).eval()
+        self.concurrency = concurrency or choose_concurrency(choice, size_px=self.recipe.size_px)
         self._require_gradable = require_gradable
         self._tta = tta
         self._score_limit = None if coverage is None else _score_limit(checkpoint, coverage, tta=tta)
@@ -90,13 +103,18 @@ class Grader:
             else choose_device(device, precision)
         )
         size_px = checkpoint.description.recipe.size_px
-        pace = choose_pace(choice, size_px=size_px, num_workers=num_workers, batch_size=batch_size)
-        return cls(checkpoint, choice, pace, require_gradable, tta, coverage)
+        concurrency = choose_concurrency(choice, size_px=size_px, num_workers=num_workers, batch_size=batch_size)
+        return cls(checkpoint, choice, concurrency, require_gradable, tta, coverage)
 
     @property
     def name(self) -> str:
         """The model's name, as it stands in results."""
         return self.description.name
+
+    @property
+    def batch_size(self) -> int:
+        """Photographs that go through the network at once."""
+        return self.concurrency.batch_size
 
     @property
     def recipe(self) -> PreprocessRecipe:
@@ -110,7 +128,7 @@ class Grader:
             "description": hash_text(self.description.to_json()),  # with the hash of the weights in it
             "device": self.choice.device.type,
             "precision": self.choice.runtime or self.choice.precision.value,
-            "batch_size": self.pace.batch_size,
+            "batch_size": self.concurrency.batch_size,
             "require_gradable": self._require_gradable,
             "tta": self._tta,
             "score_limit": self._score_limit,
@@ -127,11 +145,11 @@ class Grader:
         many workers there are.
         """
         waiting = iter(photographs)
-        most = 2 + math.ceil(2 * self.pace.num_workers / self.pace.batch_size)
+        most = 2 + math.ceil(2 * self.concurrency.num_workers / self.concurrency.batch_size)
         under_way: deque[Future[list[Prediction | Ungraded]]] = deque()
         ready: list[_Preparing] = []
-        with at_work(self.pace, self.choice) as threads:
-            while batch := list(islice(waiting, self.pace.batch_size)):
+        with worker_pools(self.concurrency, self.choice) as threads:
+            while batch := list(islice(waiting, self.concurrency.batch_size)):
                 # The next batch's photographs are begun before this one's network, so that no thread waits for another.
                 prepared, ready = ready, [self._submit(threads.photographs, found) for found in batch]
                 if prepared:
@@ -146,9 +164,9 @@ class Grader:
     def _grade_prepared(self, prepared: Sequence[_Preparing]) -> list[Prediction | Ungraded]:
         return list(self._grade_batch([(item.name, item.future.result()) for item in prepared]))
 
-    def grade_intake(self, intake: Intake, name: str = "") -> Prediction:
+    def grade_loaded(self, loaded: LoadedPhotograph, name: str = "") -> Prediction:
         """Grade what was taken in with this model's recipe."""
-        return self._grade_intakes([(name, intake)])[0]
+        return self._grade_loaded([(name, loaded)])[0]
 
     def grade_rows(self, dataset: PreparedDataset, rows: tuple[ManifestRow, ...]) -> NDArray[np.float64]:
         """Probabilities (N, 5) for pictures of a prepared data set.
@@ -156,8 +174,10 @@ class Grader:
         Raises DatasetError where it was prepared otherwise than the model's training data.
         """
         dataset.check_recipe(self.recipe, self.name)
-        pictures = load_pictures(dataset, rows)
-        return predict_probabilities(self.network, pictures.pixels, self.choice, self.pace.batch_size, tta=self._tta)
+        images = load_images(dataset, rows)
+        return predict_probabilities(
+            self.network, images.pixels, self.choice, self.concurrency.batch_size, tta=self._tta
+        )
 
     def predict_dataset(self, dataset: PreparedDataset, split: str, *, fold: int = 0) -> PredictionSet:
         """Predictions of one split; with those of the validation split where that is another and of the training data.
@@ -187,22 +207,22 @@ class Grader:
     def _submit(self, pool: Executor, found: FoundImage) -> _Preparing:
         return _Preparing(name=found.name, future=pool.submit(_prepare, found, self.recipe))
 
-    def grade_pictures(self, photographs: Sequence[Picture]) -> list[Prediction | Ungraded]:
+    def grade_images(self, photographs: Sequence[Image]) -> list[Prediction | Ungraded]:
         """Grade photographs (H, W, 3) in memory, of any sizes; they are named by their number."""
-        items: list[tuple[str, Intake | _Refusal]] = []
+        items: list[tuple[str, _Loaded]] = []
         for number, photograph in enumerate(photographs):
             try:
-                items.append((str(number), take_in_picture(photograph, self.recipe)))
+                items.append((str(number), load_pixels(photograph, self.recipe)))
             except UngradableError as error:
-                items.append((str(number), _Refusal(reason=str(error))))
+                items.append((str(number), GradingFailure(reason=str(error))))
         return list(self._grade_batch(items))
 
-    def _grade_batch(self, items: Sequence[tuple[str, Intake | _Refusal]]) -> Iterator[Prediction | Ungraded]:
+    def _grade_batch(self, items: Sequence[tuple[str, _Loaded]]) -> Iterator[Prediction | Ungraded]:
         items = [(name, self._withheld(item)) for name, item in items]
-        chosen = {i: (name, item) for i, (name, item) in enumerate(items) if isinstance(item, Intake)}
-        predictions = dict(zip(chosen, self._grade_intakes(list(chosen.values())), strict=True))
+        chosen = {i: (name, item) for i, (name, item) in enumerate(items) if isinstance(item, LoadedPhotograph)}
+        predictions = dict(zip(chosen, self._grade_loaded(list(chosen.values())), strict=True))
         for i, (name, item) in enumerate(items):
-            if isinstance(item, Intake):
+            if isinstance(item, LoadedPhotograph):
                 yield predictions[i]
             else:
                 yield Ungraded(
@@ -214,30 +234,32 @@ class Grader:
                     camera=item.camera,
                 )
 
-    def _withheld(self, item: Intake | _Refusal) -> Intake | _Refusal:
-        if not self._require_gradable or not isinstance(item, Intake) or item.quality.gradable:
+    def _withheld(self, item: _Loaded) -> _Loaded:
+        if not self._require_gradable or not isinstance(item, LoadedPhotograph) or item.quality.gradable:
             return item
         reasons = item.quality.reasons
         reason = f"not gradable: {'; '.join(reasons)}"
-        return _Refusal(reason=reason, quality_reasons=reasons, laterality=item.laterality, camera=item.camera)
+        return GradingFailure(reason=reason, quality_reasons=reasons, laterality=item.laterality, camera=item.camera)
 
-    def _grade_intakes(self, items: Sequence[tuple[str, Intake]]) -> list[Prediction]:
+    def _grade_loaded(self, items: Sequence[tuple[str, LoadedPhotograph]]) -> list[Prediction]:
         if not items:
             return []
-        pixels = torch.stack([to_pixels(intake.prepared.picture) for _, intake in items])
-        probabilities = predict_probabilities(self.network, pixels, self.choice, self.pace.batch_size, tta=self._tta)
+        pixels = torch.stack([to_pixels(loaded.prepared.image) for _, loaded in items])
+        probabilities = predict_probabilities(
+            self.network, pixels, self.choice, self.concurrency.batch_size, tta=self._tta
+        )
         return [
             Prediction(
                 image=name,
                 model=self.name,
                 probabilities=tuple(float(p) for p in row),
                 thresholds=self.description.thresholds,
-                quality_reasons=intake.quality.reasons,
+                quality_reasons=loaded.quality.reasons,
                 grade_range=grade_range,
-                laterality=intake.laterality,
-                camera=intake.camera,
+                laterality=loaded.laterality,
+                camera=loaded.camera,
             )
-            for (name, intake), row, grade_range in zip(items, probabilities, self._ranges(probabilities), strict=True)
+            for (name, loaded), row, grade_range in zip(items, probabilities, self._ranges(probabilities), strict=True)
         ]
 
     def _ranges(self, probabilities: NDArray[np.float64]) -> list[tuple[Grade, Grade] | None]:
@@ -264,25 +286,15 @@ def _score_limit(checkpoint: Checkpoint, coverage: float, *, tta: bool) -> float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Refusal:
-    """Why a photograph got no further than the way in."""
-
-    reason: str
-    quality_reasons: tuple[str, ...] = ()
-    laterality: str = ""
-    camera: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Preparing:
     """A photograph on its way: what it is called, and its picture or the reason why there is none."""
 
     name: str
-    future: Future[Intake | _Refusal]
+    future: Future[_Loaded]
 
 
-def _prepare(found: FoundImage, recipe: PreprocessRecipe) -> Intake | _Refusal:
+def _prepare(found: FoundImage, recipe: PreprocessRecipe) -> _Loaded:
     try:
-        return take_in(found, recipe)
+        return load_photograph(found, recipe)
     except UngradableError as error:
-        return _Refusal(reason=str(error))
+        return GradingFailure(reason=str(error))

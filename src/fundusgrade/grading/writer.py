@@ -121,7 +121,7 @@ class PredictionWriter:
     def _claim(self, partial: Path) -> None:
         """Hold the partial file for this process alone, from before it is looked at until it has its name."""
         partial.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = _open_alone(partial)
+        self._stream = open_locked(partial)
         try:
             size = self._take_over(self._stream, partial, self._job) if self._job is not None else 0
             self._stream.seek(size)
@@ -297,7 +297,7 @@ def _key_file(path: Path) -> Path:
     return path.with_name(path.name + _KEY)
 
 
-def _open_alone(path: Path) -> BinaryIO:
+def open_locked(path: Path) -> BinaryIO:
     """Open a file to read and write, held by this process alone. Raises StoreError where another holds it, OSError."""
     while True:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")

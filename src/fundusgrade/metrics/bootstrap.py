@@ -59,9 +59,11 @@ class Resample:
         return np.asarray(self.weights @ columns.astype(precision), np.float64)
 
 
-def resample(grades: NDArray[np.int64], groups: NDArray[np.int64], *, num_draws: int = 1000, seed: int = 0) -> Resample:
+def resample(
+    grades: NDArray[np.int64], groups: NDArray[np.int64], *, num_resamples: int = 1000, seed: int = 0
+) -> Resample:
     """The photographs as they are, and the draws of `draw_weights`."""
-    draws = draw_weights(grades, groups, num_draws=num_draws, seed=seed)
+    draws = draw_weights(grades, groups, num_resamples=num_resamples, seed=seed)
     return of_weights(np.concatenate([np.ones((1, len(grades)), np.float32), draws]), groups)
 
 
@@ -72,7 +74,7 @@ def of_weights(weights: NDArray[np.float32], groups: NDArray[np.int64]) -> Resam
 
 
 def draw_weights(
-    grades: NDArray[np.int64], groups: NDArray[np.int64], *, num_draws: int = 1000, seed: int = 0
+    grades: NDArray[np.int64], groups: NDArray[np.int64], *, num_resamples: int = 1000, seed: int = 0
 ) -> NDArray[np.float32]:
     """How often each of N photographs with grades (N,) and groups (N,) is drawn: (D, N), seeded.
 
@@ -84,20 +86,20 @@ def draw_weights(
     strata = np.full(group.max(initial=-1) + 1, -1, np.int64)
     np.maximum.at(strata, group, grades)
     rng = np.random.default_rng(seed)
-    drawn = np.zeros((num_draws, len(strata)), np.float32)
+    drawn = np.zeros((num_resamples, len(strata)), np.float32)
     for stratum in range(NUM_GRADES):
         members = np.flatnonzero(strata == stratum)
         if len(members):
-            drawn[:, members] = _draw_stratum(len(members), num_draws, rng)
+            drawn[:, members] = _draw_stratum(len(members), num_resamples, rng)
     return drawn[:, group]
 
 
-def _draw_stratum(num_groups: int, num_draws: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def _draw_stratum(num_groups: int, num_resamples: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Weights (D, G) of the groups of one stratum."""
     num_picks = max(num_groups - 1, 1)
-    picks = rng.integers(0, num_groups, (num_draws, num_picks))
-    cells = (picks + np.arange(num_draws)[:, None] * num_groups).ravel()
-    counts = np.bincount(cells, minlength=num_draws * num_groups).reshape(num_draws, num_groups)
+    picks = rng.integers(0, num_groups, (num_resamples, num_picks))
+    cells = (picks + np.arange(num_resamples)[:, None] * num_groups).ravel()
+    counts = np.bincount(cells, minlength=num_resamples * num_groups).reshape(num_resamples, num_groups)
     return (counts * (num_groups / num_picks)).astype(np.float32)
 
 

@@ -122,7 +122,7 @@ def quadratic_weighted_kappa(grades: ArrayLike, predicted: ArrayLike) -> float |
 
 
 def kappa_interval(
-    grades: ArrayLike, predicted: ArrayLike, groups: ArrayLike, *, num_draws: int = 1000, seed: int = 0
+    grades: ArrayLike, predicted: ArrayLike, groups: ArrayLike, *, num_resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float] | None:
     """95 % percentile interval of the kappa by a bootstrap that draws whole groups (Efron and Tibshirani 1993).
 
@@ -137,18 +137,18 @@ def kappa_interval(
     cells = np.zeros((num_groups, NUM_GRADES**2), np.int64)
     np.add.at(cells, (group, rows * NUM_GRADES + columns), 1)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_draws)
+    draws = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_resamples)
     kappas = [_matrix_kappa(matrix.reshape(NUM_GRADES, NUM_GRADES)) for matrix in draws @ cells]
     defined = [kappa for kappa in kappas if kappa is not None]
     return _percentile_interval(np.array(defined)) if defined else None
 
 
-def mean_interval(values: ArrayLike, *, num_draws: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+def mean_interval(values: ArrayLike, *, num_resamples: int = 1000, seed: int = 0) -> tuple[float, float] | None:
     """95 % percentile interval of a mean by the bootstrap; `values` are (N,), None where there are none."""
     array = np.asarray(values, np.float64)
     if array.size == 0:
         return None
-    draws = np.random.default_rng(seed).integers(0, array.size, (num_draws, array.size))
+    draws = np.random.default_rng(seed).integers(0, array.size, (num_resamples, array.size))
     return _percentile_interval(array[draws].mean(axis=1))
 
 

@@ -115,16 +115,16 @@ def start_network(
             raise WeightsUnavailableError("--init-weights: the cnn is trained from scratch; leave the option out")
         return build_network(spec)
     if init_weights is not None:
-        return GradingNetwork(spec, _without_opinion(spec, _from_file(spec, init_weights)))
+        return GradingNetwork(spec, zero_init_head(spec, _from_file(spec, init_weights)))
     if not pretrained:
-        return GradingNetwork(spec, _without_opinion(spec, _timm_model(spec)))
+        return GradingNetwork(spec, zero_init_head(spec, _timm_model(spec)))
     if hub is not None:
         weights = hub_file(hub, WEIGHTS_FILE)
-        return GradingNetwork(spec, _without_opinion(spec, _from_file(spec, weights, f"--arch {hub}")))
-    return GradingNetwork(spec, _without_opinion(spec, _from_hub(spec)))
+        return GradingNetwork(spec, zero_init_head(spec, _from_file(spec, weights, f"--arch {hub}")))
+    return GradingNetwork(spec, zero_init_head(spec, _from_hub(spec)))
 
 
-def _without_opinion(spec: NetworkSpec, backbone: Any) -> nn.Module:
+def zero_init_head(spec: NetworkSpec, backbone: Any) -> nn.Module:
     """A last layer of zeros: timm's random ones begin with a loss that takes an epoch to undo."""
     last = backbone.get_classifier()
     if isinstance(last, nn.Linear):

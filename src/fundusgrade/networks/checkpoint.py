@@ -23,7 +23,7 @@ from torch import Tensor
 from fundusgrade import __version__, store
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.duplicates import FINGERPRINT_BITS
-from fundusgrade.data.leakage import MARK_BYTES, Exposure
+from fundusgrade.data.leakage import MARK_BYTES, TrainingFingerprints
 from fundusgrade.errors import CheckpointError, StoreError, WeightsUnavailableError
 from fundusgrade.files import hash_text, write_atomically
 from fundusgrade.grades import NUM_GRADES
@@ -100,7 +100,7 @@ class Checkpoint:
 
     description: CheckpointDescription
     network: GradingNetwork
-    exposure: Exposure
+    fingerprints: TrainingFingerprints
 
 
 def save_checkpoint(
@@ -108,13 +108,13 @@ def save_checkpoint(
     network: GradingNetwork,
     description: CheckpointDescription,
     *,
-    exposure: Exposure | None = None,
+    fingerprints: TrainingFingerprints | None = None,
     half: bool = False,
 ) -> None:
     """Write `path` and its readable copy `model.json`; `half` stores float16, for models that ship."""
     state = {name: _stored(tensor, half) for name, tensor in network.state_dict().items()}
-    for name in MARKS if exposure is not None else ():
-        state[_SEEN + name] = torch.from_numpy(getattr(exposure, name).copy())
+    for name in MARKS if fingerprints is not None else ():
+        state[_SEEN + name] = torch.from_numpy(getattr(fingerprints, name).copy())
     description = replace(description, weights_sha256=_hash_tensors(state))
     text = description.to_json()
     metadata = {METADATA_KEY: text, HASH_KEY: hash_text(text)}
@@ -133,7 +133,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"the weights in {path} are not those that were saved (hash differs); copy the file again"
         )
-    exposure = _take_exposure(state, path)
+    fingerprints = _take_exposure(state, path)
     # building and filling fail in many ways where the description is sound JSON, but of no network that exists here
     try:
         _refuse_other_shapes(description.network, state)
@@ -146,7 +146,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"the weights in {path} do not fit {description.network.arch} as timm {timm.__version__} builds it "
             f"({error}); install timm {description.provenance.versions.get('timm')}, or copy the file again"
         ) from error
-    return Checkpoint(description=description, network=network.eval(), exposure=exposure)
+    return Checkpoint(description=description, network=network.eval(), fingerprints=fingerprints)
 
 
 def _refuse_other_shapes(spec: NetworkSpec, state: dict[str, Tensor]) -> None:
@@ -159,7 +159,7 @@ def _refuse_other_shapes(spec: NetworkSpec, state: dict[str, Tensor]) -> None:
         raise ValueError(f"{len(unlike)} tensors differ, the first is {unlike[0]}")
 
 
-def _take_exposure(state: dict[str, Tensor], path: Path) -> Exposure:
+def _take_exposure(state: dict[str, Tensor], path: Path) -> TrainingFingerprints:
     """The marks, taken out of the tensors; the first files have none."""
     marks = {}
     for name, num_bytes in MARKS.items():
@@ -167,7 +167,7 @@ def _take_exposure(state: dict[str, Tensor], path: Path) -> Exposure:
         if table.dtype != torch.uint8 or table.ndim != 2 or table.shape[1] != num_bytes:
             raise CheckpointError(f"the marks of training photographs in {path} are damaged; copy the file again")
         marks[name] = table.numpy()
-    return Exposure(**marks)
+    return TrainingFingerprints(**marks)
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:

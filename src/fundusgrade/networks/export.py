@@ -28,7 +28,7 @@ from fundusgrade.networks.graphs import (
     read_openvino,
 )
 from fundusgrade.networks.onnx_export import quantize, to_onnx, to_openvino
-from fundusgrade.networks.pictures import load_pictures, scale_pixels
+from fundusgrade.networks.tensors import load_images, scale_pixels
 from fundusgrade.networks.timm_folder import write_hub_folder
 from fundusgrade.options import ExportFormat, Split
 
@@ -95,7 +95,7 @@ def export_model(request: ExportRequest) -> Exported:
     kind = f"{request.format.value}-int8" if request.int8 else request.format.value
     metadata = GraphMetadata(
         description=replace(checkpoint.description, name=f"{checkpoint.description.name}-{kind}"),
-        exposure=checkpoint.exposure,
+        fingerprints=checkpoint.fingerprints,
         number_format="int8" if request.int8 else "float32",
     )
     check = None
@@ -160,7 +160,7 @@ def _normalized(
     checkpoint: Checkpoint, dataset: PreparedDataset, rows: Sequence[ManifestRow]
 ) -> Iterator[NDArray[np.float32]]:
     """Pictures as the backbone takes them, a batch at a time."""
-    pixels = load_pictures(dataset, rows).pixels
+    pixels = load_images(dataset, rows).pixels
     for start in range(0, len(pixels), _BATCH_SIZE):
         yield checkpoint.network.normalized(scale_pixels(pixels[start : start + _BATCH_SIZE])).numpy()
 

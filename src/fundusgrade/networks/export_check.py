@@ -17,8 +17,8 @@ from fundusgrade.metrics.classification import decide_grades, evaluate_predictio
 from fundusgrade.networks.checkpoint import Checkpoint
 from fundusgrade.networks.device import CPU_BATCH, DeviceChoice, choose_device, choose_for_graph
 from fundusgrade.networks.graphs import GraphBackbone
-from fundusgrade.networks.inference import predict_probabilities, prepare_for
-from fundusgrade.networks.pictures import GradedPictures, load_pictures
+from fundusgrade.networks.inference import predict_probabilities, to_device
+from fundusgrade.networks.tensors import LabeledImages, load_images
 from fundusgrade.options import DeviceName, Precision
 
 MAX_KAPPA_LOSS = 0.005
@@ -33,7 +33,7 @@ class Graded:
 
     how: str
     kappa: float | None
-    ms_per_picture: float
+    ms_per_image: float
     size_mb: float
 
 
@@ -90,9 +90,9 @@ def check_export(
         (original, choose_device(DeviceName.CPU), sizes_mb[0]),
         (exported, choose_for_graph(backbone.arithmetic), sizes_mb[1]),
     )
-    pictures = load_pictures(dataset, rows)
+    images = load_images(dataset, rows)
     with _one_core():
-        tried = [_graded(*way, dataset, tuple(rows), pictures) for way in ways]
+        tried = [_graded(*way, dataset, tuple(rows), images) for way in ways]
     (reference, before), (usual, _), (export, after) = tried
     first, second = (decide_grades(each, original.description.thresholds) for each in (before, after))
     return ExportCheck(
@@ -114,19 +114,19 @@ def _graded(
     size_mb: float,
     dataset: PreparedDataset,
     rows: tuple[ManifestRow, ...],
-    pictures: GradedPictures,
+    images: LabeledImages,
 ) -> tuple[Graded, NDArray[np.float64]]:
     dataset.check_recipe(checkpoint.description.recipe, checkpoint.description.name)
-    network = prepare_for(checkpoint.network, choice).eval()
-    predict_probabilities(network, pictures.pixels[:1], choice)  # what is done once is not a picture's time
+    network = to_device(checkpoint.network, choice).eval()
+    predict_probabilities(network, images.pixels[:1], choice)  # what is done once is not a picture's time
     started = time.perf_counter()
-    probabilities = predict_probabilities(network, pictures.pixels, choice, CPU_BATCH)
+    probabilities = predict_probabilities(network, images.pixels, choice, CPU_BATCH)
     seconds = time.perf_counter() - started
-    evaluation = evaluate_predictions(pictures.grades.numpy(), probabilities, checkpoint.description.thresholds)
+    evaluation = evaluate_predictions(images.grades.numpy(), probabilities, checkpoint.description.thresholds)
     return Graded(
         how=choice.runtime or f"PyTorch {choice.precision.value}",
         kappa=evaluation.kappa,
-        ms_per_picture=_MILLISECONDS * seconds / len(rows),
+        ms_per_image=_MILLISECONDS * seconds / len(rows),
         size_mb=size_mb,
     ), probabilities
 

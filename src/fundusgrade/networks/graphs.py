@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fundusgrade.data.leakage import Exposure
+from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import CheckpointError
 from fundusgrade.networks.checkpoint import (
     MARKS,
@@ -82,8 +82,8 @@ def onnx_session(model: bytes, what: str) -> Any:
 def onnx_backbone(session: Any, number_format: str) -> GraphBackbone:
     """A session as a backbone; onnxruntime's sessions may be run by several threads at once."""
 
-    def run(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = session.run([OUTPUTS], {PICTURES: pictures})[0]
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs: NDArray[np.float32] = session.run([OUTPUTS], {PICTURES: images})[0]
         return outputs
 
     return GraphBackbone(run, f"onnxruntime {number_format}")
@@ -112,10 +112,10 @@ def openvino_backbone(xml: bytes, weights: bytes, number_format: str, what: str)
         ) from error
     own = threading.local()
 
-    def run(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        outputs: NDArray[np.float32] = own.request.infer({PICTURES: pictures})[OUTPUTS].copy()
+        outputs: NDArray[np.float32] = own.request.infer({PICTURES: images})[OUTPUTS].copy()
         return outputs
 
     # The compiled model reads its constants where they are, and does not keep them itself.
@@ -145,7 +145,7 @@ class GraphMetadata:
     """What travels with a graph; `check` are the figures of its comparison with the original, None if not made."""
 
     description: CheckpointDescription
-    exposure: Exposure
+    fingerprints: TrainingFingerprints
     number_format: str
     check: dict[str, object] | None = None
 
@@ -232,11 +232,11 @@ def _read(path: Path) -> bytes:
 
 def _checkpoint(metadata: GraphMetadata, backbone: GraphBackbone) -> Checkpoint:
     network = GradingNetwork(metadata.description.network, backbone).eval()
-    return Checkpoint(description=metadata.description, network=network, exposure=metadata.exposure)
+    return Checkpoint(description=metadata.description, network=network, fingerprints=metadata.fingerprints)
 
 
 def _content(metadata: GraphMetadata) -> dict[str, Any]:
-    seen = {name: base64.b64encode(getattr(metadata.exposure, name).tobytes()).decode() for name in MARKS}
+    seen = {name: base64.b64encode(getattr(metadata.fingerprints, name).tobytes()).decode() for name in MARKS}
     return {
         "format": FORMAT_VERSION,
         "number_format": metadata.number_format,
@@ -256,7 +256,7 @@ def _parse(content: dict[str, Any], what: str) -> GraphMetadata:
         }
         return GraphMetadata(
             description=parse_description(json.dumps(content["description"]), Path(what)),
-            exposure=Exposure(**marks),
+            fingerprints=TrainingFingerprints(**marks),
             number_format=str(content["number_format"]),
             check=content["check"],
         )

@@ -11,19 +11,19 @@ from fundusgrade.errors import CheckpointError
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.heads import NUM_OUTPUTS, Calibration, grade_logits
 from fundusgrade.networks.network import GradingNetwork, NetworkSpec
-from fundusgrade.networks.pictures import scale_pixels
+from fundusgrade.networks.tensors import scale_pixels
 
 
-def prepare_for(network: GradingNetwork, choice: DeviceChoice) -> GradingNetwork:
+def to_device(network: GradingNetwork, choice: DeviceChoice) -> GradingNetwork:
     """Move a network to the chosen device, in the memory layout that is fast there."""
-    if network.likes_channels_last:
+    if network.prefers_channels_last:
         return network.to(choice.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     return network.to(choice.device)
 
 
-def lay_out(network: GradingNetwork, pictures: Tensor) -> Tensor:
+def to_memory_format(network: GradingNetwork, images: Tensor) -> Tensor:
     """Give a batch the network's memory layout."""
-    return pictures.contiguous(memory_format=torch.channels_last) if network.likes_channels_last else pictures
+    return images.contiguous(memory_format=torch.channels_last) if network.prefers_channels_last else images
 
 
 def predict_probabilities(
@@ -55,10 +55,10 @@ def to_probabilities(spec: NetworkSpec, outputs: Tensor, calibration: Calibratio
 
 
 def _predict_batch(network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, tta: bool) -> Tensor:
-    pictures = scale_pixels(pixels.to(choice.device))
-    views = [pictures, pictures.flip(3), pictures.flip(2), pictures.flip(2, 3)] if tta else [pictures]
+    images = scale_pixels(pixels.to(choice.device))
+    views = [images, images.flip(3), images.flip(2), images.flip(2, 3)] if tta else [images]
     with choice.autocast():
-        outputs = torch.stack([network.outputs(lay_out(network, view)) for view in views]).mean(dim=0)
+        outputs = torch.stack([network.outputs(to_memory_format(network, view)) for view in views]).mean(dim=0)
     if not torch.isfinite(outputs).all():
         raise CheckpointError(
             f"the network {network.spec.arch} gave values that are not numbers at {choice.precision.value}; "

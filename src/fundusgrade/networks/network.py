@@ -78,30 +78,30 @@ class GradingNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, S, S) float in [0, 1] -> calibrated logits (B, 5), float32."""
-        return grade_logits(self.spec.head, self.outputs(pictures), self.spec.calibration)
+        return grade_logits(self.spec.head, self.outputs(images), self.spec.calibration)
 
-    def outputs(self, pictures: Tensor) -> Tensor:
+    def outputs(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, S, S) float in [0, 1] -> outputs of the head (B, n), float32, as the loss wants them.
 
         Pictures may also be given as only those rows that the network looks at.
         """
-        outputs: Tensor = self.backbone(self.normalized(pictures))
+        outputs: Tensor = self.backbone(self.normalized(images))
         return outputs.float()
 
-    def normalized(self, pictures: Tensor) -> Tensor:
+    def normalized(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, S, S) in [0, 1] -> what the backbone takes (B, 3, rows, S): its rows, normalized."""
-        if self.spec.rows is not None and pictures.shape[2] == self.spec.size_px:
+        if self.spec.rows is not None and images.shape[2] == self.spec.size_px:
             top, bottom = self.spec.rows
-            pictures = pictures[:, :, top:bottom]
-        return (pictures - self.mean) / self.std
+            images = images[:, :, top:bottom]
+        return (images - self.mean) / self.std
 
     def calibrate(self, calibration: Calibration) -> None:
         """Read the outputs with another calibration from now on."""
         self.spec = replace(self.spec, calibration=calibration)
 
     @property
-    def likes_channels_last(self) -> bool:
+    def prefers_channels_last(self) -> bool:
         """Convolutions run faster with channels last; a transformer gains nothing."""
         return any(isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in self.modules())

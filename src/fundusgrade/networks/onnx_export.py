@@ -73,7 +73,7 @@ def quantize(model: Any, batches: Iterator[NDArray[np.float32]]) -> Any:
     optional_package("onnxruntime", "onnx", f"{_EXPORTING} --int8")
     from onnxruntime import quantization
 
-    class Pictures(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
             batch = next(batches, None)
             return None if batch is None else {PICTURES: batch}
@@ -89,7 +89,7 @@ def quantize(model: Any, batches: Iterator[NDArray[np.float32]]) -> Any:
         quantization.quantize_static(
             given,
             path,
-            Pictures(),
+            Images(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=_PRODUCTS if "LayerNormalization" in kinds else None,
             nodes_to_exclude=[last],

@@ -11,14 +11,15 @@ import io
 import re
 import zlib
 
-from PIL import BmpImagePlugin, Image, Jpeg2KImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, Jpeg2KImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image as PilImage
 
 from fundusgrade.errors import UnreadableImageError
 from fundusgrade.photographs.exif import find_orientation
 from fundusgrade.photographs.pixels import (
     COPY_AGAIN,
     NO_MEMORY,
-    Picture,
+    Image,
     check_deep_size,
     decode_16_bit,
     join_pieces,
@@ -26,7 +27,7 @@ from fundusgrade.photographs.pixels import (
     turn_upright,
 )
 from fundusgrade.photographs.tiff import decode_tiff
-from fundusgrade.text import in_words
+from fundusgrade.text import error_text
 
 _READABLE = "JPEG, PNG, TIFF, BMP or WebP"
 
@@ -36,7 +37,7 @@ _SCAN_START = b"\xff\xda"
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
-def decode_image(data: bytes, *, at_least_px: int | None = None) -> Picture:
+def decode_image(data: bytes, *, at_least_px: int | None = None) -> Image:
     """Decode the bytes of a picture file, turned upright, first page only.
 
     With `at_least_px` a JPEG may be decoded at a half, a quarter or an eighth of its size, which its format makes
@@ -51,15 +52,15 @@ def decode_image(data: bytes, *, at_least_px: int | None = None) -> Picture:
     except MemoryError as error:
         raise UnreadableImageError(NO_MEMORY) from error
     except Exception as error:  # decoders raise anything on hostile bytes: SyntaxError, struct.error, cv2.error, ...
-        raise UnreadableImageError(f"the picture cannot be decoded: {in_words(error)}; {COPY_AGAIN}") from error
+        raise UnreadableImageError(f"the picture cannot be decoded: {error_text(error)}; {COPY_AGAIN}") from error
 
 
-def decode_jpeg_2000(data: bytes) -> Picture:
+def decode_jpeg_2000(data: bytes) -> Image:
     """Decode a JPEG 2000 codestream, as DICOM holds them. Raises UnreadableImageError as `decode_image` does."""
     return load_image(Jpeg2KImagePlugin.Jpeg2KImageFile, io.BytesIO(data), "JPEG 2000")
 
 
-def _decode(data: bytes, at_least_px: int | None) -> Picture:
+def _decode(data: bytes, at_least_px: int | None) -> Image:
     if data.startswith(b"\xff\xd8\xff"):
         return _decode_jpeg(data, at_least_px)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -87,7 +88,7 @@ def _name_foreign(data: bytes) -> str:
     return "not an image"
 
 
-def _decode_jpeg(data: bytes, at_least_px: int | None) -> Picture:
+def _decode_jpeg(data: bytes, at_least_px: int | None) -> Image:
     # A copy that broke off into reserved space ends in zeros; the decoder would fill the rest of the retina with gray.
     content = data.rstrip(b"\0")
     if len(data) - len(content) >= 512 and not content.endswith(b"\xff\xd9"):
@@ -115,12 +116,12 @@ def _num_scans(data: bytes) -> int:
 
 
 class _JpegWithoutExif(JpegImagePlugin.JpegImageFile):
-    def getexif(self) -> Image.Exif:
+    def getexif(self) -> PilImage.Exif:
         # Called while opening, only to learn the dots per inch: damaged EXIF would end in a warning.
-        return Image.Exif()
+        return PilImage.Exif()
 
 
-def _decode_png(data: bytes) -> Picture:
+def _decode_png(data: bytes) -> Image:
     """Decode a PNG from its essential chunks alone: Pillow warns of, or refuses, damage in those that do not matter."""
     view = memoryview(data)
     kept, kind, orientation, position = [view[:8]], b"", 1, 8

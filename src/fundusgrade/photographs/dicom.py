@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PilImage
 
 from fundusgrade.errors import UnreadableImageError
 from fundusgrade.photographs.decoding import decode_image, decode_jpeg_2000
@@ -34,7 +34,7 @@ from fundusgrade.photographs.dicom_header import (
     read_exactly,
     read_header,
 )
-from fundusgrade.photographs.pixels import Decoded, Picture, check_size
+from fundusgrade.photographs.pixels import Decoded, Image, check_size
 
 DICOM_SUFFIXES: frozenset[str] = frozenset({".dcm", ".dicom"})
 _MAX_FRAGMENTS = 100_000
@@ -67,12 +67,12 @@ def decode_dicom(file: BinaryIO, frame: int | None = None, *, at_least_px: int |
     try:
         file, syntax = find_data_set(file)
         header = read_header(file, syntax)
-        picture = _decode_frame(file, header, _frame_index(header, frame), at_least_px)
+        image = _decode_frame(file, header, _frame_index(header, frame), at_least_px)
     except UnreadableImageError:
         raise
     except Exception:  # hostile bytes lead to any; its text may quote them
         raise damaged("its pixels cannot be decoded") from None
-    return Decoded(picture=picture, laterality=laterality(header), camera=camera(header))
+    return Decoded(image=image, laterality=laterality(header), camera=camera(header))
 
 
 def _frame_index(header: Header, frame: int | None) -> int:
@@ -86,15 +86,15 @@ def _frame_index(header: Header, frame: int | None) -> int:
     return 0 if frame is None else frame - 1
 
 
-def _decode_frame(file: BinaryIO, header: Header, index: int, at_least_px: int | None) -> Picture:
+def _decode_frame(file: BinaryIO, header: Header, index: int, at_least_px: int | None) -> Image:
     check_size(header.number(Tag.COLUMNS), header.number(Tag.ROWS))
     photometric = header.word(Tag.PHOTOMETRIC)
     if header.syntax not in (*JPEG, *JPEG_2000):
-        return _to_picture(_stored_values(file, header, index), header)
+        return _to_image(_stored_values(file, header, index), header)
     frame = _fragmented_frame(file, header, index)
     if header.syntax in JPEG_2000:
-        picture = decode_jpeg_2000(frame)
-        return _from_ycbcr(picture) if photometric == "YBR_FULL" else _positive(picture, photometric)
+        image = decode_jpeg_2000(frame)
+        return _from_ycbcr(image) if photometric == "YBR_FULL" else _positive(image, photometric)
     if not frame.startswith(b"\xff\xd8\xff"):
         raise damaged("its pixels are not the JPEG that it says")
     return _positive(decode_image(_with_color_space(frame, photometric), at_least_px=at_least_px), photometric)
@@ -219,17 +219,17 @@ def _check_runs(frame: bytes, *, num_values: int) -> None:
             raise damaged("its run lengths hold more pixels than its header says")
 
 
-def _to_picture(values: NDArray[np.integer], header: Header) -> Picture:
+def _to_image(values: NDArray[np.integer], header: Header) -> Image:
     photometric, stored = header.word(Tag.PHOTOMETRIC), header.number(Tag.BITS_STORED)
     full = (1 << stored) - 1
     values = values >> (header.number(Tag.HIGH_BIT, stored - 1) + 1 - stored) & full
     if photometric == "PALETTE COLOR":
         return np.dstack([_palette(header, channel)[values] for channel in range(3)])
     scale = ((np.arange(full + 1) * 255 + full // 2) // full).astype(np.uint8)
-    picture = scale[values]
-    if picture.ndim == 2:
-        return _positive(np.repeat(picture[..., np.newaxis], 3, axis=2), photometric)
-    return picture if photometric == "RGB" else _from_ycbcr(picture)
+    image = scale[values]
+    if image.ndim == 2:
+        return _positive(np.repeat(image[..., np.newaxis], 3, axis=2), photometric)
+    return image if photometric == "RGB" else _from_ycbcr(image)
 
 
 def _palette(header: Header, channel: int) -> NDArray[np.uint8]:
@@ -251,11 +251,11 @@ def _palette(header: Header, channel: int) -> NDArray[np.uint8]:
     return np.asarray(colors[np.clip(indices, 0, num_entries - 1)], np.uint8)
 
 
-def _from_ycbcr(picture: Picture) -> Picture:
-    height, width = picture.shape[:2]
-    return np.array(Image.frombytes("YCbCr", (width, height), picture.tobytes()).convert("RGB"))
+def _from_ycbcr(image: Image) -> Image:
+    height, width = image.shape[:2]
+    return np.array(PilImage.frombytes("YCbCr", (width, height), image.tobytes()).convert("RGB"))
 
 
-def _positive(picture: Picture, photometric: str) -> Picture:
+def _positive(image: Image, photometric: str) -> Image:
     """In DICOM's MONOCHROME1 the least value is white."""
-    return 255 - picture if photometric == "MONOCHROME1" else picture
+    return 255 - image if photometric == "MONOCHROME1" else image

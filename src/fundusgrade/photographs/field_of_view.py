@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs.images import halved
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 
 WORKING_SIZE_PX = 320
 # Below this spread between the dark and the bright part of a picture (of 255) there is nothing to tell apart.
@@ -116,7 +116,7 @@ class _Arc:
         return self.inlier_fraction * self.covered_degrees / 360
 
 
-def find_field_of_view(photograph: Picture) -> FieldOfView:
+def find_field_of_view(photograph: Image) -> FieldOfView:
     """Fit the aperture's outline in a photograph (H, W, 3) of any size.
 
     Raises NoRetinaError where there is no disc: it never returns a made-up one.
@@ -142,7 +142,7 @@ def find_field_of_view(photograph: Picture) -> FieldOfView:
     raise NoRetinaError(f"no retina found: {reason}; expected a bright disc on a dark ground")
 
 
-def bright_region(small: Picture) -> NDArray[np.bool_]:
+def bright_region(small: Image) -> NDArray[np.bool_]:
     """The largest bright region (H, W) of a small picture, holes filled, whatever its shape.
 
     Brightness is the strongest channel: the retina is red, not gray. Raises NoRetinaError where nothing is bright.
@@ -173,7 +173,7 @@ def level_below(values: NDArray[np.uint8], share: float) -> float:
     return float(np.searchsorted(cumulated, share * cumulated[-1]))
 
 
-def _strongest_channel(small: Picture) -> NDArray[np.uint8]:
+def _strongest_channel(small: Image) -> NDArray[np.uint8]:
     return np.asarray(cv2.max(cv2.max(small[..., 0], small[..., 1]), small[..., 2]), np.uint8)
 
 
@@ -325,7 +325,7 @@ def _doubt(fit: _Fit, arc: _Arc, visible_fraction: float) -> str:
     return "the outline of the bright region is not round"
 
 
-def _refine(ellipse: NDArray[np.float64], small: Picture, frame: _Frame) -> NDArray[np.float64]:
+def _refine(ellipse: NDArray[np.float64], small: Image, frame: _Frame) -> NDArray[np.float64]:
     """Move the outline to where brightness is halfway between inside and outside, to a fraction of a pixel.
 
     A threshold low enough for dark retinas places a soft edge too far out. The circle is left for an ellipse only where
@@ -347,7 +347,7 @@ def _refine(ellipse: NDArray[np.float64], small: Picture, frame: _Frame) -> NDAr
     return chosen if np.isfinite(moved) and moved < 0.05 * ellipse[2:].max() else ellipse
 
 
-def _half_way_points(ellipse: NDArray[np.float64], small: Picture, frame: _Frame) -> Points:
+def _half_way_points(ellipse: NDArray[np.float64], small: Image, frame: _Frame) -> Points:
     """Points (N, 2) on normals of the ellipse where a clear fall of brightness is half done."""
     angles = np.radians(np.arange(0, 360, 3))
     around = np.stack([np.cos(angles), np.sin(angles)], axis=1)

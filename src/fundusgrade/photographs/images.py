@@ -9,24 +9,24 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image as PilImage
 
 from fundusgrade.errors import StoreError
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.dicom import decode_dicom, is_dicom
-from fundusgrade.photographs.pixels import Decoded, Picture
+from fundusgrade.photographs.pixels import Decoded, Image
 from fundusgrade.photographs.sources import FoundImage, is_folder, open_photograph_file
-from fundusgrade.text import in_words
+from fundusgrade.text import error_text
 
 
-def read_image(path: Path, *, at_least_px: int | None = None) -> Picture:
+def read_image(path: Path, *, at_least_px: int | None = None) -> Image:
     """Decode a photograph, turned upright as its EXIF orientation says, first page only.
 
     Transparent pixels become black, like the surroundings of the retina. Safe in threads: no global state is touched.
     With `at_least_px` the picture may come reduced, its shorter side not below that many pixels.
     Raises UnreadableImageError for everything that is not a whole picture of 32 px to 200 million pixels.
     """
-    return read_photograph(path, at_least_px=at_least_px).picture
+    return read_photograph(path, at_least_px=at_least_px).image
 
 
 def read_photograph(photograph: Path | FoundImage, *, at_least_px: int | None = None) -> Decoded:
@@ -36,15 +36,15 @@ def read_photograph(photograph: Path | FoundImage, *, at_least_px: int | None = 
     with open_photograph_file(photograph) as file:
         if is_dicom(file):
             return decode_dicom(file, photograph.frame, at_least_px=at_least_px)
-        return Decoded(picture=decode_image(file.read(), at_least_px=at_least_px))
+        return Decoded(image=decode_image(file.read(), at_least_px=at_least_px))
 
 
-def write_image(path: Path, picture: Picture) -> None:
+def write_image(path: Path, image: Image) -> None:
     """Write a picture in the format of its suffix (png, jpg, webp, tif), whole or not at all.
 
     Raises StoreError when the suffix is unknown, the folder is missing, or the file cannot be written.
     """
-    encoded = _encode(picture, path)
+    encoded = _encode(image, path)
     if not is_folder(path.parent):
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
     # Not `tempfile`: its files are private to the owner, and the finished picture would stay so.
@@ -53,38 +53,38 @@ def write_image(path: Path, picture: Picture) -> None:
         temporary.write_bytes(encoded)
         temporary.replace(path)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {in_words(error)}; check space, permission and name") from error
+        raise StoreError(f"cannot write {path}: {error_text(error)}; check space, permission and name") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def encode_jpeg(picture: Picture, quality: int = 85) -> bytes:
+def encode_jpeg(image: Image, quality: int = 85) -> bytes:
     """A picture as the bytes of a JPEG file."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    PilImage.fromarray(image).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
-def encode_png(picture: Picture) -> bytes:
+def encode_png(image: Image) -> bytes:
     """A picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    PilImage.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def halved(picture: Picture) -> Picture:
+def halved(image: Image) -> Image:
     """A picture of half the size, each pixel the mean of four: whole factors are reduced much faster than others."""
-    half = (picture.shape[1] // 2, picture.shape[0] // 2)
-    return np.asarray(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), np.uint8)
+    half = (image.shape[1] // 2, image.shape[0] // 2)
+    return np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def reduced(picture: Picture, factor: int) -> Picture:
+def reduced(image: Image, factor: int) -> Image:
     """A picture `factor` times smaller, each pixel the mean of factor x factor, rounded once.
 
     Halving several times would round as often, and Ben Graham's contrast makes four levels of one.
     """
-    height, width = picture.shape[0] // factor, picture.shape[1] // factor
-    whole = picture[: height * factor, : width * factor]
+    height, width = image.shape[0] // factor, image.shape[1] // factor
+    whole = image[: height * factor, : width * factor]
     return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -100,7 +100,7 @@ def jpeg_quantization(path: Path) -> float:
     return sum(table) / len(table) if start >= 0 and table else 0.0
 
 
-def _encode(picture: Picture, path: Path) -> bytes:
+def _encode(image: Image, path: Path) -> bytes:
     options: dict[str, dict[str, Any]] = {
         ".png": {"format": "PNG"},
         ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -112,7 +112,7 @@ def _encode(picture: Picture, path: Path) -> bytes:
         raise StoreError(f"cannot write {path}: unknown picture suffix {path.suffix!r}; use .png, .jpg, .webp or .tif")
     buffer = io.BytesIO()
     try:
-        Image.fromarray(picture).save(buffer, **options[suffix])
+        PilImage.fromarray(image).save(buffer, **options[suffix])
     except (OSError, ValueError) as error:  # JPEG ends at 65,535 px and WebP at 16,383
-        raise StoreError(f"cannot write {path}: {in_words(error)}; another format such as .png may do") from error
+        raise StoreError(f"cannot write {path}: {error_text(error)}; another format such as .png may do") from error
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""From a file to the canonical picture and its quality: the one way in, for training, prediction and explanation."""
+"""From a file to the preprocessed image and its quality: the one way in, for training, prediction and explanation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from fundusgrade.errors import UngradableError, UnreadableImageError
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.photographs.images import read_photograph, reduced
-from fundusgrade.photographs.pixels import NO_MEMORY, Picture
+from fundusgrade.photographs.pixels import NO_MEMORY, Image
 from fundusgrade.photographs.preprocess import PreprocessedImage, preprocess
 from fundusgrade.photographs.quality import Quality, measure_quality
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import FoundImage
-from fundusgrade.text import in_words
+from fundusgrade.text import error_text
 
-# The canonical picture shows nine tenths of the disc's diameter, and the disc is rarely smaller than the photograph's
+# The preprocessed image shows nine tenths of the disc's diameter, and the disc is rarely smaller than the photograph's
 # shorter side: with this margin reduced decoding takes nothing from the picture. Disc and quality are measured alike
 # whatever the size of the picture asked for, so both have enough pixels for small ones too.
 DECODING_MARGIN = 1.25
@@ -27,13 +27,13 @@ MIN_DECODED_PX = WORKING_SIZE_PX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Intake:
-    """A photograph (H, W, 3), reduced as far as its canonical picture allows; that picture; what was measured on it.
+class LoadedPhotograph:
+    """A photograph (H, W, 3), reduced as far as its preprocessed image allows; that picture; what was measured on it.
 
     Eye ("R", "L", "B" for both) and camera are what a DICOM file says of them, else "".
     """
 
-    photograph: Picture
+    photograph: Image
     prepared: PreprocessedImage
     quality: Quality
     laterality: str = ""
@@ -45,8 +45,8 @@ class OpenedPhotograph:
     """A photograph (H, W, 3) for showing things on it, and what is graded of it."""
 
     name: str
-    photograph: Picture
-    intake: Intake
+    photograph: Image
+    loaded: LoadedPhotograph
 
 
 def open_photograph(
@@ -59,36 +59,38 @@ def open_photograph(
     name = found.as_posix() if isinstance(found, Path) else found.name
     try:
         # What is graded is decoded by itself, at reduced size where that is cheaper, exactly as when only grading.
-        photograph, intake = read_photograph(found, at_least_px=at_least_px).picture, take_in(found, recipe)
+        photograph, loaded = read_photograph(found, at_least_px=at_least_px).image, load_photograph(found, recipe)
     except UngradableError as error:
         raise type(error)(f"{name}: {error}") from error
-    return OpenedPhotograph(name=name, photograph=photograph, intake=intake)
+    return OpenedPhotograph(name=name, photograph=photograph, loaded=loaded)
 
 
-def take_in(found: Path | FoundImage, recipe: PreprocessRecipe) -> Intake:
+def load_photograph(found: Path | FoundImage, recipe: PreprocessRecipe) -> LoadedPhotograph:
     """Read a photograph, at reduced size where that is cheaper, and bring it into canonical form.
 
     Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.
     """
     try:
         decoded = read_photograph(found, at_least_px=_num_pixels_needed(recipe))
-        return replace(take_in_picture(decoded.picture, recipe), laterality=decoded.laterality, camera=decoded.camera)
+        return replace(load_pixels(decoded.image, recipe), laterality=decoded.laterality, camera=decoded.camera)
     except MemoryError as error:
         raise UnreadableImageError(NO_MEMORY) from error
     except (cv2.error, np.linalg.LinAlgError) as error:  # none is known to get so far, but a run must not end by one
         has_no_memory = isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
-        reason = NO_MEMORY if has_no_memory else f"it cannot be processed: {in_words(error)}; save it again as a JPEG"
+        reason = NO_MEMORY if has_no_memory else f"it cannot be processed: {error_text(error)}; save it again as a JPEG"
         raise UnreadableImageError(reason) from error
 
 
-def take_in_picture(photograph: Picture, recipe: PreprocessRecipe) -> Intake:
+def load_pixels(photograph: Image, recipe: PreprocessRecipe) -> LoadedPhotograph:
     """The same for a photograph in memory. Raises NoRetinaError where it shows no retina."""
     factor = min(photograph.shape[:2]) // _num_pixels_needed(recipe)
     if factor >= 2:
         photograph = reduced(photograph, 1 << (factor.bit_length() - 1))
     field_of_view = find_field_of_view(photograph)
     quality = measure_quality(photograph, field_of_view)
-    return Intake(photograph=photograph, prepared=preprocess(photograph, field_of_view, recipe), quality=quality)
+    return LoadedPhotograph(
+        photograph=photograph, prepared=preprocess(photograph, field_of_view, recipe), quality=quality
+    )
 
 
 def _num_pixels_needed(recipe: PreprocessRecipe) -> int:

@@ -13,13 +13,14 @@ from typing import IO, Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image as PilImage
+from PIL import ImageFile
 
 from fundusgrade.errors import UnreadableImageError
 from fundusgrade.photographs.exif import find_orientation
-from fundusgrade.text import in_words
+from fundusgrade.text import error_text
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 """A picture (height, width, 3), RGB."""
 
 
@@ -27,7 +28,7 @@ Picture = NDArray[np.uint8]
 class Decoded:
     """A picture and what its file says of it: eye "R", "L" or "B" for both, and camera; "" where it does not say."""
 
-    picture: Picture
+    image: Image
     laterality: str = ""
     camera: str = ""
 
@@ -76,26 +77,24 @@ def join_pieces(pieces: Sequence[bytes | memoryview]) -> IO[bytes]:
     return io.BufferedReader(_Pieces(pieces), 2**16)
 
 
-def load_image(
-    plugin: type[ImageFile.ImageFile], file: IO[bytes], kind: str, at_least_px: int | None = None
-) -> Picture:
+def load_image(plugin: type[ImageFile.ImageFile], file: IO[bytes], kind: str, at_least_px: int | None = None) -> Image:
     """Decode 8 bits per channel by one Pillow plugin; the size is checked between its header and its pixels."""
     try:
-        with plugin(file) as image:
-            check_size(image.width, image.height)
+        with plugin(file) as opened:
+            check_size(opened.width, opened.height)
             if at_least_px is not None:
-                share = at_least_px / min(image.size)
-                image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))
-            image.load()
-            picture = _to_rgb(image, kind)
-            return turn_upright(picture, find_orientation(image.info.get("exif", b"")))
+                share = at_least_px / min(opened.size)
+                opened.draft(None, (math.ceil(opened.width * share), math.ceil(opened.height * share)))
+            opened.load()
+            image = _to_rgb(opened, kind)
+            return turn_upright(image, find_orientation(opened.info.get("exif", b"")))
     except (UnreadableImageError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
+    except PilImage.DecompressionBombError as error:
         raise UnreadableImageError(f"the {kind} has too many pixels for its decoder; scale it down") from error
     except Exception as error:
         state = "truncated" if "truncated" in str(error).lower() else "damaged"
-        detail = in_words(error).replace("not identified by this driver", "its header is incomplete")
+        detail = error_text(error).replace("not identified by this driver", "its header is incomplete")
         raise UnreadableImageError(f"{state} {kind}: {detail}; {COPY_AGAIN}") from error
 
 
@@ -121,17 +120,17 @@ def check_deep_size(width: int, height: int) -> None:
         )
 
 
-def _to_rgb(image: Image.Image, kind: str) -> Picture:
-    has_alpha = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
-    if not has_alpha and image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
-        raise UnreadableImageError(f"{kind} with pixels of type {image.mode!r} is not supported; save it as 8-bit RGB")
-    picture = np.empty((image.height, image.width, 3), np.uint8)
-    for rows in _bands(image.height, image.width):
-        band = image.crop((0, rows.start, image.width, rows.stop))
+def _to_rgb(opened: PilImage.Image, kind: str) -> Image:
+    has_alpha = opened.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in opened.info
+    if not has_alpha and opened.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
+        raise UnreadableImageError(f"{kind} with pixels of type {opened.mode!r} is not supported; save it as 8-bit RGB")
+    image = np.empty((opened.height, opened.width, 3), np.uint8)
+    for rows in _bands(opened.height, opened.width):
+        band = opened.crop((0, rows.start, opened.width, rows.stop))
         if band.mode == "La":
             band = band.convert("LA")
-        picture[rows] = _composite(np.asarray(band.convert("RGBA"))) if has_alpha else np.asarray(band.convert("RGB"))
-    return picture
+        image[rows] = _composite(np.asarray(band.convert("RGBA"))) if has_alpha else np.asarray(band.convert("RGB"))
+    return image
 
 
 def _bands(height: int, width: int) -> Iterator[slice]:
@@ -139,24 +138,24 @@ def _bands(height: int, width: int) -> Iterator[slice]:
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
-def _composite(rgba: NDArray[np.uint8]) -> Picture:
+def _composite(rgba: NDArray[np.uint8]) -> Image:
     weighted = rgba[..., :3].astype(np.uint16) * rgba[..., 3:] + 127
     return (weighted // 255).astype(np.uint8)
 
 
-def decode_16_bit(data: bytes, kind: str) -> Picture:
+def decode_16_bit(data: bytes, kind: str) -> Image:
     decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape[2:] not in ((), (3,), (4,)):
         raise UnreadableImageError(f"damaged or unsupported {kind} with 16 bits per channel; save it with 8 bits")
     height, width = decoded.shape[:2]
     table = _table_to_8_bit(int((decoded if decoded.ndim == 2 else decoded[..., :3]).max()))
-    picture = np.empty((height, width, 3), np.uint8)
+    image = np.empty((height, width, 3), np.uint8)
     for rows in _bands(height, width):
-        picture[rows] = _to_8_bit(decoded[rows], table)
-    return picture
+        image[rows] = _to_8_bit(decoded[rows], table)
+    return image
 
 
-def _to_8_bit(values: NDArray[np.uint16], table: NDArray[np.uint8]) -> Picture:
+def _to_8_bit(values: NDArray[np.uint16], table: NDArray[np.uint8]) -> Image:
     """Gray, BGR or BGRA as OpenCV reads them -> RGB."""
     if values.ndim == 2:
         return np.repeat(table[values][..., np.newaxis], 3, axis=2)
@@ -177,12 +176,12 @@ def _table_to_8_bit(brightest: int) -> NDArray[np.uint8]:
     return np.minimum((np.arange(65536) * 255 + full // 2) // full, 255).astype(np.uint8)
 
 
-def turn_upright(picture: Picture, orientation: int) -> Picture:
+def turn_upright(image: Image, orientation: int) -> Image:
     """Undo the way the camera was held, as numbered by EXIF 2.3; unknown numbers change nothing."""
     if orientation in (5, 6, 7, 8):
-        picture = picture.transpose(1, 0, 2)
+        image = image.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
-        picture = picture[::-1]
+        image = image[::-1]
     if orientation in (2, 3, 6, 7):
-        picture = picture[:, ::-1]
-    return np.ascontiguousarray(picture)
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)

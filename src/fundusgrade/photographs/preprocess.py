@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.photographs.field_of_view import FieldOfView
 from fundusgrade.photographs.images import halved
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import BAND_FRACTION, MIDDLE_GRAY, Method, Outline, PreprocessRecipe
 
 # Graham blurs with sigma 10 at a radius of 300 px and keeps the inner 90 % of the radius.
@@ -52,7 +52,7 @@ class Placement:
         )
 
     def to_photograph(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Lay a map (S, S) over the canonical picture onto the photograph (H, W); 0 where it does not reach."""
+        """Lay a map (S, S) over the preprocessed image onto the photograph (H, W); 0 where it does not reach."""
         matrix = np.array([[self.scale_x, 0, self.offset_x], [0, self.scale_y, self.offset_y]], np.float64)
         size = (self.photograph_width, self.photograph_height)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -67,16 +67,16 @@ class PreprocessedImage:
     With the band, `mask` may be smaller than the outline that the picture fills: what the photograph lacks is mirrored.
     """
 
-    picture: Picture
+    image: Image
     mask: NDArray[np.bool_]
     placement: Placement
     field_of_view: FieldOfView
 
 
-def preprocess(photograph: Picture, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> PreprocessedImage:
+def preprocess(photograph: Image, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> PreprocessedImage:
     """Bring a photograph (H, W, 3) with a known field of view into canonical form."""
     placement = _placement(photograph, field_of_view, recipe)
-    seen = _Seen.of(placement, field_of_view, recipe)
+    seen = _VisibleRect.of(placement, field_of_view, recipe)
     disc = _warp(photograph, field_of_view, placement, recipe.size_px)
     outline = canonical_outline(recipe)
     mask = outline & seen.mask(recipe.size_px)
@@ -88,12 +88,12 @@ def preprocess(photograph: Picture, field_of_view: FieldOfView, recipe: Preproce
     # Nothing beyond the outline may reach into it, neither by a local mean nor by a histogram.
     inside = outline.astype(np.uint8)
     disc = np.asarray(cv2.copyTo(disc, inside), np.uint8)
-    picture = np.asarray(cv2.copyTo(treat(disc, outline, recipe), inside, np.full_like(disc, recipe.fill)), np.uint8)
-    return PreprocessedImage(picture=picture, mask=mask, placement=placement, field_of_view=field_of_view)
+    image = np.asarray(cv2.copyTo(treat(disc, outline, recipe), inside, np.full_like(disc, recipe.fill)), np.uint8)
+    return PreprocessedImage(image=image, mask=mask, placement=placement, field_of_view=field_of_view)
 
 
 def canonical_outline(recipe: PreprocessRecipe) -> NDArray[np.bool_]:
-    """What a canonical picture (S, S) may show, the same for every photograph."""
+    """What a preprocessed image (S, S) may show, the same for every photograph."""
     axis = np.arange(recipe.size_px, dtype=np.float64) - (recipe.size_px - 1) / 2
     outline: NDArray[np.bool_] = axis[None] ** 2 + axis[:, None] ** 2 <= (recipe.size_px / 2) ** 2
     if recipe.outline is Outline.BAND:
@@ -102,8 +102,8 @@ def canonical_outline(recipe: PreprocessRecipe) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
-    """First and last row and column of the canonical picture that the photograph shows; both included."""
+class _VisibleRect:
+    """First and last row and column of the preprocessed image that the photograph shows; both included."""
 
     left: int
     top: int
@@ -111,7 +111,7 @@ class _Seen:
     bottom: int
 
     @classmethod
-    def of(cls, placement: Placement, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> _Seen:
+    def of(cls, placement: Placement, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> _VisibleRect:
         last = recipe.size_px - 1
 
         def within(value: float) -> int:
@@ -129,7 +129,7 @@ class _Seen:
         mask[self.top : self.bottom + 1, self.left : self.right + 1] = True
         return mask
 
-    def mirrored(self, disc: Picture) -> Picture:
+    def mirrored(self, disc: Image) -> Image:
         """Continue the retina beyond a cut by its mirror image: a gray margin would tell how the picture was cut."""
         if (self.left, self.top) == (0, 0) and (self.bottom + 1, self.right + 1) == disc.shape[:2]:
             return disc
@@ -139,8 +139,8 @@ class _Seen:
         return np.asarray(cv2.copyMakeBorder(seen, *margins, cv2.BORDER_REFLECT_101), np.uint8)
 
 
-def _placement(photograph: Picture, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> Placement:
-    """Center the ellipse on the canonical picture and stretch both radii to the canonical one."""
+def _placement(photograph: Image, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> Placement:
+    """Center the ellipse on the preprocessed image and stretch both radii to the canonical one."""
     middle = (recipe.size_px - 1) / 2
     scale_x = recipe.radius_px / field_of_view.radius_x
     scale_y = recipe.radius_px / field_of_view.radius_y
@@ -154,8 +154,8 @@ def _placement(photograph: Picture, field_of_view: FieldOfView, recipe: Preproce
     )
 
 
-def _warp(photograph: Picture, field_of_view: FieldOfView, placement: Placement, size_px: int) -> Picture:
-    """Resample to the canonical picture; halved and blurred as far as sampling would alias.
+def _warp(photograph: Image, field_of_view: FieldOfView, placement: Placement, size_px: int) -> Image:
+    """Resample to the preprocessed image; halved and blurred as far as sampling would alias.
 
     Only what is seen of the retina takes part, or a dark bar beside it would be averaged into its last row.
     """
@@ -186,7 +186,7 @@ def _antialiasing_sigma_px(reduction: float) -> float:
     return 0.5 * math.sqrt(max(reduction, 1.0) ** 2 - 1)
 
 
-def _ben_graham(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Picture:
+def _ben_graham(disc: Image, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
     """4 (picture - local mean) + 128 (B. Graham, Kaggle Diabetic Retinopathy Detection report, 2015).
 
     The local mean is taken at the target scale and over visible retina only (normalized convolution, Knutsson and
@@ -225,12 +225,12 @@ def local_mean(
     return np.asarray(mean, np.float32)
 
 
-def _natural(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Picture:
+def _natural(disc: Image, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
     """The colors as the camera gave them."""
     return disc.copy()
 
 
-def _clahe(disc: Picture, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Picture:
+def _clahe(disc: Image, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
     """Contrast-limited adaptive histogram equalization of lightness (Zuiderveld 1994), 8 x 8 tiles, clip limit 2."""
     lab = cv2.cvtColor(disc, cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(np.ascontiguousarray(lab[..., 0]))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs.field_of_view import FieldOfView, level_below
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import local_mean, preprocess
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 
@@ -74,7 +74,7 @@ class Quality:
         return not self.reasons
 
 
-def measure_quality(photograph: Picture, field_of_view: FieldOfView) -> Quality:
+def measure_quality(photograph: Image, field_of_view: FieldOfView) -> Quality:
     """Measure a photograph (H, W, 3) with a known field of view.
 
     Raises NoRetinaError where its color or texture is none that a retina has: a disc alone makes no fundus photograph.
@@ -85,11 +85,11 @@ def measure_quality(photograph: Picture, field_of_view: FieldOfView) -> Quality:
     inner = cv2.erode(prepared.mask.astype(np.uint8), kernel, borderValue=0) > 0
     if not inner.any():
         inner = prepared.mask
-    channels = [channel[inner] for channel in cv2.split(prepared.picture)]
-    luminance = cv2.cvtColor(prepared.picture, cv2.COLOR_RGB2GRAY)[inner]
+    channels = [channel[inner] for channel in cv2.split(prepared.image)]
+    luminance = cv2.cvtColor(prepared.image, cv2.COLOR_RGB2GRAY)[inner]
     strongest, weakest = np.maximum.reduce(channels), np.minimum.reduce(channels)
     red, blue = level_below(channels[0], 0.5), level_below(channels[2], 0.5)
-    detail, relative = (values[inner] for values in _fine_structure(prepared.picture, prepared.mask))
+    detail, relative = (values[inner] for values in _fine_structure(prepared.image, prepared.mask))
     measured = {
         "visible_fraction": field_of_view.visible_fraction,
         "brightness": level_below(luminance, 0.5),
@@ -106,9 +106,9 @@ def measure_quality(photograph: Picture, field_of_view: FieldOfView) -> Quality:
     return quality
 
 
-def _fine_structure(picture: Picture, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _fine_structure(image: Image, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Green between 1 and 4 px of blur, where vessels and lesions are; absolute, and over the local mean."""
-    green = picture[..., 1].astype(np.float32)
+    green = image[..., 1].astype(np.float32)
     detail = cv2.GaussianBlur(green, (0, 0), 1) - local_mean(green, mask, 4, smallest_sigma_px=2)
     return detail, detail / np.maximum(local_mean(green, mask, 6, smallest_sigma_px=2), 8)
 

@@ -65,7 +65,7 @@ class PreprocessRecipe:
 
     @property
     def radius_px(self) -> float:
-        """Radius of the whole field of view on the canonical picture; what lies beyond the picture is not kept."""
+        """Radius of the whole field of view on the preprocessed image; what lies beyond the picture is not kept."""
         visible = GRAHAM_VISIBLE_FRACTION if self.method is Method.BEN_GRAHAM else 1.0
         return self.size_px / 2 / visible
 

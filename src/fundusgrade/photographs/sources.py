@@ -15,7 +15,7 @@ from fundusgrade.errors import FundusgradeError, UnreadableImageError
 from fundusgrade.photographs.archives import ARCHIVE_SUFFIX, Member, find_members, read_member
 from fundusgrade.photographs.dicom import DICOM_SUFFIXES, count_frames, is_dicom
 from fundusgrade.photographs.pixels import COPY_AGAIN
-from fundusgrade.text import in_words
+from fundusgrade.text import error_text
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 """Of pictures as such; `PHOTOGRAPH_SUFFIXES` are those of all files that hold one photograph, or a few."""
@@ -70,7 +70,7 @@ def is_folder(path: Path) -> bool:
 
 def _walk(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     def refuse(error: OSError) -> NoReturn:
-        raise FundusgradeError(f"cannot list the folder {error.filename}: {in_words(error)}; check its permissions")
+        raise FundusgradeError(f"cannot list the folder {error.filename}: {error_text(error)}; check its permissions")
 
     def visible() -> Iterator[Path]:
         for parent, folders, names in os.walk(folder, onerror=refuse):
@@ -129,7 +129,7 @@ def open_photograph_file(found: FoundImage) -> Iterator[BinaryIO]:
     except PermissionError as error:
         raise UnreadableImageError("permission denied; allow this user to read the file") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise UnreadableImageError(f"the file cannot be read: {in_words(error)}; check its path and disk") from error
+        raise UnreadableImageError(f"the file cannot be read: {error_text(error)}; check its path and disk") from error
 
 
 def _check_file(found: FoundImage) -> None:

@@ -13,7 +13,7 @@ from fundusgrade.photographs.exif import ORIENTATION_TAG, TiffEntry, read_tiff_d
 from fundusgrade.photographs.pixels import (
     COPY_AGAIN,
     MAX_PIXELS,
-    Picture,
+    Image,
     check_deep_size,
     decode_16_bit,
     join_pieces,
@@ -30,7 +30,7 @@ _DECODER_TAGS = frozenset(
 _SINGLE_VALUE_TAGS = frozenset({256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323})
 
 
-def decode_tiff(data: bytes) -> Picture:
+def decode_tiff(data: bytes) -> Image:
     """Decode the first page from a directory that holds only what decoding needs.
 
     Pillow warns of damage in all other entries, follows the chain of pages, and turns the picture by itself.
@@ -46,9 +46,9 @@ def decode_tiff(data: bytes) -> Picture:
     padding = bytes(len(data) % 2)  # a directory begins on an even byte
     start = len(data) + len(padding)
     page: list[bytes | memoryview] = [data[:4], start.to_bytes(4, order), memoryview(data)[8:], padding, directory]
-    picture = _decode_page(page, entries)
+    image = _decode_page(page, entries)
     orientation = entries.get(ORIENTATION_TAG)
-    return turn_upright(picture, orientation.values[0] if orientation and orientation.values else 1)
+    return turn_upright(image, orientation.values[0] if orientation and orientation.values else 1)
 
 
 class _TiffOfAnySize(TiffImagePlugin.TiffImageFile):
@@ -57,7 +57,7 @@ class _TiffOfAnySize(TiffImagePlugin.TiffImageFile):
         ImageFile.ImageFile.load_prepare(self)
 
 
-def _decode_page(page: Sequence[bytes | memoryview], entries: dict[int, TiffEntry]) -> Picture:
+def _decode_page(page: Sequence[bytes | memoryview], entries: dict[int, TiffEntry]) -> Image:
     def value(tag: int, default: int) -> int:
         return max(entries[tag].values, default=default) if tag in entries else default
 
@@ -71,5 +71,5 @@ def _decode_page(page: Sequence[bytes | memoryview], entries: dict[int, TiffEntr
     photometric = value(262, 1)
     if value(258, 1) != 16 or photometric not in (0, 1, 2):
         raise UnreadableImageError(f"TIFF with {value(258, 1)} bits of this color type is not supported; save with 8")
-    picture = decode_16_bit(b"".join(page), "TIFF")
-    return np.invert(picture, out=picture) if photometric == 0 else picture  # 0 means white
+    image = decode_16_bit(b"".join(page), "TIFF")
+    return np.invert(image, out=image) if photometric == 0 else image  # 0 means white

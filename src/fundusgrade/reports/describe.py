@@ -26,7 +26,7 @@ from fundusgrade.files import now
 from fundusgrade.grades import Grade
 from fundusgrade.grading.grader import Grader
 from fundusgrade.photographs.images import encode_jpeg, read_image
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.reports.html.context import DataDescription, GalleryItem, KappaCurve, ModelDescription, ReportContext
 from fundusgrade.reports.overlay import blend
 from fundusgrade.training.history import METRICS_FILE, read_history
@@ -44,7 +44,7 @@ def report_context(
     dataset: PreparedDataset | None,
     assessment: Assessment,
     *,
-    num_pictures: int,
+    num_images: int,
     audits: Sequence[Audit],
     command: str,
 ) -> ReportContext:
@@ -59,7 +59,7 @@ def report_context(
         limits=_LIMITS,
         audits=tuple(audits),
         conclusion=conclusion(*audits) if audits else "",
-        gallery=() if dataset is None else _gallery(candidates, dataset, assessment, num_pictures),
+        gallery=() if dataset is None else _gallery(candidates, dataset, assessment, num_images),
         commands=(command,),
     )
 
@@ -133,7 +133,7 @@ def _curves(candidate: Candidate) -> tuple[KappaCurve, ...]:
 
 
 def _gallery(
-    candidates: Sequence[Candidate], dataset: PreparedDataset, assessment: Assessment, num_pictures: int
+    candidates: Sequence[Candidate], dataset: PreparedDataset, assessment: Assessment, num_images: int
 ) -> tuple[GalleryItem, ...]:
     """The worst errors of each model, as pictures; with heat maps where network and photograph are at hand."""
     rows = {row.source: row for row in dataset.rows if row.image}
@@ -141,18 +141,18 @@ def _gallery(
     for candidate, model in zip(candidates, assessment.models, strict=True):
         folds = dict(zip(candidate.predictions.test.sources, candidate.predictions.test.folds.tolist(), strict=True))
         graders: dict[int, Grader | None] = {}
-        for error in [error for error in model.worst_errors if error.source in rows][:num_pictures]:
+        for error in [error for error in model.worst_errors if error.source in rows][:num_images]:
             fold = folds[error.source]
             if fold not in graders:
                 graders[fold] = explaining_grader(candidate, fold)
             explanation = _explain(graders[fold], dataset, rows[error.source], error)
-            picture = dataset.directory / rows[error.source].image
-            items.append(_gallery_item(candidate.predictions.model, error, explanation, picture))
+            image = dataset.directory / rows[error.source].image
+            items.append(_gallery_item(candidate.predictions.model, error, explanation, image))
     return tuple(items)
 
 
-def _gallery_item(model: str, error: WorstError, explanation: Explanation | None, picture: Path) -> GalleryItem:
-    photograph = read_image(picture) if explanation is None else explanation.photograph
+def _gallery_item(model: str, error: WorstError, explanation: Explanation | None, image: Path) -> GalleryItem:
+    photograph = read_image(image) if explanation is None else explanation.photograph
     heat_map, maximum, unit = None, SCALE_FLOOR, ""
     if explanation is not None:
         maximum, unit = explanation.heat_map.scale.end([explanation.heat]), explanation.heat_map.scale.unit
@@ -162,7 +162,7 @@ def _gallery_item(model: str, error: WorstError, explanation: Explanation | None
         source=error.source,
         grade=error.grade,
         predicted=error.predicted,
-        picture=encode_jpeg(_small(photograph)),
+        image=encode_jpeg(_small(photograph)),
         heat_map=heat_map,
         heat_maximum=maximum,
         heat_unit=unit,
@@ -183,7 +183,7 @@ def _explain(
         return None
 
 
-def _small(photograph: Picture) -> Picture:
+def _small(photograph: Image) -> Image:
     scale = _PICTURE_PX / max(photograph.shape[:2])
     if scale >= 1:
         return photograph

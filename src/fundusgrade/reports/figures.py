@@ -66,7 +66,7 @@ def draw_explanations(
 
 def _explanation_panel(explanation: Explanation) -> Panel:
     prediction, grade = explanation.prediction, explanation.prediction.grade
-    score, blank = explanation.heat_map.score, explanation.heat_map.blank_score
+    score, blank = explanation.heat_map.score, explanation.heat_map.baseline_score
     scores = f", score {score:.1f}" + ("" if blank is None else f" (without details {blank:.1f})")
     scores = scores.replace("-", "\N{MINUS SIGN}")
     subtitle = (

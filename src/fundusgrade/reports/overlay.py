@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 
 MAX_OPACITY = 0.65
 STRONG_SHARE = 0.5
@@ -32,7 +32,7 @@ class MarkedRegion:
     color: tuple[int, int, int]
 
 
-def blend(photograph: Picture, heat: NDArray[np.float32], *, scale_max: float) -> Picture:
+def blend(photograph: Image, heat: NDArray[np.float32], *, scale_max: float) -> Image:
     """Tint the photograph (H, W, 3) by its heat map (H, W) >= 0.
 
     Opacity grows in proportion to the heat, up to `MAX_OPACITY` at `scale_max`; pixels without heat stay as they are.
@@ -51,24 +51,24 @@ def blend(photograph: Picture, heat: NDArray[np.float32], *, scale_max: float) -
     return tinted
 
 
-def outline_strongest(picture: Picture, heat: NDArray[np.float32], *, scale_max: float) -> Picture:
+def outline_strongest(image: Image, heat: NDArray[np.float32], *, scale_max: float) -> Image:
     """A copy of the picture (H, W, 3) with a line around where heat is at least `STRONG_SHARE` of the scale.
 
     The line runs outside, at a distance that leaves even a spot of one pixel to be seen.
     """
     weak = (heat < STRONG_SHARE * scale_max).astype(np.uint8)
     if weak.all():
-        return picture.copy()
+        return image.copy()
     distance = cv2.distanceTransform(weak, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    drawn = picture.copy()
+    drawn = image.copy()
     drawn[np.abs(distance - _GAP_PX) <= 1.5] = _BLACK  # so that the line is seen on white exudates too
     drawn[np.abs(distance - _GAP_PX) <= 0.5] = _WHITE
     return drawn
 
 
-def outline_regions(picture: Picture, regions: Sequence[MarkedRegion]) -> Picture:
+def outline_regions(image: Image, regions: Sequence[MarkedRegion]) -> Image:
     """A copy of the picture (H, W, 3) with a line around each region, in its color."""
-    drawn = picture.copy()
+    drawn = image.copy()
     for region in regions:
         lines, _ = cv2.findContours(region.mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(drawn, lines, -1, region.color, 1)

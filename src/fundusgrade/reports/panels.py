@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fundusgrade.explanation.heat_map import HeatScale
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.photographs.images import write_image
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.reports.overlay import MarkedRegion, blend, outline_regions, outline_strongest
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class PanelRow:
 
 
 def draw_explanation(
-    photograph: Picture, rows: Sequence[PanelRow], path: Path, *, marked: Sequence[MarkedRegion] = ()
+    photograph: Image, rows: Sequence[PanelRow], path: Path, *, marked: Sequence[MarkedRegion] = ()
 ) -> None:
     """Write a figure: in each row the photograph (H, W, 3), a column per panel, and the color bar that they share.
 
@@ -87,7 +87,7 @@ class _Layout:
     em: int
 
     @classmethod
-    def of(cls, photograph: Picture, num_columns: int, num_rows: int) -> _Layout:
+    def of(cls, photograph: Image, num_columns: int, num_rows: int) -> _Layout:
         height, width = photograph.shape[:2]
         em = int(np.clip(width // 32, 16, 30))
         return cls(column_width=width, column_height=height, num_columns=num_columns, num_rows=num_rows, em=em)
@@ -118,8 +118,8 @@ class _Layout:
 
 
 def _fit(
-    photograph: Picture, rows: Sequence[PanelRow], marked: Sequence[MarkedRegion]
-) -> tuple[Picture, list[PanelRow], list[MarkedRegion]]:
+    photograph: Image, rows: Sequence[PanelRow], marked: Sequence[MarkedRegion]
+) -> tuple[Image, list[PanelRow], list[MarkedRegion]]:
     """Scale photograph, heat maps and masks to the size they are shown at; the aspect stays."""
     height, width = photograph.shape[:2]
     num_columns = 1 + max(len(row.panels) for row in rows)
@@ -139,7 +139,7 @@ def _fit(
     )
 
 
-def _retina_color(photograph: Picture) -> Picture:
+def _retina_color(photograph: Image) -> Image:
     """Median color of what is not the black surround: the background on which the color bar is shown."""
     pixels = photograph[::4, ::4].reshape(-1, 3)
     lit = pixels[pixels.max(axis=1) > 32]
@@ -156,13 +156,13 @@ def _new_figure(layout: _Layout) -> Figure:
 
 
 def _draw_panel(
-    figure: Figure, layout: _Layout, place: tuple[int, int], picture: Picture, title: str, subtitle: str
+    figure: Figure, layout: _Layout, place: tuple[int, int], image: Image, title: str, subtitle: str
 ) -> None:
     """A picture at a row and a column, with its title and subtitle above."""
     row, column = place
     left, top = layout.left(column), layout.top(row)
     axes = figure.add_axes(layout.box(row, left, layout.column_width))
-    axes.imshow(picture, origin="upper", interpolation="nearest", aspect="auto")
+    axes.imshow(image, origin="upper", interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     _draw_text(figure, layout, left, top - 3.0 * layout.em, title, ems=1.25, weight="bold")
     for number, line in enumerate(subtitle.splitlines()):
@@ -197,7 +197,7 @@ def _shrinking(text: str) -> Iterator[str]:
 
 
 def _draw_scale(
-    figure: Figure, layout: _Layout, row: int, background: Picture, scale_max: float, scale: HeatScale
+    figure: Figure, layout: _Layout, row: int, background: Image, scale_max: float, scale: HeatScale
 ) -> None:
     """The color bar, tinted as the photograph is: it fades to the color of the retina where there is no heat."""
     axes: Axes = figure.add_axes(layout.box(row, layout.left(layout.num_columns), layout.em))
@@ -229,7 +229,7 @@ def _draw_key(figure: Figure, layout: _Layout, marked: Sequence[MarkedRegion]) -
             left += drawn.get_window_extent().width
 
 
-def _rasterize(figure: Figure) -> Picture:
+def _rasterize(figure: Figure) -> Image:
     canvas: Any = figure.canvas
     with warnings.catch_warnings():
         # A name in a script that the font lacks is shown as boxes; the index and the CSV have it in full.

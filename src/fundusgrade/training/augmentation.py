@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fundusgrade.networks.pictures import ANY_TURN, scale_pixels
+from fundusgrade.networks.tensors import ANY_TURN, scale_pixels
 
 MAX_ZOOM = 0.1
 MAX_SHIFT_FRACTION = 0.03
@@ -40,21 +40,21 @@ def augment(pixels: Tensor, fill: float, changes: Tensor, rows: tuple[int, int] 
     return _relight(turned, fill, *changes[:, 6:].T.reshape(3, -1, 1, 1, 1)).clamp_(0, 1)
 
 
-def _turn(pictures: Tensor, matrix: Tensor, rows: tuple[int, int] | None) -> Tensor:
+def _turn(images: Tensor, matrix: Tensor, rows: tuple[int, int] | None) -> Tensor:
     """Rotated, mirrored or not both ways, with a little zoom and shift; what comes in from outside is 0."""
-    grid = functional.affine_grid(matrix, list(pictures.shape), align_corners=False)
-    top, bottom = rows or (0, pictures.shape[2])
-    return functional.grid_sample(pictures, grid[:, top:bottom], align_corners=False)
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    top, bottom = rows or (0, images.shape[2])
+    return functional.grid_sample(images, grid[:, top:bottom], align_corners=False)
 
 
-def _relight(pictures: Tensor, fill: float, contrast: Tensor, saturation: Tensor, brightness: Tensor) -> Tensor:
+def _relight(images: Tensor, fill: float, contrast: Tensor, saturation: Tensor, brightness: Tensor) -> Tensor:
     """Change contrast and saturation, and brightness where there is retina: the surroundings keep their value."""
-    gray = pictures.mean(dim=1, keepdim=True)
-    above, below = pictures.amax(dim=1, keepdim=True) - fill, fill - pictures.amin(dim=1, keepdim=True)
+    gray = images.mean(dim=1, keepdim=True)
+    above, below = images.amax(dim=1, keepdim=True) - fill, fill - images.amin(dim=1, keepdim=True)
     is_retina = torch.maximum(above, below) > 1e-3
     # fill + (gray + (pictures - gray) * saturation - fill) * contrast + brightness, without a copy of the batch.
     added = gray * (contrast * (1 - saturation)) + (fill * (1 - contrast) + brightness * is_retina)
-    return pictures.mul_(contrast * saturation).add_(added)
+    return images.mul_(contrast * saturation).add_(added)
 
 
 def _uniform(count: int, limit: float, generator: torch.Generator) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fundusgrade.training.distributed import team
+from fundusgrade.training.distributed import process_group
 
 
 def share_statistics(network: nn.Module) -> None:
     """Let batch normalization see the batches of all processes, if there are several; names of weights stay."""
-    if team().size == 1:
+    if process_group().size == 1:
         return
     for module in network.modules():
         for name, child in module.named_children():
@@ -59,7 +59,7 @@ class SharedBatchNorm(nn.Module):
         dims = [dim for dim in range(x.ndim) if dim != 1]
         own_variance, own_mean = torch.var_mean(x, dim=dims, correction=0)
         own_count = torch.full_like(own_mean, x.numel() / x.shape[1])
-        own, us = torch.stack([own_count, own_mean, own_variance]), team()
+        own, us = torch.stack([own_count, own_mean, own_variance]), process_group()
         told = [own if rank == us.rank else torch.zeros_like(own) for rank in range(us.size)]
         counts, means, variances = _Total.apply(torch.stack(told)).unbind(dim=1)
         count = counts.sum(dim=0)
@@ -81,8 +81,8 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: object, tensor: Tensor) -> Tensor:
-        return team().total(tensor)
+        return process_group().total(tensor)
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return team().total(gradient)
+        return process_group().total(gradient)

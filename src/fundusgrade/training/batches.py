@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
-from fundusgrade.networks.pictures import GradedPictures, send, to_pixels
+from fundusgrade.networks.tensors import LabeledImages, send, to_pixels
 from fundusgrade.training.augmentation import augment, draw_changes
-from fundusgrade.training.degrade import degraded_pictures
-from fundusgrade.training.distributed import ALONE, Team
+from fundusgrade.training.degrade import degraded_images
+from fundusgrade.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 DEGRADED_SHARE = 0.5
 
@@ -30,7 +30,7 @@ class Batch:
     The mean over all processes of the parts' weighted mean losses, each times its `portion`, is the whole batch's loss.
     """
 
-    pictures: Tensor
+    images: Tensor
     grades: Tensor
     weights: Tensor
     share: float = 1.0
@@ -42,30 +42,30 @@ class Batch:
 
 
 def with_degraded(
-    pictures: GradedPictures, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int
-) -> GradedPictures:
+    images: LabeledImages, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int
+) -> LabeledImages:
     """The same with degraded pictures beside them; where degrading leaves no retina, the picture as it is."""
-    degraded = pictures.pixels
-    for index, picture in enumerate(degraded_pictures(dataset, rows, seed=seed)):
-        if picture is not None:
-            degraded[index] = to_pixels(picture)
-    return replace(pictures, degraded=degraded)
+    degraded = images.pixels
+    for index, image in enumerate(degraded_images(dataset, rows, seed=seed)):
+        if image is not None:
+            degraded[index] = to_pixels(image)
+    return replace(images, degraded=degraded)
 
 
-def num_batches(num_pictures: int, batch_size: int) -> int:
+def num_batches(num_images: int, batch_size: int) -> int:
     """Batches of an epoch: a rest that is smaller than a batch is left to another epoch, unless it is all there is."""
-    return max(1, num_pictures // batch_size)
+    return max(1, num_images // batch_size)
 
 
 def training_batches(
-    pictures: GradedPictures,
+    images: LabeledImages,
     batch_size: int,
     *,
     seed: int,
     epoch: int,
     device: torch.device,
     mixup: float = 0.0,
-    us: Team = ALONE,
+    us: ProcessGroup = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
     """One epoch in an order and with changes that follow from seed and epoch alone, so that a run can be resumed.
 
@@ -73,23 +73,23 @@ def training_batches(
     process draws the same for the whole batch, and makes only its own pictures.
     """
     generator = torch.Generator().manual_seed(_mixed_seed(seed, epoch))
-    order = torch.randperm(len(pictures), generator=generator)
-    weights = torch.ones(len(pictures)) if pictures.weights is None else pictures.weights
-    for step in range(num_batches(len(pictures), batch_size)):
+    order = torch.randperm(len(images), generator=generator)
+    weights = torch.ones(len(images)) if images.weights is None else images.weights
+    for step in range(num_batches(len(images), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
         own = us.positions(len(chosen))
-        is_degraded = None if pictures.degraded is None else _draw_degraded(len(chosen), generator)[own]
-        changes = draw_changes(len(chosen), generator, pictures.max_turn)[own]
-        pixels = send(_picked(pictures, chosen[own], is_degraded), device)
+        is_degraded = None if images.degraded is None else _draw_degraded(len(chosen), generator)[own]
+        changes = draw_changes(len(chosen), generator, images.max_turn)[own]
+        pixels = send(_picked(images, chosen[own], is_degraded), device)
         at_once = _IN_CACHE if device.type == "cpu" else len(own)
         parts = zip(torch.split(pixels, at_once), torch.split(send(changes, device), at_once), strict=True)
-        changed = torch.cat([augment(part, pictures.fill / 255, how, pictures.rows) for part, how in parts])
+        changed = torch.cat([augment(part, images.fill / 255, how, images.rows) for part, how in parts])
         share = _mixing_share(mixup, _mixed_seed(seed, epoch) + step)
         if share < 1:
             changed = share * changed + (1 - share) * changed.flip(0)
         yield Batch(
-            pictures=changed,
-            grades=send(pictures.grades[chosen[own]], device),
+            images=changed,
+            grades=send(images.grades[chosen[own]], device),
             weights=send(weights[chosen[own]], device),
             share=share,
             portion=us.size * float(weights[chosen[own]].sum() / weights[chosen].sum().clamp(min=1e-12)),
@@ -100,12 +100,12 @@ def _draw_degraded(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, generator=generator) < DEGRADED_SHARE
 
 
-def _picked(pictures: GradedPictures, chosen: Tensor, is_degraded: Tensor | None) -> Tensor:
-    if pictures.degraded is None or is_degraded is None:
-        return pictures.at(chosen)
-    device = pictures.degraded.device
-    degraded = pictures.degraded[send(chosen, device)]
-    return torch.where(send(is_degraded, device).view(-1, 1, 1, 1), degraded, pictures.at(chosen))
+def _picked(images: LabeledImages, chosen: Tensor, is_degraded: Tensor | None) -> Tensor:
+    if images.degraded is None or is_degraded is None:
+        return images.at(chosen)
+    device = images.degraded.device
+    degraded = images.degraded[send(chosen, device)]
+    return torch.where(send(is_degraded, device).view(-1, 1, 1, 1), degraded, images.at(chosen))
 
 
 def _mixing_share(alpha: float, seed: int) -> float:

@@ -103,7 +103,7 @@ def _fit_cutpoints(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:
 
 
 def fit_thresholds(
-    grades: NDArray[np.int64], expected_grades: NDArray[np.float64], *, num_draws: int = 50, seed: int = 0
+    grades: NDArray[np.int64], expected_grades: NDArray[np.float64], *, num_resamples: int = 50, seed: int = 0
 ) -> tuple[float, ...]:
     """Four rising thresholds of the expected grade (0 to 4), the mean over bootstrap draws of those of highest merit.
 
@@ -114,7 +114,7 @@ def fit_thresholds(
     bins = np.clip((expected_grades * _STEPS).round().astype(int), 0, _NUM_BINS - 1)
     rng = np.random.default_rng(seed)
     found = []
-    for _ in range(num_draws):
+    for _ in range(num_resamples):
         drawn = rng.integers(0, len(grades), len(grades))
         counts = np.zeros((NUM_GRADES, _NUM_BINS))
         np.add.at(counts, (grades[drawn], bins[drawn]), 1)

@@ -18,7 +18,7 @@ from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name
 from fundusgrade.networks.checkpoint import Provenance, load_checkpoint
 from fundusgrade.networks.device import DeviceChoice, choose_device
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.training.distributed import team
+from fundusgrade.training.distributed import process_group
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.runs import (
     FinishedRun,
@@ -50,10 +50,10 @@ def cross_validate(
         raise TrainingError(f"--name {name}: names that end with {TTA_SUFFIX} are those of predictions with --tta")
     folds = range(1, wanted.num_folds + 1)
     if request.overwrite and wanted.fold is None:
-        if not request.resume and team().is_first:
+        if not request.resume and process_group().is_main_process:
             _give_up(name, folds)
         request = replace(request, overwrite=False)
-    team().wait()
+    process_group().wait()
     kept = [fold for fold in folds if fold != wanted.fold and _is_trained(fold_name(name, fold))]
     _refuse_other_training(name, kept, wanted, dataset)
     for fold in folds if wanted.fold is None else (wanted.fold,):
@@ -68,7 +68,7 @@ def cross_validate(
         console.print(finished.summary, highlight=False, soft_wrap=True)
         if finished.interrupted:
             return finished
-    if not team().is_first:
+    if not process_group().is_main_process:
         return FinishedRun(path=None, summary="", interrupted=False)
     finished = pool_folds(name, dataset, num_folds=wanted.num_folds, choice=choice, tta=tta)
     clear_run(store.run_directory(name))

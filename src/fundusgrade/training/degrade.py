@@ -18,8 +18,8 @@ from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError, UngradableError, UnreadableImageError
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.images import encode_jpeg, read_image
-from fundusgrade.photographs.loading import take_in_picture
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.loading import load_pixels
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import PreprocessRecipe
 
 QUALITIES = (25, 90)
@@ -28,8 +28,8 @@ SMALLEST_SIDE_PX = 128
 MAX_BLUR_PX = 1.0
 
 
-def degraded_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int) -> list[Picture | None]:
-    """Canonical pictures (S, S, 3) of these photographs, each degraded in its own way, which follows from the seed.
+def degraded_images(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int) -> list[Image | None]:
+    """Preprocessed images (S, S, 3) of these photographs, each degraded in its own way, which follows from the seed.
 
     None where no retina can be found any more. Raises DatasetError where a photograph is not where it was prepared.
     """
@@ -38,7 +38,7 @@ def degraded_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, 
         return list(pool.map(lambda i: _prepare(_read(paths[i]), dataset.recipe, (seed, i)), range(len(rows))))
 
 
-def degrade(photograph: Picture, rng: np.random.Generator) -> Picture:
+def degrade(photograph: Image, rng: np.random.Generator) -> Image:
     """A photograph (H, W, 3) made smaller, blurred and compressed by chance; it keeps its aspect."""
     height, width = photograph.shape[:2]
     smallest = min(1.0, max(SMALLEST_SCALE, SMALLEST_SIDE_PX / min(height, width)))
@@ -51,7 +51,7 @@ def degrade(photograph: Picture, rng: np.random.Generator) -> Picture:
     return decode_image(encode_jpeg(np.asarray(softer, np.uint8), quality=int(rng.integers(*QUALITIES))))
 
 
-def _read(path: Path) -> Picture:
+def _read(path: Path) -> Image:
     try:
         return read_image(path)
     except UnreadableImageError as error:
@@ -61,8 +61,8 @@ def _read(path: Path) -> Picture:
         ) from error
 
 
-def _prepare(photograph: Picture, recipe: PreprocessRecipe, seed: tuple[int, int]) -> Picture | None:
+def _prepare(photograph: Image, recipe: PreprocessRecipe, seed: tuple[int, int]) -> Image | None:
     try:
-        return take_in_picture(degrade(photograph, np.random.default_rng(seed)), recipe).prepared.picture
+        return load_pixels(degrade(photograph, np.random.default_rng(seed)), recipe).prepared.image
     except UngradableError:
         return None

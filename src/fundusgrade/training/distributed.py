@@ -36,14 +36,14 @@ _LOST = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Team:
+class ProcessGroup:
     """The processes of a run: this one is number `rank` of `size`, from 0."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
@@ -84,14 +84,14 @@ class Team:
             )
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def team() -> Team:
+def process_group() -> ProcessGroup:
     """The processes that this one has joined; only itself where it has not."""
     if dist.is_available() and dist.is_initialized():
-        return Team(rank=dist.get_rank(), size=dist.get_world_size())
-    return ALONE
+        return ProcessGroup(rank=dist.get_rank(), size=dist.get_world_size())
+    return SINGLE_PROCESS
 
 
 def launch() -> str | None:
@@ -102,13 +102,13 @@ def launch() -> str | None:
 
 
 @contextlib.contextmanager
-def joined(choice: DeviceChoice) -> Iterator[Team]:
+def joined(choice: DeviceChoice) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun started with this one; nothing where it did not, or started only this one.
 
     Raises TrainingError where one of the others ends before the block does, and where the system asks this one to end.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     on_cuda = choice.device.type == "cuda"
     if on_cuda:
@@ -116,7 +116,7 @@ def joined(choice: DeviceChoice) -> Iterator[Team]:
     before = signal.signal(signal.SIGTERM, _end)
     try:
         _meet("nccl" if on_cuda else "gloo")
-        yield team()
+        yield process_group()
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends those that are left; let this one say why
         if isinstance(error, RuntimeError) and _is_lost(error):
@@ -158,7 +158,7 @@ def _device() -> torch.device:
 
 def share_gradients(module: nn.Module) -> nn.Module:
     """The module with gradients that are the mean over all processes; the module itself where there is only one."""
-    if team().size == 1:
+    if process_group().size == 1:
         return module
     shared = DistributedDataParallel(module, gradient_as_bucket_view=True)
     shared.broadcast_buffers = False  # every process computes the same statistics: nothing has to be sent

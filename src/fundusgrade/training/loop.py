@@ -33,15 +33,15 @@ from fundusgrade.networks.build import build_network, network_spec, start_networ
 from fundusgrade.networks.checkpoint import CheckpointDescription, Provenance, load_checkpoint, save_checkpoint
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.heads import MIDDLES, NUM_OUTPUTS
-from fundusgrade.networks.inference import lay_out, predict_outputs, prepare_for, to_probabilities
+from fundusgrade.networks.inference import predict_outputs, to_device, to_memory_format, to_probabilities
 from fundusgrade.networks.network import CNN, GradingNetwork
-from fundusgrade.networks.pictures import GradedPictures, load_pictures
+from fundusgrade.networks.tensors import LabeledImages, load_images
 from fundusgrade.networks.timm_hub import is_hub_name, public_name
 from fundusgrade.options import ClassWeights, Decision, Head, Precision
 from fundusgrade.training.batch_norm import share_statistics
 from fundusgrade.training.batches import Batch, num_batches, training_batches, with_degraded
 from fundusgrade.training.calibration import choose_offsets, fit_calibration, fit_temperature, fit_thresholds
-from fundusgrade.training.distributed import Team, share_gradients, team
+from fundusgrade.training.distributed import ProcessGroup, process_group, share_gradients
 from fundusgrade.training.history import EpochRecord
 from fundusgrade.training.losses import CLASS_WEIGHT_POWERS, class_weights, graded_loss
 from fundusgrade.training.observers import TrainingObserver
@@ -81,7 +81,7 @@ def train(
     options = options.filled()
     _check_options(options)
     torch.manual_seed(options.seed)
-    run, us = _start_run(dataset, options, choice, resume=resume), team()
+    run, us = _start_run(dataset, options, choice, resume=resume), process_group()
     if resume:
         load_state(run, directory / STATE_FILE, dataset, options)
     us.agree(
@@ -100,24 +100,24 @@ def train(
             observer.epoch_done(record, is_best)
     except KeyboardInterrupt:
         outcome = "interrupted"
-    if options.calibrate and run.history and us.is_first:
+    if options.calibrate and run.history and us.is_main_process:
         calibrate_saved(directory / store.MODEL_FILE, training.grades, validation, choice)
     return TrainResult(directory=directory, history=tuple(run.history), best_epoch=run.best_epoch, outcome=outcome)
 
 
 def _load_splits(
     dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice, rows: tuple[int, int] | None
-) -> tuple[GradedPictures, GradedPictures]:
+) -> tuple[LabeledImages, LabeledImages]:
     """Training and validation, on the device where there is room; `rows` are those that the network looks at."""
     graded = dataset.graded_rows("train")
-    training = replace(_weighted(load_pictures(dataset, graded), dataset, options), rows=rows)
+    training = replace(_weighted(load_images(dataset, graded), dataset, options), rows=rows)
     if options.degrade:
         training = with_degraded(training, dataset, graded, seed=options.seed)
-    validation = load_pictures(dataset, dataset.graded_rows("validation"))
+    validation = load_images(dataset, dataset.graded_rows("validation"))
     return training.on(choice.device), validation.on(choice.device)
 
 
-def _refuse_small_batches(batch_size: int, us: Team) -> None:
+def _refuse_small_batches(batch_size: int, us: ProcessGroup) -> None:
     if batch_size < 2 * us.size > 2:
         raise TrainingError(
             f"batches of {batch_size} photographs are too small for {us.size} processes: --batch-size counts those of "
@@ -125,10 +125,10 @@ def _refuse_small_batches(batch_size: int, us: Team) -> None:
         )
 
 
-def calibrate_saved(path: Path, training_grades: Tensor, validation: GradedPictures, choice: DeviceChoice) -> None:
+def calibrate_saved(path: Path, training_grades: Tensor, validation: LabeledImages, choice: DeviceChoice) -> None:
     """Fit a saved model's calibration and thresholds on the validation split, and save it with them and its scores."""
     checkpoint = load_checkpoint(path)
-    network, provenance = prepare_for(checkpoint.network, choice), checkpoint.description.provenance
+    network, provenance = to_device(checkpoint.network, choice), checkpoint.description.provenance
     options, grades = provenance.options, validation.grades.numpy()
     power = CLASS_WEIGHT_POWERS[ClassWeights(str(options["class_weights"]))]
     counts = torch.bincount(training_grades, minlength=NUM_GRADES).numpy()
@@ -156,10 +156,10 @@ def calibrate_saved(path: Path, training_grades: Tensor, validation: GradedPictu
         conformity=tuple(sorted(round(float(score), 4) for score in scores)),
         provenance=replace(provenance, metrics=metrics),
     )
-    save_checkpoint(path, network, description, exposure=checkpoint.exposure)
+    save_checkpoint(path, network, description, fingerprints=checkpoint.fingerprints)
 
 
-def _weighted(training: GradedPictures, dataset: PreparedDataset, options: TrainOptions) -> GradedPictures:
+def _weighted(training: LabeledImages, dataset: PreparedDataset, options: TrainOptions) -> LabeledImages:
     """Photographs with their weights in the loss: by grade, and so that several data sets count alike."""
     assert options.class_weights is not None, "options are filled before use"
     origins = [row.origin or dataset.name for row in dataset.graded_rows("train")]
@@ -209,7 +209,7 @@ def _start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceCh
     pretrained = options.pretrained
     start = build_network(spec) if resume else start_network(spec, init_weights=init, pretrained=pretrained, hub=hub)
     share_statistics(start)
-    network = prepare_for(start, choice)
+    network = to_device(start, choice)
     average = WeightAverage(network, options.ema_decay)
     learner = share_gradients(_Learner(network))
     optimizer = torch.optim.AdamW(_parameter_groups(network, options), fused=choice.device.type == "cuda")
@@ -226,8 +226,8 @@ class _Learner(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.network.outputs(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.outputs(images)
 
 
 def _parameter_groups(network: GradingNetwork, options: TrainOptions) -> list[dict[str, object]]:
@@ -249,15 +249,15 @@ def _parameter_groups(network: GradingNetwork, options: TrainOptions) -> list[di
 
 def _train_epoch(
     run: RunState,
-    training: GradedPictures,
-    validation: GradedPictures,
+    training: LabeledImages,
+    validation: LabeledImages,
     options: TrainOptions,
     choice: DeviceChoice,
     epoch: int,
     observer: TrainingObserver,
 ) -> EpochRecord:
     """One pass over the training split, then validation of the averaged weights."""
-    us = team()
+    us = process_group()
     torch.manual_seed(options.seed * 1_000_003 + epoch + us.rank * 7_919)  # dropout; resuming starts at an epoch
     steps_per_epoch = num_batches(len(training), options.batch_size)
     warmup_steps, num_steps = round(options.warmup_epochs * steps_per_epoch), _epochs(options) * steps_per_epoch
@@ -292,7 +292,7 @@ def _train_step(run: RunState, batch: Batch, options: TrainOptions, choice: Devi
     head, kind = options.head, options.loss
     assert head is not None and kind is not None, "options are filled before use"
     with choice.autocast():
-        outputs = run.learner(lay_out(run.network, batch.pictures))
+        outputs = run.learner(to_memory_format(run.network, batch.images))
     loss = graded_loss(head, kind, outputs, batch.grades, batch.weights)
     if batch.share < 1:
         loss = batch.share * loss + (1 - batch.share) * graded_loss(head, kind, outputs, *batch.mirrored())
@@ -309,13 +309,13 @@ def _train_step(run: RunState, batch: Batch, options: TrainOptions, choice: Devi
 
 def _validate(
     run: RunState,
-    validation: GradedPictures,
+    validation: LabeledImages,
     options: TrainOptions,
     choice: DeviceChoice,
     record: EpochRecord,
 ) -> EpochRecord:
     """Scores of the averaged network before anything is fitted: thresholds lie in the middle between two grades."""
-    network, us = _averaged(run), team()
+    network, us = _averaged(run), process_group()
     part = us.stretch(len(validation))
     outputs = torch.zeros(len(validation), NUM_OUTPUTS[network.spec.head])
     outputs[part] = _outputs_of(network, validation, choice, part)
@@ -332,11 +332,11 @@ def _validate(
 
 
 def _outputs_of(
-    network: GradingNetwork, pictures: GradedPictures, choice: DeviceChoice, part: slice = slice(None)
+    network: GradingNetwork, images: LabeledImages, choice: DeviceChoice, part: slice = slice(None)
 ) -> Tensor:
     """Outputs of the head for these of the pictures (n, k), not all of which need fit into memory."""
-    positions = torch.split(torch.arange(len(pictures))[part], _AT_ONCE)
-    return torch.cat([predict_outputs(network, pictures.at(each), choice) for each in positions])
+    positions = torch.split(torch.arange(len(images))[part], _AT_ONCE)
+    return torch.cat([predict_outputs(network, images.at(each), choice) for each in positions])
 
 
 def log_loss(grades: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
@@ -364,7 +364,7 @@ def _finish_epoch(
     """
     run.history.append(record)
     is_best = run.best_epoch == record.epoch
-    if not team().is_first:
+    if not process_group().is_main_process:
         return is_best
     try:
         if is_best:
@@ -401,7 +401,7 @@ def _save_best(
         ),
     )
     rows = (*dataset.graded_rows("train"), *dataset.graded_rows("validation"))
-    save_checkpoint(directory / store.MODEL_FILE, network, description, exposure=exposure_of(dataset, rows))
+    save_checkpoint(directory / store.MODEL_FILE, network, description, fingerprints=exposure_of(dataset, rows))
 
 
 def _describe_init(options: TrainOptions) -> str:

@@ -20,7 +20,7 @@ from fundusgrade.networks.device import choose_device
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.timm_hub import short_name
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.training.distributed import launch, team
+from fundusgrade.training.distributed import launch, process_group
 from fundusgrade.training.history import draw_training_curves
 from fundusgrade.training.loop import TrainResult, train
 from fundusgrade.training.observers import TrainingProgress, check_event_log, log_events
@@ -118,10 +118,10 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
 
     Of several processes that train together, the first does all but the training.
     """
-    us, choice = team(), replace(choose_device(device, precision), compiled=plan.compiled)
+    us, choice = process_group(), replace(choose_device(device, precision), compiled=plan.compiled)
     us.wait()  # all have made their plan: from here on, what is in the store changes
     check_event_log(plan.events)
-    if us.is_first:
+    if us.is_main_process:
         if not plan.resume:
             clear_run(plan.directory)
         make_folder(plan.directory)
@@ -133,10 +133,10 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
     us.wait()
     with (
         TrainingProgress(console, plan.options.epochs or 0) as progress,
-        log_events(progress, plan.events if us.is_first else None, plan.name, resume=plan.resume) as observer,
+        log_events(progress, plan.events if us.is_main_process else None, plan.name, resume=plan.resume) as observer,
     ):
         result = train(plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume)
-    finished = _finish(plan, result) if us.is_first else _helped(result)
+    finished = _finish(plan, result) if us.is_main_process else _helped(result)
     if not finished.interrupted:
         us.wait()
     return finished

@@ -19,7 +19,7 @@ from fundusgrade.evaluation.shortcuts import ShortcutProbe
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.metrics.predictions import PredictionSet
 from fundusgrade.photographs.images import encode_jpeg
-from fundusgrade.reports.html.checklist import checklist, locked_on
+from fundusgrade.reports.html.checklist import checklist, thresholds_chosen_on
 from fundusgrade.reports.html.context import DataDescription, GalleryItem, KappaCurve, ModelDescription, ReportContext
 from fundusgrade.reports.html.markup import number
 from fundusgrade.reports.html.page import report_html
@@ -76,7 +76,7 @@ def sets(num_models: int = 2, *, with_validation: bool = True) -> list[Predictio
     ]  # fmt: skip
 
 
-def picture() -> bytes:
+def image() -> bytes:
     return encode_jpeg(np.full((8, 8, 3), 90, np.uint8))
 
 
@@ -106,8 +106,8 @@ def context(**changes: object) -> ReportContext:
         title="Grading of eyes", created="2026-11-24", versions=(("fundusgrade", "0.1.0"),), data=data, models=(model,),
         limits=("One reader.",), audits=(audit(),), conclusion="The outline tells the grade.",
         gallery=(
-            GalleryItem(model="model-0", source="a.png", grade=4, predicted=0, picture=picture(), heat_map=picture()),
-            GalleryItem(model="model-0", source="b.png", grade=3, predicted=0, picture=picture()),
+            GalleryItem(model="model-0", source="a.png", grade=4, predicted=0, image=image(), heat_map=image()),
+            GalleryItem(model="model-0", source="b.png", grade=3, predicted=0, image=image()),
         ),
         commands=("fundusgrade evaluate --report report.html",),
     )  # fmt: skip
@@ -117,7 +117,7 @@ def context(**changes: object) -> ReportContext:
 @pytest.fixture(scope="module")
 def found() -> Assessment:
     columns = {"site": ["north", "south", "<east>"] * 50}
-    return assess(sets(), num_draws=60, columns=columns)
+    return assess(sets(), num_resamples=60, columns=columns)
 
 
 def test_a_report_loads_nothing_and_runs_nothing(found: Assessment) -> None:
@@ -178,8 +178,8 @@ def test_hostile_names_are_text() -> None:
     hostile = [replace(prediction_set(each, model=HOSTILE + end), data=HOSTILE) for each, end in (
         (named, "1"), (replace(grade_again(named, 5), sources=named.sources), "2"),
     )]  # fmt: skip
-    assessed = assess(hostile, num_draws=20, columns={HOSTILE: [HOSTILE] * 60})
-    item = GalleryItem(model=HOSTILE, source=HOSTILE, grade=4, predicted=0, picture=picture())
+    assessed = assess(hostile, num_resamples=20, columns={HOSTILE: [HOSTILE] * 60})
+    item = GalleryItem(model=HOSTILE, source=HOSTILE, grade=4, predicted=0, image=image())
     made = context(title=HOSTILE, limits=(HOSTILE,), gallery=(item,), commands=(HOSTILE,), conclusion=HOSTILE)
     page = report_html(assessed, made)
     assert "<script" not in page and "\u202e" not in page
@@ -189,9 +189,9 @@ def test_hostile_names_are_text() -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: assess(sets(1), num_draws=20), "There is only one model, so there is nothing to compare."),
-        (lambda: assess(sets(with_validation=False), num_draws=20), "no threshold could be locked"),
-        (lambda: assess(sets(), num_draws=20), "it is not known whether some patients are served worse"),
+        (lambda: assess(sets(1), num_resamples=20), "There is only one model, so there is nothing to compare."),
+        (lambda: assess(sets(with_validation=False), num_resamples=20), "no threshold could be locked"),
+        (lambda: assess(sets(), num_resamples=20), "it is not known whether some patients are served worse"),
     ],
 )  # fmt: skip
 def test_a_part_that_has_nothing_to_say_says_why(make: Callable[[], Assessment], reason: str) -> None:
@@ -202,7 +202,7 @@ def test_a_part_that_has_nothing_to_say_says_why(make: Callable[[], Assessment],
 
 def test_what_is_undefined_is_never_a_number() -> None:
     healthy = scored([0] * 12, np.tile([0.9, 0.05, 0.03, 0.01, 0.01], (12, 1)))
-    page = report_html(assess([prediction_set(healthy)], num_draws=20), context())
+    page = report_html(assess([prediction_set(healthy)], num_resamples=20), context())
     assert "undefined" in page
     assert not re.search(
         r"\bnan\b|\binf\b|\bNone\b",
@@ -210,10 +210,10 @@ def test_what_is_undefined_is_never_a_number() -> None:
     )
 
 
-def test_pictures_are_in_the_file(found: Assessment) -> None:
+def test_images_are_in_the_file(found: Assessment) -> None:
     page = Page(report_html(found, context()))
     shown = [value.split(",", 1)[1] for value in page.values("src")]
-    assert [base64.b64decode(each) for each in shown] == [picture()] * 3
+    assert [base64.b64decode(each) for each in shown] == [image()] * 3
 
 
 def test_the_checklist_answers_with_what_was_done(found: Assessment) -> None:
@@ -224,7 +224,7 @@ def test_the_checklist_answers_with_what_was_done(found: Assessment) -> None:
     ]  # fmt: skip
     assert answers["Subgroups and fairness"] == "See subgroups."
     assert answers["Robustness and shortcuts"] == "The outline tells the grade."
-    alone = assess(sets(1, with_validation=False), num_draws=20)
+    alone = assess(sets(1, with_validation=False), num_resamples=20)
     bare = {item.asked: item.answer for item in checklist(alone, context(audits=(), models=()))}
     assert bare["Thresholds set before the test"] == "There were no validation photographs, so none are reported."
     assert bare["Robustness and shortcuts"] == "Not audited."
@@ -240,15 +240,17 @@ def test_every_audited_model_is_in_it(found: Assessment) -> None:
 
 def test_photographs_that_thresholds_were_chosen_on_are_counted_for_each_model() -> None:
     alone, other = sets()
-    single = assess([alone, other], num_draws=20)
-    assert locked_on(single) == "Chosen on 90 validation photographs"
+    single = assess([alone, other], num_resamples=20)
+    assert thresholds_chosen_on(single) == "Chosen on 90 validation photographs"
     folds = {"test": np.arange(150) % 3 + 1, "validation": np.arange(90) % 3 + 1}
     crossed = replace(other, **{part: replace(getattr(other, part), folds=of) for part, of in folds.items()})
-    mixed = assess([replace(alone, validation=alone.validation.chosen(np.zeros(0, np.int64))), crossed], num_draws=20)
+    mixed = assess(
+        [replace(alone, validation=alone.validation.chosen(np.zeros(0, np.int64))), crossed], num_resamples=20
+    )
     words = "Chosen in each of 3 folds on about 30 validation photographs of its own"
-    assert locked_on(mixed) == words, "a model without any is not counted"
+    assert thresholds_chosen_on(mixed) == words, "a model without any is not counted"
     assert words in Page(report_html(mixed, context())).text
-    both = locked_on(assess([alone, crossed], num_draws=20))
+    both = thresholds_chosen_on(assess([alone, crossed], num_resamples=20))
     assert both == "model-0: chosen on 90 validation photographs; model-1: c" + words[1:]
 
 

@@ -39,7 +39,7 @@ def checklist(assessment: Assessment, context: ReportContext) -> tuple[Checklist
     return (*_about_data(assessment, context), *_about_models(context), *_about_results(assessment, context))
 
 
-def locked_on(assessment: Assessment) -> str:
+def thresholds_chosen_on(assessment: Assessment) -> str:
     """On which photographs thresholds and sets were chosen, of models where they differ, without a full stop."""
     said = {model.model: _chosen_on(model) for model in assessment.models if model.num_validation}
     if len(set(said.values())) < 2:
@@ -102,14 +102,16 @@ def _about_results(assessment: Assessment, context: ReportContext) -> list[Check
         _item(
             "Metrics with their uncertainty",
             "CLAIM, TRIPOD+AI, STARD-AI",
-            f"95 % intervals from {count(assessment.num_draws)} bootstrap draws of {count(assessment.num_groups)} "
+            f"95 % intervals from {count(assessment.num_resamples)} bootstrap draws of {count(assessment.num_groups)} "
             "groups.",
         ),
         _item("Discrimination and calibration", "TRIPOD+AI", "Both; see all scores, and whether confidence is earned."),
         _item(
             "Thresholds set before the test",
             "STARD-AI",
-            f"{locked_on(assessment)}." if points else "There were no validation photographs, so none are reported.",
+            f"{thresholds_chosen_on(assessment)}."
+            if points
+            else "There were no validation photographs, so none are reported.",
         ),
         _item("Clinical utility", "TRIPOD+AI", "Decision curves for referable and sight-threatening disease."),
         _item(

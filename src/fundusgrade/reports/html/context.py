@@ -63,7 +63,7 @@ class GalleryItem:
     source: str
     grade: int
     predicted: int
-    picture: bytes
+    image: bytes
     heat_map: bytes | None = None
     heat_maximum: float = SCALE_FLOOR
     heat_unit: str = ""

@@ -68,7 +68,7 @@ def folded(summary: str, *children: str) -> Html:
     return element("details", element("summary", summary), *children)
 
 
-def picture(data: bytes, description: str, kind: str = "jpeg") -> Html:
+def image(data: bytes, description: str, kind: str = "jpeg") -> Html:
     """A picture that is part of the page."""
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return Html(f'<img src="{source}" alt="{escaped(description)}">')

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fundusgrade.evaluation.assessment import Assessment, ModelAssessment
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade
 from fundusgrade.reports.html.charts import Frame, Series, key, lines_chart
-from fundusgrade.reports.html.checklist import FOR_THE_AUTHORS, checklist, locked_on
+from fundusgrade.reports.html.checklist import FOR_THE_AUTHORS, checklist, thresholds_chosen_on
 from fundusgrade.reports.html.comparison_sections import audit_section, comparisons_section, verdicts
 from fundusgrade.reports.html.context import GalleryItem, ModelDescription, ReportContext
 from fundusgrade.reports.html.markup import (
@@ -18,13 +18,13 @@ from fundusgrade.reports.html.markup import (
     escaped,
     figure,
     folded,
+    image,
     in_words,
     joined,
     link,
     number,
     paragraph,
     percent,
-    picture,
     section,
     table,
 )
@@ -158,7 +158,7 @@ def _data(assessment: Assessment, context: ReportContext) -> Html:
         ["preprocessing", data.recipe or "not known"],
         ["photographs that could not be prepared", count(data.num_ungraded)],
         ["photographs of doubtful quality", count(data.num_doubtful)],
-        ["thresholds and sets", locked_on(assessment)],
+        ["thresholds and sets", thresholds_chosen_on(assessment)],
         ["SHA-256 of the manifest", data.manifest_hash or "not known"],
     ]
     return section(
@@ -216,7 +216,7 @@ def _gallery(context: ReportContext) -> Html:
         return section("gallery", title, missing(reason))
     names = list(dict.fromkeys(item.model for item in context.gallery))
     shown = [
-        joined([element("h3", name), _pictures([item for item in context.gallery if item.model == name])])
+        joined([element("h3", name), _images([item for item in context.gallery if item.model == name])])
         for name in names
     ]
     return section(
@@ -231,16 +231,16 @@ def _gallery(context: ReportContext) -> Html:
     )
 
 
-def _pictures(items: Sequence[GalleryItem]) -> Html:
+def _images(items: Sequence[GalleryItem]) -> Html:
     return element("ul", *(_gallery_item(item) for item in items), class_="gallery")
 
 
 def _gallery_item(item: GalleryItem) -> Html:
     graders, model = GRADE_LABELS[item.grade], GRADE_LABELS[item.predicted]
-    pair = [picture(item.picture, f"Fundus photograph {item.source}", _kind(item.picture))]
+    pair = [image(item.image, f"Fundus photograph {item.source}", _kind(item.image))]
     if item.heat_map is not None:
         words = f"The same, tinted where evidence for {model} lies"
-        pair.append(picture(item.heat_map, words, _kind(item.heat_map)))
+        pair.append(image(item.heat_map, words, _kind(item.heat_map)))
     strength = "" if item.heat_map is None else f" Full tint: {number(item.heat_maximum, 1)}, {item.heat_unit}."
     return element(
         "li",

@@ -9,7 +9,7 @@ from fundusgrade.grades import GRADE_LABELS, NUM_GRADES
 from fundusgrade.metrics.bootstrap import Estimate
 from fundusgrade.metrics.operating_points import OperatingPoint
 from fundusgrade.reports.html.charts import DotRow, Frame, dots_chart, key, letter
-from fundusgrade.reports.html.checklist import locked_on
+from fundusgrade.reports.html.checklist import thresholds_chosen_on
 from fundusgrade.reports.html.markup import (
     Html,
     count,
@@ -75,7 +75,7 @@ def scores_section(assessment: Assessment) -> Html:
         title,
         paragraph(
             "Below each score stands the range in which it would probably lie on other photographs of the same kind "
-            f"(95 % interval, {count(assessment.num_draws)} bootstrap draws of whole groups, so that copies and "
+            f"(95 % interval, {count(assessment.num_resamples)} bootstrap draws of whole groups, so that copies and "
             "photographs of one patient count as one piece of evidence). A score is undefined where no photograph "
             "could show it."
         ),
@@ -210,7 +210,8 @@ def points_section(assessment: Assessment) -> Html:
         "operating-points",
         title,
         paragraph(
-            f"A threshold turns a probability into yes or no. {locked_on(assessment)}, it was not touched afterwards; "
+            f"A threshold turns a probability into yes or no. {thresholds_chosen_on(assessment)}, "
+            "it was not touched afterwards; "
             "where there are folds, the mean is shown. Sensitivity is the share of diseased photographs that are "
             "found, specificity the share of others that are left alone. PPV and NPV, the shares of right alarms and "
             "of right all-clears, hold only where disease is as frequent as here."

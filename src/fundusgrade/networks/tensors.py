@@ -14,7 +14,7 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.data.pixel_cache import load_pixels
 from fundusgrade.errors import DatasetError
-from fundusgrade.photographs.pixels import Picture
+from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import Outline
 
 # How far augmentation goes. Retinas have no up or down for a lesion, and cameras differ in light, color and distance.
@@ -26,7 +26,7 @@ _AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GradedPictures:
+class LabeledImages:
     """A split: where its pictures are, its `grades` (N,) int64, and the gray value around the retina.
 
     `stored` (M, 3, S, S) uint8 may hold others too and lie in a file; `index` (N,) says which of them are the split's,
@@ -58,7 +58,7 @@ class GradedPictures:
         index = chosen if self.index is None else self.index[chosen]
         return self.stored[send(index, self.stored.device)]
 
-    def on(self, device: torch.device) -> GradedPictures:
+    def on(self, device: torch.device) -> LabeledImages:
         """The same, on a GPU if its pictures take at most half of the memory that is free there."""
         if device.type != "cuda":
             return self
@@ -73,13 +73,13 @@ class GradedPictures:
         return replace(self, stored=stored, index=None, degraded=degraded)
 
 
-def load_pictures(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> GradedPictures:
+def load_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> LabeledImages:
     """The pictures of these rows. Raises DatasetError where there are none or one is of another size."""
     if not rows:
         raise DatasetError(f"the data set {dataset.name!r} has no graded photographs in this split; see its manifest")
     kept = load_pixels(dataset, rows)
     grades = torch.tensor([-1 if row.grade is None else int(row.grade) for row in rows])
-    return GradedPictures(
+    return LabeledImages(
         stored=torch.from_numpy(kept.pixels),
         index=torch.from_numpy(kept.positions),
         grades=grades,
@@ -95,14 +95,14 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def to_tensor(picture: Picture) -> Tensor:
+def to_tensor(image: Image) -> Tensor:
     """A preprocessed picture (S, S, 3) uint8 -> (3, S, S) float32 in [0, 1]. The only way from pixels to a tensor."""
-    return scale_pixels(to_pixels(picture))
+    return scale_pixels(to_pixels(image))
 
 
-def to_pixels(picture: Picture) -> Tensor:
+def to_pixels(image: Image) -> Tensor:
     """A preprocessed picture (S, S, 3) uint8 -> (3, S, S) uint8, for batches that are scaled on the device."""
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def scale_pixels(pixels: Tensor) -> Tensor:
