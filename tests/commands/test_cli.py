@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -27,7 +26,6 @@ import torch
 import typer.main
 from PIL import Image
 from rich.progress import Progress
-from typer.testing import CliRunner
 
 from fundusgrade import __version__, store
 from fundusgrade.commands.app import app
@@ -36,6 +34,7 @@ from fundusgrade.grades import RESEARCH_USE, Prediction
 from fundusgrade.grading.grader import Grader
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image, write_image
+from tests.command_line import Outcome
 from tests.models_for_tests import (
     install_dataset,
     install_model,
@@ -99,19 +98,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     torch.set_num_threads(1)
     yield tmp_path
     torch.set_num_threads(before)
-
-
-class Outcome:
-    """What a command left: its exit code, and its two streams without colors."""
-
-    def __init__(self, command: str | list[str]) -> None:
-        words = shlex.split(command)[1:] if isinstance(command, str) else command
-        result = CliRunner().invoke(app, words, env={"COLUMNS": "200", "NO_COLOR": "1"})
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        self.code = result.exit_code
-        self.stdout = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
-        self.stderr = re.sub(r"\x1b\[[0-9;]*m", "", result.stderr)
 
 
 def rows_of(text: str) -> list[dict[str, str]]:

@@ -42,9 +42,9 @@ from fundusgrade.networks.timm_hub import public_name, read_hub_network, short_n
 from fundusgrade.options import Attribution, DeviceName, ExportFormat, Precision, Split
 from fundusgrade.training.loop import train
 from fundusgrade.training.options import TrainOptions
+from tests.command_line import Outcome
 from tests.models_for_tests import install_dataset, install_model, photographs_of, save_photographs
 from tests.prepared import prepared_dataset
-from tests.test_cli import Outcome
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 FLOAT32 = Precision.FLOAT32

@@ -76,7 +76,7 @@ def test_a_image_of_another_size_is_an_error(tmp_path: Path) -> None:
         load_images(dataset, dataset.graded_rows("train"))
 
 
-@pytest.mark.parametrize(("num_pictures", "expected"), [(1, 1), (3, 1), (4, 1), (7, 1), (8, 2), (11, 2), (12, 3)])
+@pytest.mark.parametrize(("num_images", "expected"), [(1, 1), (3, 1), (4, 1), (7, 1), (8, 2), (11, 2), (12, 3)])
 def test_number_of_batches(num_images: int, expected: int) -> None:
     assert num_batches(num_images, 4) == expected
     assert len(epoch_of(numbered(num_images))) == expected
