@@ -1,12 +1,17 @@
-# make demo   install, grade and explain the sample photographs with the shipped weights
-# make test   install what tests need, then ruff, mypy and pytest
+# make demo        install, grade and explain the sample photographs with the shipped weights
+# make test        install what tests need, then ruff, mypy and pytest
+# make test-avx2   the numeric tests as on a processor without AVX-512
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+# Test processes; one per core by default.
+WORKERS ?= auto
 BIN := $(VENV)/bin
 SAMPLES := $(sort $(wildcard docs/samples/*.jpg))
+# Packages whose tests compare numbers that PyTorch, oneDNN or OpenBLAS computed.
+NUMERIC := $(addprefix tests/,metrics networks grading training explanation evaluation)
 
-.PHONY: demo test install install-dev clean
+.PHONY: demo test test-avx2 install install-dev clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -31,7 +36,10 @@ test: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS)
+
+test-avx2: install-dev
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest --numprocesses $(WORKERS) $(NUMERIC)
 
 clean:
 	rm -rf $(VENV) $(DEMO) dist build
