@@ -193,11 +193,11 @@ def test_too_little_memory_is_a_reason(error: Exception | str, tmp_path: Path, m
 
 _PEAK = """
 import sys
-from fundusgrade.images import read_image
+from fundusgrade.photographs.images import read_image
 from pathlib import Path
-picture = read_image(Path(sys.argv[1]))
+image = read_image(Path(sys.argv[1]))
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-print(1024 * (int(status["VmHWM"].split()[0])) / (picture.size / 3))
+print(1024 * (int(status["VmHWM"].split()[0])) / (image.size / 3))
 """
 
 
