@@ -46,7 +46,7 @@ from tests.command_line import Outcome
 from tests.models_for_tests import install_dataset, install_model, photographs_of, save_photographs
 from tests.prepared import prepared_dataset
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
+WEIGHTS = Path(__file__).parents[2] / "weights"
 FLOAT32 = Precision.FLOAT32
 GRAPHS = (ExportFormat.ONNX, ExportFormat.OPENVINO)
 ARCHS = ("cnn", "test_resnet", "test_vit", "test_efficientnet")
@@ -313,7 +313,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_large_loss_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fundusgrade.export_check.MAX_KAPPA_LOSS", -1.0)
+    monkeypatch.setattr("fundusgrade.networks.export_check.MAX_KAPPA_LOSS", -1.0)
     install_dataset("drawn")
     install_model()
     done = Outcome("fundusgrade export tiny --split all --out tiny.onnx")
