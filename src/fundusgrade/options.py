@@ -44,7 +44,6 @@ class Head(StrEnum):
     SOFTMAX = "softmax"
     REGRESSION = "regression"
     CUMULATIVE = "cumulative"
-    CORN = "corn"
 
 
 class Loss(StrEnum):
@@ -60,7 +59,7 @@ class Loss(StrEnum):
 class Recipe(StrEnum):
     """A whole way to train: ours, or the one of the study that this tool compares itself with."""
 
-    OWN = "own"
+    DEFAULT = "default"
     REFERENCE = "reference"
 
 

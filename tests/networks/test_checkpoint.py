@@ -232,6 +232,13 @@ def test_another_preprocessing_version_is_an_error(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "model.safetensors")
 
 
+def test_a_head_that_is_no_longer_supported_is_an_error(tmp_path: Path) -> None:
+    saved(tmp_path / "model.safetensors")
+    rewrite(tmp_path / "model.safetensors", lambda described: described.update(head="corn"))
+    with pytest.raises(CheckpointError, match=r"the head 'corn'.*no longer supports.*--head cumulative"):
+        load_checkpoint(tmp_path / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     "key", ["format", "name", "arch", "timm_name", "size_px", "mean", "recipe", "data_hash", "options", "versions"]
 )

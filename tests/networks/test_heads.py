@@ -93,19 +93,6 @@ def test_cumulative_answers_by_hand() -> None:
     assert probabilities == pytest.approx([0.1, 0.3, 0.3, 0.2, 0.1], abs=1e-9)
 
 
-def test_corn_multiplies_the_answers_of_its_chain() -> None:
-    outputs = outputs_of(Head.CORN)
-    steps = 1 / (1 + np.exp(-outputs / CALIBRATED.temperature))
-    expected = from_worse(np.cumprod(steps, axis=1, dtype=np.float64))
-    assert probabilities_of(Head.CORN, outputs, CALIBRATED) == pytest.approx(expected, abs=FLOOR)
-
-
-def test_corn_by_hand() -> None:
-    steps = np.array([[0.8, 0.5, 0.5, 0.25]])
-    (probabilities,) = probabilities_of(Head.CORN, np.log(steps / (1 - steps)))
-    assert probabilities == pytest.approx([0.2, 0.4, 0.2, 0.15, 0.05], abs=1e-9)
-
-
 @pytest.mark.parametrize("head", list(Head))
 def test_a_higher_temperature_makes_every_head_less_certain(head: Head) -> None:
     outputs = outputs_of(head)
@@ -129,5 +116,7 @@ def test_nothing_is_calibrated_unless_it_was() -> None:
     assert Calibration(temperature=1.0, offsets=NO_OFFSETS, cutpoints=MIDDLES) == UNCALIBRATED
     assert (NO_OFFSETS, MIDDLES) == ((0.0,) * 5, (0.5, 1.5, 2.5, 3.5))
     assert {head: NUM_OUTPUTS[head] for head in Head} == {
-        Head.SOFTMAX: 5, Head.REGRESSION: 1, Head.CUMULATIVE: NUM_CUTS, Head.CORN: NUM_CUTS,
-    }  # fmt: skip
+        Head.SOFTMAX: 5,
+        Head.REGRESSION: 1,
+        Head.CUMULATIVE: NUM_CUTS,
+    }

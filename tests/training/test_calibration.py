@@ -63,7 +63,7 @@ def expected_calibration_error(probabilities: Floats, grades: Grades) -> float:
 
 
 @pytest.mark.parametrize("distortion", [0.4, 1.0, 3.0])
-@pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE, Head.CORN])
+@pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE])
 def test_the_temperature_finds_a_known_distortion_again(head: Head, distortion: float) -> None:
     outputs, grades = honest(head)
     fitted = fit(head, distortion * outputs, grades)
@@ -71,7 +71,7 @@ def test_the_temperature_finds_a_known_distortion_again(head: Head, distortion: 
     assert (fitted.offsets, fitted.cutpoints) == (NO_OFFSETS, MIDDLES)
 
 
-@pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE, Head.CORN])
+@pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE])
 def test_overconfidence_is_taken_back_on_photographs_that_were_not_fitted(head: Head) -> None:
     fitted = fit(head, 3 * honest(head)[0], honest(head)[1])
     outputs, grades = honest(head, seed=7)
@@ -146,7 +146,7 @@ def test_nothing_is_undone_where_nothing_was_weighted() -> None:
     logits, grades, counts = weighted_world(1.0)
     assert fit(Head.SOFTMAX, logits, grades, power=0.0, counts=counts).offsets == NO_OFFSETS
     assert choose_offsets(torch.from_numpy(logits), grades, counts, class_weight_power=0.0) == UNCALIBRATED
-    for head in (Head.CUMULATIVE, Head.CORN, Head.REGRESSION):
+    for head in (Head.CUMULATIVE, Head.REGRESSION):
         assert fit(head, honest(head)[0], grades, power=1.0).offsets == NO_OFFSETS
 
 

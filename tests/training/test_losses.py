@@ -42,11 +42,6 @@ def weighted_mean(each: NDArray[np.float64], weights: NDArray[np.float64] = WEIG
     return float((each * weights).sum() / weights.sum())
 
 
-def answered(outputs: NDArray[np.float64], is_yes: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """What each answer costs: minus the logarithm of the probability of the right one."""
-    return np.logaddexp(0.0, np.where(is_yes, -outputs, outputs))
-
-
 # Values
 
 
@@ -111,32 +106,6 @@ def test_cumulative_asks_four_questions_of_every_photograph() -> None:
     assert loss_of(Head.CUMULATIVE, Loss.CROSS_ENTROPY, outputs) == pytest.approx(expected, rel=1e-6)
 
 
-def test_corn_asks_as_far_as_the_answer_is_yes_and_once_more() -> None:
-    outputs = outputs_of(Head.CORN)
-    expected = [
-        sum(float(answered(outputs[i, [cut]], np.array([grade > cut]))[0]) for cut in range(min(grade, 3) + 1))
-        for i, grade in enumerate(GRADES)
-    ]
-    assert loss_of(Head.CORN, Loss.CROSS_ENTROPY, outputs) == pytest.approx(weighted_mean(np.array(expected)), rel=1e-6)
-
-
-@pytest.mark.parametrize("grade", range(5))
-def test_a_question_of_corn_is_not_asked_where_the_one_before_is_answered_no(grade: int) -> None:
-    outputs = torch.zeros((1, 4), requires_grad=True)
-    graded_loss(Head.CORN, Loss.CROSS_ENTROPY, outputs, torch.tensor([grade]), torch.ones(1)).backward()  # type: ignore[no-untyped-call]
-    assert outputs.grad is not None
-    yes, no = [-0.5] * grade, [0.5] if grade < 4 else []
-    assert outputs.grad[0].tolist() == yes + no + [0.0] * (4 - len(yes) - len(no))
-
-
-def test_the_loss_of_corn_is_the_log_loss_of_its_grades() -> None:
-    """The chain rule: answers that are asked multiply to the probability of the grade."""
-    outputs = outputs_of(Head.CORN)
-    probabilities = torch.softmax(grade_logits(Head.CORN, torch.from_numpy(outputs)), dim=1).numpy()
-    expected = log_loss(GRADES, probabilities, sample_weight=WEIGHTS, labels=range(5))
-    assert loss_of(Head.CORN, Loss.CROSS_ENTROPY, outputs) == pytest.approx(expected, rel=1e-4)
-
-
 # Weights
 
 
@@ -188,7 +157,7 @@ def test_every_loss_leads_its_head_to_the_grades(head: Head, loss: Loss) -> None
     [
         (None, None, (Head.SOFTMAX, Loss.CROSS_ENTROPY)),
         (Head.REGRESSION, None, (Head.REGRESSION, Loss.SMOOTH_L1)),
-        (Head.CORN, None, (Head.CORN, Loss.CROSS_ENTROPY)),
+        (Head.CUMULATIVE, None, (Head.CUMULATIVE, Loss.CROSS_ENTROPY)),
         (None, Loss.SQUARED, (Head.REGRESSION, Loss.SQUARED)),
         (None, Loss.CROSS_ENTROPY, (Head.SOFTMAX, Loss.CROSS_ENTROPY)),
         (None, Loss.SOFT_LABELS, (Head.SOFTMAX, Loss.SOFT_LABELS)),
@@ -208,4 +177,4 @@ def test_a_loss_that_cannot_teach_the_head_is_refused_with_those_that_can() -> N
         with pytest.raises(TrainingError, match=rf"--loss {loss} does not teach a {head} head; .* from {fitting}$"):
             resolve_head_and_loss(head, loss)
         refused += 1
-    assert refused == len(Head) * len(Loss) - len(PAIRS) == 13
+    assert refused == len(Head) * len(Loss) - len(PAIRS) == 9

@@ -23,7 +23,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the model; DATA-ARCH if not given.")] = None,
     device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
     precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
-    recipe: Annotated[Recipe, typer.Option(help="Loss, weights and decision, where not named.")] = Recipe.OWN,
+    recipe: Annotated[Recipe, typer.Option(help="Loss, weights and decision, where not named.")] = Recipe.DEFAULT,
     init_weights: Annotated[Path | None, typer.Option(help="Pretrained weights, a .safetensors file.")] = None,
     pretrained: Annotated[bool, typer.Option(help="Start from timm's pretrained weights.")] = True,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.")] = None,

@@ -197,22 +197,12 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
     """Read the header's JSON. Raises CheckpointError where a field is missing or of another version."""
     try:
         described = json.loads(text)
-        if described["format"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path} has checkpoint format {described['format']}, expected {FORMAT_VERSION}; "
-                f"it was written by another version than {__version__}: install that one"
-            )
-        recipe = described["recipe"]
-        if recipe["version"] != RECIPE_VERSION:
-            raise CheckpointError(
-                f"{path} was trained with preprocessing version {recipe['version']}, this is {RECIPE_VERSION}; "
-                "its grades would not be those it was tested with: train it again or install the version that made it"
-            )
+        _check_supported(described, path)
         return CheckpointDescription(
             # It becomes part of file names: one that leads out of a folder is refused.
             name=store.checked_name(str(described["name"])),
             network=_network(described),
-            recipe=PreprocessRecipe.from_json(recipe),
+            recipe=PreprocessRecipe.from_json(described["recipe"]),
             provenance=_provenance(described),
             weights_sha256=str(described["weights_sha256"]),
             thresholds=_thresholds(described),
@@ -220,6 +210,26 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, StoreError) as error:
         raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
+
+
+def _check_supported(described: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError for what only another version of fundusgrade can use."""
+    if described["format"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint format {described['format']}, expected {FORMAT_VERSION}; "
+            f"it was written by another version than {__version__}: install that one"
+        )
+    recipe_version = described["recipe"]["version"]
+    if recipe_version != RECIPE_VERSION:
+        raise CheckpointError(
+            f"{path} was trained with preprocessing version {recipe_version}, this is {RECIPE_VERSION}; "
+            "its grades would not be those it was tested with: train it again or install the version that made it"
+        )
+    if described.get("head") == "corn":
+        raise CheckpointError(
+            f"{path} has the head 'corn', which fundusgrade {__version__} no longer supports; train the model again "
+            f"with --head {Head.CUMULATIVE.value}, or install the version that made it"
+        )
 
 
 def _network(described: dict[str, Any]) -> NetworkSpec:

@@ -1,9 +1,10 @@
-"""What a network's last layer says, and how that becomes the probabilities of the five grades.
+"""Output heads: what the outputs of a network's last layer mean, and the probabilities of the five grades from them.
 
-A head is a number of outputs and a reading of them. `softmax` has one for each grade; `regression` one number, the
-severity; `cumulative` asks four times "is it worse than k?" (Cheng et al., IJCNN 2008); `corn` asks "is it worse than
-k, given that it is worse than k - 1?" (Shi et al., Pattern Analysis and Applications 2023). A `Calibration`, fitted on
-validation, says how much confidence the outputs deserve.
+    softmax     5 logits, one per grade
+    regression  1 number, the severity; grades are intervals of it (an ordered logit model with fitted cutpoints)
+    cumulative  4 logits of the cumulative probabilities P(grade > k), k = 0 to 3 (Cheng et al., IJCNN 2008)
+
+A `Calibration`, fitted on the validation split, corrects over- or underconfidence.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fundusgrade.options import Head
 NUM_CUTS = NUM_GRADES - 1
 NO_OFFSETS = (0.0,) * NUM_GRADES
 MIDDLES = tuple(grade + 0.5 for grade in range(NUM_CUTS))
-NUM_OUTPUTS = {Head.SOFTMAX: NUM_GRADES, Head.REGRESSION: 1, Head.CUMULATIVE: NUM_CUTS, Head.CORN: NUM_CUTS}
+NUM_OUTPUTS = {Head.SOFTMAX: NUM_GRADES, Head.REGRESSION: 1, Head.CUMULATIVE: NUM_CUTS}
 # Before it is calibrated, a severity is taken to be right to about this much: the scale of a logistic distribution.
 _SEVERITY_SCALE = 0.25
 _SMALLEST_PROBABILITY = 1e-7
@@ -46,20 +47,20 @@ def grade_logits(head: Head, outputs: Tensor, calibration: Calibration = UNCALIB
     if head is Head.SOFTMAX:
         offsets = torch.tensor(calibration.offsets, dtype=outputs.dtype, device=outputs.device)
         return (outputs + offsets) / calibration.temperature
-    return _from_worse_than(_worse_than(head, outputs, calibration))
+    return _log_differences(_cumulative_probabilities(head, outputs, calibration))
 
 
-def _worse_than(head: Head, outputs: Tensor, calibration: Calibration) -> Tensor:
-    """Probabilities (B, 4) that the grade is worse than 0, 1, 2, 3; never rising."""
+def _cumulative_probabilities(head: Head, outputs: Tensor, calibration: Calibration) -> Tensor:
+    """P(grade > k) for k = 0 to 3 (B, 4), never increasing with k."""
     if head is Head.REGRESSION:
         cutpoints = torch.tensor(calibration.cutpoints, dtype=outputs.dtype, device=outputs.device)
         return torch.sigmoid((outputs - cutpoints) / (_SEVERITY_SCALE * calibration.temperature))
-    steps = torch.sigmoid(outputs / calibration.temperature)
-    return steps.cumprod(dim=1) if head is Head.CORN else steps.cummin(dim=1).values
+    return torch.sigmoid(outputs / calibration.temperature).cummin(dim=1).values
 
 
-def _from_worse_than(worse: Tensor) -> Tensor:
-    whole, none = torch.ones_like(worse[:, :1]), torch.zeros_like(worse[:, :1])
-    probabilities = torch.cat([whole, worse], dim=1) - torch.cat([worse, none], dim=1)
+def _log_differences(cumulative: Tensor) -> Tensor:
+    """log P(grade = k) (B, 5) with P(grade = k) = P(grade > k - 1) - P(grade > k), clamped to stay finite."""
+    ones, zeros = torch.ones_like(cumulative[:, :1]), torch.zeros_like(cumulative[:, :1])
+    probabilities = torch.cat([ones, cumulative], dim=1) - torch.cat([cumulative, zeros], dim=1)
     clamped = probabilities.clamp(min=_SMALLEST_PROBABILITY)
     return (clamped / clamped.sum(dim=1, keepdim=True)).log()

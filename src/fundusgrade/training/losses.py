@@ -16,7 +16,6 @@ LOSSES_OF = {
     Head.SOFTMAX: (Loss.CROSS_ENTROPY, Loss.SOFT_LABELS, Loss.DISTANCE),
     Head.REGRESSION: (Loss.SMOOTH_L1, Loss.SQUARED),
     Head.CUMULATIVE: (Loss.CROSS_ENTROPY,),
-    Head.CORN: (Loss.CROSS_ENTROPY,),
 }
 # Weight of the expected squared distance beside the cross-entropy.
 DISTANCE_WEIGHT = 0.25
@@ -51,12 +50,7 @@ def _each_loss(head: Head, loss: Loss, outputs: Tensor, grades: Tensor) -> Tenso
             return functional.smooth_l1_loss(severity, target, reduction="none")
         return functional.mse_loss(severity, target, reduction="none")
     is_worse = (grades[:, None] > torch.arange(NUM_CUTS, device=grades.device)).float()
-    answers = functional.binary_cross_entropy_with_logits(outputs, is_worse, reduction="none")
-    if head is Head.CUMULATIVE:
-        return answers.sum(dim=1)
-    # A question of CORN is asked only where the one before it was answered with yes.
-    is_asked = torch.cat([torch.ones_like(is_worse[:, :1]), is_worse[:, :-1]], dim=1)
-    return (answers * is_asked).sum(dim=1)
+    return functional.binary_cross_entropy_with_logits(outputs, is_worse, reduction="none").sum(dim=1)
 
 
 def _softmax_loss(loss: Loss, logits: Tensor, grades: Tensor) -> Tensor:

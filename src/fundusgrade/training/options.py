@@ -16,7 +16,7 @@ class TrainOptions:
     """What a user decides; None stands for what recipe and architecture say. `epochs` includes the warm-up."""
 
     arch: str = "resnet50"
-    recipe: Recipe = Recipe.OWN
+    recipe: Recipe = Recipe.DEFAULT
     init_weights: str | None = None
     pretrained: bool = True
     epochs: int | None = None
@@ -72,7 +72,7 @@ class _RecipeDefaults:
 
 
 _RECIPES = {
-    Recipe.OWN: _RecipeDefaults(
+    Recipe.DEFAULT: _RecipeDefaults(
         head=Head.CUMULATIVE,
         loss=Loss.CROSS_ENTROPY,
         class_weights=ClassWeights.SQRT,
