@@ -65,9 +65,27 @@ class Frame:
     y_ends: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegendEntry:
+    """A series' letter, its marker as a character, the number (1-6) of its color in the style sheet, and its name."""
+
+    letter: str
+    marker: str
+    color: int
+    name: str
+
+
 def letter(series: int) -> str:
     """What a series is called in a drawing: A, B, ..."""
     return chr(ord("A") + series % 26)
+
+
+def legend(names: Sequence[str]) -> tuple[LegendEntry, ...]:
+    """What stands for each series in the drawings: letter, marker and color."""
+    return tuple(
+        LegendEntry(letter=letter(i), marker=_MARKER_SIGNS[i % len(_COLORS)], color=i % len(_COLORS) + 1, name=name)
+        for i, name in enumerate(names)
+    )
 
 
 def key(names: Sequence[str]) -> Html:

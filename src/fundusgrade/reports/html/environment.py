@@ -1,0 +1,48 @@
+"""Templates of HTML pages: where they stand, and how values are written in them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
+from fundusgrade.reports.html.charts import legend
+from fundusgrade.reports.html.formats import count, data_uri, interval, number, percent
+from fundusgrade.text import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_PACKAGE = "fundusgrade.reports.html"
+# Control characters are not allowed in HTML, and those that change the direction of writing hide what a name is.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+
+
+def render(template: str, **values: object) -> str:
+    """The page of a template, such as "report.html", with these values.
+
+    Text is escaped; characters that cannot be seen, and bytes of file names that are not UTF-8, become escapes.
+    """
+    page = _environment().get_template(template).render(values)
+    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", printable(page))
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader(_PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = resources.files(_PACKAGE).joinpath("style.css").read_text("utf-8")
+    environment.globals |= {"style": Markup(style), "research_use": RESEARCH_USE, "grade_labels": GRADE_LABELS}
+    formats = (count, data_uri, interval, legend, number, percent)
+    environment.filters |= {each.__name__: each for each in formats}
+    return environment

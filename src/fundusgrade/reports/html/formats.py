@@ -1,0 +1,38 @@
+"""Numbers and images as a page writes them."""
+
+from __future__ import annotations
+
+import base64
+import math
+
+from fundusgrade.metrics.bootstrap import Estimate
+
+UNDEFINED = "undefined"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with a true minus sign; "undefined" for None and NaN."""
+    return UNDEFINED if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A fraction as a percentage; "undefined" for None and NaN."""
+    return UNDEFINED if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def count(value: int | None) -> str:
+    """A whole number with thousands separators; "not known" for None."""
+    return "not known" if value is None else f"{value:,}"
+
+
+def interval(of: Estimate, digits: int = 3) -> str:
+    """The 95 % confidence interval of a score, without the score."""
+    if of.low is None or of.high is None:
+        return "interval undefined"
+    return f"{number(of.low, digits)} to {number(of.high, digits)}"
+
+
+def data_uri(image: bytes) -> str:
+    """A JPEG or PNG as a URI that holds the image itself."""
+    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
