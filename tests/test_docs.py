@@ -44,11 +44,14 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert link.startswith("http") or (document.parent / link).exists(), f"{document.name}: {link}"
 
 
-def test_the_readme_lists_every_module() -> None:
-    lines = re.findall(r"^  ((?:\w+\.py,? )+)", README, flags=re.MULTILINE)
-    listed = {name for line in lines for name in re.findall(r"\w+\.py", line)}
-    present = {path.name for path in (ROOT / "src" / "fundusgrade").glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert listed == present
+def test_the_readme_lists_every_package_and_nothing_that_is_not_there() -> None:
+    block = README.partition("## Files\n```\n")[2].partition("```")[0]
+    listed = re.findall(r"^  (\w+)/", block, flags=re.MULTILINE)
+    source = ROOT / "src" / "fundusgrade"
+    assert sorted(listed) == sorted(path.parent.name for path in source.glob("*/__init__.py"))
+    others = re.findall(r"^([\w.][\w./]*)", block, flags=re.MULTILINE)
+    assert "src/fundusgrade/" in others
+    assert [path for path in others if not (ROOT / path).exists()] == []
 
 
 def test_the_readme_says_once_that_this_is_no_medical_device() -> None:

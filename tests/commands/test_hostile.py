@@ -245,7 +245,9 @@ def test_results_that_cannot_be_written_are_an_error_and_no_traceback(
 ) -> None:
     install_model()
     save_photographs(workplace, [0])
-    program = "from fundusgrade import store; store.DEFAULT_MODEL = 'tiny'; from fundusgrade.cli import main; main()"
+    program = (
+        "from fundusgrade import store; store.DEFAULT_MODEL = 'tiny'\nfrom fundusgrade.commands.app import main; main()"
+    )
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [sys.executable, "-c", program, *words],
@@ -383,13 +385,13 @@ def test_a_clock_set_back_changes_nothing(workplace: Path, monkeypatch: pytest.M
 
 
 def test_nothing_reads_the_age_of_files_or_the_time_of_day() -> None:
-    """But for `store.now`, which is written down and never compared."""
-    sources = (Path(store.__file__).parent).glob("*.py")
+    """But for `files.now`, which is written down and never compared."""
+    sources = Path(store.__file__).parent.rglob("*.py")
     text = {path.name: path.read_text(encoding="utf-8") for path in sources}
-    # Pixels that are kept are known by their pictures' times, compared for being equal, never for being older.
-    del text["kept_pixels.py"]
+    # The pixel cache is known by its images' times, compared for being equal, never for being older.
+    del text["pixel_cache.py"]
     assert not [name for name, code in text.items() if re.search(r"time\.time\(|st_mtime|getmtime|st_ctime", code)]
-    assert [name for name, code in text.items() if "datetime.now" in code] == ["store.py"]
+    assert [name for name, code in text.items() if "datetime.now" in code] == ["files.py"]
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_photographs_that_the_model_was_trained_or_chosen_on_are_refused(split: 
     with pytest.raises(
         DatasetError,
         match=rf"'tiny' was trained or chosen on {num_seen} of {len(rows)} photographs .*such as {first}.*too good\. "
-        r"Choose a --split or --data that it has not seen, or add --allow-seen",
+        r"Choose a --split or --data that it has not seen, or add --allow-leakage",
     ):
         candidate(eyes, split)
 

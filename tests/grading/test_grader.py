@@ -31,13 +31,12 @@ from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import REFERABLE, parse_target
 from fundusgrade.grades import Grade, Prediction, Ungraded
 from fundusgrade.grading import grader as grading
-from fundusgrade.grading.grader import Grader
-from fundusgrade.metrics.classification import evaluate_predictions
+from fundusgrade.grading.grader import Grader, GradingFailure
 from fundusgrade.networks.tensors import load_images, to_pixels
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.field_of_view import find_field_of_view
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.preprocess import PreprocessedImage
+from fundusgrade.photographs.loading import LoadedPhotograph
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from fundusgrade.photographs.sources import FoundImage, find_images
 from tests.drawn_eyes import preprocess_photograph
@@ -98,11 +97,11 @@ def test_results_come_in_order_however_long_each_photograph_takes(
     found = find_images(save_photographs(tmp_path, range(14)))
     found[3] = FoundImage(path=tmp_path / "missing.png", name="missing.png")
     expected = [grader.grade(item.path) for item in found]
-    prepare, delays = grader._prepare, iter(np.random.default_rng(0).permutation(14) * 0.004)
+    prepare, delays = grading._prepare, iter(np.random.default_rng(0).permutation(14) * 0.004)
 
-    def dawdle(path: Path, recipe: PreprocessRecipe) -> PreprocessedImage | str:
+    def dawdle(found: FoundImage, recipe: PreprocessRecipe) -> LoadedPhotograph | GradingFailure:
         time.sleep(next(delays))
-        return prepare(path, recipe)
+        return prepare(found, recipe)
 
     monkeypatch.setattr(grading, "_prepare", dawdle)
     results = list(grader.grade_all(iter(found)))
@@ -196,12 +195,12 @@ def test_an_abandoned_run_ends_its_threads_and_leaves_the_rest_undone(
     install_model()
     grader = load(batch_size=10)
     found = [FoundImage(path=tmp_path / f"{number}.png", name=str(number)) for number in range(100)]
-    prepared: list[Path] = []
+    prepared: list[FoundImage] = []
 
-    def dawdle(path: Path, recipe: PreprocessRecipe) -> grader.GradingFailure:
+    def dawdle(found: FoundImage, recipe: PreprocessRecipe) -> GradingFailure:
         time.sleep(0.02)
-        prepared.append(path)
-        return grader.GradingFailure(reason="slow")
+        prepared.append(found)
+        return GradingFailure(reason="slow")
 
     monkeypatch.setattr(grading, "_prepare", dawdle)
     threads = set(threading.enumerate())
@@ -219,7 +218,7 @@ def test_an_error_of_ours_is_not_hidden_in_a_row(
     def fail(path: Path, recipe: PreprocessRecipe) -> None:
         raise ZeroDivisionError("a mistake in the program")
 
-    monkeypatch.setattr(grading, "take_in", fail)
+    monkeypatch.setattr(grading, "load_photograph", fail)
     threads = set(threading.enumerate())
     with pytest.raises(ZeroDivisionError):
         list(grader.grade_all([FoundImage(path=tmp_path, name="a")] * 10))
@@ -240,21 +239,23 @@ def test_prepared_images_and_original_photographs_walk_one_path(grader: Grader, 
     assert np.array_equal(grader.grade_rows(dataset, rows), from_photographs)
 
 
-def test_evaluation_scores_the_rows_of_the_split(grader: Grader) -> None:
+def test_predictions_are_those_of_the_rows_of_the_split(grader: Grader) -> None:
     dataset = install_dataset("drawn")
     for split in ("train", "validation", "test", "all"):
         rows = dataset.graded_rows(split)
-        grades = [int(row.grade) for row in rows if row.grade is not None]
-        assert grader.evaluate(dataset, split) == evaluate_predictions(grades, grader.grade_rows(dataset, rows))
-    assert grader.evaluate(dataset, "all").num_photographs == 20
-    assert 0 < grader.evaluate(dataset, "test").num_photographs < 20
+        predicted = grader.predict_dataset(dataset, split).test
+        assert predicted.sources == tuple(row.source for row in rows)
+        assert predicted.grades.tolist() == [row.grade for row in rows]
+        assert np.array_equal(predicted.probabilities, grader.grade_rows(dataset, rows))
+    assert len(grader.predict_dataset(dataset, "all").test) == 20
+    assert 0 < len(grader.predict_dataset(dataset, "test").test) < 20
 
 
 def test_a_data_set_prepared_otherwise_is_refused_with_the_command_that_helps() -> None:
     dataset = install_dataset("drawn")
     install_model("graham", method=Method.BEN_GRAHAM)
     with pytest.raises(DatasetError) as raised:
-        load("graham").evaluate(dataset, "test")
+        load("graham").predict_dataset(dataset, "test")
     message = str(raised.value)
     assert f"'drawn' is natural, band at {SIZE_PX} px" in message
     assert f"'graham' needs ben-graham, band at {SIZE_PX} px" in message
@@ -357,7 +358,8 @@ def test_the_library_has_one_way_in_that_imports_nothing_before_it_is_used() -> 
         "import sys, fundusgrade\n"
         "assert 'torch' not in sys.modules and 'cv2' not in sys.modules\n"
         "from fundusgrade import Grader, find_images\n"
-        "assert (Grader.__module__, find_images.__module__) == ('fundusgrade.grading', 'fundusgrade.images')\n"
+        "assert (Grader.__module__, find_images.__module__) == (\n"
+        "    'fundusgrade.grading.grader', 'fundusgrade.photographs.sources')\n"
         "assert not hasattr(fundusgrade, 'grader')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

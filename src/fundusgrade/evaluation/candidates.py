@@ -44,7 +44,7 @@ def candidate_from_model(
     """Grade a split with a model, by name or path.
 
     Raises DatasetError where photographs of the split, copies of them or other photographs of their patients were used
-    to train or to choose the model, unless `allow_seen`.
+    to train or to choose the model, unless `allow_leakage`.
     """
     grader = Grader.load(model, device=device, precision=precision, tta=tta)
     seen = check_seen(grader, dataset, dataset.graded_rows(split), allow_leakage=allow_leakage)
@@ -110,7 +110,7 @@ def check_seen(grader: Grader, dataset: PreparedDataset, rows: Sequence[Manifest
         named = ", ".join(overlap.sources[:_NUM_NAMED])
         raise DatasetError(
             f"the model {grader.name!r} was trained or chosen on {counts}, such as {named}; its scores would be too "
-            "good. Choose a --split or --data that it has not seen, or add --allow-seen, which the results will say"
+            "good. Choose a --split or --data that it has not seen, or add --allow-leakage, which the results will say"
         )
     return f"{known}, among them {counts}: these scores are too good."
 
