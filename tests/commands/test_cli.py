@@ -31,6 +31,7 @@ from fundusgrade import __version__, store
 from fundusgrade.commands.app import app
 from fundusgrade.data.dataset import load_dataset
 from fundusgrade.grades import RESEARCH_USE, Prediction
+from fundusgrade.grading.datasets import predict_rows
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.options import DeviceName, Precision
@@ -704,7 +705,7 @@ def test_evaluate_shows_a_table_and_writes_files(workplace: Path) -> None:
     graders = [Grader.load(name, device=DeviceName.CPU, precision=Precision.FLOAT32) for name in names]
     rows = dataset.graded_rows("all")
     grades = [int(row.grade) for row in rows if row.grade is not None]
-    expected = [evaluate_predictions(grades, grader.grade_rows(dataset, rows)) for grader in graders]
+    expected = [evaluate_predictions(grades, predict_rows(grader, dataset, rows)) for grader in graders]
     written = json.loads((workplace / "results" / "evaluation.json").read_text())
     assert (written["data"], written["part"]) == ("drawn", "all")
     assert [model["model"] for model in written["models"]] == names

@@ -25,6 +25,7 @@ from fundusgrade.evaluation.candidates import (
     only_common,
 )
 from fundusgrade.grades import Grade
+from fundusgrade.grading.datasets import predict_rows
 from fundusgrade.metrics.predictions import PredictionSet, write_predictions
 from fundusgrade.networks.checkpoint import load_checkpoint, save_checkpoint
 from fundusgrade.options import DeviceName, Precision
@@ -132,7 +133,7 @@ def test_a_candidate_holds_the_model_s_predictions_of_the_split(eyes: PreparedDa
     test = found.predictions.test
     assert test.sources == tuple(row.source for row in rows)
     assert test.groups.tolist() == [row.group for row in rows] and set(test.folds.tolist()) == {0}
-    assert np.array_equal(test.probabilities, found.grader.grade_rows(eyes, rows))
+    assert np.array_equal(test.probabilities, predict_rows(found.grader, eyes, rows))
     validation = [row.source for row in eyes.graded_rows("validation")]
     assert list(found.predictions.validation.sources) == validation, "thresholds may be locked on them"
 

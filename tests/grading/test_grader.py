@@ -31,12 +31,13 @@ from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import REFERABLE, parse_target
 from fundusgrade.grades import Grade, Prediction, Ungraded
 from fundusgrade.grading import grader as grading
-from fundusgrade.grading.grader import Grader, GradingFailure
+from fundusgrade.grading.datasets import predict_dataset, predict_rows
+from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.tensors import load_images, to_pixels
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.field_of_view import find_field_of_view
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.loading import LoadedPhotograph
+from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from fundusgrade.photographs.sources import FoundImage, find_images
 from tests.drawn_eyes import preprocess_photograph
@@ -97,13 +98,13 @@ def test_results_come_in_order_however_long_each_photograph_takes(
     found = find_images(save_photographs(tmp_path, range(14)))
     found[3] = FoundImage(path=tmp_path / "missing.png", name="missing.png")
     expected = [grader.grade(item.path) for item in found]
-    prepare, delays = grading._prepare, iter(np.random.default_rng(0).permutation(14) * 0.004)
+    delays = iter(np.random.default_rng(0).permutation(14) * 0.004)
 
-    def dawdle(found: FoundImage, recipe: PreprocessRecipe) -> LoadedPhotograph | GradingFailure:
+    def dawdle(found: FoundImage, recipe: PreprocessRecipe) -> LoadedPhotograph:
         time.sleep(next(delays))
-        return prepare(found, recipe)
+        return load_photograph(found, recipe)
 
-    monkeypatch.setattr(grading, "_prepare", dawdle)
+    monkeypatch.setattr(grading, "load_photograph", dawdle)
     results = list(grader.grade_all(iter(found)))
     assert [result.image for result in results] == [item.name for item in found]
     assert isinstance(results[3], Ungraded)
@@ -195,21 +196,21 @@ def test_an_abandoned_run_ends_its_threads_and_leaves_the_rest_undone(
     install_model()
     grader = load(batch_size=10)
     found = [FoundImage(path=tmp_path / f"{number}.png", name=str(number)) for number in range(100)]
-    prepared: list[FoundImage] = []
+    loaded: list[FoundImage] = []
 
-    def dawdle(found: FoundImage, recipe: PreprocessRecipe) -> GradingFailure:
+    def dawdle(found: FoundImage, recipe: PreprocessRecipe) -> LoadedPhotograph:
         time.sleep(0.02)
-        prepared.append(found)
-        return GradingFailure(reason="slow")
+        loaded.append(found)
+        raise UnreadableImageError("slow")
 
-    monkeypatch.setattr(grading, "_prepare", dawdle)
+    monkeypatch.setattr(grading, "load_photograph", dawdle)
     threads = set(threading.enumerate())
     results = grader.grade_all(found)
     assert next(results).image == "0"
     assert set(threading.enumerate()) > threads
     results.close()  # type: ignore[attr-defined]  # a generator
     assert set(threading.enumerate()) == threads
-    assert len(prepared) < 60
+    assert len(loaded) < 60
 
 
 def test_an_error_of_ours_is_not_hidden_in_a_row(
@@ -236,26 +237,26 @@ def test_prepared_images_and_original_photographs_walk_one_path(grader: Grader, 
     for path, stored in zip(paths, pixels, strict=True):
         assert torch.equal(to_pixels(preprocess_photograph(read_image(path), grader.recipe).image), stored)
     from_photographs = probabilities(list(grader.grade_all(find_images(paths))))
-    assert np.array_equal(grader.grade_rows(dataset, rows), from_photographs)
+    assert np.array_equal(predict_rows(grader, dataset, rows), from_photographs)
 
 
 def test_predictions_are_those_of_the_rows_of_the_split(grader: Grader) -> None:
     dataset = install_dataset("drawn")
     for split in ("train", "validation", "test", "all"):
         rows = dataset.graded_rows(split)
-        predicted = grader.predict_dataset(dataset, split).test
+        predicted = predict_dataset(grader, dataset, split).test
         assert predicted.sources == tuple(row.source for row in rows)
         assert predicted.grades.tolist() == [row.grade for row in rows]
-        assert np.array_equal(predicted.probabilities, grader.grade_rows(dataset, rows))
-    assert len(grader.predict_dataset(dataset, "all").test) == 20
-    assert 0 < len(grader.predict_dataset(dataset, "test").test) < 20
+        assert np.array_equal(predicted.probabilities, predict_rows(grader, dataset, rows))
+    assert len(predict_dataset(grader, dataset, "all").test) == 20
+    assert 0 < len(predict_dataset(grader, dataset, "test").test) < 20
 
 
 def test_a_data_set_prepared_otherwise_is_refused_with_the_command_that_helps() -> None:
     dataset = install_dataset("drawn")
     install_model("graham", method=Method.BEN_GRAHAM)
     with pytest.raises(DatasetError) as raised:
-        load("graham").predict_dataset(dataset, "test")
+        predict_dataset(load("graham"), dataset, "test")
     message = str(raised.value)
     assert f"'drawn' is natural, band at {SIZE_PX} px" in message
     assert f"'graham' needs ben-graham, band at {SIZE_PX} px" in message

@@ -18,6 +18,7 @@ from fundusgrade.data.leakage import find_overlap
 from fundusgrade.errors import DatasetError, DeviceError, TrainingError
 from fundusgrade.evaluation.candidates import candidate_from_file
 from fundusgrade.grades import Grade
+from fundusgrade.grading.datasets import predict_rows
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, read_predictions
@@ -118,9 +119,9 @@ def test_every_photograph_is_in_the_pooled_file_once_graded_by_the_network_of_it
         mine = test.chosen(test.folds == fold)
         rows = of_fold.graded_rows("test")
         assert mine.sources == tuple(row.source for row in rows)
-        expected = network_of(fold).grade_rows(of_fold, rows)
+        expected = predict_rows(network_of(fold), of_fold, rows)
         assert mine.probabilities == pytest.approx(expected, abs=2e-6)
-        other = network_of(fold % NUM_FOLDS + 1).grade_rows(of_fold, rows)
+        other = predict_rows(network_of(fold % NUM_FOLDS + 1), of_fold, rows)
         others += int(np.abs(mine.probabilities - other).max() > 1e-3)
     assert others == NUM_FOLDS, "networks must differ for this test to say something"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,10 +127,9 @@ def _read_list(path: Path) -> list[Path]:
 
 
 def _job(grader: Grader, found: Sequence[FoundImage], *, resume: bool, overwrite: bool) -> Job:
-    from fundusgrade import __version__
     from fundusgrade.grading.writer import Job
 
-    made_by = {"fundusgrade": __version__, **grader.made_by()}
+    made_by = asdict(grader.provenance())
     names = [each.name for each in found]
     return Job(
         names=names, made_by=made_by, batch_size=grader.concurrency.batch_size, resume=resume, overwrite=overwrite

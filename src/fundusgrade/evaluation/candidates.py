@@ -13,6 +13,7 @@ from fundusgrade.data.leakage import find_overlap
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError
 from fundusgrade.evaluation.assessment import Assessment, assess
+from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, in_common, read_predictions
 from fundusgrade.networks.checkpoint import CheckpointDescription
@@ -48,7 +49,7 @@ def candidate_from_model(
     """
     grader = Grader.load(model, device=device, precision=precision, tta=tta)
     seen = check_seen(grader, dataset, dataset.graded_rows(split), allow_leakage=allow_leakage)
-    predictions = grader.predict_dataset(dataset, split)
+    predictions = predict_dataset(grader, dataset, split)
     return Candidate(predictions=predictions, description=grader.description, seen=seen, grader=grader)
 
 

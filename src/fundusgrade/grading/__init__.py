@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 from fundusgrade.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from fundusgrade.grading.datasets import predict_dataset
     from fundusgrade.grading.grader import Grader
     from fundusgrade.grading.writer import PredictionWriter
 
-__all__ = ["Grader", "PredictionWriter"]
+__all__ = ["Grader", "PredictionWriter", "predict_dataset"]
 
 __getattr__ = lazy_attributes(
-    __name__,
-    {
-        "Grader": "grader",
-        "PredictionWriter": "writer",
-    },
+    __name__, {"Grader": "grader", "PredictionWriter": "writer", "predict_dataset": "datasets"}
 )

@@ -12,6 +12,7 @@ from rich.console import Console
 from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.errors import TrainingError
+from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, joined, write_predictions
@@ -153,7 +154,7 @@ def _grade_fold(
     checkpoint = load_checkpoint(path)
     _refuse_other_data(name, checkpoint.description.provenance, dataset, fold, num_folds)
     grader = Grader(checkpoint, choice, tta=tta)
-    return grader.predict_dataset(dataset.with_fold(fold, num_folds), "test", fold=fold)
+    return predict_dataset(grader, dataset.with_fold(fold, num_folds), "test", fold=fold)
 
 
 def _summary(pooled: PredictionSet, path: Path, missing: str) -> str:

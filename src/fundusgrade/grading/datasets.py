@@ -1,0 +1,51 @@
+"""Predictions of a model for the images of a prepared data set, with what is needed to score them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.manifest import ManifestRow
+from fundusgrade.grades import NUM_GRADES
+from fundusgrade.grading.grader import Grader
+from fundusgrade.metrics.classification import decide_grades
+from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, ScoredPhotographs
+from fundusgrade.networks.inference import predict_probabilities
+from fundusgrade.networks.tensors import load_images
+
+
+def predict_dataset(grader: Grader, dataset: PreparedDataset, split: str, *, fold: int = 0) -> PredictionSet:
+    """Predictions for one split, and for the validation split where the model was trained on this data set.
+
+    `fold` is recorded with each prediction, for files that hold the predictions of several networks; 0 for none. Raises
+    DatasetError where the data set was preprocessed differently from the model's training data.
+    """
+    provenance = grader.description.provenance
+    is_own = dataset.hash == provenance.data_hash and split in ("test", "train")
+    validation = provenance.dealt(dataset).graded_rows("validation") if is_own else ()
+    return PredictionSet(
+        model=grader.name + (TTA_SUFFIX if grader.tta else ""),
+        data=dataset.name,
+        test=_scored(grader, dataset, dataset.graded_rows(split), fold),
+        validation=_scored(grader, dataset, validation, fold),
+    )
+
+
+def predict_rows(grader: Grader, dataset: PreparedDataset, rows: tuple[ManifestRow, ...]) -> NDArray[np.float64]:
+    """Grade probabilities (N, 5) for images of a prepared data set. Raises DatasetError as `predict_dataset`."""
+    dataset.check_recipe(grader.recipe, grader.name)
+    pixels = load_images(dataset, rows).pixels
+    return predict_probabilities(grader.network, pixels, grader.choice, grader.batch_size, tta=grader.tta)
+
+
+def _scored(grader: Grader, dataset: PreparedDataset, rows: tuple[ManifestRow, ...], fold: int) -> ScoredPhotographs:
+    probabilities = predict_rows(grader, dataset, rows) if rows else np.zeros((0, NUM_GRADES))
+    return ScoredPhotographs(
+        sources=tuple(row.source for row in rows),
+        grades=np.array([row.grade for row in rows], np.int64),
+        predicted=decide_grades(probabilities, grader.description.thresholds),
+        probabilities=probabilities,
+        groups=np.array([row.group for row in rows], np.int64),
+        folds=np.full(len(rows), fold, np.int64),
+    )

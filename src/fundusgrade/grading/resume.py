@@ -1,0 +1,115 @@
+"""Resuming an interrupted run: the rows of a partial file are kept only where they are those that this run would write.
+
+Beside a file of rows stands `NAME.json` with its provenance: model, precision, batch size and whatever else determines
+a row besides the photograph.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fundusgrade.errors import StoreError
+from fundusgrade.files import write_atomically
+from fundusgrade.grading.rows import RowFormat, WrittenRow, name_in_row
+
+_SUFFIX = ".json"
+_REMEDY = "rerun with the same options and photographs, or start over with --overwrite instead of --resume"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowProvenance:
+    """Everything besides the photograph that determines a row.
+
+    `description` is the SHA-256 of the model's description, which holds the hash of its weights; `score_limit` the
+    conformal limit of its ranges of grades, None without ranges.
+    """
+
+    fundusgrade: str
+    model: str
+    description: str
+    device: str
+    precision: str
+    batch_size: int
+    require_gradable: bool
+    tta: bool
+    score_limit: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequest:
+    """The names of all photographs in order, the provenance of their rows, and what to do with a partial file.
+
+    `resume` keeps its rows, `overwrite` discards them; without either a partial file is an error.
+    """
+
+    names: Sequence[str]
+    provenance: RowProvenance
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRow:
+    """What is kept in memory of a row on disk; small, as there may be millions."""
+
+    num_bytes: int
+    is_graded: bool
+    is_doubtful: bool
+
+    @classmethod
+    def of(cls, row: WrittenRow) -> KeptRow:
+        """The summary of one row."""
+        return cls(len(row.line), row.is_graded, row.is_doubtful)
+
+
+def provenance_file(path: Path) -> Path:
+    """Where the provenance of a file of rows is stored."""
+    return path.with_name(path.name + _SUFFIX)
+
+
+def write_provenance(path: Path, provenance: RowProvenance) -> None:
+    """Store the provenance beside a file of rows. Raises StoreError."""
+    write_atomically(provenance_file(path), json.dumps(asdict(provenance), indent=2) + "\n")
+
+
+def provenance_text(path: Path) -> str:
+    """The stored provenance of a file of rows; "" where there is none."""
+    try:
+        return provenance_file(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def check_provenance(path: Path, provenance: RowProvenance) -> None:
+    """Raises StoreError where the rows in a file were not written by this model with these options."""
+    try:
+        written = json.loads(provenance_text(path))
+        wanted = asdict(provenance)
+        different = {name: written.get(name) for name, value in wanted.items() if written.get(name) != value}
+    except (ValueError, AttributeError):
+        raise StoreError(
+            f"{path}: it is not known what wrote its rows: {provenance_file(path).name} is missing or damaged; "
+            "start over with --overwrite instead of --resume"
+        ) from None
+    if different:
+        before = ", ".join(f"{name} {value}" for name, value in different.items())
+        now = ", ".join(f"{name} {wanted[name]}" for name in different)
+        raise StoreError(f"{path} was written with {before}; this run has {now}: {_REMEDY}")
+
+
+def matching_rows(
+    rows: Iterator[WrittenRow], names: Sequence[str], path: Path, row_format: RowFormat
+) -> Iterator[KeptRow]:
+    """The rows of a file, checked against the photographs' names. Raises StoreError at a row of another photograph."""
+    expected_names = iter(names)
+    for number, row in enumerate(rows, start=1):
+        expected = next(expected_names, None)
+        if expected is None or row.image != name_in_row(expected, row_format):
+            raise StoreError(
+                f"{path}: row {number} is about {row.image!r}, expected {expected or 'no more rows'!r}: the file was "
+                f"written for other photographs; {_REMEDY}"
+            )
+        yield KeptRow.of(row)
