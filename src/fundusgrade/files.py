@@ -1,17 +1,23 @@
-"""Files: atomic writes with fsync, locks, folders, hashes, and the time of now."""
+"""Files: atomic writes with fsync, the one file lock, folders, hashes, and the present moment."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from fundusgrade.errors import StoreError
+
+HOME_VARIABLE = "FUNDUSGRADE_HOME"
+"""The environment variable that moves the user data directory."""
+
+TEMPORARY_SUFFIX = ".part"
+"""Ends the hidden name of a file that is being written; one whose process was killed may be deleted."""
 
 
 def hash_file(path: Path) -> str:
@@ -20,7 +26,9 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-HOME_VARIABLE = "FUNDUSGRADE_HOME"
+def hash_text(text: str) -> str:
+    """SHA-256 of a text in UTF-8, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def now() -> str:
@@ -29,72 +37,80 @@ def now() -> str:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file so that readers see the old one or the whole new one, also after a power cut."""
+    """Write a file so that readers see the old one or the whole new one, also after a power cut.
+
+    Folders above it are made. Raises StoreError where it cannot be written; then nothing has changed.
+    """
     with open_atomically(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """The same for a file that is written piece by piece; it is there when the block ends, unless that raised."""
+    """The same for a file that is written piece by piece: it appears when the block ends, unless the block raises."""
+    # Not `tempfile`: its files are private to the owner, whatever the umask, and the finished file would stay so.
+    temporary = path.with_name(f".{path.name[:32]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; "
-            f"set {HOME_VARIABLE} or --out to a writable place with enough room"
+            f"cannot write {path}: {error.strerror or error}; choose a writable folder with enough free space, "
+            f"with --out or the environment variable {HOME_VARIABLE}"
         ) from error
 
 
-def make_folder(directory: Path) -> None:
-    """Make a folder to write to, and those above it. Raises StoreError where that is not possible."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"cannot make the folder {directory}: {error.strerror or error}; set {HOME_VARIABLE} to a writable place"
-        ) from error
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename durable where the system can; not every system lets a directory be opened."""
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable where the system can; not every system lets a folder be opened."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to, and those above it. Raises StoreError where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the folder {folder}: {error.strerror or error}; choose a writable place, "
+            f"with --out or the environment variable {HOME_VARIABLE}"
+        ) from error
+
+
 @contextlib.contextmanager
-def folder_lock(directory: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for this folder, or files of two models would be mixed in it.
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file or folder for the block: one process at a time has it, and a killed one loses it.
 
-    The lock is the folder's own and ends with its process; systems without such locks do without.
+    The lock is an empty hidden file beside the path, `.NAME.lock`, which may stay. Where the file system has no locks,
+    or the lock cannot be made, the block runs without. Raises StoreError where another process holds the lock and
+    `wait` is False.
     """
-    with contextlib.ExitStack() as until_then:
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl
+    from filelock import FileLock, Timeout
 
-            directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(directory, os.O_RDONLY)
-            until_then.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise StoreError(
+            f"{path} is being written by another process; wait until it has finished, or write to another file"
+        ) from None
+    except (OSError, NotImplementedError):
+        pass
+    try:
         yield
-
-
-def hash_text(text: str) -> str:
-    """SHA-256 of a text, hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    finally:
+        lock.release()

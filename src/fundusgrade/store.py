@@ -20,7 +20,7 @@ from pathlib import Path
 import platformdirs
 
 from fundusgrade.errors import StoreError
-from fundusgrade.files import HOME_VARIABLE, folder_lock, write_atomically
+from fundusgrade.files import HOME_VARIABLE, file_lock, write_atomically
 
 DATASET_FILE = "dataset.json"
 # Pictures that training has decoded, kept beside them (`kept_pixels`): no part of the data set.
@@ -188,7 +188,7 @@ def install_model(directory: Path, name: str) -> Path:
     if not _is_file(directory / MODEL_FILE):
         raise StoreError(f"no {MODEL_FILE} in {directory}: the run is not finished; go on with it by `--resume`")
     files = [directory / file for file in MODEL_FILES if _is_file(directory / file)]
-    with folder_lock(target):
+    with file_lock(target):
         for path in sorted(files, key=lambda path: path.name == MODEL_FILE):
             try:
                 data = path.read_bytes()

@@ -20,7 +20,7 @@ from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError, StoreError, UnreadableImageError
-from fundusgrade.files import folder_lock, open_atomically
+from fundusgrade.files import TEMPORARY_SUFFIX, file_lock, open_atomically
 from fundusgrade.photographs.images import read_image
 
 _FORMAT = 1
@@ -45,7 +45,7 @@ def keep_pixels(dataset: PreparedDataset) -> str | None:
     try:
         for part in _parts(dataset):
             if _kept(part) is None:
-                with folder_lock(part.directory):
+                with file_lock(part.directory / store.PIXELS_FILE):
                     _write(part)
     except (StoreError, DatasetError) as error:
         return f"decoded pictures are not kept for the next run ({error})"
@@ -139,7 +139,7 @@ def _write(dataset: PreparedDataset) -> None:
     """Write the file, unless another process did so meanwhile. Raises StoreError, DatasetError where it cannot be."""
     if _kept(dataset) is not None:
         return
-    for left in dataset.directory.glob(f".{store.PIXELS_FILE}.*"):  # by a process that was killed
+    for left in dataset.directory.glob(f".{store.PIXELS_FILE}.*{TEMPORARY_SUFFIX}"):  # by a process that was killed
         left.unlink(missing_ok=True)
     num_bytes = len(_imaged(dataset)) * 3 * dataset.recipe.size_px**2
     if num_bytes > shutil.disk_usage(dataset.directory).free * _LARGEST_SHARE:

@@ -9,8 +9,6 @@ Rows for Parquet wait as JSON lines. A kill at any moment leaves whole rows and 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import itertools
 import json
 import os
@@ -22,7 +20,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from fundusgrade.errors import StoreError
-from fundusgrade.files import write_atomically
+from fundusgrade.files import file_lock, write_atomically
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading import parquet
 from fundusgrade.grading.rows import (
@@ -40,7 +38,6 @@ from fundusgrade.grading.rows import (
 
 PARTIAL = ".partial"
 _KEY = ".json"
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,16 +77,16 @@ class PredictionWriter:
         self._with_ranges = with_ranges
         self._job = job
         self._stream: BinaryIO | None = None
+        self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> PredictionWriter:
         if self._format is RowFormat.PARQUET:
             parquet.check_parquet()
         with self._write_errors():
-            if self._partial is not None and self._is_finished(self._partial):
-                self.was_finished = True
-                return self
-            if self._partial is not None:
-                self._claim(self._partial)
+            if self.path is not None and self._partial is not None:
+                self._claim(self.path, self._partial)
+                if self.was_finished:
+                    return self
             elif self.path is not None:
                 # A device or a pipe is written to: a file renamed into its place would remove it.
                 self._stream = self.path.open("wb")
@@ -115,14 +112,20 @@ class PredictionWriter:
             going_on = " Give --resume to go on." if self._job is not None and self._partial is not None else ""
             error.add_note(f"The rows written so far ({self.num_graded + self.num_ungraded}) are in {where}.{going_on}")
             return
-        with self._write_errors():
+        with self._write_errors(), self._lock:
             self._finish(self.path)
 
-    def _claim(self, partial: Path) -> None:
-        """Hold the partial file for this process alone, from before it is looked at until it has its name."""
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = open_locked(partial)
+    def _claim(self, path: Path, partial: Path) -> None:
+        """Hold the file's lock from before the rows are looked at until they have their name."""
+        self._lock.enter_context(file_lock(path, wait=False))
         try:
+            self.was_finished = self._is_finished(partial)
+            if self.was_finished:
+                self._lock.close()
+                return
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            partial.touch()
+            self._stream = partial.open("r+b")
             size = self._take_over(self._stream, partial, self._job) if self._job is not None else 0
             self._stream.seek(size)
             self._stream.truncate()
@@ -200,6 +203,7 @@ class PredictionWriter:
             self._stream.close()
             return
         os.fsync(self._stream.fileno())
+        self._stream.close()  # Windows renames no open file
         if self._job is not None:
             write_atomically(_key_file(path), json.dumps(self._job.made_by, indent=2) + "\n")
         if self._format is RowFormat.PARQUET:
@@ -209,13 +213,13 @@ class PredictionWriter:
         else:
             self._partial.replace(path)
         _key_file(self._partial).unlink(missing_ok=True)
-        self._stream.close()
 
     def _abandon(self) -> None:
         # Closing writes what is buffered, which fails once more on a full disk.
         if self._stream is not None:
             with contextlib.suppress(OSError):
                 self._stream.close()
+        self._lock.close()
 
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
@@ -295,35 +299,6 @@ def made_by(path: Path) -> str:
 
 def _key_file(path: Path) -> Path:
     return path.with_name(path.name + _KEY)
-
-
-def open_locked(path: Path) -> BinaryIO:
-    """Open a file to read and write, held by this process alone. Raises StoreError where another holds it, OSError."""
-    while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        try:
-            _lock(file, path)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except FileNotFoundError:  # whoever held it was done with it, and renamed it
-            pass
-        except BaseException:
-            file.close()
-            raise
-        file.close()
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Hold a file for this process alone, where the file system can; the lock ends with the process."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreError(
-            f"{path} is being written by another process; let it end, or give each its own part with --shard"
-        ) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
 
 
 def _write_to_stdout(line: bytes) -> None:
