@@ -1,9 +1,12 @@
-"""The header of a DICOM file, read element by element: how the pixels are stored, which eye, which camera.
+"""The header of a DICOM file: how its pixels are stored, which eye it shows, and which camera took it.
 
-A DICOM file is full of what identifies a patient, so none of it is ever held: only elements in `_WANTED` are looked at,
-and no reason quotes a value but the size of the picture. The header is not read by pydicom: it keeps all nested
-sequences in memory, inflates without a limit, and warns with values in the text, which cannot be silenced for one
-thread alone.
+pydicom reads the elements one by one, from a file that bounds how much and how often it reads. It is stopped before the
+elements that it would not pass safely, and those are stepped over here. `pydicom.dcmread` is not used: it follows
+sequences to any depth and holds all of their values, decodes the character set with warnings that quote it, and
+inflates a deflated file without a limit; its warnings cannot be silenced in one thread alone.
+
+A DICOM file identifies the patient, so nothing is held but the elements in `_KEYWORDS`, and no error quotes any value
+but the size of the image. Importing this module needs pydicom.
 """
 
 from __future__ import annotations
@@ -11,129 +14,251 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import BinaryIO
+from typing import BinaryIO, cast
+
+from pydicom import uid
+from pydicom.config import IGNORE
+from pydicom.dataelem import RawDataElement
+from pydicom.filereader import data_element_generator
+from pydicom.tag import BaseTag, ItemTag, SequenceDelimiterTag, Tag
 
 from fundusgrade.errors import UnreadableImageError
 from fundusgrade.photographs.pixels import COPY_AGAIN
 
 MAX_FRAMES = 10_000
 MAX_INFLATED_BYTES = 512 * 1024**2
-_MAX_ELEMENTS = 100_000
+MAX_FILE_CALLS = 400_000  # 10,000 frames and their header need a tenth
 _MAX_DEPTH = 64
 _MAX_VALUE_BYTES = 256 * 1024  # a palette of 65,536 entries has half of that
 
-IMPLICIT, EXPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
-JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
-JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
-RLE = "1.2.840.10008.1.2.5"
-_READABLE = frozenset({IMPLICIT, EXPLICIT, DEFLATED, *JPEG, *JPEG_2000, RLE})
+JPEG_SYNTAXES = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
+JPEG_2000_SYNTAXES = (uid.JPEG2000Lossless, uid.JPEG2000)
+_PLAIN_SYNTAXES = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian)
+_READABLE_SYNTAXES = frozenset({*_PLAIN_SYNTAXES, uid.RLELossless, *JPEG_SYNTAXES, *JPEG_2000_SYNTAXES})
 
-
-class Tag(IntEnum):
-    """The elements that are looked at: group and number."""
-
-    TRANSFER_SYNTAX = 0x00020010
-    MANUFACTURER = 0x00080070
-    MODEL = 0x00081090
-    LATERALITY = 0x00200060
-    IMAGE_LATERALITY = 0x00200062
-    SAMPLES = 0x00280002
-    PHOTOMETRIC = 0x00280004
-    PLANAR = 0x00280006
-    NUM_FRAMES = 0x00280008
-    ROWS = 0x00280010
-    COLUMNS = 0x00280011
-    BITS_ALLOCATED = 0x00280100
-    BITS_STORED = 0x00280101
-    HIGH_BIT = 0x00280102
-    SIGNED = 0x00280103
-    PIXEL_DATA = 0x7FE00010
-    ITEM = 0xFFFEE000
-    ITEM_END = 0xFFFEE00D
-    SEQUENCE_END = 0xFFFEE0DD
-
-
-PALETTE_SIZES = (0x00281101, 0x00281102, 0x00281103)
-PALETTES = (0x00281201, 0x00281202, 0x00281203)
-UNDEFINED = 0xFFFFFFFF
-_STRUCTURE = {Tag.TRANSFER_SYNTAX, Tag.PIXEL_DATA, Tag.ITEM, Tag.ITEM_END, Tag.SEQUENCE_END}
-_WANTED = frozenset({*Tag, *PALETTE_SIZES, *PALETTES} - _STRUCTURE)
-_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+PALETTE_COLORS = ("Red", "Green", "Blue")
+_KEYWORDS = (
+    *("Manufacturer", "ManufacturerModelName", "Laterality", "ImageLaterality", "NumberOfFrames", "Rows", "Columns"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "PixelRepresentation"),
+    *("BitsAllocated", "BitsStored", "HighBit"),
+    *(f"{color}PaletteColorLookupTable{part}" for color in PALETTE_COLORS for part in ("Descriptor", "Data")),
+)
+_CHARACTER_SET = Tag("SpecificCharacterSet")
+_PIXEL_DATA = Tag("PixelData")
+_AFTER_META_INFORMATION = Tag(0x0003, 0x0000)
+_NO_END = Tag(0xFFFF, 0xFFFF)
+_UNDEFINED = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What is kept of a header, and where the pixels are; `num_bytes` is None where they are in fragments."""
+    """The elements that are needed, as bytes by keyword, and where the pixels are.
+
+    `pixels_start` is a position in the file, and `num_pixel_bytes` is None where pixels are encapsulated in fragments.
+    """
 
     syntax: str
-    values: dict[int, bytes]
-    start: int
-    num_bytes: int | None
+    values: dict[str, bytes]
+    pixels_start: int
+    num_pixel_bytes: int | None
 
-    def number(self, tag: int, default: int | None = None) -> int:
-        value = self.values.get(tag, b"")
+    def number(self, keyword: str, default: int | None = None) -> int:
+        """An unsigned 16-bit value. Raises UnreadableImageError where it is missing and has no default."""
+        value = self.values.get(keyword, b"")
         if len(value) >= 2:
             return int.from_bytes(value[:2], "little")
         if default is None:
             raise damaged("its header does not say how the pixels are stored")
         return default
 
-    def word(self, tag: int) -> str:
-        return self.values.get(tag, b"").decode("ascii", "replace").strip(" \0")
+    def word(self, keyword: str) -> str:
+        """A value in ASCII without its padding; "" where it is missing."""
+        return self.values.get(keyword, b"").decode("ascii", "replace").strip(" \0")
 
     @property
     def num_frames(self) -> int:
-        text = self.word(Tag.NUM_FRAMES) or "1"
+        """How many images the file says it holds. Raises UnreadableImageError beyond 1 to MAX_FRAMES."""
+        text = self.word("NumberOfFrames") or "1"
         num_frames = int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else 0
         if num_frames < 1:
-            raise damaged("its header does not say how many pictures it holds")
+            raise damaged("its header does not say how many images it holds")
         if num_frames > MAX_FRAMES:
-            raise UnreadableImageError(f"this DICOM file claims more than the {MAX_FRAMES} pictures allowed")
+            raise UnreadableImageError(f"this DICOM file claims more than the {MAX_FRAMES} images allowed")
         return num_frames
 
+    @property
+    def laterality(self) -> str:
+        """The eye: "R", "L", "B" for both, or ""."""
+        words = (self.word("ImageLaterality"), self.word("Laterality"))
+        return next((word for word in words if word in ("R", "L", "B")), "")
 
-def find_data_set(file: BinaryIO) -> tuple[BinaryIO, str]:
-    """A file that stands where the data set begins, inflated if need be, and its transfer syntax."""
-    file.seek(132)
-    meta = _read_elements(file, explicit=True, wanted=frozenset({Tag.TRANSFER_SYNTAX}), end=0x00030000)
-    syntax = meta.get(Tag.TRANSFER_SYNTAX, b"").decode("ascii", "replace").strip(" \0")
+    @property
+    def camera(self) -> str:
+        """Manufacturer and model of the camera, as far as they are given."""
+        labels = (_label(self.values.get(keyword, b"")) for keyword in ("Manufacturer", "ManufacturerModelName"))
+        return " ".join(filter(None, labels))
+
+
+class BoundedFile:
+    """A file that refuses to read more than it has left, and to be used more often than any photograph needs.
+
+    With it pydicom neither allocates a length that is only claimed, nor follows elements or fragments without end.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        start = file.tell()
+        self._file, self._num_calls, self._num_bytes = file, 0, file.seek(0, io.SEEK_END)
+        file.seek(start)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._count_call()
+        return self._file.seek(offset, whence)
+
+    def read(self, size: int = -1) -> bytes:
+        """Exactly `size` bytes, or none at the end of the file. Raises UnreadableImageError where there are fewer."""
+        self._count_call()
+        num_left = self._num_bytes - self._file.tell()
+        if num_left and not 0 <= size <= num_left:
+            raise truncated()
+        return self._file.read(size)
+
+    def inflated(self) -> BoundedFile:
+        """What the rest of the file inflates to. Raises UnreadableImageError where that is too much or damaged."""
+        inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            content = inflating.decompress(self._file.read(), MAX_INFLATED_BYTES + 1)
+        except zlib.error:
+            raise damaged("its compressed content is broken") from None
+        if len(content) > MAX_INFLATED_BYTES:
+            raise UnreadableImageError(
+                f"the DICOM file inflates to more than the {MAX_INFLATED_BYTES} bytes allowed; store it uncompressed"
+            )
+        if not inflating.eof:
+            raise damaged("its compressed content ends too early")
+        return BoundedFile(io.BytesIO(content))
+
+    def _count_call(self) -> None:
+        # All later calls fail too, so that it does not matter where pydicom catches every exception.
+        self._num_calls += 1
+        if self._num_calls > MAX_FILE_CALLS:
+            raise damaged("it has more parts than any photograph needs")
+
+
+def read_header(file: BinaryIO) -> tuple[BoundedFile, Header]:
+    """The header of a DICOM file, and the file that its pixels are in: itself, or what it inflates to.
+
+    Raises UnreadableImageError where the file is damaged, or holds no image that can be read.
+    """
+    try:
+        file.seek(132)
+        bounded = BoundedFile(file)
+        syntax = _read_syntax(bounded)
+        if syntax == uid.DeflatedExplicitVRLittleEndian:
+            bounded = bounded.inflated()
+        return bounded, _read_data_set(bounded, syntax)
+    except UnreadableImageError:
+        raise
+    except struct.error:
+        raise truncated() from None
+    except Exception:  # hostile bytes lead to any, whose text may quote them
+        raise damaged("its header cannot be followed") from None
+
+
+def _read_syntax(file: BoundedFile) -> str:
+    """The transfer syntax that the file's meta information names; the file then stands at the data set."""
+    values: dict[str, bytes] = {}
+    _read_elements(file, values, ("TransferSyntaxUID",), is_implicit=False, end=_AFTER_META_INFORMATION)
+    syntax = values.get("TransferSyntaxUID", b"").decode("ascii", "replace").strip(" \0")
     if not syntax:
         raise damaged("it does not say how its pixels are stored")
-    if syntax not in _READABLE:
+    if syntax not in _READABLE_SYNTAXES:
         raise UnreadableImageError(
             f"DICOM stored as {_syntax_name(syntax)} is not supported; store it uncompressed, such as by "
             "`gdcmconv --raw FILE NEW_FILE`"
         )
-    return (_inflate(file), syntax) if syntax == DEFLATED else (file, syntax)
+    return syntax
 
 
-def read_header(file: BinaryIO, syntax: str) -> Header:
-    """Read a data set up to its pixels. Raises UnreadableImageError where it has none."""
-    explicit = syntax != IMPLICIT
-    values = _read_elements(file, explicit=explicit, wanted=_WANTED, end=Tag.PIXEL_DATA)
-    element = next_element(file, explicit=explicit)
-    if element is None or element.tag != Tag.PIXEL_DATA or element.length == 0:
+def _read_data_set(file: BoundedFile, syntax: str) -> Header:
+    values: dict[str, bytes] = {}
+    is_implicit = syntax == uid.ImplicitVRLittleEndian
+    pixels = _read_elements(file, values, _KEYWORDS, is_implicit=is_implicit, end=_PIXEL_DATA)
+    if pixels is None or pixels.tag != _PIXEL_DATA or pixels.length == 0:
         raise UnreadableImageError(
-            "this DICOM file holds no picture, but a report, a document or a bare header; give a photograph"
+            "this DICOM file holds no image, but a report, a document or a bare header; give a photograph"
         )
-    num_bytes = None if element.length == UNDEFINED else element.length
-    return Header(syntax=syntax, values=values, start=file.tell(), num_bytes=num_bytes)
+    num_bytes = None if pixels.length == _UNDEFINED else pixels.length
+    return Header(syntax=syntax, values=values, pixels_start=pixels.value_tell, num_pixel_bytes=num_bytes)
 
 
-def laterality(header: Header) -> str:
-    words = (header.word(Tag.IMAGE_LATERALITY), header.word(Tag.LATERALITY))
-    return next((word for word in words if word in ("R", "L", "B")), "")
+def _read_elements(
+    file: BoundedFile,
+    values: dict[str, bytes],
+    keywords: Collection[str],
+    *,
+    is_implicit: bool,
+    end: BaseTag = _NO_END,
+    depth: int = 0,
+) -> RawDataElement | None:
+    """Fill in the values of the elements with these keywords, but of none inside of a sequence.
+
+    Reads up to the first element from the tag `end` on, and returns it without its value; the file then stands at it.
+    Returns None where the file, or the item of a sequence that it stood in, ends before.
+    """
+    keyword_of = {Tag(keyword): keyword for keyword in keywords}
+    unread: list[RawDataElement] = []
+
+    def stop_when(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag >= end or length == _UNDEFINED or tag == _CHARACTER_SET:
+            unread[:] = [RawDataElement(tag, vr, length, None, file.tell(), is_implicit, True)]
+            return True
+        if tag in keyword_of and length > _MAX_VALUE_BYTES:
+            raise damaged("its header cannot be followed")
+        return False
+
+    tags: list[BaseTag | int] = [*keyword_of, _CHARACTER_SET]  # of an empty list, pydicom would read all values
+    while True:
+        unread.clear()
+        for element in data_element_generator(
+            cast(BinaryIO, file), is_implicit, True, stop_when=stop_when, specific_tags=tags
+        ):
+            value = cast(bytes, element.value or b"")
+            if len(value) != cast(RawDataElement, element).length:
+                raise truncated()
+            values[keyword_of[element.tag]] = value
+        if not unread or unread[0].tag >= end:
+            return unread[0] if unread else None
+        file.seek(unread[0].value_tell)
+        if unread[0].length == _UNDEFINED:
+            # What is of an unknown kind (UN) is always written with implicit VRs.
+            _step_over_items(file, is_implicit=is_implicit or unread[0].VR == "UN", depth=depth + 1)
+        else:
+            file.seek(unread[0].length, io.SEEK_CUR)
 
 
-def camera(header: Header) -> str:
-    return " ".join(filter(None, (_label(header.values.get(tag, b"")) for tag in (Tag.MANUFACTURER, Tag.MODEL))))
+def _step_over_items(file: BoundedFile, *, is_implicit: bool, depth: int) -> None:
+    """Step over a value of undefined length: the items of a sequence, or the fragments of pixels."""
+    while depth <= _MAX_DEPTH:
+        group, number, length = struct.unpack("<HHL", file.read(8))
+        tag = Tag(group, number)
+        if tag == SequenceDelimiterTag:
+            return
+        if tag != ItemTag:
+            break
+        if length == _UNDEFINED:
+            _read_elements(file, {}, (), is_implicit=is_implicit, depth=depth)
+        else:
+            file.seek(length, io.SEEK_CUR)
+    raise damaged("its header cannot be followed")
 
 
 def _label(value: bytes) -> str:
-    """A value of the kind LO as one line; "" where it is none, as when damage made it swallow what follows it."""
+    """A short text (VR LO) as one line; "" where it is none, as when damage made it include what follows it."""
     try:
         text = value.decode()
     except UnicodeDecodeError:
@@ -144,101 +269,15 @@ def _label(value: bytes) -> str:
 
 def _syntax_name(syntax: str) -> str:
     """The name of a transfer syntax that the standard knows; others are not even quoted."""
-    try:
-        from pydicom.config import IGNORE
-        from pydicom.uid import UID
-    except ImportError:
-        return "an unknown transfer syntax"
-    uid = UID(syntax, validation_mode=IGNORE)  # else it warns of odd ones
-    return uid.name if uid.type == "Transfer Syntax" else "an unknown or private transfer syntax"
-
-
-def _inflate(file: BinaryIO) -> BinaryIO:
-    inflating = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        content = inflating.decompress(file.read(), MAX_INFLATED_BYTES + 1)
-    except zlib.error:
-        raise damaged("its compressed content is broken") from None
-    if len(content) > MAX_INFLATED_BYTES:
-        raise UnreadableImageError(
-            f"the DICOM file inflates to more than the {MAX_INFLATED_BYTES} bytes allowed; store it uncompressed"
-        )
-    if not inflating.eof:
-        raise damaged("its compressed content ends too early")
-    return io.BytesIO(content)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Element:
-    """The beginning of a data element; the file stands at its value. `vr` is empty where it is implicit."""
-
-    tag: int
-    vr: bytes
-    length: int
-
-
-def next_element(file: BinaryIO, *, explicit: bool) -> _Element | None:
-    """The next element, or None where the file is over."""
-    if file.tell() == _size_of(file):
-        return None
-    head = read_exactly(file, 8)
-    group, number, length = struct.unpack("<HHL", head)
-    tag = group << 16 | number
-    if not explicit or group == 0xFFFE:
-        return _Element(tag=tag, vr=b"", length=length)
-    vr = head[4:6]
-    if vr in _LONG_VRS:
-        return _Element(tag=tag, vr=vr, length=int.from_bytes(read_exactly(file, 4), "little"))
-    if vr not in _SHORT_VRS:
-        raise damaged("its header cannot be followed")
-    return _Element(tag=tag, vr=vr, length=length >> 16)
-
-
-def _read_elements(file: BinaryIO, *, explicit: bool, wanted: frozenset[int], end: int) -> dict[int, bytes]:
-    """Values of the wanted elements, not those inside of sequences; the file then stands at the first from `end` on."""
-    values: dict[int, bytes] = {}
-    # How elements are written: in the data set, and in each open sequence and item that does not say its length.
-    forms = [explicit]
-    for _ in range(_MAX_ELEMENTS):
-        start = file.tell()
-        # Looked at first: what follows the file's own elements may be written otherwise, or deflated.
-        group, number = struct.unpack("<HH", file.read(4).ljust(4, b"\xff"))
-        file.seek(start)
-        if len(forms) == 1 and (group << 16 | number) >= end:
-            return values
-        element = next_element(file, explicit=forms[-1])
-        if element is None:
-            raise truncated()
-        if element.tag in (Tag.ITEM_END, Tag.SEQUENCE_END):
-            forms.pop()
-        elif element.length == UNDEFINED:
-            forms.append(forms[-1] and element.vr != b"UN")  # what is of unknown kind is written implicitly
-        elif len(forms) == 1 and element.tag in wanted and element.length <= _MAX_VALUE_BYTES:
-            values[element.tag] = read_exactly(file, element.length)
-        else:
-            file.seek(element.length, io.SEEK_CUR)
-        if not 1 <= len(forms) <= _MAX_DEPTH:
-            raise damaged("its header cannot be followed")
-    raise damaged("its header has no end")
-
-
-def _size_of(file: BinaryIO) -> int:
-    position = file.tell()
-    size = file.seek(0, io.SEEK_END)
-    file.seek(position)
-    return size
-
-
-def read_exactly(file: BinaryIO, num_bytes: int) -> bytes:
-    # Asked for first: whoever reads a claimed length gets that much memory, whatever is there.
-    if file.tell() + num_bytes > _size_of(file):
-        raise truncated()
-    return file.read(num_bytes)
+    known = uid.UID(syntax, validation_mode=IGNORE)  # else it warns of odd ones
+    return known.name if known.type == "Transfer Syntax" else "an unknown or private transfer syntax"
 
 
 def damaged(what: str) -> UnreadableImageError:
+    """The error for a file whose content contradicts itself."""
     return UnreadableImageError(f"damaged DICOM: {what}; {COPY_AGAIN}")
 
 
 def truncated() -> UnreadableImageError:
+    """The error for a file that is shorter than it says."""
     return UnreadableImageError(f"truncated DICOM: the file ends too early; {COPY_AGAIN}")
