@@ -211,34 +211,39 @@ def _read_elements(
     Returns None where the file, or the item of a sequence that it stood in, ends before.
     """
     keyword_of = {Tag(keyword): keyword for keyword in keywords}
-    unread: list[RawDataElement] = []
+    while (unread := _read_safe_elements(file, values, keyword_of, is_implicit, end)) and unread.tag < end:
+        file.seek(unread.value_tell)
+        if unread.length == _UNDEFINED:
+            # What is of an unknown kind (UN) is always written with implicit VRs.
+            _step_over_items(file, is_implicit=is_implicit or unread.VR == "UN", depth=depth + 1)
+        else:
+            file.seek(unread.length, io.SEEK_CUR)
+    return unread
+
+
+def _read_safe_elements(
+    file: BoundedFile, values: dict[str, bytes], keyword_of: dict[BaseTag, str], is_implicit: bool, end: BaseTag
+) -> RawDataElement | None:
+    """The same up to the first element that pydicom would not pass safely either, which is returned too."""
+    unread: RawDataElement | None = None
 
     def stop_when(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal unread
         if tag >= end or length == _UNDEFINED or tag == _CHARACTER_SET:
-            unread[:] = [RawDataElement(tag, vr, length, None, file.tell(), is_implicit, True)]
-            return True
-        if tag in keyword_of and length > _MAX_VALUE_BYTES:
+            unread = RawDataElement(tag, vr, length, None, file.tell(), is_implicit, True)
+        elif tag in keyword_of and length > _MAX_VALUE_BYTES:
             raise damaged("its header cannot be followed")
-        return False
+        return unread is not None
 
     tags: list[BaseTag | int] = [*keyword_of, _CHARACTER_SET]  # of an empty list, pydicom would read all values
-    while True:
-        unread.clear()
-        for element in data_element_generator(
-            cast(BinaryIO, file), is_implicit, True, stop_when=stop_when, specific_tags=tags
-        ):
-            value = cast(bytes, element.value or b"")
-            if len(value) != cast(RawDataElement, element).length:
-                raise truncated()
-            values[keyword_of[element.tag]] = value
-        if not unread or unread[0].tag >= end:
-            return unread[0] if unread else None
-        file.seek(unread[0].value_tell)
-        if unread[0].length == _UNDEFINED:
-            # What is of an unknown kind (UN) is always written with implicit VRs.
-            _step_over_items(file, is_implicit=is_implicit or unread[0].VR == "UN", depth=depth + 1)
-        else:
-            file.seek(unread[0].length, io.SEEK_CUR)
+    for element in data_element_generator(
+        cast(BinaryIO, file), is_implicit, True, stop_when=stop_when, specific_tags=tags
+    ):
+        value = cast(bytes, element.value or b"")
+        if len(value) != cast(RawDataElement, element).length:
+            raise truncated()
+        values[keyword_of[element.tag]] = value
+    return unread
 
 
 def _step_over_items(file: BoundedFile, *, is_implicit: bool, depth: int) -> None:
