@@ -34,6 +34,8 @@ FORBIDDEN = {
     "matplotlib.pyplot": "it keeps figures in global state and may look for a screen",
     "requests": "only timm may reach the network",
     "urllib": "only timm may reach the network",
+    "fcntl": "Windows has none; files.file_lock locks everywhere",
+    "resource": "Windows has none",
 }
 MAX_ROOT_MODULES = 12
 MAX_FUNCTION_LINES = 40

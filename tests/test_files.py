@@ -64,7 +64,7 @@ def test_a_write_that_fails_midway_leaves_the_old_file_and_nothing_else(
     write_atomically(path, "old")
     with monkeypatch.context() as patch:
         patch.setattr(*((os, step) if step == "fsync" else (Path, step)), fail)
-        with pytest.raises(StoreError, match=r"cannot write .*file\.txt: No space left on device.*FUNDUSGRADE_HOME"):
+        with pytest.raises(StoreError, match=r"cannot write .*file\.txt: no space left on device.*FUNDUSGRADE_HOME"):
             write_atomically(path, "new")
     assert path.read_text() == "old"
     assert names_in(tmp_path) == ["file.txt"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fundusgrade.errors import StoreError
+from fundusgrade.text import error_text
 
 HOME_VARIABLE = "FUNDUSGRADE_HOME"
 """The environment variable that moves the user data directory."""
@@ -64,7 +65,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; choose a writable folder with enough free space, "
+            f"cannot write {path}: {error_text(error)}; choose a writable folder with enough free space, "
             f"with --out or the environment variable {HOME_VARIABLE}"
         ) from error
 
@@ -85,7 +86,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
-            f"cannot make the folder {folder}: {error.strerror or error}; choose a writable place, "
+            f"cannot make the folder {folder}: {error_text(error)}; choose a writable place, "
             f"with --out or the environment variable {HOME_VARIABLE}"
         ) from error
 

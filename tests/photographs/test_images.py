@@ -541,7 +541,7 @@ def test_a_failed_write_leaves_the_old_image_and_nothing_else(tmp_path: Path, mo
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for method in ("replace", "write_bytes"):
+    for method in ("replace", "open"):
         with monkeypatch.context() as patch, pytest.raises(StoreError, match="no space left on device"):
             patch.setattr(Path, method, fail)
             write_image(path, np.zeros_like(PICTURE))

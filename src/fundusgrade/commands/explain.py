@@ -14,7 +14,6 @@ from fundusgrade.commands.options import EXIT_UNGRADED, wanted_models
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
 from fundusgrade.options import DeviceName, Precision, Split
 from fundusgrade.terminal import command, counting, message, show
-from fundusgrade.text import error_text
 
 if TYPE_CHECKING:
     from fundusgrade.evaluation.findings import Findings
@@ -174,7 +173,7 @@ def _explain_folder(
     arrays: bool,
 ) -> int:
     """Explain all photographs into a folder with an index page; returns how many could not be graded."""
-    from fundusgrade.files import write_atomically
+    from fundusgrade.files import make_folder, write_atomically
     from fundusgrade.reports.explanation_pages import INDEX_FILE, IndexEntry, entry_of, figure_names, index_html
 
     entries: list[IndexEntry] = []
@@ -183,7 +182,7 @@ def _explain_folder(
         with counting("explaining") as on_progress:
             for each, name in zip(found, names, strict=True):
                 try:
-                    _make_folder((folder / name).parent)
+                    make_folder((folder / name).parent)
                     explained, _ = _explain_into(folder / name, each, graders, methods, masks, arrays)
                     entries.append(entry_of(each.name, name, explained))
                 except (UngradableError, DatasetError) as error:  # a mask that does not fit must not end the run either
@@ -204,13 +203,6 @@ def _report_entries(entries: Sequence[IndexEntry]) -> None:
             typer.echo(line)
         if entry.reason is not None:
             message(f"not explained: {entry.reason}")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make the folder {folder}: {error_text(error)}; name another with --out") from error
 
 
 def _explain_into(

@@ -25,10 +25,9 @@ import cv2
 from fundusgrade.data.duplicates import fingerprint
 from fundusgrade.data.labels import Sample
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
-from fundusgrade.files import HOME_VARIABLE, hash_file
+from fundusgrade.files import HOME_VARIABLE, hash_file, make_folder
 from fundusgrade.photographs.images import write_image
 from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph
-from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import preprocess
 from fundusgrade.photographs.quality import Quality
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
@@ -220,7 +219,8 @@ def prepare_photograph(task: _Task) -> Record:
         return _failed(task, str(error), sha256)
     except OSError as error:
         return _failed(task, f"cannot be read: {error.strerror or error}", sha256)
-    _write_image(task.directory / task.image, loaded.prepared.image)
+    make_folder((task.directory / task.image).parent)
+    write_image(task.directory / task.image, loaded.prepared.image)
     return Record(
         source=task.sample.source,
         recipe=task.recipe.key,
@@ -237,14 +237,6 @@ def _fingerprint(loaded: LoadedPhotograph, recipe: PreprocessRecipe) -> str:
     if recipe != FINGERPRINT_RECIPE:
         prepared = preprocess(loaded.photograph, prepared.field_of_view, FINGERPRINT_RECIPE)
     return fingerprint(prepared.image, prepared.mask)
-
-
-def _write_image(path: Path, image: Image) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make the folder {path.parent}: {error.strerror or error}; check space") from error
-    write_image(path, image)
 
 
 def _failed(task: _Task, reason: str, sha256: str = "") -> Record:

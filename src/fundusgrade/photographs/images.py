@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image as PilImage
 
 from fundusgrade.errors import StoreError
+from fundusgrade.files import write_atomically
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.dicom import decode_dicom, is_dicom
 from fundusgrade.photographs.pixels import Decoded, Image
@@ -47,15 +47,7 @@ def write_image(path: Path, image: Image) -> None:
     encoded = _encode(image, path)
     if not is_folder(path.parent):
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    # Not `tempfile`: its files are private to the owner, and the finished picture would stay so.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        temporary.write_bytes(encoded)
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error_text(error)}; check space, permission and name") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, encoded)
 
 
 def encode_jpeg(image: Image, quality: int = 85) -> bytes:
