@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from fundusgrade.files import write_atomically
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.metrics.bootstrap import Estimate
 from fundusgrade.metrics.comparison import p_value
+from fundusgrade.plots import BLUE, new_figure, save_figure
 from fundusgrade.store import name_from
 from fundusgrade.text import printable
 
@@ -110,14 +110,10 @@ def draw_findings(findings: Findings, test: str, measure: str, path: Path, *, ch
 
     Raises StoreError where the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     chosen = [each for each in findings.findings if (each.test, each.measure) == (test, measure)]
     models = list(dict.fromkeys(each.model for each in chosen))
     methods = list(dict.fromkeys(each.method for each in chosen))
-    figure = Figure(figsize=(3.2 * len(models) + 1.2, 0.32 * len(methods) + 1.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width_inches=3.2 * len(models) + 1.2, height_inches=0.32 * len(methods) + 1.8)
     panels = figure.subplots(1, len(models), sharex=True, sharey=True, squeeze=False).ravel().tolist()
     for panel, model in zip(panels, models, strict=True):
         for each in (each for each in chosen if each.model == model):
@@ -129,10 +125,7 @@ def draw_findings(findings: Findings, test: str, measure: str, path: Path, *, ch
         panel.set_xlabel(measure, fontsize=9)
         panel.grid(axis="x", alpha=0.3)
     panels[0].invert_yaxis()
-    figure.text(0.995, 0.005, RESEARCH_USE, ha="right", fontsize=6, color="0.35")
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write_atomically(path, content.getvalue())
+    save_figure(figure, path)
 
 
 def _draw_dot(panel: object, finding: Finding, place: int) -> None:
@@ -143,7 +136,7 @@ def _draw_dot(panel: object, finding: Finding, place: int) -> None:
     if mean.value is None:
         return
     hollow = is_decoy(finding.method)
-    color = "0.45" if hollow else "#0072B2"
+    color = "0.45" if hollow else BLUE
     if mean.low is not None and mean.high is not None:
         panel.plot([mean.low, mean.high], [place, place], color=color, linewidth=2)
     panel.plot([mean.value], [place], marker="o", color=color, markerfacecolor="white" if hollow else color)

@@ -16,6 +16,7 @@ from fundusgrade.explanation.heat_map import HeatScale
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.photographs.images import write_image
 from fundusgrade.photographs.pixels import Image
+from fundusgrade.plots import blank_figure
 from fundusgrade.reports.overlay import MarkedRegion, blend, outline_regions, outline_strongest
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def draw_explanation(
     """
     photograph, rows, marked = _fit(photograph, rows, marked)
     layout = _Layout.of(photograph, num_columns=1 + max(len(row.panels) for row in rows), num_rows=len(rows))
-    figure = _new_figure(layout)
+    figure = blank_figure(width_inches=layout.width / _DPI, height_inches=layout.height / _DPI, dpi=_DPI)
     for number, row in enumerate(rows):
         scale_max = row.scale.end(panel.heat for panel in row.panels)
         _draw_panel(figure, layout, (number, 0), outline_regions(photograph, marked), row.caption, "")
@@ -144,15 +145,6 @@ def _retina_color(photograph: Image) -> Image:
     pixels = photograph[::4, ::4].reshape(-1, 3)
     lit = pixels[pixels.max(axis=1) > 32]
     return np.asarray(np.median(lit if len(lit) else pixels, axis=0), np.uint8)
-
-
-def _new_figure(layout: _Layout) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(layout.width / _DPI, layout.height / _DPI), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _draw_panel(
