@@ -21,7 +21,7 @@ from PIL import Image
 from fundusgrade.errors import UngradableError, UnreadableImageError
 from fundusgrade.photographs import loading, pixels
 from fundusgrade.photographs.decoding import decode_image
-from fundusgrade.photographs.field_of_view import _fit_trimmed
+from fundusgrade.photographs.ellipses import fit_trimmed
 from fundusgrade.photographs.loading import load_photograph
 from fundusgrade.photographs.pixels import NO_MEMORY
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
@@ -142,8 +142,8 @@ def test_points_on_a_hyperbola_give_no_ellipse_and_no_warning() -> None:
     """A JPEG that broke off: the clear edges that were left lay on none, and the mean of nothing was taken."""
     y = np.linspace(-2, 2, 30)
     points = np.concatenate([np.stack([side * np.sqrt(1 + y**2), y], axis=1) for side in (1, -1)])
-    assert not np.isfinite(_fit_trimmed(points, 4)).all()
-    assert np.isfinite(_fit_trimmed(points, 3)).all()
+    assert not np.isfinite(fit_trimmed(points, 4)).all()
+    assert np.isfinite(fit_trimmed(points, 3)).all()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError, NoRetinaError, UngradableError
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.classification import evaluate_predictions, kappa_interval
-from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, bright_region
+from fundusgrade.photographs.edges import bright_region
+from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX
 from fundusgrade.photographs.images import jpeg_quantization, read_image
 from fundusgrade.photographs.pixels import Image
 

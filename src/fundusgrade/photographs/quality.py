@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import NoRetinaError
-from fundusgrade.photographs.field_of_view import FieldOfView, level_below
+from fundusgrade.photographs.edges import quantile_level
+from fundusgrade.photographs.field_of_view import FieldOfView
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import local_mean, preprocess
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
@@ -88,17 +89,17 @@ def measure_quality(photograph: Image, field_of_view: FieldOfView) -> Quality:
     channels = [channel[inner] for channel in cv2.split(prepared.image)]
     luminance = cv2.cvtColor(prepared.image, cv2.COLOR_RGB2GRAY)[inner]
     strongest, weakest = np.maximum.reduce(channels), np.minimum.reduce(channels)
-    red, blue = level_below(channels[0], 0.5), level_below(channels[2], 0.5)
+    red, blue = quantile_level(channels[0], 0.5), quantile_level(channels[2], 0.5)
     detail, relative = (values[inner] for values in _fine_structure(prepared.image, prepared.mask))
     measured = {
         "visible_fraction": field_of_view.visible_fraction,
-        "brightness": level_below(luminance, 0.5),
+        "brightness": quantile_level(luminance, 0.5),
         "dark_fraction": (strongest < DARK_BELOW).mean(),
         "overexposed_fraction": (luminance > BURNT_FROM).mean(),
         "vessel_contrast": -np.partition(relative, len(relative) // 50)[len(relative) // 50],
         "detail": detail.std(),
         "redness": (red - blue) / max(red + blue, 1.0),
-        "color": level_below(strongest - weakest, 0.95),
+        "color": quantile_level(strongest - weakest, 0.95),
     }
     # Rounded here, so that a verdict is the same after a trip through a file.
     quality = Quality(**{name: round(float(value), 4) for name, value in measured.items()})
