@@ -25,7 +25,8 @@ from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.networks.build import build_network, network_spec
-from fundusgrade.networks.checkpoint import CheckpointDescription, Provenance, save_checkpoint
+from fundusgrade.networks.checkpoint import save_checkpoint
+from fundusgrade.networks.description import CheckpointDescription, Provenance
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 from safetensors import safe_open
 
@@ -22,11 +23,11 @@ from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import (
     HASH_KEY,
     METADATA_KEY,
-    CheckpointDescription,
-    Provenance,
     load_checkpoint,
+    read_description,
     save_checkpoint,
 )
+from fundusgrade.networks.description import CheckpointDescription, Provenance
 from fundusgrade.networks.device import choose_device
 from fundusgrade.networks.inference import predict_probabilities
 from fundusgrade.networks.network import GradingNetwork
@@ -77,6 +78,62 @@ def test_float32_comes_back_bit_by_bit(tmp_path: Path, arch: str) -> None:
     assert loaded.state_dict().keys() == network.state_dict().keys()
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     assert not loaded.training
+    buffers = dict(network.named_buffers())  # also those that are not stored
+    assert {"mean", "std"} <= buffers.keys() == dict(loaded.named_buffers()).keys()
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in loaded.named_buffers())
+    assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in network.parameters()]
+
+
+def test_a_network_that_computes_tables_of_its_own_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    network = build_network(replace(network_spec("vit_relpos_small_patch16_224", 64), arguments=small)).eval()
+    computed = [name for name, _ in network.backbone.named_buffers() if f"backbone.{name}" not in network.state_dict()]
+    assert computed, "the index of relative positions is not stored"
+    save_checkpoint(tmp_path / "model.safetensors", network, describe(network))
+    loaded = load_checkpoint(tmp_path / "model.safetensors").network
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), network(images))
+
+
+def test_a_network_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "model.safetensors", "test_resnet")
+    built = []
+    create_model = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda *args, **kwargs: built.append(args) or create_model(*args, **kwargs)
+    )
+    load_checkpoint(tmp_path / "model.safetensors")
+    assert built == [("test_resnet",)]
+
+
+def test_a_loaded_network_does_not_change_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    network = saved(path)
+    loaded = load_checkpoint(path).network
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_the_description_is_read_without_building_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    saved(path, "test_resnet")
+    expected = load_checkpoint(path).description
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: pytest.fail("a network was built"))
+    assert read_description(path) == expected
+
+
+def test_a_description_that_was_changed_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    saved(path, "test_efficientnet")
+    path.write_bytes(path.read_bytes().replace(b"0.485", b"0.585"))
+    with pytest.raises(CheckpointError, match=r"description .* is not the one that was saved.*copy the file again"):
+        read_description(path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(CheckpointError, match=r"not a whole safetensors file"):
+        read_description(path)
 
 
 def test_the_description_comes_back(tmp_path: Path) -> None:

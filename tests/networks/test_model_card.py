@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.networks.build import network_spec
-from fundusgrade.networks.checkpoint import CheckpointDescription, Provenance
+from fundusgrade.networks.description import CheckpointDescription, Provenance
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 

@@ -16,7 +16,7 @@ from fundusgrade.evaluation.assessment import Assessment, assess
 from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, in_common, read_predictions
-from fundusgrade.networks.checkpoint import CheckpointDescription
+from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.options import DeviceName, Precision
 
 _NUM_NAMED = 3

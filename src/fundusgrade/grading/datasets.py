@@ -23,7 +23,7 @@ def predict_dataset(grader: Grader, dataset: PreparedDataset, split: str, *, fol
     """
     provenance = grader.description.provenance
     is_own = dataset.hash == provenance.data_hash and split in ("test", "train")
-    validation = provenance.dealt(dataset).graded_rows("validation") if is_own else ()
+    validation = provenance.with_training_splits(dataset).graded_rows("validation") if is_own else ()
     return PredictionSet(
         model=grader.name + (TTA_SUFFIX if grader.tta else ""),
         data=dataset.name,

@@ -9,7 +9,7 @@ from fundusgrade.errors import CheckpointError
 from fundusgrade.grades import Grade
 from fundusgrade.metrics.classification import decide_grades
 from fundusgrade.metrics.conformal import grade_sets, score_limit
-from fundusgrade.networks.checkpoint import CheckpointDescription
+from fundusgrade.networks.description import CheckpointDescription
 
 
 def conformal_limit(description: CheckpointDescription, coverage: float, *, tta: bool) -> float:

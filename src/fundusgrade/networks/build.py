@@ -1,4 +1,4 @@
-"""Architecture names -> networks, with pretrained weights or without."""
+"""Architecture names -> networks, with pretrained or random weights."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ from fundusgrade.options import Head
 _TIMM_NAMES = {"resnet50": "resnet50", "vit": "vit_base_patch16_224"}
 _PLAIN_MEAN = (0.5, 0.5, 0.5)
 _PLAIN_STD = (0.25, 0.25, 0.25)
-# Networks halve their maps four or five times; a number of rows that can be halved often wastes none at the edges.
+# Networks halve the resolution four or five times: a multiple of 16 rows loses none at the edges.
 _ROW_STEP = 16
 
 
 def network_spec(
     arch: str, size_px: int, *, band_rows: tuple[int, int] | None = None, head: Head = Head.SOFTMAX
 ) -> NetworkSpec:
-    """The network that an architecture's name means, for pictures whose retina lies in `band_rows`.
+    """The network that `arch` names, for preprocessed images of size_px x size_px.
 
-    Raises WeightsUnavailableError for an unknown name.
+    `arch` is "cnn", "resnet50", "vit", any name of timm, or a place in the layout of timm's hub (`timm_hub`).
+    `band_rows` are the first row that shows the retina and the one after the last, in px; all rows if None. Raises
+    WeightsUnavailableError for an unknown name.
     """
     if arch == CNN:
         spec = NetworkSpec(arch=arch, timm_name=None, size_px=size_px, mean=_PLAIN_MEAN, std=_PLAIN_STD, head=head)
@@ -57,12 +59,12 @@ def network_spec(
     mean, std = (config.mean, config.std) if config is not None else (_PLAIN_MEAN, _PLAIN_STD)
     rows = _rows(size_px, band_rows, _patch_px(timm_name) or _ROW_STEP)
     return NetworkSpec(
-        arch=arch, timm_name=timm_name, size_px=size_px, mean=_three(mean), std=_three(std), head=head, rows=rows
+        arch=arch, timm_name=timm_name, size_px=size_px, mean=_rgb(mean), std=_rgb(std), head=head, rows=rows
     )
 
 
 def _hub_spec(arch: str, size_px: int, band_rows: tuple[int, int] | None, head: Head) -> NetworkSpec:
-    """A network as its description has it: once trained, it is built again without that."""
+    """The network that `config.json` describes. All that it says is kept: a trained model does not need the file."""
     found = read_hub_network(arch)
     if not timm.is_model(found.architecture):
         raise WeightsUnavailableError(
@@ -74,8 +76,8 @@ def _hub_spec(arch: str, size_px: int, band_rows: tuple[int, int] | None, head: 
         arch=public_name(arch),
         timm_name=found.architecture,
         size_px=size_px,
-        mean=_three(found.mean or _PLAIN_MEAN),
-        std=_three(found.std or _PLAIN_STD),
+        mean=_rgb(found.mean or _PLAIN_MEAN),
+        std=_rgb(found.std or _PLAIN_STD),
         rows=_rows(size_px, band_rows, patch_px if isinstance(patch_px, int) else _ROW_STEP),
         head=head,
         arguments=found.arguments,
@@ -83,7 +85,7 @@ def _hub_spec(arch: str, size_px: int, band_rows: tuple[int, int] | None, head: 
 
 
 def _rows(size_px: int, band_rows: tuple[int, int] | None, step: int) -> tuple[int, int] | None:
-    """The band and a little more: as many rows in the middle as the network divides without a rest."""
+    """Rows for the network: the band, enlarged around the middle to a multiple of `step`; None for all rows."""
     if band_rows is None:
         return None
     height = math.ceil((band_rows[1] - band_rows[0]) / step) * step
@@ -98,17 +100,22 @@ def _patch_px(timm_name: str) -> int | None:
 
 
 def build_network(spec: NetworkSpec) -> GradingNetwork:
-    """A network with random weights, for weights that are loaded afterwards."""
-    return GradingNetwork(spec, SmallCnn(NUM_OUTPUTS[spec.head]) if spec.timm_name is None else _timm_model(spec))
+    """The network with random weights. Raises WeightsUnavailableError where timm cannot build it."""
+    return GradingNetwork(spec, build_backbone(spec))
+
+
+def build_backbone(spec: NetworkSpec) -> nn.Module:
+    """The network without normalization and calibration, on the default device. Raises as `build_network`."""
+    return SmallCnn(NUM_OUTPUTS[spec.head]) if spec.timm_name is None else _timm_model(spec)
 
 
 def start_network(
     spec: NetworkSpec, *, init_weights: Path | None, pretrained: bool, hub: str | None = None
 ) -> GradingNetwork:
-    """A network to train: from a file, from pretrained weights, or from random ones.
+    """A network to train, initialized from a file, from pretrained weights, or at random.
 
-    The pretrained weights are timm's, or those beside the description that `hub` names. Raises
-    WeightsUnavailableError where the weights cannot be had.
+    `init_weights` is a safetensors file with timm's names. The pretrained weights are timm's, or those of the folder or
+    repository that `hub` names (`timm_hub`). Raises WeightsUnavailableError where the weights cannot be had.
     """
     if spec.timm_name is None:
         if init_weights is not None:
@@ -125,7 +132,10 @@ def start_network(
 
 
 def zero_init_head(spec: NetworkSpec, backbone: Any) -> nn.Module:
-    """A last layer of zeros: timm's random ones begin with a loss that takes an epoch to undo."""
+    """Set the last layer's weights to zero: timm's random ones start with a loss that takes an epoch to undo.
+
+    The bias becomes zero too; that of a regression the mean severity of usual data sets.
+    """
     last = backbone.get_classifier()
     if isinstance(last, nn.Linear):
         nn.init.zeros_(last.weight)
@@ -135,7 +145,7 @@ def zero_init_head(spec: NetworkSpec, backbone: Any) -> nn.Module:
 
 
 def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
-    """timm's model at our input size. Only models with a fixed input size take `img_size`."""
+    """timm's model at our input size (only models with a fixed input size take `img_size`)."""
     config = timm.get_pretrained_cfg(spec.timm_name)
     if config is not None and config.fixed_input_size:
         arguments["img_size"] = spec.input_px
@@ -151,8 +161,8 @@ def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
     patch_px = (patch_px, patch_px) if isinstance(patch_px, int) else patch_px
     if patch_px and any(side_px % patch for side_px, patch in zip(spec.input_px, patch_px, strict=True)):
         raise WeightsUnavailableError(
-            f"{spec.timm_name} cuts pictures into patches of {patch_px[0]} px, which {spec.size_px} px cannot be; "
-            "prepare the data with a --size that is a multiple"
+            f"{spec.timm_name} divides images into patches of {patch_px[0]} px, of which {spec.size_px} px is no "
+            "multiple; prepare the data with a --size that is one"
         )
     return model
 
@@ -163,29 +173,30 @@ def _from_file(spec: NetworkSpec, path: Path, option: str = "--init-weights") ->
     if path.suffix != ".safetensors":
         raise WeightsUnavailableError(f"{option}: {path} is not .safetensors; pickled weights are never loaded")
     overlay = {"file": str(path), "custom_load": False}
+    # timm does not report weights that a file lacks: they are those that equal the same random weights drawn before.
     random_state = torch.get_rng_state()
-    blank = _timm_model(spec)
-    torch.set_rng_state(random_state)  # the same random weights again: what the file leaves alone stays equal
+    initial = _timm_model(spec)
+    torch.set_rng_state(random_state)
     try:
         model = _timm_model(spec, pretrained=True, pretrained_cfg_overlay=overlay)
     except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
         raise WeightsUnavailableError(f"{option}: {path} does not fit {spec.timm_name}: {error}") from error
-    left_alone = _left_alone(spec, model, blank)
-    if left_alone:
+    missing = _random_layers(spec, model, initial)
+    if missing:
         raise WeightsUnavailableError(
             f"{option}: {path} does not fit {spec.timm_name}: "
-            f"it has nothing for {len(left_alone)} of its layers, such as {left_alone[0]}; "
+            f"it has no weights for {len(missing)} of its layers, such as {missing[0]}; "
             "expected a safetensors file of this architecture, with timm's names"
         )
     return model
 
 
-def _left_alone(spec: NetworkSpec, model: nn.Module, blank: nn.Module) -> list[str]:
-    """Layers but the last whose random weights a file did not replace: timm itself passes over what is missing."""
+def _random_layers(spec: NetworkSpec, model: nn.Module, initial: nn.Module) -> list[str]:
+    """Weights of all layers but the head that still equal the random ones of `initial`."""
     config = timm.get_pretrained_cfg(spec.timm_name)
     classifier = config.classifier if config is not None else ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    before = dict(blank.named_parameters())
+    before = dict(initial.named_parameters())
     return [
         name
         for name, weight in model.named_parameters()
@@ -204,6 +215,7 @@ def _from_hub(spec: NetworkSpec) -> nn.Module:
         ) from error
 
 
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
+def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    """One number per color channel."""
     red, green, blue = values
     return float(red), float(green), float(blue)

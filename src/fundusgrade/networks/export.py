@@ -142,7 +142,7 @@ def _dataset(request: ExportRequest, checkpoint: Checkpoint) -> PreparedDataset:
             f"{description.recipe.describe()}; name another with --data"
         )
     is_own = dataset.hash == description.provenance.data_hash
-    return description.provenance.dealt(dataset) if is_own else dataset
+    return description.provenance.with_training_splits(dataset) if is_own else dataset
 
 
 def _convert(request: ExportRequest, checkpoint: Checkpoint, dataset: PreparedDataset | None) -> _Graph:

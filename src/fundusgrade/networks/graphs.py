@@ -25,14 +25,8 @@ from torch import Tensor, nn
 
 from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import CheckpointError
-from fundusgrade.networks.checkpoint import (
-    MARKS,
-    METADATA_KEY,
-    Checkpoint,
-    CheckpointDescription,
-    load_checkpoint,
-    parse_description,
-)
+from fundusgrade.networks.checkpoint import FINGERPRINT_BYTES, METADATA_KEY, Checkpoint, load_checkpoint
+from fundusgrade.networks.description import CheckpointDescription, parse_description
 from fundusgrade.networks.device import allowed_cores, cpu_has_bfloat16
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.options import Precision
@@ -236,7 +230,9 @@ def _checkpoint(metadata: GraphMetadata, backbone: GraphBackbone) -> Checkpoint:
 
 
 def _content(metadata: GraphMetadata) -> dict[str, Any]:
-    seen = {name: base64.b64encode(getattr(metadata.fingerprints, name).tobytes()).decode() for name in MARKS}
+    seen = {
+        name: base64.b64encode(getattr(metadata.fingerprints, name).tobytes()).decode() for name in FINGERPRINT_BYTES
+    }
     return {
         "format": FORMAT_VERSION,
         "number_format": metadata.number_format,
@@ -252,7 +248,7 @@ def _parse(content: dict[str, Any], what: str) -> GraphMetadata:
             raise ValueError(f"export format {content['format']}, expected {FORMAT_VERSION}")
         marks = {
             name: np.frombuffer(base64.b64decode(content["seen"][name]), np.uint8).reshape(-1, num_bytes)
-            for name, num_bytes in MARKS.items()
+            for name, num_bytes in FINGERPRINT_BYTES.items()
         }
         return GraphMetadata(
             description=parse_description(json.dumps(content["description"]), Path(what)),

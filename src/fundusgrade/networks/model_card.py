@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fundusgrade.grades import RESEARCH_USE
-from fundusgrade.networks.checkpoint import CheckpointDescription
+from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.heads import NO_OFFSETS, UNCALIBRATED
 from fundusgrade.options import Head
 

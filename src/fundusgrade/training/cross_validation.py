@@ -16,7 +16,8 @@ from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, joined, write_predictions
-from fundusgrade.networks.checkpoint import Provenance, load_checkpoint
+from fundusgrade.networks.checkpoint import load_checkpoint, read_description
+from fundusgrade.networks.description import Provenance
 from fundusgrade.networks.device import DeviceChoice, choose_device
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.training.distributed import process_group
@@ -117,7 +118,7 @@ def _refuse_other_training(name: str, folds: Sequence[int], options: TrainOption
     wanted = {key: value for key, value in options.filled().recorded().items() if key != "fold"}
     for fold in folds:
         path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
-        provenance = load_checkpoint(path).description.provenance
+        provenance = read_description(path).provenance
         _refuse_other_data(name, provenance, dataset, fold, options.num_folds)
         used = provenance.options
         different = [f"{key} {used[key]}" for key, value in wanted.items() if key in used and used[key] != value]

@@ -30,7 +30,8 @@ from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.classification import decide_grades, evaluate_predictions, expected_grades
 from fundusgrade.metrics.conformal import conformity_scores
 from fundusgrade.networks.build import build_network, network_spec, start_network
-from fundusgrade.networks.checkpoint import CheckpointDescription, Provenance, load_checkpoint, save_checkpoint
+from fundusgrade.networks.checkpoint import load_checkpoint, save_checkpoint
+from fundusgrade.networks.description import CheckpointDescription, Provenance
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.heads import MIDDLES, NUM_OUTPUTS
 from fundusgrade.networks.inference import predict_outputs, to_device, to_memory_format, to_probabilities

@@ -15,7 +15,8 @@ from fundusgrade.data.join import JOINED_BY, open_dataset
 from fundusgrade.data.pixel_cache import keep_pixels
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import make_folder, write_atomically
-from fundusgrade.networks.checkpoint import CheckpointDescription, load_checkpoint
+from fundusgrade.networks.checkpoint import read_description
+from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.device import choose_device
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.timm_hub import short_name
@@ -180,7 +181,7 @@ def clear_run(directory: Path) -> None:
 
 def _document(result: TrainResult) -> CheckpointDescription:
     """Card and curves beside the checkpoint; returns its description."""
-    description = load_checkpoint(result.directory / store.MODEL_FILE).description
+    description = read_description(result.directory / store.MODEL_FILE)
     write_atomically(result.directory / "README.md", model_card(description))
     draw_training_curves(result.history, result.best_epoch, result.directory / "curves.png")
     return description

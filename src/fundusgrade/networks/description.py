@@ -1,0 +1,201 @@
+"""What a checkpoint says about itself: network, preprocessing, provenance, thresholds; as JSON, checked when read."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from fundusgrade import __version__, store
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.errors import CheckpointError, StoreError
+from fundusgrade.grades import NUM_GRADES
+from fundusgrade.networks.heads import NO_OFFSETS, NUM_CUTS, Calibration
+from fundusgrade.networks.network import NetworkSpec
+from fundusgrade.options import Head
+from fundusgrade.photographs.recipe import RECIPE_VERSION, PreprocessRecipe
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a model comes from.
+
+    `created` is the time in ISO 8601; `data_name` and `data_hash` are the training data set and the SHA-256 of its
+    manifest; `init` names the initial weights; `options`, `metrics` and `versions` are the training options as they
+    were recorded, the scores on the validation split, and the versions of the libraries.
+    """
+
+    created: str
+    data_name: str
+    data_hash: str
+    init: str
+    options: dict[str, object]
+    metrics: dict[str, float | int | None]
+    versions: dict[str, str]
+
+    def with_training_splits(self, dataset: PreparedDataset) -> PreparedDataset:
+        """The data set with the splits that the model was trained with: those of its fold, if it was of one.
+
+        Raises DatasetError where the data set has no such fold.
+        """
+        fold, num_folds = self.options.get("fold"), self.options.get("num_folds")
+        if isinstance(fold, int) and isinstance(num_folds, int):
+            return dataset.with_fold(fold, num_folds)
+        return dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointDescription:
+    """Everything about a model but its weights; `weights_sha256` is the SHA-256 of their names and bytes.
+
+    `thresholds` are four rising values of the expected grade that decide the grade; None where the most probable grade
+    is taken. `conformity` are the sorted conformity scores of the validation photographs, from which conformal
+    prediction sets of any coverage follow; empty where there are none.
+    """
+
+    name: str
+    network: NetworkSpec
+    recipe: PreprocessRecipe
+    provenance: Provenance
+    thresholds: tuple[float, ...] | None = None
+    conformity: tuple[float, ...] = ()
+    weights_sha256: str = ""
+
+    def to_json(self) -> str:
+        """Indented JSON; the fields of network and provenance stand beside the others."""
+        described = {
+            "format": FORMAT_VERSION,
+            "name": self.name,
+            **asdict(self.network),
+            "thresholds": self.thresholds,
+            "recipe": asdict(self.recipe),
+            **asdict(self.provenance),
+            "weights_sha256": self.weights_sha256,
+            "conformity": self.conformity,
+        }
+        return json.dumps(described, indent=2) + "\n"
+
+
+def parse_description(text: str, path: Path) -> CheckpointDescription:
+    """Read the JSON of a description; `path` is named in errors.
+
+    Raises CheckpointError where a field is missing or wrong, or needs another version of fundusgrade.
+    """
+    try:
+        described = json.loads(text)
+        _check_supported(described, path)
+        return CheckpointDescription(
+            # It becomes part of file names: one that leads out of a folder is refused.
+            name=store.checked_name(str(described["name"])),
+            network=_network(described),
+            recipe=PreprocessRecipe.from_json(described["recipe"]),
+            provenance=_provenance(described),
+            weights_sha256=str(described["weights_sha256"]),
+            thresholds=_thresholds(described),
+            conformity=_finite_numbers(described.get("conformity", ())),
+        )
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, StoreError) as error:
+        raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
+
+
+def _check_supported(described: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError for what only another version of fundusgrade can use."""
+    if described["format"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint format {described['format']}, expected {FORMAT_VERSION}; "
+            f"it was written by another version than {__version__}: install that one"
+        )
+    recipe_version = described["recipe"]["version"]
+    if recipe_version != RECIPE_VERSION:
+        raise CheckpointError(
+            f"{path} was trained with preprocessing version {recipe_version}, this is {RECIPE_VERSION}; "
+            "its grades would not be those it was tested with: train it again or install the version that made it"
+        )
+    if described.get("head") == "corn":
+        raise CheckpointError(
+            f"{path} has the head 'corn', which fundusgrade {__version__} no longer supports; train the model again "
+            f"with --head {Head.CUMULATIVE.value}, or install the version that made it"
+        )
+
+
+def _network(described: dict[str, Any]) -> NetworkSpec:
+    """The network. Raises ValueError for an impossible one, before anything of its size is built."""
+    spec = NetworkSpec(
+        arch=str(described["arch"]),
+        timm_name=None if described["timm_name"] is None else str(described["timm_name"]),
+        size_px=int(described["size_px"]),
+        mean=_finite_numbers(described["mean"], 3),
+        std=_finite_numbers(described["std"], 3),
+        rows=None if described.get("rows") is None else _row_range(described["rows"]),
+        head=Head(described.get("head", Head.SOFTMAX)),
+        calibration=_calibration(described),
+        arguments=dict(described.get("arguments", {})),
+    )
+    top, bottom = spec.rows or (0, spec.size_px)
+    # timm reads other names as places from which it would fetch a description of its own.
+    if spec.timm_name is not None and not timm.is_model(spec.timm_name.split(".")[0]):
+        raise ValueError(f"timm {timm.__version__} has no network {spec.timm_name!r}")
+    if spec.size_px != int(described["recipe"]["size_px"]) or not 0 <= top < bottom <= spec.size_px:
+        raise ValueError(f"rows {top} to {bottom} of {spec.size_px} px are not those of its preprocessed images")
+    if min(spec.std) <= 0:
+        raise ValueError(f"its normalization divides by {min(spec.std)}")
+    return spec
+
+
+def _provenance(described: dict[str, Any]) -> Provenance:
+    provenance = Provenance(**{name: described[name] for name in Provenance.__dataclass_fields__})
+    for name in ("options", "metrics", "versions"):
+        if not isinstance(getattr(provenance, name), dict):
+            raise ValueError(f"its {name} are no table")
+    return provenance
+
+
+def _calibration(described: dict[str, object]) -> Calibration:
+    """The calibration; the first files have only logit offsets, or nothing. Raises ValueError for what is none."""
+    values = described.get("calibration", {"offsets": described.get("logit_offsets", NO_OFFSETS)})
+    if not isinstance(values, dict):
+        raise ValueError(f"the calibration is {values}, expected temperature, offsets and cutpoints")
+    fields: dict[str, Any] = {
+        name: _finite_number(value) if name == "temperature" else _finite_numbers(value)
+        for name, value in values.items()
+    }
+    calibration = Calibration(**fields)
+    lengths = (len(calibration.offsets), len(calibration.cutpoints))
+    if lengths != (NUM_GRADES, NUM_CUTS) or not calibration.temperature > 0:
+        raise ValueError(f"the calibration is {values}, expected {NUM_GRADES} offsets and {NUM_CUTS} cutpoints")
+    return calibration
+
+
+def _thresholds(described: dict[str, object]) -> tuple[float, ...] | None:
+    """Thresholds; the first files have none. Raises ValueError where they are not four rising numbers."""
+    values = described.get("thresholds")
+    if values is None:
+        return None
+    thresholds: tuple[float, ...] = _finite_numbers(values, NUM_CUTS)
+    if list(thresholds) != sorted(thresholds):
+        raise ValueError(f"the thresholds are {values}, expected {NUM_CUTS} rising numbers")
+    return thresholds
+
+
+def _finite_numbers(values: object, length: int | None = None) -> Any:
+    """A tuple of finite floats from a JSON list, of a length if given. Raises ValueError for anything else."""
+    if not isinstance(values, list | tuple) or length not in (None, len(values)):
+        raise ValueError(f"{str(values)[:80]} are not {length or 'some'} numbers")
+    return tuple(_finite_number(each) for each in values)
+
+
+def _finite_number(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _row_range(values: list[Any]) -> tuple[int, int]:
+    top, bottom = values
+    return int(top), int(bottom)
