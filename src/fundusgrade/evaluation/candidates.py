@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from fundusgrade.evaluation.assessment import Assessment, assess
 from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, in_common, read_predictions
+from fundusgrade.networks.checkpoint import read_description
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.options import DeviceName, Precision
 
@@ -59,14 +61,14 @@ def candidate_from_file(name_or_path: str, part: str = "test") -> Candidate:
     Raises DatasetError where they do not hold the part ("test" or "validation") as photographs to score.
     """
     predictions = _part_of(read_predictions(store.resolve_predictions(name_or_path)), part)
-    grader = _grader_of(predictions, fold=int(predictions.test.folds[0]))
+    path = _stored_network(predictions, fold=int(predictions.test.folds[0]))
     pooled = f"each photograph was graded by one of {len(set(predictions.test.folds.tolist()))} networks that had not"
     seen = predictions.seen or (
         f"Cross-validated: {pooled} seen it, its copies or its patient."
         if predictions.test.folds.any()
         else "Predictions from a file, which does not say what the model had seen of these photographs."
     )
-    return Candidate(predictions=predictions, description=grader.description if grader else None, seen=seen)
+    return Candidate(predictions=predictions, description=read_description(path) if path else None, seen=seen)
 
 
 def _part_of(predictions: PredictionSet, part: str) -> PredictionSet:
@@ -91,7 +93,10 @@ def _part_of(predictions: PredictionSet, part: str) -> PredictionSet:
 
 def explaining_grader(candidate: Candidate, fold: int) -> Grader | None:
     """The network that graded the photographs of a fold, where it is at hand."""
-    return candidate.grader or _grader_of(candidate.predictions, fold)
+    if candidate.grader is not None:
+        return candidate.grader
+    path = _stored_network(candidate.predictions, fold)
+    return None if path is None else Grader.load(str(path))
 
 
 def check_seen(grader: Grader, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, allow_leakage: bool) -> str:
@@ -184,8 +189,7 @@ def _network_name(predictions: PredictionSet, fold: int) -> str:
     return fold_name(base, fold) if fold else base
 
 
-def _grader_of(predictions: PredictionSet, fold: int) -> Grader | None:
-    """The fold's network, where it is in the store."""
+def _stored_network(predictions: PredictionSet, fold: int) -> Path | None:
+    """The file of the fold's network, where it is in the store."""
     name = _network_name(predictions, fold)
-    found = any(model.name == name for model in store.list_models())
-    return Grader.load(name) if found else None
+    return next((model.path for model in store.list_models() if model.name == name), None)
