@@ -62,7 +62,7 @@ def main() -> None:
 def _context() -> ReportContext:
     data = DataDescription(
         name="made up", num_photographs=sum(NUM_PER_GRADE), num_per_grade=NUM_PER_GRADE, num_groups=None,
-        splits="Five folds.", recipe="none.", manifest_hash="",
+        part="test", num_folds=5, recipe="none.", manifest_hash="",
     )  # fmt: skip
     return ReportContext(title="Made up", created="", versions=(), data=data)
 

@@ -31,12 +31,7 @@ from fundusgrade.reports.html.context import DataDescription, GalleryItem, Kappa
 from fundusgrade.reports.overlay import blend
 from fundusgrade.training.history import METRICS_FILE, read_history
 
-_PICTURE_PX = 320
-# A model trained and tested on the same source says little of another clinic.
-_LIMITS = (
-    "Grades of one reader per photograph are the truth here; readers of such photographs differ among themselves.",
-    "Intervals cover the chance of which patients were photographed, not another camera, population or reader.",
-)
+_IMAGE_PX = 320
 
 
 def report_context(
@@ -56,7 +51,6 @@ def report_context(
         versions=_versions(),
         data=_describe_data(dataset, assessment, sources, candidates[0]),
         models=tuple(_describe_model(candidate) for candidate in candidates),
-        limits=_LIMITS,
         audits=tuple(audits),
         conclusion=conclusion(*audits) if audits else "",
         gallery=() if dataset is None else _gallery(candidates, dataset, assessment, num_images),
@@ -75,20 +69,15 @@ def _describe_data(
 ) -> DataDescription:
     test = candidate.predictions.test
     counts = Counter(test.grades.tolist())
-    num_folds = len(set(test.folds.tolist()) - {0})
-    splits = (
-        f"{num_folds} folds, each graded by a network that was trained without it."
-        if num_folds
-        else f"One split, {assessment.part!r}."
-    )
     known = set(sources)
     rows = [] if dataset is None else [row for row in dataset.rows if row.source in known]
     return DataDescription(
         name=assessment.data,
+        part=assessment.part,
+        num_folds=len(set(test.folds.tolist()) - {0}),
         num_photographs=assessment.num_photographs,
         num_per_grade=tuple(counts[int(grade)] for grade in Grade),
         num_groups=assessment.num_groups,
-        splits=splits + " Copies of a photograph and photographs of one patient are never parted.",
         recipe="" if dataset is None else f"{dataset.recipe.describe()}.",
         manifest_hash="" if dataset is None else dataset.hash,
         num_ungraded=None if dataset is None else sum(row.error is not None for row in dataset.rows),
@@ -104,8 +93,8 @@ def _describe_model(candidate: Candidate) -> ModelDescription:
     description = candidate.description
     if description is None:
         return ModelDescription(
-            name=candidate.predictions.model, architecture="not known", training_data="not known", start="not known",
-            options=(), validation_kappa=None, weights_hash="", seen=candidate.seen,
+            name=candidate.predictions.model, architecture="", training_data="", start="", options=(),
+            validation_kappa=None, weights_hash="", leakage=candidate.seen,
         )  # fmt: skip
     provenance = description.provenance
     return ModelDescription(
@@ -116,7 +105,7 @@ def _describe_model(candidate: Candidate) -> ModelDescription:
         options=tuple((name, str(value)) for name, value in provenance.options.items() if value is not None),
         validation_kappa=provenance.metrics.get("validation_kappa"),
         weights_hash=description.weights_sha256,
-        seen=candidate.seen,
+        leakage=candidate.seen,
         curves=_curves(candidate),
     )
 
@@ -184,7 +173,7 @@ def _explain(
 
 
 def _small(photograph: Image) -> Image:
-    scale = _PICTURE_PX / max(photograph.shape[:2])
+    scale = _IMAGE_PX / max(photograph.shape[:2])
     if scale >= 1:
         return photograph
     size = (max(1, round(photograph.shape[1] * scale)), max(1, round(photograph.shape[0] * scale)))

@@ -9,10 +9,10 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
+from markupsafe import Markup
 
 from fundusgrade.metrics.bootstrap import Estimate
-from fundusgrade.reports.html.charts import DotRow, Frame, Series, dots_chart, drawable, key, letter, lines_chart
-from fundusgrade.reports.html.markup import Html
+from fundusgrade.reports.html.charts import DotRow, Frame, Series, dots_chart, drawable, legend, letter, lines_chart
 
 Point = tuple[float, float]
 # Lines are drawn between x 52 and 338 and y 256 (below) and 30; dots between x 10 and 314, the first row from y 30.
@@ -228,18 +228,19 @@ def test_names_that_the_font_lacks_become_escapes_and_long_ones_lose_their_middl
     assert short.startswith("begin") and short.endswith("end") and " ... " in short and len(short) <= 45
 
 
-def test_the_key_says_which_letter_is_which_model_and_is_not_needed_for_one() -> None:
-    assert key(["only"]) == ""
-    entries = list(ElementTree.fromstring(key(["first", "<b>second</b>"])))
-    assert ["".join(entry.itertext()) for entry in entries] == ["● A first", "■ B <b>second</b>"]
-    assert [entry[0].get("class") for entry in entries] == ["series-1", "series-2"]
+def test_the_legend_gives_each_model_its_letter_marker_and_color() -> None:
+    entries = legend(["first", "<b>second</b>"])
+    assert [(of.letter, of.marker, of.color, of.name) for of in entries] == [
+        ("A", "●", 1, "first"), ("B", "■", 2, "<b>second</b>"),
+    ]  # fmt: skip
     assert [letter(i) for i in (0, 5, 26)] == ["A", "F", "A"]
+    assert legend(["name"] * 7)[6].color == 1
 
 
 # In a page
 
 
-def two_charts() -> tuple[Html, Html]:
+def two_charts() -> tuple[Markup, Markup]:
     lines = [Series(series=0, x=(0.0, 1.0), y=(0.0, 1.0))]
     return lines_chart(lines, UNIT, "first"), lines_chart(lines, UNIT, "second")
 

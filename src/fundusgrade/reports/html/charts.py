@@ -1,7 +1,7 @@
 """Charts of a report as SVG: readable in gray, by color-blind people, on a phone, on paper and in the dark.
 
 Colors are names of the page's style sheet, so that one drawing serves light and dark. Each series has its color, line,
-marker and letter; what data call it stands in the page's key, not in the drawing.
+marker and letter; its name stands in the page's legend, not in the drawing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from fundusgrade.metrics.bootstrap import Estimate
-from fundusgrade.reports.html.markup import Html, element, escaped, joined, number
+from fundusgrade.reports.html.formats import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,25 +90,7 @@ def legend(names: Sequence[str]) -> tuple[LegendEntry, ...]:
     )
 
 
-def key(names: Sequence[str]) -> Html:
-    """What letters and markers mean."""
-    if len(names) < 2:
-        return Html("")
-    entries = [
-        element(
-            "li",
-            element(
-                "span", _MARKER_SIGNS[i % len(_COLORS)], class_=f"series-{i % len(_COLORS) + 1}", aria_hidden="true"
-            ),
-            element("b", f" {letter(i)} "),
-            escaped(name),
-        )
-        for i, name in enumerate(names)
-    ]
-    return element("ul", *entries, class_="key")
-
-
-def lines_chart(lines: Sequence[Series], frame: Frame, description: str) -> Html:
+def lines_chart(lines: Sequence[Series], frame: Frame, description: str) -> Markup:
     """Lines with markers, each with its letter at its end."""
     figure, axes = _new_chart(300, left=52, right=42, top=30)
     many = max((len(line.x) for line in lines), default=0) > 20
@@ -120,7 +104,7 @@ def lines_chart(lines: Sequence[Series], frame: Frame, description: str) -> Html
 
 def dots_chart(
     rows: Sequence[DotRow], frame: Frame, description: str, *, reference: float | None = None, digits: int = 2
-) -> Html:
+) -> Markup:
     """Dots with 95 % intervals, the row's name above them and the values at the right; a line marks `reference`."""
     num_series = max((len(row.dots) for row in rows), default=1)
     pitch = _LABEL_HEIGHT + _DOT_HEIGHT * num_series
@@ -243,7 +227,7 @@ def _finish(axes: Axes, frame: Frame) -> None:
         spine.set_color(_FAINT)
 
 
-def _to_svg(figure: Figure, description: str) -> Html:
+def _to_svg(figure: Figure, description: str) -> Markup:
     """The drawing as one element without ids, sizes or colors of its own."""
     import matplotlib
 
@@ -253,7 +237,7 @@ def _to_svg(figure: Figure, description: str) -> Html:
     return _for_page(written.getvalue(), description)
 
 
-def _for_page(svg: str, description: str) -> Html:
+def _for_page(svg: str, description: str) -> Markup:
     """Markers are drawn by reference; ids get the drawing's own prefix, because a page has many drawings."""
     import hashlib
 
@@ -269,8 +253,8 @@ def _for_page(svg: str, description: str) -> Html:
     body = re.sub(r">\s+<", "><", body)
     box = re.search(r'viewBox="([^"]+)"', svg)
     assert box is not None, "matplotlib writes a viewBox"
-    label = escaped(description)
-    return joined([Html(f'<svg viewBox="{box[1]}" role="img" aria-label="{label}">'), Html(body), Html("</svg>")])
+    start = Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(box[1], description)
+    return start + Markup(body) + Markup("</svg>")
 
 
 def _font_size(found: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a report says beside the scores: data, models, limits, pictures, and how it was made."""
+"""What a report says beside the scores: data, models, photographs, and how it was made."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from fundusgrade.explanation.heat_map import SCALE_FLOOR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataDescription:
-    """A data set; `splits` and `recipe` are sentences, None is what is not known.
+    """A data set; None and "" stand for what is not known.
 
-    `num_ungraded` counts photographs that could not be prepared, `num_doubtful` those of doubtful quality.
+    `part` is the split that was scored and `num_folds` the folds of a cross-validation, 0 without one. `recipe`
+    describes the preprocessing. `num_ungraded` counts photographs that could not be prepared, `num_doubtful` scored
+    ones of doubtful quality.
     """
 
     name: str
+    part: str
+    num_folds: int
     num_photographs: int
     num_per_grade: tuple[int, ...]
     num_groups: int | None
-    splits: str
     recipe: str
     manifest_hash: str
     num_ungraded: int | None = None
@@ -28,7 +31,7 @@ class DataDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KappaCurve:
-    """How one network learned: its validation kappa after each epoch, None where undefined."""
+    """Validation kappa of one network after each epoch of training, None where undefined."""
 
     name: str
     kappas: tuple[float | None, ...]
@@ -36,9 +39,10 @@ class KappaCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDescription:
-    """A model; `start` is what its weights were before training, `seen` says which photographs it has seen.
+    """A model; "" stands for what is not known.
 
-    `curves` are those of its network, or of its networks where it was cross-validated; none where they are not at hand.
+    `start` says what its weights were before training, `leakage` which of the scored photographs it was trained or
+    selected on. `curves` are those of its network, or of the networks of all folds; empty where they were not kept.
     """
 
     name: str
@@ -48,13 +52,13 @@ class ModelDescription:
     options: tuple[tuple[str, str], ...]
     validation_kappa: float | None
     weights_hash: str
-    seen: str
+    leakage: str
     curves: tuple[KappaCurve, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryItem:
-    """A photograph that a model graded badly, as JPEG or PNG, and the same with its heat map where there is one.
+    """A photograph that a model graded wrongly, as JPEG or PNG, and the same with its heat map where there is one.
 
     `heat_maximum` is the heat that is drawn at full strength, `heat_unit` what it is measured in.
     """
@@ -73,7 +77,8 @@ class GalleryItem:
 class ReportContext:
     """All that a report needs beside the assessment.
 
-    `audits` are of the same data, each with another model; `conclusion` says in words what they found.
+    `audits` are of the same data, each with another model; `conclusion` says in words what they found. `created` is the
+    time, "" where it should not be shown.
     """
 
     title: str
@@ -81,7 +86,6 @@ class ReportContext:
     versions: tuple[tuple[str, str], ...]
     data: DataDescription
     models: tuple[ModelDescription, ...] = ()
-    limits: tuple[str, ...] = ()
     audits: tuple[Audit, ...] = ()
     conclusion: str = ""
     gallery: tuple[GalleryItem, ...] = ()

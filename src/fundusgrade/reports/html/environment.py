@@ -8,6 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
+from fundusgrade.metrics.comparison import p_value
 from fundusgrade.reports.html.charts import legend
 from fundusgrade.reports.html.formats import count, data_uri, interval, number, percent
 from fundusgrade.text import printable
@@ -25,16 +26,17 @@ def render(template: str, **values: object) -> str:
 
     Text is escaped; characters that cannot be seen, and bytes of file names that are not UTF-8, become escapes.
     """
-    page = _environment().get_template(template).render(values)
+    page = environment().get_template(template).render(values)
     return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", printable(page))
 
 
 @functools.cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Jinja2 with the templates beside this module: every value is escaped, and one that is missing is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader(_PACKAGE),
         autoescape=True,
         undefined=StrictUndefined,
@@ -42,7 +44,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     style = resources.files(_PACKAGE).joinpath("style.css").read_text("utf-8")
-    environment.globals |= {"style": Markup(style), "research_use": RESEARCH_USE, "grade_labels": GRADE_LABELS}
-    formats = (count, data_uri, interval, legend, number, percent)
-    environment.filters |= {each.__name__: each for each in formats}
-    return environment
+    made.globals |= {"style": Markup(style), "research_use": RESEARCH_USE, "grade_labels": GRADE_LABELS}
+    formats = (count, data_uri, interval, legend, number, p_value, percent)
+    made.filters |= {each.__name__: each for each in formats}
+    return made

@@ -1,0 +1,182 @@
+"""The charts of a report's sections, each from the values that its section shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from fundusgrade.evaluation.assessment import Assessment
+from fundusgrade.grades import GRADE_LABELS
+from fundusgrade.metrics.bootstrap import UNDEFINED
+from fundusgrade.metrics.operating_points import RiskCoverage
+from fundusgrade.metrics.reliability import Reliability
+from fundusgrade.reports.html.charts import DotRow, Frame, Series, dots_chart, lines_chart
+from fundusgrade.reports.html.context import ModelDescription
+from fundusgrade.reports.html.formats import interval, number, percent
+from fundusgrade.reports.html.sections import (
+    ReportedAudit,
+    ReportedComparison,
+    ReportedModel,
+    ReportedProbe,
+    SubgroupTable,
+)
+
+_DIAGONAL = Series(series=None, x=(0.0, 1.0), y=(0.0, 1.0), label="ideal")
+_MAX_SUBGROUPS = 12
+
+
+def kappa_chart(models: Sequence[ReportedModel]) -> Markup:
+    """The kappa of each model."""
+    return dots_chart(
+        [DotRow(label=model.name, dots=(model.kappa,)) for model in models],
+        Frame(title="Quadratic weighted kappa", x_label="kappa, 95 % CI"),
+        "Quadratic weighted kappa of each model with its 95 % confidence interval.",
+        digits=3,
+    )
+
+
+def f1_chart(models: Sequence[ReportedModel]) -> Markup:
+    """The F1 of each grade and model."""
+    return dots_chart(
+        [
+            DotRow(label=f"{grade} {label}", dots=tuple(model.f1[grade] for model in models))
+            for grade, label in enumerate(GRADE_LABELS)
+        ],
+        Frame(title="F1 of each grade", x_label="F1, 95 % CI", x_ends=(0.0, 1.0)),
+        "F1 of each grade with 95 % confidence intervals; the numbers are in the table below.",
+    )
+
+
+def calibration_charts(models: Sequence[ReportedModel]) -> tuple[Markup, ...]:
+    """A reliability diagram of each model and kind of confidence."""
+    return tuple(
+        _reliability_diagram(i, model.name, of)
+        for i, model in enumerate(models)
+        for of in model.assessment.reliability
+        if of.bins
+    )
+
+
+def _reliability_diagram(series: int, name: str, of: Reliability) -> Markup:
+    points = sorted((each.confidence, each.observed) for each in of.bins)
+    line = Series(series=series, x=tuple(x for x, _ in points), y=tuple(y for _, y in points))
+    frame = Frame(
+        title=f"{name}: {of.what}", x_label="predicted", y_label="observed fraction", x_ends=(0, 1), y_ends=(0, 1)
+    )
+    error = f"{number(of.calibration_error.value)} (95 % CI {interval(of.calibration_error)})"
+    description = f"Reliability diagram of {name}, {of.what}: expected calibration error {error}."
+    return lines_chart([_DIAGONAL, line], frame, description)
+
+
+def decision_charts(assessment: Assessment) -> tuple[Markup, ...]:
+    """The net benefit of all models, a chart of each decision."""
+    decisions = dict.fromkeys(of.what for model in assessment.models for of in model.decision_curves)
+    return tuple(_decision_chart(assessment, what) for what in decisions)
+
+
+def _decision_chart(assessment: Assessment, what: str) -> Markup:
+    curves = [(i, of) for i, model in enumerate(assessment.models) for of in model.decision_curves if of.what == what]
+    everybody = curves[0][1]
+    top = max([0.01, *(value for _, of in curves for value in of.model)])
+    lines = [
+        Series(series=None, x=everybody.thresholds, y=tuple(max(y, -1.0) for y in everybody.treat_all), label="all"),
+        Series(series=None, x=everybody.thresholds, y=(0.0,) * len(everybody.thresholds), label="none"),
+        *(Series(series=i, x=of.thresholds, y=of.model) for i, of in curves),
+    ]
+    frame = Frame(title=what, x_label="threshold probability", y_label="net benefit", y_ends=(-0.15 * top, 1.1 * top))
+    return lines_chart(lines, frame, f"Net benefit over the threshold probability, {what}.")
+
+
+def deferral_charts(assessment: Assessment) -> tuple[Markup, ...]:
+    """Kappa, accuracy and gross errors over the fraction of photographs that the model grades."""
+    curves = [model.risk_coverage for model in assessment.models]
+    if not any(curve.coverages for curve in curves):
+        return ()
+    return (
+        _deferral_chart("Kappa of the photographs graded", "kappa", curves, [of.kappas for of in curves]),
+        _deferral_chart("Accuracy", "accuracy", curves, [of.accuracies for of in curves]),
+        _deferral_chart("Off by two grades or more", "fraction", curves, [of.off_by_two for of in curves]),
+    )
+
+
+def _deferral_chart(
+    title: str, y_label: str, curves: Sequence[RiskCoverage], values: Sequence[Sequence[float | None]]
+) -> Markup:
+    lines = []
+    for i, (curve, scores) in enumerate(zip(curves, values, strict=True)):
+        points = sorted(zip(curve.coverages, scores, strict=True), key=lambda point: point[0])
+        lines.append(Series(series=i, x=tuple(x for x, _ in points), y=tuple(y for _, y in points)))
+    lowest = min((x for line in lines for x in line.x), default=0.0)
+    frame = Frame(title=title, x_label="fraction graded (coverage)", y_label=y_label, x_ends=(min(lowest, 0.98), 1.0))
+    return lines_chart(lines, frame, f"{title}, by the fraction of photographs that the model grades.")
+
+
+def coverage_chart(assessment: Assessment) -> Markup | None:
+    """How often prediction sets hold the true grade; None where there are no sets."""
+    found = [{of.grade: of.covered for of in model.set_coverage} for model in assessment.models]
+    groups = list(dict.fromkeys(group for model in found for group in model))
+    if not groups:
+        return None
+    rows = [
+        DotRow(
+            label="all photographs" if grade is None else f"{grade} {GRADE_LABELS[grade]}",
+            dots=tuple(of[grade] for of in found if grade in of),
+        )
+        for grade in groups
+    ]
+    frame = Frame(title="Coverage of prediction sets", x_label="sets with the true grade, 95 % CI")
+    description = f"Coverage of prediction sets; the dashed line is the target, {percent(assessment.coverage)}."
+    return dots_chart(rows, frame, description, reference=assessment.coverage)
+
+
+def subgroup_chart(of: SubgroupTable) -> Markup | None:
+    """The kappa of each value of a column; None where there are too many values to draw."""
+    if len(of.rows) > _MAX_SUBGROUPS:
+        return None
+    rows = [
+        DotRow(
+            label=f"{row.value} ({row.num_photographs:,} photographs)",
+            dots=tuple(UNDEFINED if each is None else each.kappa for each in row.by_model),
+        )
+        for row in of.rows
+    ]
+    frame = Frame(title=f"Kappa by {of.column}", x_label="kappa, 95 % CI")
+    return dots_chart(rows, frame, f"Quadratic weighted kappa by {of.column} with 95 % confidence intervals.")
+
+
+def comparison_chart(comparisons: Sequence[ReportedComparison]) -> Markup | None:
+    """The difference of kappa of each pair; None without pairs."""
+    if not comparisons:
+        return None
+    rows = [DotRow(label=each.name, dots=(each.comparison.kappa_difference,)) for each in comparisons]
+    frame = Frame(title="Difference of kappa, first minus second", x_label="difference, 95 % CI")
+    description = "Differences of kappa between pairs of models with 95 % confidence intervals; dashed: no difference."
+    return dots_chart(rows, frame, description, reference=0.0, digits=3)
+
+
+def audit_charts(probes: Sequence[ReportedProbe], audits: Sequence[ReportedAudit]) -> tuple[Markup, ...]:
+    """What predicts the grade without the retina, then how far each model's grade moves under interventions."""
+    charts = []
+    if probes:
+        rows = [DotRow(label=of.name, dots=(of.kappa,)) for of in probes]
+        frame = Frame(title="Grade predicted without the retina", x_label="kappa, 95 % CI")
+        charts.append(dots_chart(rows, frame, "Kappa of the grade predicted without the retina.", reference=0.0))
+    for audit in audits:
+        rows = [DotRow(label=of.name, dots=(of.mean_change,)) for of in audit.effects]
+        frame = Frame(title=f"Change of {audit.model}", x_label="mean change of the expected grade, 0-4")
+        description = f"Mean change of the expected grade of {audit.model} under each intervention."
+        charts.append(dots_chart(rows, frame, description, reference=0.0))
+    return tuple(charts)
+
+
+def learning_chart(model: ModelDescription) -> Markup | None:
+    """Validation kappa over the epochs; None where it was not recorded."""
+    if not model.curves:
+        return None
+    lines = [
+        Series(series=i, x=tuple(float(epoch + 1) for epoch in range(len(of.kappas))), y=of.kappas)
+        for i, of in enumerate(model.curves)
+    ]
+    frame = Frame(title="Kappa on validation", x_label="epoch", y_label="kappa")
+    return lines_chart(lines, frame, f"Validation kappa of {model.name} after each epoch of training.")

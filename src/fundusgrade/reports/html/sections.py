@@ -1,0 +1,334 @@
+"""What the sections of a report say of an assessment, as values for their templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fundusgrade.evaluation.assessment import Assessment, ModelAssessment, Subgroup
+from fundusgrade.evaluation.audit import Audit, InterventionEffect
+from fundusgrade.grades import GRADE_LABELS
+from fundusgrade.metrics.bootstrap import UNDEFINED, Estimate
+from fundusgrade.metrics.comparison import PairedComparison
+from fundusgrade.metrics.conformal import SetCoverage
+from fundusgrade.metrics.operating_points import RiskCoverage
+from fundusgrade.reports.html.charts import letter
+
+_SIGNIFICANT = 0.05
+_DEFERRAL_COVERAGE = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedModel:
+    """A model's assessment with what a report mentions of it by name.
+
+    `name` begins with the letter that charts use where there are several models. `weakest_grade` has the lowest defined
+    F1; `deferral` and `coverage` are None where nothing was measured.
+    """
+
+    name: str
+    assessment: ModelAssessment
+    kappa: Estimate
+    f1: tuple[Estimate, ...]
+    weakest_grade: int | None
+    deferral: Deferral | None
+    coverage: CoverageSummary | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferral:
+    """Accuracy on all photographs, and on those that remain when a fraction, the least certain, is deferred."""
+
+    accuracy: float
+    deferred: float
+    remaining_accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageSummary:
+    """Coverage of prediction sets over all photographs, and of the group (all, or a grade) where it is lowest."""
+
+    all: SetCoverage
+    lowest: SetCoverage
+
+
+def reported_models(assessment: Assessment) -> tuple[ReportedModel, ...]:
+    """The models in their order."""
+    return tuple(
+        _reported_model(name, model) for name, model in zip(display_names(assessment), assessment.models, strict=True)
+    )
+
+
+def display_names(assessment: Assessment) -> tuple[str, ...]:
+    """The models' names, with the letters that charts call them by where there are several."""
+    names = tuple(model.model for model in assessment.models)
+    return names if len(names) < 2 else tuple(f"{letter(i)} {name}" for i, name in enumerate(names))
+
+
+def _reported_model(name: str, model: ModelAssessment) -> ReportedModel:
+    scores = {score.name: score.estimate for score in model.scores}
+    f1 = tuple(scores[f"F1, {label}"] for label in GRADE_LABELS)
+    defined = {grade: of.value for grade, of in enumerate(f1) if of.value is not None}
+    return ReportedModel(
+        name=name,
+        assessment=model,
+        kappa=scores["quadratic weighted kappa"],
+        f1=f1,
+        weakest_grade=min(defined, key=lambda grade: defined[grade], default=None),
+        deferral=_deferral(model.risk_coverage),
+        coverage=_coverage(model.set_coverage),
+    )
+
+
+def _deferral(curve: RiskCoverage) -> Deferral | None:
+    points = sorted(zip(curve.coverages, curve.accuracies, strict=True))
+    if not points:
+        return None
+    coverage, accuracy = min(points, key=lambda point: abs(point[0] - _DEFERRAL_COVERAGE))
+    return Deferral(accuracy=points[-1][1], deferred=1 - coverage, remaining_accuracy=accuracy)
+
+
+def _coverage(sets: Sequence[SetCoverage]) -> CoverageSummary | None:
+    defined = {of.covered.value: of for of in reversed(sets) if of.covered.value is not None}
+    overall = next((of for of in defined.values() if of.grade is None), None)
+    return None if overall is None else CoverageSummary(all=overall, lowest=defined[min(defined)])
+
+
+# All scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRow:
+    """One score of each model."""
+
+    name: str
+    estimates: tuple[Estimate, ...]
+
+
+def score_rows(assessment: Assessment) -> tuple[ScoreRow, ...]:
+    """All scores with intervals, in the order in which they are read."""
+    names = {score.name: score.name for model in assessment.models for score in model.scores}
+    by_key = [{score.name: score.estimate for score in model.scores} for model in assessment.models]
+    return tuple(
+        ScoreRow(name=name, estimates=tuple(scores.get(key, UNDEFINED) for scores in by_key))
+        for key, name in names.items()
+    )
+
+
+# Thresholds, calibration, net benefit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdSource:
+    """Validation photographs on which some models' thresholds were chosen: how many, in each of how many folds."""
+
+    models: tuple[str, ...]
+    num_photographs: int
+    num_folds: int
+
+
+def threshold_sources(assessment: Assessment) -> tuple[ThresholdSource, ...]:
+    """Where thresholds and prediction sets were chosen; models that chose on none are left out."""
+    chosen: dict[tuple[int, int], list[str]] = {}
+    for model in assessment.models:
+        if model.num_validation:
+            source = (round(model.num_validation / model.num_folds), model.num_folds)
+            chosen.setdefault(source, []).append(model.model)
+    return tuple(
+        ThresholdSource(models=tuple(models), num_photographs=num_photographs, num_folds=num_folds)
+        for (num_photographs, num_folds), models in chosen.items()
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationError:
+    """The largest calibration error of a report, and about how many photographs stand behind each dot of its chart."""
+
+    model: str
+    what: str
+    error: float
+    num_per_bin: int
+
+
+def largest_calibration_error(models: Sequence[ReportedModel]) -> CalibrationError | None:
+    """Of all models and kinds of confidence; None where no error is defined."""
+    found = [
+        CalibrationError(
+            model=model.name,
+            what=of.what,
+            error=of.calibration_error.value,
+            num_per_bin=round(sum(each.num_photographs for each in of.bins) / max(1, len(of.bins))),
+        )
+        for model in models
+        for of in model.assessment.reliability
+        if of.calibration_error.value is not None
+    ]
+    return max(found, key=lambda each: each.error, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetBenefitRange:
+    """The lowest and highest threshold probability at which every model beats referring all and referring none."""
+
+    what: str
+    low: float | None
+    high: float | None
+
+
+def net_benefit_ranges(assessment: Assessment) -> tuple[NetBenefitRange, ...]:
+    """One of each decision that curves were drawn for."""
+    decisions = dict.fromkeys(of.what for model in assessment.models for of in model.decision_curves)
+    return tuple(net_benefit_range(assessment, what) for what in decisions)
+
+
+def net_benefit_range(assessment: Assessment, what: str) -> NetBenefitRange:
+    """The range of one decision, such as "referable"."""
+    curves = [of for model in assessment.models for of in model.decision_curves if of.what == what]
+    better = [
+        threshold
+        for i, threshold in enumerate(curves[0].thresholds)
+        if all(i < len(of.model) and of.model[i] > max(0.0, of.treat_all[i]) for of in curves)
+    ]
+    return NetBenefitRange(what=what, low=min(better, default=None), high=max(better, default=None))
+
+
+# Subgroups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubgroupRow:
+    """Photographs with one value of a column; each model's scores of them, None where it has none."""
+
+    value: str
+    num_photographs: int
+    by_model: tuple[Subgroup | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubgroupTable:
+    """All values of one column of the manifest."""
+
+    column: str
+    rows: tuple[SubgroupRow, ...]
+
+
+def subgroup_tables(assessment: Assessment) -> tuple[SubgroupTable, ...]:
+    """One table of each column that was asked for."""
+    found: dict[str, dict[str, dict[str, Subgroup]]] = {}
+    for model in assessment.models:
+        for of in model.subgroups:
+            found.setdefault(of.column, {}).setdefault(of.value, {})[model.model] = of
+    return tuple(
+        SubgroupTable(column=column, rows=tuple(_subgroup_row(value, of, assessment) for value, of in values.items()))
+        for column, values in found.items()
+    )
+
+
+def _subgroup_row(value: str, by_name: Mapping[str, Subgroup], assessment: Assessment) -> SubgroupRow:
+    return SubgroupRow(
+        value=value,
+        num_photographs=next(iter(by_name.values())).num_photographs,
+        by_model=tuple(by_name.get(model.model) for model in assessment.models),
+    )
+
+
+# Comparisons
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedComparison:
+    """A pair of models by the names of the report; `better` and `worse` by kappa, None where it does not decide."""
+
+    name: str
+    first: str
+    second: str
+    comparison: PairedComparison
+    better: str | None
+    worse: str | None
+
+
+def reported_comparisons(assessment: Assessment) -> tuple[ReportedComparison, ...]:
+    """All pairs in their order."""
+    names = dict(zip((model.model for model in assessment.models), display_names(assessment), strict=True))
+    return tuple(_reported_comparison(each, names) for each in assessment.comparisons)
+
+
+def _reported_comparison(of: PairedComparison, names: Mapping[str, str]) -> ReportedComparison:
+    first, second = names[of.first], names[of.second]
+    decided = of.kappa_p is not None and of.kappa_p < _SIGNIFICANT
+    first_is_better = (of.kappa_difference.value or 0.0) > 0
+    return ReportedComparison(
+        name=f"{first} − {second}",
+        first=first,
+        second=second,
+        comparison=of,
+        better=None if not decided else first if first_is_better else second,
+        worse=None if not decided else second if first_is_better else first,
+    )
+
+
+# Audits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedProbe:
+    """How well a property of the photographs predicts the grade without the retina."""
+
+    name: str
+    num_photographs: int
+    kappa: Estimate
+    accuracy: float | None
+    referable_auc: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedEffect:
+    """How far the expected grade of a model moves under an intervention."""
+
+    name: str
+    num_photographs: int
+    mean_change: Estimate
+    percentile_95: float | None
+    flip_fraction: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedAudit:
+    """The interventions on the photographs of one model."""
+
+    model: str
+    effects: tuple[ReportedEffect, ...]
+
+
+def reported_probes(audits: Sequence[Audit]) -> tuple[ReportedProbe, ...]:
+    """The probes of the data, which all audits share."""
+    return tuple(
+        ReportedProbe(
+            name=f"{of.kind} ({of.stage})",
+            num_photographs=of.num_photographs,
+            kappa=Estimate(value=of.kappa, low=of.kappa_low, high=of.kappa_high),
+            accuracy=of.accuracy,
+            referable_auc=of.referable_auc,
+        )
+        for audit in audits[:1]
+        for of in audit.probes
+    )
+
+
+def reported_audits(audits: Sequence[Audit]) -> tuple[ReportedAudit, ...]:
+    """The audited models."""
+    return tuple(
+        ReportedAudit(model=audit.model or "", effects=tuple(_reported_effect(of) for of in audit.effects))
+        for audit in audits
+        if audit.effects
+    )
+
+
+def _reported_effect(of: InterventionEffect) -> ReportedEffect:
+    return ReportedEffect(
+        name=of.name,
+        num_photographs=of.num_photographs,
+        mean_change=Estimate(value=of.mean_change, low=of.mean_low, high=of.mean_high),
+        percentile_95=of.percentile_95,
+        flip_fraction=of.flip_fraction,
+    )
