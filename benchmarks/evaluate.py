@@ -61,8 +61,8 @@ def main() -> None:
 
 def _context() -> ReportContext:
     data = DataDescription(
-        name="made up", num_photographs=sum(NUM_PER_GRADE), num_per_grade=NUM_PER_GRADE, num_groups=None,
-        part="test", num_folds=5, recipe="none.", manifest_hash="",
+        name="made up", num_photographs=sum(NUM_PER_GRADE), num_per_grade=NUM_PER_GRADE, part="test",
+        num_folds=5, num_groups=0, recipe="none", manifest_hash="", num_ungraded=0, num_doubtful=0,
     )  # fmt: skip
     return ReportContext(title="Made up", created="", versions=(), data=data)
 

@@ -1,4 +1,4 @@
-"""What a report says of data, models and photographs, gathered from manifests, checkpoints and networks."""
+"""The report builder: what a report says beside the scores, from manifests, checkpoints and networks."""
 
 from __future__ import annotations
 
@@ -36,24 +36,23 @@ _IMAGE_PX = 320
 
 def report_context(
     candidates: Sequence[Candidate],
-    dataset: PreparedDataset | None,
+    dataset: PreparedDataset,
     assessment: Assessment,
     *,
     num_images: int,
     audits: Sequence[Audit],
     command: str,
 ) -> ReportContext:
-    """Everything beside the scores; without a data set there are no pictures, and less is known of the data."""
-    sources = candidates[0].predictions.test.sources
+    """Everything beside the scores; `num_images` is the number of errors shown of each model."""
     return ReportContext(
         title=f"Diabetic retinopathy grading on {assessment.data}",
         created=now(),
         versions=_versions(),
-        data=_describe_data(dataset, assessment, sources, candidates[0]),
+        data=_describe_data(dataset, assessment, candidates[0]),
         models=tuple(_describe_model(candidate) for candidate in candidates),
         audits=tuple(audits),
         conclusion=conclusion(*audits) if audits else "",
-        gallery=() if dataset is None else _gallery(candidates, dataset, assessment, num_images),
+        gallery=_gallery(candidates, dataset, assessment, num_images),
         commands=(command,),
     )
 
@@ -64,13 +63,9 @@ def _versions() -> tuple[tuple[str, str], ...]:
     return tuple(libraries.items())
 
 
-def _describe_data(
-    dataset: PreparedDataset | None, assessment: Assessment, sources: Sequence[str], candidate: Candidate
-) -> DataDescription:
+def _describe_data(dataset: PreparedDataset, assessment: Assessment, candidate: Candidate) -> DataDescription:
     test = candidate.predictions.test
-    counts = Counter(test.grades.tolist())
-    known = set(sources)
-    rows = [] if dataset is None else [row for row in dataset.rows if row.source in known]
+    counts, scored = Counter(test.grades.tolist()), set(test.sources)
     return DataDescription(
         name=assessment.data,
         part=assessment.part,
@@ -78,10 +73,10 @@ def _describe_data(
         num_photographs=assessment.num_photographs,
         num_per_grade=tuple(counts[int(grade)] for grade in Grade),
         num_groups=assessment.num_groups,
-        recipe="" if dataset is None else f"{dataset.recipe.describe()}.",
-        manifest_hash="" if dataset is None else dataset.hash,
-        num_ungraded=None if dataset is None else sum(row.error is not None for row in dataset.rows),
-        num_doubtful=None if dataset is None else sum(_is_doubtful(row) for row in rows),
+        recipe=dataset.recipe.describe(),
+        manifest_hash=dataset.hash,
+        num_ungraded=sum(row.error is not None for row in dataset.rows),
+        num_doubtful=sum(_is_doubtful(row) for row in dataset.rows if row.source in scored),
     )
 
 
@@ -111,7 +106,7 @@ def _describe_model(candidate: Candidate) -> ModelDescription:
 
 
 def _curves(candidate: Candidate) -> tuple[KappaCurve, ...]:
-    """What the networks in the store recorded while they learned."""
+    """Learning curves of the networks that are in the store."""
     folders = {model.name: model.path.parent for model in store.list_models()}
     curves = [
         KappaCurve(name=name, kappas=tuple(record.validation_kappa for record in read_history(folder / METRICS_FILE)))
@@ -124,7 +119,7 @@ def _curves(candidate: Candidate) -> tuple[KappaCurve, ...]:
 def _gallery(
     candidates: Sequence[Candidate], dataset: PreparedDataset, assessment: Assessment, num_images: int
 ) -> tuple[GalleryItem, ...]:
-    """The worst errors of each model, as pictures; with heat maps where network and photograph are at hand."""
+    """The largest errors of each model, with heat maps where the network and the photograph are available."""
     rows = {row.source: row for row in dataset.rows if row.image}
     items = []
     for candidate, model in zip(candidates, assessment.models, strict=True):
@@ -161,7 +156,7 @@ def _gallery_item(model: str, error: WorstError, explanation: Explanation | None
 def _explain(
     grader: Grader | None, dataset: PreparedDataset, row: ManifestRow, error: WorstError
 ) -> Explanation | None:
-    """Where the evidence for the wrong grade lies; None where the network or the photograph is not at hand."""
+    """The evidence for the wrong grade; None where the network or the photograph is not available."""
     if grader is None:
         return None
     try:

@@ -114,7 +114,7 @@ def audit() -> Audit:
 def context(**changes: object) -> ReportContext:
     data = DataDescription(
         name="eyes", num_photographs=150, num_per_grade=(70, 20, 40, 8, 12), num_groups=150, part="test",
-        num_folds=0, recipe="ben-graham.", manifest_hash="ab" * 32, num_ungraded=3, num_doubtful=4,
+        num_folds=0, recipe="ben-graham", manifest_hash="ab" * 32, num_ungraded=3, num_doubtful=4,
     )  # fmt: skip
     model = ModelDescription(
         name="model-0", architecture="resnet50", training_data="eyes", start="random", options=(("epochs", "7"),),

@@ -10,7 +10,7 @@ from fundusgrade.explanation.heat_map import SCALE_FLOOR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataDescription:
-    """A data set; None and "" stand for what is not known.
+    """A data set.
 
     `part` is the split that was scored and `num_folds` the folds of a cross-validation, 0 without one. `recipe`
     describes the preprocessing. `num_ungraded` counts photographs that could not be prepared, `num_doubtful` scored
@@ -22,11 +22,11 @@ class DataDescription:
     num_folds: int
     num_photographs: int
     num_per_grade: tuple[int, ...]
-    num_groups: int | None
+    num_groups: int
     recipe: str
     manifest_hash: str
-    num_ungraded: int | None = None
-    num_doubtful: int | None = None
+    num_ungraded: int
+    num_doubtful: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,9 @@ def percent(value: float | None, digits: int = 0) -> str:
     return UNDEFINED if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
-def count(value: int | None) -> str:
-    """A whole number with thousands separators; "not known" for None."""
-    return "not known" if value is None else f"{value:,}"
+def count(value: int) -> str:
+    """A whole number with thousands separators."""
+    return f"{value:,}"
 
 
 def interval(of: Estimate, digits: int = 3) -> str:
