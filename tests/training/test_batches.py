@@ -41,7 +41,7 @@ def augmented(images: Tensor, fill: float = 0.0, seed: int = 0) -> Tensor:
 def only_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave rotation and mirror of all changes."""
     for limit in ("MAX_ZOOM", "MAX_SHIFT_FRACTION", "MAX_BRIGHTNESS", "MAX_CONTRAST", "MAX_SATURATION"):
-        monkeypatch.setattr(batches, limit, 0.0)
+        monkeypatch.setattr(augmentation, limit, 0.0)
 
 
 def test_loading_keeps_order_pixels_and_grades(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import logistic
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
@@ -93,6 +94,58 @@ def test_a_network_that_knows_nothing_and_one_that_is_always_right_stay_finite()
     for outputs in (np.zeros((200, 5)), np.random.default_rng(0).normal(size=(200, 5)), right):
         fitted = fit(Head.SOFTMAX, outputs, grades)
         assert np.exp(-3) <= fitted.temperature <= np.exp(3)
+
+
+def small_sample(head: Head, kind: str) -> tuple[Floats, Grades]:
+    """20 outputs of a head: of a trained network, that hardly differ, or that no grade contradicts."""
+    grades = np.arange(20) % 5
+    if kind == "trained":
+        outputs = honest(head, seed=3)[0][:20]
+        return outputs, draw_grades(read(head, outputs), seed=4)
+    if head is Head.REGRESSION:
+        outputs = grades[:, None].astype(np.float64)
+    elif head is Head.SOFTMAX:
+        outputs = np.where(np.arange(5) == grades[:, None], 4.0, 0.0)
+    else:
+        outputs = np.where(np.arange(4) < grades[:, None], 4.0, -4.0) - np.arange(4)
+    return outputs * (1e-3 if kind == "nearly equal" else 1.0), grades
+
+
+@pytest.mark.parametrize("kind", ["trained", "nearly equal", "separable"])
+@pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE, Head.REGRESSION])
+def test_a_calibration_moves_as_little_as_the_outputs(head: Head, kind: str) -> None:
+    """Also where the log loss alone is nearly flat: then rounding must not choose the temperature."""
+    outputs, grades = small_sample(head, kind)
+    fitted = fit(head, outputs, grades)
+    assert 1e-3 < fitted.temperature < 1e3
+    for relative in (1e-9, 1e-8, 1e-7, 1e-6):
+        noise = np.random.default_rng(0).normal(size=outputs.shape)
+        moved = fit(head, outputs * (1 + relative * noise), grades)
+        assert moved.temperature == pytest.approx(fitted.temperature, rel=20 * relative)
+        assert moved.cutpoints == pytest.approx(fitted.cutpoints, rel=20 * relative, abs=20 * relative)
+
+
+@pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE])
+def test_the_prior_hardly_moves_the_temperature_of_a_few_hundred_photographs(head: Head) -> None:
+    outputs, grades = (part[:500] for part in honest(head))
+
+    def loss(log_temperature: float) -> float:
+        return log_loss(read(head, 2 * outputs, Calibration(temperature=float(np.exp(log_temperature)))), grades)
+
+    most_likely = float(np.exp(minimize_scalar(loss, bracket=(0.0, 1.0)).x))
+    assert most_likely > 1.5
+    assert fit(head, 2 * outputs, grades).temperature == pytest.approx(most_likely, rel=0.01)
+
+
+def test_an_optimum_is_that_of_log_loss_and_prior() -> None:
+    outputs, grades = small_sample(Head.SOFTMAX, "trained")
+
+    def objective(temperature: float) -> float:
+        prior = 1 / temperature - 1 + np.log(temperature)
+        return log_loss(read(Head.SOFTMAX, outputs, Calibration(temperature=temperature)), grades) + prior / 20
+
+    found = fit(Head.SOFTMAX, outputs, grades).temperature
+    assert objective(found) < min(objective(0.999 * found), objective(1.001 * found))
 
 
 # Offsets

@@ -20,10 +20,11 @@ from fundusgrade import files, store
 from fundusgrade.commands.app import app
 from fundusgrade.errors import TrainingError
 from fundusgrade.metrics.predictions import read_predictions
+from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.tensors import LabeledImages
 from fundusgrade.options import Head, Loss, Precision
-from fundusgrade.training import distributed
+from fundusgrade.training import batch_norm, distributed
 from fundusgrade.training.batch_norm import SharedBatchNorm, share_statistics
 from fundusgrade.training.batches import Batch, training_batches
 from fundusgrade.training.distributed import SINGLE_PROCESS, ProcessGroup
@@ -33,8 +34,8 @@ from fundusgrade.training.state import RunState
 from tests.models_for_tests import install_dataset, photographs_of
 from tests.worker_for_tests import keep_the_last
 
-ROOT = Path(__file__).parents[1]
-WORKER = Path(__file__).with_name("worker_for_tests.py")
+ROOT = Path(__file__).parents[2]
+WORKER = ROOT / "tests" / "worker_for_tests.py"
 BASIC = [
     *("--no-pretrained", "--device", "cpu", "--precision", "float32"),
     *("--batch-size", "5", "--mixup", "0.2", "--learning-rate", "0.002"),
@@ -89,6 +90,10 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights_of(home: Path, name: str) -> dict[str, Tensor]:
     tensors = safetensors.torch.load_file(home / "models" / name / store.MODEL_FILE)
     return {key: tensor.double() for key, tensor in tensors.items()}
+
+
+def temperature_of(home: Path, name: str) -> float:
+    return load_checkpoint(home / "models" / name / store.MODEL_FILE).description.network.calibration.temperature
 
 
 def history_of(home: Path, name: str) -> list[dict[str, float]]:
@@ -216,7 +221,7 @@ def test_sharing_statistics_keeps_the_names_of_weights(monkeypatch: pytest.Monke
     names, parameters = list(network.state_dict()), list(network.parameters())
     share_statistics(network)
     assert not any(isinstance(module, SharedBatchNorm) for module in network.modules())
-    monkeypatch.setattr(distributed, "team", lambda: ProcessGroup(rank=0, size=2))
+    monkeypatch.setattr(batch_norm, "process_group", lambda: ProcessGroup(rank=0, size=2))
     share_statistics(network)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert list(network.state_dict()) == names
@@ -258,9 +263,11 @@ def test_folds_of_degraded_images_are_trained_together_and_pooled_once(home: Pat
     assert done.stdout.count("out of fold: 20 photographs") == 1
     one, two = (read_predictions(store.predictions_file(name)).test for name in ("one", "two"))
     assert one.sources == two.sources
-    assert one.probabilities == pytest.approx(two.probabilities, abs=1e-4)
+    assert one.probabilities == pytest.approx(two.probabilities, abs=2e-5)
     for fold in (1, 2):
-        assert_alike(home, f"one-fold{fold}", f"two-fold{fold}", ROUNDING)
+        assert_alike(home, f"one-fold{fold}", f"two-fold{fold}", 1e-6)
+        fitted = [temperature_of(home, f"{name}-fold{fold}") for name in ("one", "two")]
+        assert fitted[0] == pytest.approx(fitted[1], rel=1e-5), "as close as the weights allow"
 
 
 def test_too_small_batches_are_refused() -> None:

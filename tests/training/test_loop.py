@@ -32,7 +32,7 @@ from fundusgrade.metrics.conformal import conformity_scores
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import DeviceChoice, choose_device
-from fundusgrade.networks.heads import UNCALIBRATED
+from fundusgrade.networks.heads import MIDDLES, UNCALIBRATED, Calibration
 from fundusgrade.networks.inference import predict_outputs, predict_probabilities, to_memory_format, to_probabilities
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe
@@ -426,11 +426,22 @@ def test_the_saved_model_is_calibrated_and_scored_as_it_will_grade(
     assert metrics["validation_loss"] == pytest.approx(log_loss(grades, probabilities))
     decided = decide_grades(probabilities, description.thresholds)
     assert description.conformity == pytest.approx(sorted(conformity_scores(probabilities, grades, decided)), abs=1e-4)
-    # Whatever decides, confidence is fitted: no other temperature has a smaller log loss.
+    # Whatever decides, confidence is fitted: no other temperature has a smaller log loss, with the weak prior added.
     spec, outputs = checkpoint.network.spec, predict_outputs(checkpoint.network, pixels, FLOAT32)
+    penalized = metrics["validation_loss"] + prior_of(spec.calibration) / len(grades)
     for factor in (0.8, 1.25):
         other = replace(spec.calibration, temperature=spec.calibration.temperature * factor)
-        assert log_loss(grades, to_probabilities(spec, outputs, other)) > metrics["validation_loss"] - 1e-6
+        loss = log_loss(grades, to_probabilities(spec, outputs, other))
+        assert loss + prior_of(other) / len(grades) > penalized - 1e-6
+
+
+def prior_of(calibration: Calibration) -> float:
+    """Minus the logarithm of the prior density of a calibration, up to a constant."""
+    cutpoints = np.array(calibration.cutpoints) / calibration.temperature
+    scales = np.array([1 / calibration.temperature])
+    if calibration.cutpoints != MIDDLES:
+        scales = np.concatenate([scales, np.diff(cutpoints)])
+    return float((scales - 1 - np.log(scales)).sum() + (cutpoints[0] - 0.5) ** 2 / 2 * (len(scales) > 1))
 
 
 def test_the_reference_recipe_fits_nothing(tmp_path: Path, toy: PreparedDataset) -> None:

@@ -22,7 +22,7 @@ NO_OFFSETS = (0.0,) * NUM_GRADES
 MIDDLES = tuple(grade + 0.5 for grade in range(NUM_CUTS))
 NUM_OUTPUTS = {Head.SOFTMAX: NUM_GRADES, Head.REGRESSION: 1, Head.CUMULATIVE: NUM_CUTS}
 # Before it is calibrated, a severity is taken to be right to about this much: the scale of a logistic distribution.
-_SEVERITY_SCALE = 0.25
+SEVERITY_SCALE = 0.25
 _SMALLEST_PROBABILITY = 1e-7
 
 
@@ -54,7 +54,7 @@ def _cumulative_probabilities(head: Head, outputs: Tensor, calibration: Calibrat
     """P(grade > k) for k = 0 to 3 (B, 4), never increasing with k."""
     if head is Head.REGRESSION:
         cutpoints = torch.tensor(calibration.cutpoints, dtype=outputs.dtype, device=outputs.device)
-        return torch.sigmoid((outputs - cutpoints) / (_SEVERITY_SCALE * calibration.temperature))
+        return torch.sigmoid((outputs - cutpoints) / (SEVERITY_SCALE * calibration.temperature))
     return torch.sigmoid(outputs / calibration.temperature).cummin(dim=1).values
 
 

@@ -1,29 +1,36 @@
-"""What is fitted on the validation split once a network is trained: how much its outputs are worth, and its thresholds.
+"""What is fitted on the validation split once a network is trained: the calibration of its outputs, and thresholds.
 
-A loss that weighs rare grades up teaches probabilities of a world where all grades are equally common; adding
-`power * log(frequency)` to the logits goes back towards this one (logit adjustment, Menon et al., ICLR 2021). One
-temperature makes confidence honest (Guo et al., ICML 2017), and a severity gets the cutpoints of an ordered logit
-(McCullagh, JRSS B 1980). All are fitted by log loss. Thresholds of the expected grade are chosen afterwards.
+A loss with class weights teaches the probabilities of a population in which all grades are equally common; adding
+`power * log(frequency)` to the logits goes back towards the frequencies of the training split (logit adjustment, Menon
+et al., ICLR 2021). One temperature corrects confidence (Guo et al., ICML 2017), and a severity gets the cutpoints of an
+ordered logit (McCullagh, JRSS B 1980). All are fitted by log loss with a weak prior towards no change, which makes the
+optimum unique where few photographs, or outputs that hardly differ, leave the log loss flat. Thresholds of the expected
+grade are chosen afterwards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd import functional
 
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
-from fundusgrade.networks.heads import MIDDLES, NUM_CUTS, UNCALIBRATED, Calibration, grade_logits
+from fundusgrade.networks.heads import MIDDLES, NUM_CUTS, SEVERITY_SCALE, Calibration, grade_logits
 from fundusgrade.options import Head
 
-# Shares of the way back from weighted classes; 1 undoes the weights wholly.
+# Fractions of the class weights' effect that are undone; 1 undoes it wholly.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-_LOG_TEMPERATURE = (-3.0, 3.0)
-_NARROWEST_GRADE = 1e-3
+LOG_TEMPERATURE_RANGE = (-3.0, 3.0)
+# Weight of the prior, in photographs: the log loss of N photographs outweighs it about N times.
+PRIOR_PHOTOGRAPHS = 1.0
+_GRID = torch.linspace(*LOG_TEMPERATURE_RANGE, 13, dtype=torch.float64)
+_MAX_NEWTON_STEPS = 100
 
 
 def fit_calibration(
@@ -63,14 +70,22 @@ def choose_offsets(
 
 
 def fit_temperature(head: Head, outputs: Tensor, grades: NDArray[np.int64], start: Calibration) -> Calibration:
-    """The same calibration with the temperature of least log loss; the order of the grades stays as it is."""
-    from scipy.optimize import minimize_scalar
+    """The same calibration with the temperature T of least penalized log loss; the order of the grades stays.
 
-    def loss(log_temperature: float) -> float:
-        return _log_loss(head, outputs, grades, replace(start, temperature=float(np.exp(log_temperature))))
+    In 1/T the log loss is convex and the prior strictly so: there is one optimum, and it moves as little as the outputs
+    do. T lies in exp(-3) to exp(3).
+    """
+    logits = outputs.double()
+    if head is Head.SOFTMAX:
+        logits = logits + torch.tensor(start.offsets, dtype=torch.float64)
+    targets = torch.as_tensor(grades)
 
-    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURE, method="bounded")
-    return replace(start, temperature=float(np.exp(found.x)))
+    def objective(inverse: Tensor) -> Tensor:
+        log_loss = torch.nn.functional.cross_entropy(grade_logits(head, logits * inverse), targets)
+        return log_loss + PRIOR_PHOTOGRAPHS / len(targets) * _pull_to_one(inverse).sum()
+
+    found = _minimize(objective, [torch.exp(-log_temperature).reshape(1) for log_temperature in _GRID])
+    return replace(start, temperature=float(np.exp(np.clip(-np.log(float(found)), *LOG_TEMPERATURE_RANGE))))
 
 
 def frequency_offsets(num_per_grade: NDArray[np.int64], power: float) -> tuple[float, ...]:
@@ -85,21 +100,50 @@ def _log_loss(head: Head, outputs: Tensor, grades: NDArray[np.int64], calibratio
 
 
 def _fit_cutpoints(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:
-    """Cutpoints and scale of an ordered logit; the first cutpoint and the logarithms of the steps are searched."""
-    from scipy.optimize import minimize
+    """Cutpoints and scale of an ordered logit, of least penalized log loss.
 
-    def read(parameters: NDArray[np.float64]) -> Calibration:
-        steps = np.exp(np.clip(parameters[2:], np.log(_NARROWEST_GRADE), 3.0))
-        cutpoints = parameters[1] + np.concatenate([[0.0], np.cumsum(steps)])
-        temperature = float(np.exp(np.clip(parameters[0], *_LOG_TEMPERATURE)))
-        return Calibration(temperature=temperature, cutpoints=tuple(float(cut) for cut in cutpoints))
+    The parameters (5,) are 1/T, the first cutpoint / T, and the steps to the other cutpoints / T, in which the log loss
+    is convex (Burridge, JRSS B 1981). The prior keeps 1/T and the steps positive, so that the cutpoints rise.
+    """
+    severities, targets = outputs.double(), torch.as_tensor(grades)
 
-    def loss(parameters: NDArray[np.float64]) -> float:
-        return _log_loss(Head.REGRESSION, outputs, grades, read(parameters))
+    def objective(parameters: Tensor) -> Tensor:
+        inverse, first, steps = parameters[0], parameters[1], parameters[2:]
+        scaled_cutpoints = first + torch.cat([torch.zeros(1, dtype=torch.float64), steps.cumsum(0)])
+        worse_than = (severities * inverse - scaled_cutpoints) / SEVERITY_SCALE
+        log_loss = torch.nn.functional.cross_entropy(grade_logits(Head.CUMULATIVE, worse_than), targets)
+        prior = _pull_to_one(inverse) + _pull_to_one(steps).sum() + (first - MIDDLES[0]).square() / 2
+        return log_loss + PRIOR_PHOTOGRAPHS / len(targets) * prior
 
-    start = np.array([0.0, MIDDLES[0], *np.log(np.diff(MIDDLES))])
-    found = minimize(loss, start, method="L-BFGS-B")
-    return read(found.x) if found.fun < loss(start) else UNCALIBRATED
+    uncalibrated = torch.tensor([1.0, MIDDLES[0], *np.diff(MIDDLES)], dtype=torch.float64)
+    found = _minimize(objective, [uncalibrated * torch.exp(-log_temperature) for log_temperature in _GRID]).numpy()
+    cutpoints = (found[1] + np.concatenate([[0.0], found[2:].cumsum()])) / found[0]
+    return Calibration(temperature=float(1 / found[0]), cutpoints=tuple(float(cut) for cut in cutpoints))
+
+
+def _pull_to_one(positive: Tensor) -> Tensor:
+    """Minus the logarithm of a gamma density with mode 1, up to a constant: 0 at 1, and infinite at 0 and infinity."""
+    return positive - 1 - positive.log()
+
+
+def _minimize(objective: Callable[[Tensor], Tensor], starts: list[Tensor]) -> Tensor:
+    """The minimum (n,) of a strictly convex function, by Newton's method from the best of the starts.
+
+    Steps that do not lower the function enough are halved (Boyd and Vandenberghe, Convex Optimization, 9.5).
+    """
+    point = min(starts, key=lambda start: float(objective(start)))
+    for _ in range(_MAX_NEWTON_STEPS):
+        gradient = functional.jacobian(objective, point)  # type: ignore[no-untyped-call]
+        hessian = functional.hessian(objective, point)  # type: ignore[no-untyped-call]
+        step = -torch.linalg.solve(hessian, gradient)
+        decrease, size = -float(gradient @ step), 1.0
+        # Close to the minimum differences of the function are rounding, and whole steps are right.
+        while decrease > 1e-10 and not objective(point + size * step) <= objective(point) - 0.25 * size * decrease:
+            size /= 2
+        point = point + size * step
+        if decrease < 1e-14:
+            break
+    return point
 
 
 def fit_thresholds(
