@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from fundusgrade.data.join import open_dataset
-from fundusgrade.data.pixel_cache import keep_pixels
+from fundusgrade.data.pixel_cache import write_pixel_cache
 from fundusgrade.networks.device import DeviceChoice, choose_device
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.training import loop as training_loop
@@ -59,7 +59,7 @@ def measure(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images per second of each block of the loop, and of each block of bare steps."""
     dataset = open_dataset([data])
-    keep_pixels(dataset)
+    write_pixel_cache(dataset)
     torch.manual_seed(0)
     run = training_loop._start_run(dataset, options, choice, resume=False)
     images, _ = training_loop._load_splits(dataset, options, choice, rows=run.network.spec.rows)

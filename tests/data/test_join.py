@@ -1,4 +1,4 @@
-"""Several data sets as one: nothing that one holds out may train in another, and every photograph is found."""
+"""Concatenated data sets: nothing that one holds out may train in another, and every photograph is found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
-from fundusgrade.data.join import join_datasets, open_dataset
+from fundusgrade.data.join import concatenate_datasets, open_dataset
 from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.errors import DatasetError, StoreError
@@ -24,43 +24,43 @@ def prepare(folder: Path, name: str = "eyes") -> PreparedDataset:
     return prepare_dataset(find_samples([folder]), name=name, recipe=RECIPE, num_workers=1)
 
 
-def test_joined_data_sets_keep_names_splits_and_images_apart(small: Path) -> None:
+def test_concatenated_data_sets_keep_names_splits_and_images_apart(small: Path) -> None:
     first, second = prepare(small, "first"), dataset_in_memory("second", [memory_row(7, grade=Grade(2), group=0)])
-    joined = join_datasets([first, second])
-    assert joined.name == "first+second"
-    assert [row.source for row in joined.rows] == [*(f"first/{row.source}" for row in first.rows), "second/7.png"]
-    assert [row.origin for row in joined.rows] == ["first"] * 5 + ["second"]
-    assert [(row.split, row.grade) for row in joined.rows[:5]] == [(row.split, row.grade) for row in first.rows]
-    for own, row in zip(first.rows, joined.rows, strict=False):
-        assert np.array_equal(read_image(joined.directory / row.image), read_image(first.directory / own.image))
-    assert len({row.group for row in joined.rows}) == 6, "group 0 of one is not group 0 of the other"
-    assert joined.hash not in (first.hash, second.hash)
-    assert joined.hash != join_datasets([second, first]).hash
+    concatenated = concatenate_datasets([first, second])
+    assert concatenated.name == "first+second"
+    assert [row.source for row in concatenated.rows] == [*(f"first/{row.source}" for row in first.rows), "second/7.png"]
+    assert [row.origin for row in concatenated.rows] == ["first"] * 5 + ["second"]
+    assert [(row.split, row.grade) for row in concatenated.rows[:5]] == [(row.split, row.grade) for row in first.rows]
+    for own, row in zip(first.rows, concatenated.rows, strict=False):
+        assert np.array_equal(read_image(concatenated.directory / row.image), read_image(first.directory / own.image))
+    assert len({row.group for row in concatenated.rows}) == 6, "group 0 of one is not group 0 of the other"
+    assert concatenated.hash not in (first.hash, second.hash)
+    assert concatenated.hash != concatenate_datasets([second, first]).hash
 
 
 def test_data_sets_given_by_relative_folders_keep_their_images(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = prepare(small, "first"), prepare(small, "second")
     monkeypatch.chdir(first.directory.parent)
-    joined = open_dataset(["first", "./second"])
+    concatenated = open_dataset(["first", "./second"])
     monkeypatch.chdir(first.directory)
-    for own, row in zip((*first.rows, *second.rows), joined.rows, strict=True):
-        assert np.array_equal(read_image(joined.directory / row.image), read_image(first.directory / own.image))
+    for own, row in zip((*first.rows, *second.rows), concatenated.rows, strict=True):
+        assert np.array_equal(read_image(concatenated.directory / row.image), read_image(first.directory / own.image))
 
 
-def test_one_data_set_joined_is_itself(small: Path) -> None:
+def test_one_data_set_concatenated_is_itself(small: Path) -> None:
     dataset = prepare(small)
-    assert join_datasets([dataset]) is dataset
+    assert concatenate_datasets([dataset]) is dataset
 
 
 def test_patients_of_different_data_sets_are_different_people() -> None:
-    """Both have a patient 17: nothing ties them, and a photograph that was never prepared ties nothing either."""
+    """Both have a patient 17: they are different people, and photographs without a hash are not copies either."""
     rows = [
         replace(memory_row(i, grade=Grade(0), group=0, split=split), patient="17", sha256=sha256)
         for i, (split, sha256) in enumerate([("train", "a"), ("train", "")])
     ]
     others = [replace(row, split="test", sha256=row.sha256 and "b") for row in rows]
-    joined = join_datasets([dataset_in_memory("first", rows), dataset_in_memory("second", others)])
-    assert [row.group for row in joined.rows] == [0, 0, 1, 1]
+    concatenated = concatenate_datasets([dataset_in_memory("first", rows), dataset_in_memory("second", others)])
+    assert [row.group for row in concatenated.rows] == [0, 0, 1, 1]
 
 
 FAR, NEAR = "00" * 32, "0f" * 3 + "00" * 29
@@ -74,51 +74,51 @@ def test_a_photograph_that_trains_in_one_set_must_not_be_held_out_in_another(is_
         held_out = replace(held_out, sha256="f" * 64, fingerprint=NEAR)
     sets = [dataset_in_memory("first", [trained]), dataset_in_memory("second", [held_out])]
     with pytest.raises(
-        DatasetError, match=r"first/1\.png \(train\) and second/copy\.png \(test\) are copies .* as one"
+        DatasetError, match=r"first/1\.png \(train\) and second/copy\.png \(test\) are copies .* as one data set"
     ):
-        join_datasets(sets)
+        concatenate_datasets(sets)
 
 
-def test_copies_in_two_joined_sets_are_one_group_that_no_fold_parts() -> None:
+def test_copies_in_two_concatenated_sets_are_one_group_that_no_fold_separates() -> None:
     rows = [memory_row(i, grade=Grade(i % 5), group=i, split="train") for i in range(30)]
     copies = [replace(row, group=29 - i) for i, row in enumerate(rows)]
-    joined = join_datasets([dataset_in_memory("first", rows), dataset_in_memory("second", copies)])
-    assert [row.group for row in joined.rows] == [*range(30), *range(30)]
+    concatenated = concatenate_datasets([dataset_in_memory("first", rows), dataset_in_memory("second", copies)])
+    assert [row.group for row in concatenated.rows] == [*range(30), *range(30)]
     for fold in range(1, 6):
-        splits = [row.split for row in joined.with_fold(fold).rows]
+        splits = [row.split for row in concatenated.with_fold(fold).rows]
         assert splits[:30] == splits[30:] and set(splits) == {"train", "validation", "test"}
 
 
-def test_data_sets_that_were_prepared_differently_are_not_joined() -> None:
+def test_data_sets_that_were_preprocessed_differently_are_not_concatenated() -> None:
     rows = [memory_row(1, grade=Grade(0), group=0, split="train")]
     first = dataset_in_memory("first", rows)
     second = replace(dataset_in_memory("second", rows), recipe=PreprocessRecipe(method=Method.CLAHE, size_px=32))
-    with pytest.raises(DatasetError, match=r"'first' is natural, .* 'second' is clahe, .*; prepare them alike"):
-        join_datasets([first, second])
+    with pytest.raises(DatasetError, match=r"'first' is natural, .* 'second' is clahe, .*; preprocess them with"):
+        concatenate_datasets([first, second])
 
 
-def test_data_sets_of_one_name_are_not_joined() -> None:
+def test_data_sets_of_one_name_are_not_concatenated() -> None:
     dataset = dataset_in_memory("eyes", [memory_row(1, grade=Grade(0), group=0, split="train")])
-    with pytest.raises(DatasetError, match=r"of one name cannot be joined \(eyes, eyes\)"):
-        join_datasets([dataset, dataset])
+    with pytest.raises(DatasetError, match=r"with the same name cannot be concatenated \(eyes, eyes\)"):
+        concatenate_datasets([dataset, dataset])
 
 
-def test_data_sets_are_opened_by_name_by_folder_and_by_the_name_of_joined_ones(small: Path) -> None:
+def test_data_sets_are_opened_by_name_by_folder_and_by_several_names(small: Path) -> None:
     first = prepare(small, "first")
     assert open_dataset([]) == open_dataset([str(first.directory)]) == first
     prepare(small, "second")
-    joined = join_datasets([first, load_dataset(store.resolve_dataset("second"))])
-    assert open_dataset(["first", "second"]) == open_dataset([joined.name]) == joined
+    concatenated = concatenate_datasets([first, load_dataset(store.resolve_dataset("second"))])
+    assert open_dataset(["first", "second"]) == open_dataset([concatenated.name]) == concatenated
     with pytest.raises(StoreError, match="no data set 'third'"):
         open_dataset(["first+third"])
 
 
-def test_photographs_of_joined_data_sets_are_found_in_the_folder_of_each(small: Path, tmp_path: Path) -> None:
+def test_photographs_of_concatenated_data_sets_are_found_in_the_folder_of_each(small: Path, tmp_path: Path) -> None:
     first = prepare(small, "first")
     (tmp_path / "second" / "1").mkdir(parents=True)
     (tmp_path / "second" / "1" / "eye.png").write_bytes(eye_png(9))
     second = prepare_dataset(find_samples([tmp_path / "second"]), name="second", recipe=RECIPE, num_workers=1)
-    joined = join_datasets([first, second])
-    paths = [joined.photograph_path(row).resolve() for row in joined.rows]
+    concatenated = concatenate_datasets([first, second])
+    paths = [concatenated.photograph_path(row).resolve() for row in concatenated.rows]
     assert paths[-1] == (tmp_path / "second" / "1" / "eye.png").resolve()
     assert paths[:5] == [first.photograph_path(row).resolve() for row in first.rows]

@@ -1,4 +1,4 @@
-"""What a model has seen is found again: the file, a copy of it, its patient; and nothing else is."""
+"""Photographs that a model was trained on are found: the file, a copy of it, its patient; and no others are."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from PIL import Image
 
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.duplicates import MAX_DIFFERENT_BITS
-from fundusgrade.data.join import join_datasets
+from fundusgrade.data.join import concatenate_datasets
 from fundusgrade.data.labels import LabelColumns, find_samples
-from fundusgrade.data.leakage import Overlap, TrainingFingerprints, exposure_of, find_overlap
+from fundusgrade.data.leakage import Overlap, TrainingFingerprints, collect_fingerprints, find_overlap
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.data.prepare import prepare_dataset
+from fundusgrade.files import HOME_VARIABLE
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.models_for_tests import drawn_photograph
 
@@ -27,10 +28,12 @@ NOTHING = Overlap(files=(), copies=(), patients=())
 
 
 def save(folder: Path, labels: Sequence[str]) -> PreparedDataset:
-    """Prepare the photographs of a folder; a label is FILE,GRADE,PATIENT."""
+    """Prepare the photographs of a folder, in a store beside it; a label is FILE,GRADE,PATIENT."""
     (folder / "labels.csv").write_text("file,dr,who\n" + "".join(f"{label}\n" for label in labels))
     found = find_samples([folder], columns=LabelColumns(image="file", grade="dr", patient="who"))
-    return prepare_dataset(found, name=folder.name, recipe=RECIPE, num_workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME_VARIABLE, str(folder.parent / "home"))
+        return prepare_dataset(found, name=folder.name, recipe=RECIPE, num_workers=1)
 
 
 def png(seed: int) -> bytes:
@@ -48,20 +51,20 @@ def smaller_jpeg(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture
-def trained(tmp_path: Path) -> PreparedDataset:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     """Five photographs, the first of patient 17."""
-    folder = tmp_path / "trained"
+    folder = tmp_path_factory.mktemp("photographs") / "trained"
     folder.mkdir()
     for seed in range(5):
         (folder / f"eye{seed}.png").write_bytes(png(seed))
     return save(folder, ["eye0,0,17", *(f"eye{seed},{seed}," for seed in range(1, 5))])
 
 
-@pytest.fixture
-def asked(tmp_path: Path) -> PreparedDataset:
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     """The file of eye 1 under another name, eye 2 compressed, and two new eyes, one of a patient 17."""
-    folder = tmp_path / "asked"
+    folder = tmp_path_factory.mktemp("photographs") / "evaluated"
     folder.mkdir()
     files = {"same.png": png(1), "copy.jpg": smaller_jpeg(2), "new.png": png(20), "other.png": png(21)}
     for name, content in files.items():
@@ -69,49 +72,57 @@ def asked(tmp_path: Path) -> PreparedDataset:
     return save(folder, ["same,1,", "copy,2,", "new,0,", "other,3,17"])
 
 
-def seen_in(dataset: PreparedDataset) -> TrainingFingerprints:
-    return exposure_of(dataset, dataset.graded_rows())
+def fingerprints_of(dataset: PreparedDataset) -> TrainingFingerprints:
+    return collect_fingerprints(dataset, dataset.graded_rows())
+
+
+def shapes(of: TrainingFingerprints) -> tuple[tuple[int, ...], ...]:
+    return of.files.shape, of.fingerprints.shape, of.patients.shape
 
 
 # Real files
 
 
 def test_the_same_file_and_a_compressed_copy_are_found_and_new_eyes_are_not(
-    trained: PreparedDataset, asked: PreparedDataset
+    trained: PreparedDataset, evaluated: PreparedDataset
 ) -> None:
-    overlap = find_overlap(seen_in(trained), asked, asked.graded_rows())
+    overlap = find_overlap(fingerprints_of(trained), evaluated, evaluated.graded_rows())
     assert overlap == Overlap(files=("same.png",), copies=("copy.jpg",), patients=())
     assert overlap.sources == ("same.png", "copy.jpg")
 
 
 def test_a_data_set_overlaps_wholly_with_itself(trained: PreparedDataset) -> None:
     rows = trained.graded_rows()
-    overlap = find_overlap(seen_in(trained), trained, rows)
+    overlap = find_overlap(fingerprints_of(trained), trained, rows)
     assert overlap == Overlap(files=tuple(row.source for row in rows), copies=(), patients=())
 
 
-def test_new_photographs_of_a_seen_patient_are_found_in_the_same_data_set_alone(
-    trained: PreparedDataset, asked: PreparedDataset
+def test_new_photographs_of_a_training_patient_are_found_in_the_same_data_set_only(
+    trained: PreparedDataset, evaluated: PreparedDataset
 ) -> None:
     """A number such as 17 is given to another person elsewhere."""
-    rows = [row for row in asked.graded_rows() if row.patient == "17"]
+    rows = [row for row in evaluated.graded_rows() if row.patient == "17"]
     assert [row.source for row in rows] == ["other.png"]
-    assert find_overlap(seen_in(trained), asked, rows) == NOTHING
-    same_data = replace(asked, name=trained.name)
-    assert find_overlap(seen_in(trained), same_data, rows) == Overlap(files=(), copies=(), patients=("other.png",))
+    assert find_overlap(fingerprints_of(trained), evaluated, rows) == NOTHING
+    same_data = replace(evaluated, name=trained.name)
+    assert find_overlap(fingerprints_of(trained), same_data, rows) == Overlap(
+        files=(), copies=(), patients=("other.png",)
+    )
 
 
-def test_a_patient_of_a_joined_data_set_is_that_of_its_part(trained: PreparedDataset, asked: PreparedDataset) -> None:
-    only_new = replace(asked, rows=asked.rows[2:])
-    joined = join_datasets([trained, replace(only_new, name="elsewhere")])
-    seen = seen_in(joined)
-    assert len(seen.patients) == 2, "patient 17 of each"
+def test_a_patient_of_concatenated_data_sets_is_that_of_its_own_data_set(
+    trained: PreparedDataset, evaluated: PreparedDataset
+) -> None:
+    only_new = replace(evaluated, rows=evaluated.rows[2:])
+    concatenated = concatenate_datasets([trained, replace(only_new, name="elsewhere")])
+    known = fingerprints_of(concatenated)
+    assert len(known.patients) == 2, "patient 17 of each"
     rows = [replace(memory_row("new"), patient="17"), replace(memory_row("stranger"), patient="18")]
-    for name, found in (("trained", ("new",)), ("elsewhere", ("new",)), ("third", ()), (joined.name, ())):
-        assert find_overlap(seen, replace(trained, name=name), rows).patients == found
+    for name, found in (("trained", ("new",)), ("elsewhere", ("new",)), ("third", ()), (concatenated.name, ())):
+        assert find_overlap(known, replace(trained, name=name), rows).patients == found
 
 
-# Marks
+# Fingerprints
 
 
 def memory_row(source: str, fingerprint: int | None = None) -> ManifestRow:
@@ -128,53 +139,56 @@ def random_bits(seed: int) -> int:
 
 def test_a_fingerprint_may_differ_in_as_many_bits_as_a_copy_may(trained: PreparedDataset) -> None:
     bits = random_bits(0)
-    seen = exposure_of(trained, [memory_row("seen", bits), memory_row("another", random_bits(1))])
+    known = collect_fingerprints(trained, [memory_row("trained", bits), memory_row("another", random_bits(1))])
     rows = [memory_row(f"{num}", bits ^ ((1 << num) - 1)) for num in (0, 1, MAX_DIFFERENT_BITS, MAX_DIFFERENT_BITS + 1)]
-    assert find_overlap(seen, trained, rows).copies == ("0", "1", str(MAX_DIFFERENT_BITS))
+    assert find_overlap(known, trained, rows).copies == ("0", "1", str(MAX_DIFFERENT_BITS))
 
 
 def test_what_has_no_fingerprint_is_no_copy_of_a_dark_image(trained: PreparedDataset) -> None:
-    seen = exposure_of(trained, [memory_row("all bits are 0", 0)])
-    assert find_overlap(seen, trained, [memory_row("unknown"), memory_row("dark", 1)]).copies == ("dark",)
+    known = collect_fingerprints(trained, [memory_row("all bits are 0", 0)])
+    assert find_overlap(known, trained, [memory_row("unknown"), memory_row("dark", 1)]).copies == ("dark",)
 
 
 def test_copies_are_found_across_the_blocks_that_are_compared_at_once(trained: PreparedDataset) -> None:
-    seen = exposure_of(trained, [memory_row("seen", random_bits(5))])
+    known = collect_fingerprints(trained, [memory_row("trained", random_bits(5))])
     rows = [memory_row(str(seed), random_bits(seed)) for seed in range(10, 2100)]
     rows[3], rows[-1] = memory_row("first", random_bits(5)), memory_row("last", random_bits(5))
-    assert find_overlap(seen, trained, rows).copies == ("first", "last")
+    assert find_overlap(known, trained, rows).copies == ("first", "last")
 
 
-def test_each_photograph_is_counted_once_by_the_strongest_tie(trained: PreparedDataset) -> None:
-    first = replace(memory_row("seen", random_bits(0)), patient="P")
+def test_each_photograph_is_counted_once_by_its_strongest_match(trained: PreparedDataset) -> None:
+    first = replace(memory_row("trained", random_bits(0)), patient="P")
     copy = replace(memory_row("copy", random_bits(0)), patient="P")
     other = replace(memory_row("other", random_bits(1)), patient="P")
-    overlap = find_overlap(exposure_of(trained, [first]), trained, [other, copy, first])
-    assert overlap == Overlap(files=("seen",), copies=("copy",), patients=("other",))
+    overlap = find_overlap(collect_fingerprints(trained, [first]), trained, [other, copy, first])
+    assert overlap == Overlap(files=("trained",), copies=("copy",), patients=("other",))
 
 
-def test_marks_are_few_bytes_that_name_neither_file_nor_patient_and_know_no_order(trained: PreparedDataset) -> None:
+def test_fingerprints_are_few_bytes_that_name_neither_file_nor_patient_and_have_no_order(
+    trained: PreparedDataset,
+) -> None:
     rows = trained.graded_rows()
-    marks, reversed_marks = exposure_of(trained, rows), exposure_of(trained, [*rows[::-1], rows[0]])
-    assert (marks.files.shape, marks.fingerprints.shape, marks.patients.shape) == ((5, 8), (5, 32), (1, 8))
+    fingerprints = collect_fingerprints(trained, rows)
+    reversed_order = collect_fingerprints(trained, [*rows[::-1], rows[0]])
+    assert shapes(fingerprints) == ((5, 8), (5, 32), (1, 8))
     for name in ("files", "fingerprints", "patients"):
-        assert getattr(marks, name).dtype == np.uint8
-        assert np.array_equal(getattr(marks, name), getattr(reversed_marks, name))
-    assert b"17" not in marks.patients.tobytes()
-    assert {mark.tobytes().hex() for mark in marks.files} == {row.sha256[:16] for row in rows}
+        assert getattr(fingerprints, name).dtype == np.uint8
+        assert np.array_equal(getattr(fingerprints, name), getattr(reversed_order, name))
+    assert b"17" not in fingerprints.patients.tobytes()
+    assert {each.tobytes().hex() for each in fingerprints.files} == {row.sha256[:16] for row in rows}
 
 
-def test_a_model_without_marks_is_unknown_and_one_with_marks_is_known(trained: PreparedDataset) -> None:
-    unknown = exposure_of(trained, [])
-    assert (unknown.files.shape, unknown.fingerprints.shape, unknown.patients.shape) == ((0, 8), (0, 32), (0, 8))
-    assert not unknown.is_known and seen_in(trained).is_known
+def test_a_model_without_fingerprints_is_unknown_and_one_with_them_is_known(trained: PreparedDataset) -> None:
+    unknown = collect_fingerprints(trained, [])
+    assert shapes(unknown) == ((0, 8), (0, 32), (0, 8))
+    assert not unknown.is_known and fingerprints_of(trained).is_known
     assert find_overlap(unknown, trained, trained.graded_rows()) == NOTHING
-    assert find_overlap(seen_in(trained), trained, []) == NOTHING
+    assert find_overlap(fingerprints_of(trained), trained, []) == NOTHING
 
 
-def test_marks_of_the_training_photographs_do_not_touch_the_others(trained: PreparedDataset) -> None:
+def test_only_the_photographs_given_are_found_again(trained: PreparedDataset) -> None:
     again = load_dataset(trained.directory)
     rows = again.graded_rows()
-    marks = exposure_of(again, rows[1:3])
-    assert (marks.files.shape, marks.fingerprints.shape, marks.patients.shape) == ((2, 8), (2, 32), (0, 8))
-    assert find_overlap(marks, trained, rows) == Overlap(files=("eye1.png", "eye2.png"), copies=(), patients=())
+    fingerprints = collect_fingerprints(again, rows[1:3])
+    assert shapes(fingerprints) == ((2, 8), (2, 32), (0, 8))
+    assert find_overlap(fingerprints, trained, rows) == Overlap(files=("eye1.png", "eye2.png"), copies=(), patients=())

@@ -1,4 +1,4 @@
-"""Decoded pictures are kept once, used by every split, and never used when anything of them has changed."""
+"""The pixel cache is written once, used by every split, and never used when any image has changed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from fundusgrade import store
 from fundusgrade.data import pixel_cache
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
-from fundusgrade.data.join import join_datasets
-from fundusgrade.data.pixel_cache import keep_pixels, load_pixels
+from fundusgrade.data.join import concatenate_datasets
+from fundusgrade.data.pixel_cache import load_decoded_images, write_pixel_cache
 from fundusgrade.errors import DatasetError
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.photographs.images import read_image, write_image
@@ -33,34 +33,34 @@ def pixels_of(dataset: PreparedDataset, split: str) -> torch.Tensor:
 
 def refuse_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
-        raise AssertionError("decoded although it is kept")
+        raise AssertionError("decoded although it is cached")
 
     monkeypatch.setattr(pixel_cache, "read_image", refuse)
 
 
-def test_kept_images_are_those_decoded_for_any_split(toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_images_equal_decoded_ones_for_any_split(toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     fold = toy.with_fold(2)
     expected = [pixels_of(toy, "train"), pixels_of(toy, "validation"), pixels_of(fold, "test")]
-    assert keep_pixels(toy) is None
+    assert write_pixel_cache(toy) is None
     refuse_decoding(monkeypatch)
-    assert keep_pixels(toy) is None, "kept already"
+    assert write_pixel_cache(toy) is None, "it is there already"
     found = [pixels_of(toy, "train"), pixels_of(toy, "validation"), pixels_of(fold, "test")]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert isinstance(load_pixels(toy, toy.graded_rows("train")).pixels, np.memmap)
-    with pytest.raises(AssertionError, match="although it is kept"):
+    assert isinstance(load_decoded_images(toy, toy.graded_rows("train")).pixels, np.memmap)
+    with pytest.raises(AssertionError, match="although it is cached"):
         pixels_of(prepared_dataset(toy.directory.with_name("other")), "train")
 
 
-def test_no_trace_of_it_in_the_size_of_the_data_set(toy: PreparedDataset) -> None:
+def test_the_cache_does_not_count_in_the_size_of_the_data_set(toy: PreparedDataset) -> None:
     (before,) = store.list_datasets()
-    keep_pixels(toy)
+    write_pixel_cache(toy)
     assert store.list_datasets() == [before]
     assert (toy.directory / store.PIXELS_FILE).stat().st_size == 18 * 3 * 32 * 32 + 32
 
 
 @pytest.mark.parametrize("same_size", [True, False])
-def test_a_image_that_changed_is_decoded_again(toy: PreparedDataset, same_size: bool) -> None:
-    keep_pixels(toy)
+def test_an_image_that_changed_is_decoded_again(toy: PreparedDataset, same_size: bool) -> None:
+    write_pixel_cache(toy)
     row = toy.graded_rows("train")[3]
     path = toy.directory / row.image
     image = read_image(path)
@@ -72,18 +72,18 @@ def test_a_image_that_changed_is_decoded_again(toy: PreparedDataset, same_size: 
     else:
         write_image(path, 255 - image)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copying program may set it
-    assert not isinstance(load_pixels(toy, toy.graded_rows("validation")).pixels, np.memmap)
+    assert not isinstance(load_decoded_images(toy, toy.graded_rows("validation")).pixels, np.memmap)
     if not same_size:
         assert np.array_equal(pixels_of(toy, "train")[3].permute(1, 2, 0).numpy(), 255 - image)
-        assert keep_pixels(toy) is None
+        assert write_pixel_cache(toy) is None
         assert np.array_equal(pixels_of(toy, "train")[3].permute(1, 2, 0).numpy(), 255 - image)
 
 
 def test_another_manifest_makes_it_stale(toy: PreparedDataset) -> None:
-    keep_pixels(toy)
+    write_pixel_cache(toy)
     write_manifest(toy.directory, [replace(toy.rows[1], split="validation"), toy.rows[0], *toy.rows[2:]])
     changed = load_dataset(toy.directory)
-    assert not isinstance(load_pixels(changed, changed.graded_rows("train")).pixels, np.memmap)
+    assert not isinstance(load_decoded_images(changed, changed.graded_rows("train")).pixels, np.memmap)
 
 
 @pytest.mark.parametrize(
@@ -91,44 +91,44 @@ def test_another_manifest_makes_it_stale(toy: PreparedDataset) -> None:
 )
 def test_a_damaged_file_is_not_used(toy: PreparedDataset, damage: object) -> None:
     expected = pixels_of(toy, "train")
-    keep_pixels(toy)
+    write_pixel_cache(toy)
     path = toy.directory / store.PIXELS_FILE
     path.write_bytes(damage(path.read_bytes()))
     assert torch.equal(pixels_of(toy, "train"), expected)
-    assert not isinstance(load_pixels(toy, toy.graded_rows("train")).pixels, np.memmap)
+    assert not isinstance(load_decoded_images(toy, toy.graded_rows("train")).pixels, np.memmap)
 
 
-def test_joined_data_sets_use_the_files_of_their_parts(
+def test_concatenated_data_sets_use_the_caches_of_each(
     home: Path, toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = prepared_dataset(home / "datasets" / "other", num_train=13, num_validation=5, seed=5)
-    both = join_datasets([toy, other])
+    both = concatenate_datasets([toy, other])
     expected = pixels_of(both, "train")
-    keep_pixels(other)
+    write_pixel_cache(other)
     assert torch.equal(pixels_of(both, "train"), expected)
-    assert keep_pixels(both) is None
+    assert write_pixel_cache(both) is None
     refuse_decoding(monkeypatch)
     assert torch.equal(pixels_of(both, "train"), expected)
     assert not (both.directory / store.PIXELS_FILE).exists()
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     before = sorted(toy.directory.glob("[!.]*"))
     monkeypatch.setattr("os.fsync", full)
-    assert "are not kept for the next run (cannot write" in (keep_pixels(toy) or "")
-    assert "no space left" in (keep_pixels(toy) or "")
+    assert "decodes all images again (cannot write" in (write_pixel_cache(toy) or "")
+    assert "no space left" in (write_pixel_cache(toy) or "")
     assert sorted(toy.directory.glob("[!.]*")) == before
     assert not list(toy.directory.glob("*.part"))
     assert len(pixels_of(toy, "train")) == 13
 
 
-def test_a_image_that_is_missing_is_told_only_by_who_needs_it(toy: PreparedDataset) -> None:
+def test_a_missing_image_is_an_error_only_for_the_split_that_has_it(toy: PreparedDataset) -> None:
     row = toy.graded_rows("validation")[0]
     (toy.directory / row.image).unlink()
-    assert row.image in (keep_pixels(toy) or "")
+    assert row.image in (write_pixel_cache(toy) or "")
     assert len(pixels_of(toy, "train")) == 13
     with pytest.raises(DatasetError, match=row.image):
         pixels_of(toy, "validation")

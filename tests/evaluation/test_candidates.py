@@ -11,7 +11,7 @@ import pytest
 
 from fundusgrade import files, store
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.leakage import exposure_of
+from fundusgrade.data.leakage import collect_fingerprints
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError, MetricsError, StoreError
 from fundusgrade.evaluation.candidates import (
@@ -43,7 +43,7 @@ def install_trained(dataset: PreparedDataset, rows: Sequence[ManifestRow], name:
     checkpoint = load_checkpoint(path)
     provenance = replace(checkpoint.description.provenance, data_name=dataset.name, data_hash=dataset.hash)
     description = replace(checkpoint.description, provenance=provenance)
-    save_checkpoint(path, checkpoint.network, description, fingerprints=exposure_of(dataset, rows))
+    save_checkpoint(path, checkpoint.network, description, fingerprints=collect_fingerprints(dataset, rows))
     return path
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
-from fundusgrade.data.join import join_datasets
+from fundusgrade.data.join import concatenate_datasets
 from fundusgrade.data.leakage import find_overlap
 from fundusgrade.errors import DatasetError, TrainingError, WeightsUnavailableError
 from fundusgrade.metrics.classification import decide_grades, evaluate_predictions
@@ -256,7 +256,7 @@ def test_the_loss_of_an_epoch_is_that_of_its_batches(tmp_path: Path, loss: Loss)
 def test_several_data_sets_count_alike_in_the_loss(tmp_path: Path) -> None:
     first = prepared_dataset(tmp_path / "first", grades=(0, 0, 0, 0, 2))
     second = prepared_dataset(tmp_path / "second", grades=(0, 2), seed=9)
-    both = join_datasets([first, second])
+    both = concatenate_datasets([first, second])
     rows = both.graded_rows("train")
     options = replace(QUICK, class_weights=ClassWeights.NONE).filled()
     weights = loop._weighted(load_images(both, rows), both, options).weights

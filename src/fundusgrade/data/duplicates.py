@@ -1,8 +1,8 @@
-"""Which photographs are copies of one another: hashes, perceptual fingerprints, and their groups (union-find)."""
+"""Which photographs are copies of one another: file hashes, perceptual fingerprints, and groups by union-find."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -20,30 +20,40 @@ MAX_DIFFERENT_BITS = 28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What can tie one photograph to another: the file's hash, the picture's fingerprint (hex), the patient."""
+    """What links one photograph to another."""
 
     sha256: str
+    """Hash of the file, in hexadecimal."""
     fingerprint: str | None
+    """Perceptual fingerprint of the preprocessed image, in hexadecimal; None where there is no image."""
     patient: str | None
+    """Identifier of the patient; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grouping:
-    """For each photograph the number of its group, and of its group of copies; counts of the latter."""
+    """Which photographs belong together; groups are numbered from 0 in order of their first photograph."""
 
     groups: tuple[int, ...]
+    """For each photograph its group: copies, and other photographs of the same patient."""
     copies: tuple[int, ...]
+    """For each photograph its group of copies only."""
     num_exact_groups: int
+    """Groups of two or more identical files."""
     num_exact_photographs: int
+    """Photographs in those groups."""
     num_copy_groups: int
+    """Groups of two or more copies, identical or nearly so."""
     num_copy_photographs: int
+    """Photographs in those groups."""
 
 
 def fingerprint(image: Image, mask: NDArray[np.bool_]) -> str:
-    """256 bits of a preprocessed image (S, S, 3) as hex: is this cell brighter than the mean of the visible disc?
+    """Perceptual hash of a preprocessed image (S, S, 3) with its mask (S, S): 256 bits in hexadecimal.
 
-    The local mean is removed first, so that neither the camera's vignetting nor the disc's outline decides the bits. A
-    cell outside the disc is always 0: the mean is close to 0 there, and its sign would turn all those bits at once.
+    Each bit says whether a cell of a 16 x 16 grid is brighter than the mean of all (average hash). The local mean is
+    removed first, so that neither vignetting nor the outline of the field of view decides the bits. A cell outside the
+    field of view is always 0: it is close to the mean, and noise would flip all those bits at once.
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     weight = mask.astype(np.float32)
@@ -56,26 +66,38 @@ def fingerprint(image: Image, mask: NDArray[np.bool_]) -> str:
         (FINGERPRINT_SIDE, FINGERPRINT_SIDE),
         interpolation=cv2.INTER_AREA,
     )
-    seen = cv2.resize(weight, (FINGERPRINT_SIDE, FINGERPRINT_SIDE), interpolation=cv2.INTER_AREA) >= 0.5
-    return np.packbits((cells > np.mean(cells)) & seen).tobytes().hex()
+    is_visible = cv2.resize(weight, (FINGERPRINT_SIDE, FINGERPRINT_SIDE), interpolation=cv2.INTER_AREA) >= 0.5
+    return np.packbits((cells > np.mean(cells)) & is_visible).tobytes().hex()
+
+
+def near_blocks(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Which fingerprints (N, 32) differ from which others (M, 32) in at most `MAX_DIFFERENT_BITS`.
+
+    Yields the first row of each block of rows, and the block's (n, M) booleans: all pairs at once would not fit in
+    memory.
+    """
+    # With bits as signs, a dot product counts equal bits minus different ones.
+    first_signs, second_signs = (np.unpackbits(table, axis=1).astype(np.float32) * 2 - 1 for table in (first, second))
+    for start in range(0, len(first), 1024):
+        yield start, first_signs[start : start + 1024] @ second_signs.T >= FINGERPRINT_BITS - 2 * MAX_DIFFERENT_BITS
 
 
 def group_photographs(identities: Sequence[Identity]) -> Grouping:
-    """Tie exact copies (same file), near copies (same fingerprint but for a few bits) and a patient's photographs."""
+    """Group identical files, near copies (fingerprints that differ in few bits) and photographs of the same patient."""
     exact = UnionFind(len(identities))
-    exact.tie_equal([identity.sha256 for identity in identities])
+    exact.union_equal([identity.sha256 for identity in identities])
     copies = UnionFind(len(identities))
-    copies.tie_equal([identity.sha256 for identity in identities])
+    copies.union_equal(exact.groups())
     for first, second in _near_pairs([identity.fingerprint for identity in identities]):
-        copies.tie(first, second)
+        copies.union(first, second)
     groups = UnionFind(len(identities))
-    groups.tie_equal(copies.numbers())
-    groups.tie_equal([identity.patient for identity in identities])
-    exact_sizes = _sizes_above_one(exact.numbers())
-    copy_sizes = _sizes_above_one(copies.numbers())
+    groups.union_equal(copies.groups())
+    groups.union_equal([identity.patient for identity in identities])
+    exact_sizes = _sizes_above_one(exact.groups())
+    copy_sizes = _sizes_above_one(copies.groups())
     return Grouping(
-        groups=tuple(groups.numbers()),
-        copies=tuple(copies.numbers()),
+        groups=tuple(groups.groups()),
+        copies=tuple(copies.groups()),
         num_exact_groups=len(exact_sizes),
         num_exact_photographs=sum(exact_sizes),
         num_copy_groups=len(copy_sizes),
@@ -84,26 +106,25 @@ def group_photographs(identities: Sequence[Identity]) -> Grouping:
 
 
 def _near_pairs(fingerprints: Sequence[str | None]) -> list[tuple[int, int]]:
-    """Pairs whose fingerprints differ in few bits; compared block by block, as all pairs at once would not fit."""
-    known = [index for index, value in enumerate(fingerprints) if value is not None]
-    if not known:
+    """Pairs of photographs whose fingerprints differ in few bits, each once, the first one first."""
+    indices = [index for index, value in enumerate(fingerprints) if value is not None]
+    if not indices:
         return []
-    packed = np.array([list(bytes.fromhex(fingerprints[i] or "")) for i in known], np.uint8)
-    signs = np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
-    threshold = FINGERPRINT_BITS - 2 * MAX_DIFFERENT_BITS
-    pairs = []
-    for start in range(0, len(known), 1024):
-        near = signs[start : start + 1024] @ signs.T >= threshold
-        pairs += [(known[start + int(i)], known[int(j)]) for i, j in np.argwhere(near) if start + i < j]
-    return pairs
+    known = np.array([list(bytes.fromhex(fingerprints[i] or "")) for i in indices], np.uint8)
+    return [
+        (indices[start + int(i)], indices[int(j)])
+        for start, near in near_blocks(known, known)
+        for i, j in np.argwhere(near)
+        if start + i < j
+    ]
 
 
-def _sizes_above_one(numbers: Sequence[int]) -> list[int]:
-    return [int(size) for size in np.bincount(numbers) if size > 1] if numbers else []
+def _sizes_above_one(groups: Sequence[int]) -> list[int]:
+    return [int(size) for size in np.bincount(groups) if size > 1] if groups else []
 
 
 class UnionFind:
-    """Disjoint sets of 0..n-1 (union-find with path halving)."""
+    """Disjoint sets of the items 0..n-1 (union-find with path halving)."""
 
     def __init__(self, size: int) -> None:
         self._parent = list(range(size))
@@ -114,18 +135,19 @@ class UnionFind:
             item = self._parent[item]
         return item
 
-    def tie(self, first: int, second: int) -> None:
+    def union(self, first: int, second: int) -> None:
+        """Merge the sets of two items."""
         low, high = sorted((self._root(first), self._root(second)))
         self._parent[high] = low
 
-    def tie_equal(self, keys: Sequence[Hashable]) -> None:
-        """Tie all items with the same key; None ties nothing."""
+    def union_equal(self, keys: Sequence[Hashable]) -> None:
+        """Merge the sets of all items with the same key; items whose key is None are left as they are."""
         first_with: dict[Hashable, int] = {}
         for item, key in enumerate(keys):
             if key is not None:
-                self.tie(first_with.setdefault(key, item), item)
+                self.union(first_with.setdefault(key, item), item)
 
-    def numbers(self) -> list[int]:
+    def groups(self) -> list[int]:
         """The number of each item's set, counted in order of first appearance."""
         numbered: dict[int, int] = {}
         return [numbered.setdefault(self._root(item), len(numbered)) for item in range(len(self._parent))]

@@ -1,4 +1,4 @@
-"""Several prepared data sets as one: each keeps its splits, and copies across them are one group."""
+"""Concatenation of prepared data sets: each keeps its splits, and copies across them form one group."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError
 from fundusgrade.files import hash_text
 
-JOINED_BY = "+"
-"""Stands between the names of joined data sets; no name holds it."""
+SEPARATOR = "+"
+"""Separates the names of concatenated data sets; it may not occur in a name."""
 
 
 def open_dataset(named: Sequence[str]) -> PreparedDataset:
-    """The data set of a name or folder, the only one of the store where none is named; several are joined.
+    """Load a data set by name or folder, or the only one in the store where none is named.
 
-    The name of joined sets, "A+B", stands for them. Raises StoreError or DatasetError where there is none.
+    Several, also given as "A+B", are concatenated. Raises StoreError or DatasetError where one does not exist.
     """
-    each = [part for name in named for part in ([name] if Path(name).exists() else name.split(JOINED_BY))]
+    each = [part for name in named for part in ([name] if Path(name).exists() else name.split(SEPARATOR))]
     folders = [store.resolve_dataset(name) for name in each] or [store.resolve_dataset(None)]
-    return join_datasets([load_dataset(folder) for folder in folders])
+    return concatenate_datasets([load_dataset(folder) for folder in folders])
 
 
-def join_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
-    """Several data sets as one to train on; each photograph keeps its split and, as `origin`, the name of its set.
+def concatenate_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
+    """Several data sets as one; each photograph keeps its split and, as `origin`, the name of its data set.
 
-    Copies in several sets become one group. Raises DatasetError where two sets have one name or were prepared
-    differently, or where a photograph of one set's training split, or a copy of it, is held out in another.
+    Copies in several data sets form one group. Raises DatasetError where two have the same name or were preprocessed
+    differently, or where a training photograph of one, or a copy of it, is held out in another.
     """
     first, *others = datasets
     if not others:
         return first
     if len({dataset.name for dataset in datasets}) < len(datasets):
         names = ", ".join(dataset.name for dataset in datasets)
-        raise DatasetError(f"data sets of one name cannot be joined ({names}); give each once, under its own name")
+        raise DatasetError(f"data sets with the same name cannot be concatenated ({names}); name each data set once")
     for other in others:
         if other.recipe != first.recipe:
             raise DatasetError(
                 f"{first.name!r} is {first.recipe.describe()}, {other.name!r} is {other.recipe.describe()}; "
-                "prepare them alike"
+                "preprocess them with the same options"
             )
     rows = [
         replace(
@@ -56,11 +56,11 @@ def join_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
         for dataset in datasets
         for row in dataset.rows
     ]
-    grouping = _tie_across(rows)
-    _refuse_parted_copies(rows, grouping)
+    grouping = _group_across(rows)
+    _check_splits_of_copies(rows, grouping)
     return PreparedDataset(
         directory=first.directory.parent,
-        name=JOINED_BY.join(dataset.name for dataset in datasets),
+        name=SEPARATOR.join(dataset.name for dataset in datasets),
         recipe=first.recipe,
         seed=first.seed,
         hash=hash_text("\n".join(dataset.hash for dataset in datasets)),
@@ -69,8 +69,8 @@ def join_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
     )
 
 
-def _tie_across(rows: Sequence[ManifestRow]) -> Grouping:
-    """Groups of joined data sets: those of each set, tied where a photograph of one has a copy in another."""
+def _group_across(rows: Sequence[ManifestRow]) -> Grouping:
+    """Groups of concatenated data sets: those of each, merged where a photograph of one has a copy in another."""
     return group_photographs(
         [
             Identity(
@@ -81,7 +81,8 @@ def _tie_across(rows: Sequence[ManifestRow]) -> Grouping:
     )
 
 
-def _refuse_parted_copies(rows: Sequence[ManifestRow], grouping: Grouping) -> None:
+def _check_splits_of_copies(rows: Sequence[ManifestRow], grouping: Grouping) -> None:
+    """Raise DatasetError where copies of one photograph are in different splits."""
     split_of: dict[int, tuple[str, str]] = {}
     for row, copy in zip(rows, grouping.copies, strict=True):
         if row.split is None:
@@ -89,6 +90,6 @@ def _refuse_parted_copies(rows: Sequence[ManifestRow], grouping: Grouping) -> No
         split, source = split_of.setdefault(copy, (row.split, row.source))
         if split != row.split:
             raise DatasetError(
-                f"{source} ({split}) and {row.source} ({row.split}) are copies of one photograph: what is held out "
-                "in one data set must not train in another; prepare both as one data set"
+                f"{source} ({split}) and {row.source} ({row.split}) are copies of one photograph in different splits "
+                "(data leakage); preprocess the photographs of both as one data set"
             )

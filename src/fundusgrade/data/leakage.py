@@ -1,7 +1,8 @@
-"""What a model has seen: marks of its training photographs, so that nobody tests it on them unawares.
+"""Leakage between data sets: fingerprints of a model's training photographs, and which photographs they match.
 
-A mark is part of a hash, or a fingerprint of 256 bits; neither gives a picture back. Marks travel in the checkpoint. A
-patient's mark also depends on the data set's name: numbers such as "17" are given to other people elsewhere.
+A fingerprint is part of a hash, or a perceptual hash of 256 bits; neither allows an image to be reconstructed. They are
+stored in the checkpoint. A patient's fingerprint also depends on the data set's name, because other data sets give
+numbers such as "17" to other people.
 """
 
 from __future__ import annotations
@@ -14,35 +15,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.duplicates import FINGERPRINT_BITS, MAX_DIFFERENT_BITS
+from fundusgrade.data.duplicates import FINGERPRINT_BITS, near_blocks
 from fundusgrade.data.manifest import ManifestRow
 
-MARK_BYTES = 8
+HASH_BYTES = 8
+"""Bytes kept of the hash of a file or a patient."""
 _FINGERPRINT_BYTES = FINGERPRINT_BITS // 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingFingerprints:
-    """Marks of what was used to train and to choose: files (N, 8), fingerprints (M, 32), patients (P, 8), all uint8."""
+    """Fingerprints of the photographs that a model was trained and selected on, one per row, sorted, all uint8."""
 
     files: NDArray[np.uint8]
+    """First bytes of each file's hash, (N, 8)."""
     fingerprints: NDArray[np.uint8]
+    """Perceptual fingerprint of each image, (M, 32)."""
     patients: NDArray[np.uint8]
+    """First bytes of the hash of each patient's data set and identifier, (P, 8)."""
 
     @property
     def is_known(self) -> bool:
-        """Whether there are marks at all: models made before there were any have none."""
+        """Whether there are any: models of the first versions have none."""
         return len(self.files) > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """Photographs of a data set that a model was trained on: the same files, copies of them, other photographs of
-    the same patients."""
+    """Photographs of a data set that a model was trained or selected on, by their sources, each listed once."""
 
     files: tuple[str, ...]
+    """The same files."""
     copies: tuple[str, ...]
+    """Copies of them."""
     patients: tuple[str, ...]
+    """Other photographs of the same patients."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -50,24 +57,24 @@ class Overlap:
         return (*self.files, *self.copies, *self.patients)
 
 
-def exposure_of(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> TrainingFingerprints:
-    """Marks of these photographs of a data set."""
+def collect_fingerprints(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> TrainingFingerprints:
+    """The fingerprints of these photographs of a data set."""
     patients = {(_origin(dataset, row), row.patient) for row in rows if row.patient is not None}
     return TrainingFingerprints(
-        files=_table({row.sha256[: 2 * MARK_BYTES] for row in rows}, MARK_BYTES),
+        files=_table({_file_hash(row) for row in rows}, HASH_BYTES),
         fingerprints=_table({row.fingerprint for row in rows if row.fingerprint}, _FINGERPRINT_BYTES),
-        patients=_table({_patient_mark(*each) for each in patients}, MARK_BYTES),
+        patients=_table({_patient_hash(*each) for each in patients}, HASH_BYTES),
     )
 
 
 def find_overlap(fingerprints: TrainingFingerprints, dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Overlap:
-    """Which of these photographs, or of their patients, the model has seen."""
-    files = {mark.tobytes().hex() for mark in fingerprints.files}
-    patients = {mark.tobytes().hex() for mark in fingerprints.patients}
-    is_file = [row.sha256[: 2 * MARK_BYTES] in files for row in rows]
-    is_copy = _near(fingerprints.fingerprints, [row.fingerprint for row in rows])
+    """Which of these photographs the model was trained or selected on, or on others of their patients."""
+    files = {each.tobytes().hex() for each in fingerprints.files}
+    patients = {each.tobytes().hex() for each in fingerprints.patients}
+    is_file = [_file_hash(row) in files for row in rows]
+    is_copy = _is_copy(fingerprints.fingerprints, [row.fingerprint for row in rows])
     is_patient = [
-        row.patient is not None and _patient_mark(_origin(dataset, row), row.patient) in patients for row in rows
+        row.patient is not None and _patient_hash(_origin(dataset, row), row.patient) in patients for row in rows
     ]
     return Overlap(
         files=tuple(row.source for row, same in zip(rows, is_file, strict=True) if same),
@@ -84,25 +91,25 @@ def _origin(dataset: PreparedDataset, row: ManifestRow) -> str:
     return row.origin or dataset.name
 
 
-def _patient_mark(data_name: str, patient: str) -> str:
-    return hashlib.sha256(f"{data_name}\n{patient}".encode()).hexdigest()[: 2 * MARK_BYTES]
+def _file_hash(row: ManifestRow) -> str:
+    return row.sha256[: 2 * HASH_BYTES]
 
 
-def _table(marks: Iterable[str], num_bytes: int) -> NDArray[np.uint8]:
-    """Hex marks as rows (N, num_bytes), in their order."""
-    whole = b"".join(bytes.fromhex(mark) for mark in sorted(marks))
+def _patient_hash(data_name: str, patient: str) -> str:
+    return hashlib.sha256(f"{data_name}\n{patient}".encode()).hexdigest()[: 2 * HASH_BYTES]
+
+
+def _table(values: Iterable[str], num_bytes: int) -> NDArray[np.uint8]:
+    """Values in hexadecimal as rows (N, num_bytes), sorted."""
+    whole = b"".join(bytes.fromhex(value) for value in sorted(values))
     return np.frombuffer(whole, np.uint8).reshape(-1, num_bytes)
 
 
-def _near(seen: NDArray[np.uint8], fingerprints: Sequence[str | None]) -> list[bool]:
-    """Whether each fingerprint differs in few bits from one that was seen."""
-    if not len(seen):
+def _is_copy(known: NDArray[np.uint8], fingerprints: Sequence[str | None]) -> list[bool]:
+    """Whether each fingerprint differs in few bits from one of those known, (M, 32)."""
+    if not len(known):
         return [False] * len(fingerprints)
-    known = [fingerprint or "00" * _FINGERPRINT_BYTES for fingerprint in fingerprints]
-    asked = np.frombuffer(bytes.fromhex("".join(known)), np.uint8).reshape(-1, _FINGERPRINT_BYTES)
-    seen_signs, asked_signs = (np.unpackbits(table, axis=1).astype(np.float32) * 2 - 1 for table in (seen, asked))
-    threshold = FINGERPRINT_BITS - 2 * MAX_DIFFERENT_BITS
-    near: list[bool] = []
-    for start in range(0, len(asked_signs), 1024):
-        near += ((asked_signs[start : start + 1024] @ seen_signs.T).max(axis=1) >= threshold).tolist()
-    return [is_near and fingerprint is not None for is_near, fingerprint in zip(near, fingerprints, strict=True)]
+    filled = [fingerprint or "00" * _FINGERPRINT_BYTES for fingerprint in fingerprints]
+    table = np.frombuffer(bytes.fromhex("".join(filled)), np.uint8).reshape(-1, _FINGERPRINT_BYTES)
+    is_near = [bool(row.any()) for _, block in near_blocks(table, known) for row in block]
+    return [near and fingerprint is not None for near, fingerprint in zip(is_near, fingerprints, strict=True)]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fundusgrade import store
 from fundusgrade.data.duplicates import FINGERPRINT_BITS
-from fundusgrade.data.leakage import MARK_BYTES, TrainingFingerprints
+from fundusgrade.data.leakage import HASH_BYTES, TrainingFingerprints
 from fundusgrade.errors import CheckpointError, WeightsUnavailableError
 from fundusgrade.files import hash_text, write_atomically
 from fundusgrade.networks.build import build_backbone, build_network
@@ -30,7 +30,7 @@ from fundusgrade.networks.network import GradingNetwork, NetworkSpec
 METADATA_KEY = "fundusgrade"
 # SHA-256 of the description: one wrong digit of a mean would change grades without a trace. Early files lack it.
 HASH_KEY = "fundusgrade_sha256"
-FINGERPRINT_BYTES = {"files": MARK_BYTES, "fingerprints": FINGERPRINT_BITS // 8, "patients": MARK_BYTES}
+FINGERPRINT_BYTES = {"files": HASH_BYTES, "fingerprints": FINGERPRINT_BITS // 8, "patients": HASH_BYTES}
 """The tables of TrainingFingerprints, and the length of a row of each in bytes."""
 # Tensors that are those tables, not weights, start so: a name of the file format, which shipped models use.
 _FINGERPRINT_PREFIX = "seen."

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
-from fundusgrade.data.pixel_cache import load_pixels
+from fundusgrade.data.pixel_cache import load_decoded_images
 from fundusgrade.errors import DatasetError
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import Outline
@@ -77,11 +77,11 @@ def load_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Labele
     """The pictures of these rows. Raises DatasetError where there are none or one is of another size."""
     if not rows:
         raise DatasetError(f"the data set {dataset.name!r} has no graded photographs in this split; see its manifest")
-    kept = load_pixels(dataset, rows)
+    decoded = load_decoded_images(dataset, rows)
     grades = torch.tensor([-1 if row.grade is None else int(row.grade) for row in rows])
     return LabeledImages(
-        stored=torch.from_numpy(kept.pixels),
-        index=torch.from_numpy(kept.positions),
+        stored=torch.from_numpy(decoded.pixels),
+        index=torch.from_numpy(decoded.indices),
         grades=grades,
         fill=dataset.recipe.fill,
         max_turn=BAND_TURN if dataset.recipe.outline is Outline.BAND else ANY_TURN,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fundusgrade import __version__, store
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.leakage import exposure_of
+from fundusgrade.data.leakage import collect_fingerprints
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import now
 from fundusgrade.grades import NUM_GRADES
@@ -402,7 +402,9 @@ def _save_best(
         ),
     )
     rows = (*dataset.graded_rows("train"), *dataset.graded_rows("validation"))
-    save_checkpoint(directory / store.MODEL_FILE, network, description, fingerprints=exposure_of(dataset, rows))
+    save_checkpoint(
+        directory / store.MODEL_FILE, network, description, fingerprints=collect_fingerprints(dataset, rows)
+    )
 
 
 def _describe_init(options: TrainOptions) -> str:

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.join import JOINED_BY, open_dataset
-from fundusgrade.data.pixel_cache import keep_pixels
+from fundusgrade.data.join import SEPARATOR, open_dataset
+from fundusgrade.data.pixel_cache import write_pixel_cache
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.networks.checkpoint import read_description
@@ -111,7 +111,7 @@ def plan_run(request: RunRequest) -> RunPlan:
 
 def default_name(dataset: PreparedDataset, options: TrainOptions) -> str:
     """DATA-ARCH, in letters that a name may have."""
-    return store.name_from(f"{dataset.name}-{short_name(options.arch)}".replace(JOINED_BY, "-"), dataset.name)
+    return store.name_from(f"{dataset.name}-{short_name(options.arch)}".replace(SEPARATOR, "-"), dataset.name)
 
 
 def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:
@@ -129,7 +129,7 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
         mark_launch(plan.directory)
         shared = f", {us.size} processes" if us.size > 1 else ""
         console.print(f"device: {choice.describe()}{shared}", highlight=False, soft_wrap=True)
-        if trouble := keep_pixels(plan.dataset):
+        if trouble := write_pixel_cache(plan.dataset):
             console.print(trouble, highlight=False, soft_wrap=True)
     us.wait()
     with (
