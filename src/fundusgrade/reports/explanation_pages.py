@@ -15,11 +15,9 @@ import numpy as np
 from fundusgrade.data.lesion_masks import LESION_NAMES, read_lesions
 from fundusgrade.explanation.explainer import Explanation, Explanations
 from fundusgrade.files import write_atomically
-from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.photographs.sources import FoundImage
 from fundusgrade.reports.figures import draw_explanations
-from fundusgrade.reports.html.markup import Html, element, escaped, joined, paragraph, table
-from fundusgrade.reports.html.style import PAGE_STYLE
+from fundusgrade.reports.html.environment import render
 from fundusgrade.reports.overlay import MarkedRegion
 from fundusgrade.reports.tables import prediction_line
 from fundusgrade.text import printable
@@ -39,6 +37,11 @@ class IndexEntry:
     figure: str = ""
     lines: tuple[str, ...] = ()
     reason: str | None = None
+
+    @property
+    def link(self) -> str:
+        """The path of the figure as a link of the page."""
+        return _quoted(self.figure)
 
 
 def draw_figure(explanations: Explanations, path: Path, masks: Path | None) -> None:
@@ -112,29 +115,7 @@ def _place(found: FoundImage) -> Path:
 
 def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> str:
     """The index page: every photograph's figure with its grades, then those that could not be graded with reasons."""
-    shown = [_item(entry) for entry in entries if entry.reason is None]
-    refused = [[entry.name, entry.reason] for entry in entries if entry.reason is not None]
-    note = paragraph(
-        "White lines surround heat of at least half of the color bar. Each figure has its own bar; where its end is "
-        "marked with \N{GREATER-THAN OR EQUAL TO}, the bar is the same in all of them."
-    )
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped(title)}</title><style>{PAGE_STYLE}</style>"
-    )
-    body = joined(
-        [
-            element("h1", title),
-            paragraph(f"explained: {len(shown)}; not explained: {len(refused)}", class_="meta"),
-            note,
-            element("ul", *shown, class_="gallery"),
-            table("Not explained", ["photograph", "reason"], refused, words=True) if refused else Html(""),
-            element("h2", "How this was made"),
-            element("pre", command),
-            element("footer", paragraph(RESEARCH_USE, class_="meta")),
-        ]
-    )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+    return render("explanations.html", title=title, entries=entries, command=command)
 
 
 def entry_of(name: str, figure: str, explanations: Explanations) -> IndexEntry:
@@ -143,17 +124,10 @@ def entry_of(name: str, figure: str, explanations: Explanations) -> IndexEntry:
     return IndexEntry(name=name, figure=figure, lines=lines)
 
 
-def _item(entry: IndexEntry) -> Html:
-    source = escaped(_quoted(entry.figure))
-    shown = Html(f'<img src="{source}" loading="lazy" alt="{escaped(f"{entry.name} with its heat maps")}">')
-    lines = [paragraph(line) for line in entry.lines]
-    return element("li", Html(f'<a href="{source}">{shown}</a>'), *lines)
-
-
 def _quoted(path: str) -> str:
-    """A relative path as a link: only what would end or change the link is escaped."""
+    """A relative path as a link: only what would end the link, or make its beginning a scheme, is escaped."""
     quoted = printable(path)
-    for character in "%#?\\":
+    for character in "%#?\\:":
         quoted = quoted.replace(character, f"%{ord(character):02X}")
     return quoted
 
