@@ -1,10 +1,10 @@
-"""Do 95 % intervals hold the truth in 95 of 100 data sets, and 90 % sets of grades the true grade of 90 of 100 eyes?
+"""Coverage of 95 % intervals of all scores, and of conformal prediction sets with 90 % target coverage, by simulation.
 
-    python benchmarks/coverage.py [--patients 200] [--data-sets 1000] [--draws 500]
+    python benchmarks/coverage.py [--patients 200] [--data-sets 1000] [--resamples 500]
 
 A large population of patients with two correlated eyes is simulated, and graded by a model with correlated errors. The
-truth is each score of that whole population. Data sets take a fixed number of patients of each stratum (highest grade
-of the two eyes) from it, in the population's mix.
+true score is that of the whole population. Data sets take a fixed number of patients of each stratum (highest grade of
+the two eyes) from it, in the population's mix.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.metrics.bootstrap import Resample, of_weights, resample
+from fundusgrade.metrics.bootstrap import Resamples, from_weights, resample
 from fundusgrade.metrics.conformal import conformity_scores, grade_sets, score_limit
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.reliability import measure_reliability
-from fundusgrade.metrics.scores import NamedEstimate, score_predictions
+from fundusgrade.metrics.scores import score_predictions
 
 POPULATION = 200_000
 # Grades 0-4 of 49, 10, 27, 6 and 8 of 100 eyes.
@@ -31,7 +32,7 @@ def simulate_population(num_patients: int, rng: np.random.Generator) -> ScoredPh
     shape = (num_patients, 2)
     severity = (np.sqrt(0.8) * rng.normal(size=(num_patients, 1)) + np.sqrt(0.2) * rng.normal(size=shape)).ravel()
     grades = np.searchsorted(CUTS, severity)
-    # The model sees the severity with errors that the two eyes share in part; it is a little too sure.
+    # The model measures severity with errors that the two eyes share in part; it is slightly overconfident.
     error = 0.25 * rng.normal(size=(num_patients, 1)) + 0.25 * rng.normal(size=shape)
     worse = 1 / (1 + np.exp(-(severity[:, None] + error.ravel()[:, None] - CUTS) / 0.16))
     edges = np.concatenate([np.ones((len(worse), 1)), worse, np.zeros((len(worse), 1))], axis=1)
@@ -59,7 +60,7 @@ def draw_data_sets(
     pools = [np.flatnonzero(strata == stratum) for stratum in range(len(counts))]
     for _ in range(num_data_sets):
         patients = np.concatenate([rng.choice(pool, count) for pool, count in zip(pools, counts, strict=True)])
-        drawn = population.chosen((patients[:, None] * 2 + np.arange(2)).ravel())
+        drawn = population.subset((patients[:, None] * 2 + np.arange(2)).ravel())
         # A patient drawn twice from so many counts as two.
         yield ScoredPhotographs(
             **{name: getattr(drawn, name) for name in ("sources", "grades", "predicted", "probabilities", "folds")},
@@ -67,35 +68,33 @@ def draw_data_sets(
         )
 
 
-def all_scores(photographs: ScoredPhotographs, sample: Resample) -> list[NamedEstimate]:
-    """The scores and the two calibration errors."""
-    reliability = measure_reliability(photographs, sample)
-    errors = [NamedEstimate(name=f"calibration, {each.what}", estimate=each.calibration_error) for each in reliability]
-    return [*score_predictions(photographs, sample), *errors]
+def all_scores(photographs: ScoredPhotographs, resamples: Resamples) -> dict[str, Estimate]:
+    """The scores and the two calibration errors by their names."""
+    reliability = measure_reliability(photographs, resamples)
+    errors = {f"calibration, {each.what}": each.calibration_error for each in reliability}
+    return {each.name: each.estimate for each in score_predictions(photographs, resamples)} | errors
 
 
 def true_scores(population: ScoredPhotographs, counts: NDArray[np.int64]) -> dict[str, float]:
     """Each score of the whole population, weighted to exactly the mix of the data sets."""
     strata = strata_of(population)
     weights = (counts / np.bincount(strata))[strata].repeat(2)[None].repeat(2, axis=0)
-    sample = of_weights(weights, population.groups)
-    return {score.name: score.estimate.value or 0.0 for score in all_scores(population, sample)}
+    values = {name: of.value for name, of in all_scores(population, from_weights(weights, population.groups)).items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def measure_intervals(population: ScoredPhotographs, options: argparse.Namespace, rng: np.random.Generator) -> None:
-    """Print the share of intervals that hold the truth."""
+    """Print the share of intervals that cover the true score."""
     counts = np.round(np.bincount(strata_of(population)) / POPULATION * options.patients).astype(int)
     truth = true_scores(population, counts)
     found: dict[str, list[tuple[bool, bool, float]]] = {name: [] for name in truth}
     for seed, data in enumerate(draw_data_sets(population, counts, options.data_sets, rng)):
-        sample = resample(data.grades, data.groups, num_resamples=options.draws, seed=seed)
-        for name, low, high in (
-            (each.name, each.estimate.low, each.estimate.high) for each in all_scores(data, sample)
-        ):
-            if low is not None and high is not None:
-                found[name].append((truth[name] < low, truth[name] > high, high - low))
+        resamples = resample(data.grades, data.groups, num_resamples=options.resamples, seed=seed)
+        for name, of in all_scores(data, resamples).items():
+            if of.low is not None and of.high is not None:
+                found[name].append((truth[name] < of.low, truth[name] > of.high, of.high - of.low))
     print(f"{options.data_sets} data sets of {counts.sum()} patients ({counts.tolist()} by worse eye), two eyes each")
-    print(f"{'score':32}{'truth':>8}{'covered':>9}{'below':>8}{'above':>8}{'width':>8}{'defined':>9}")
+    print(f"{'score':32}{'true':>8}{'covered':>9}{'below':>8}{'above':>8}{'width':>8}{'defined':>9}")
     for name, rows in found.items():
         below, above, width = np.array(rows).mean(axis=0)
         shares = f"{1 - below - above:>9.1%}{below:>8.1%}{above:>8.1%}"
@@ -105,12 +104,12 @@ def measure_intervals(population: ScoredPhotographs, options: argparse.Namespace
 def measure_sets(
     population: ScoredPhotographs, num_validation: int, options: argparse.Namespace, rng: np.random.Generator
 ) -> None:
-    """Print the mean coverage of 90 % sets whose limit is from as many validation photographs, one of each patient."""
+    """Print the mean coverage of 90 % sets whose limit is chosen on validation photographs, one of each patient."""
     covered, sizes = [], []
-    firsts = population.chosen(np.arange(0, len(population), 2))
+    firsts = population.subset(np.arange(0, len(population), 2))
     for _ in range(options.data_sets):
-        known = firsts.chosen(rng.choice(len(firsts), num_validation))
-        new = firsts.chosen(rng.choice(len(firsts), 1000))
+        known = firsts.subset(rng.choice(len(firsts), num_validation))
+        new = firsts.subset(rng.choice(len(firsts), 1000))
         limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.9)
         low, high = grade_sets(new.probabilities, limit)
         covered.append(np.mean((low <= new.grades) & (new.grades <= high)))
@@ -122,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=200)
     parser.add_argument("--data-sets", type=int, default=1000)
-    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--resamples", type=int, default=500)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     population = simulate_population(POPULATION, rng)

@@ -1,9 +1,9 @@
-"""How long a whole evaluation takes: three models, 3,662 cached predictions each, 1,000 draws, report with all figures.
+"""Seconds of a whole evaluation: three models, 3,662 stored predictions each, 1,000 resamples, report with all figures.
 
     python benchmarks/evaluate.py
 
-The predictions are made up; reading, scoring, comparing, drawing and writing are what `fundusgrade evaluate
---predictions ... --report` does, without pictures of errors.
+The predictions are simulated; reading, scoring, comparing, drawing and writing are what `fundusgrade evaluate
+--predictions ... --report` does, without images of the worst errors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fundusgrade.reports.html.page import report_html
 NUM_PER_GRADE = (1805, 370, 999, 193, 295)
 
 
-def made_up(seed: int, noise: float) -> PredictionSet:
+def simulated(seed: int, noise: float) -> PredictionSet:
     """Predictions of a model whose severity is off by `noise` grades, in five folds."""
     rng = np.random.default_rng(seed)
     grades = np.random.default_rng(0).permutation(np.repeat(np.arange(5), NUM_PER_GRADE))
@@ -39,7 +39,8 @@ def made_up(seed: int, noise: float) -> PredictionSet:
         groups=number // 2 * 2,
         folds=1 + number % 5,
     )
-    return PredictionSet(model=f"made up {seed}", data="made up", test=columns, validation=columns.chosen(number[::3]))
+    known = columns.subset(number[::3])
+    return PredictionSet(model=f"simulated {seed}", data="simulated", test=columns, validation=known)
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{seed}.csv" for seed in (1, 2, 3)]
         for path, noise in zip(paths, (0.5, 0.6, 0.8), strict=True):
-            write_predictions(made_up(int(path.stem), noise), path)
+            write_predictions(simulated(int(path.stem), noise), path)
         started = time.perf_counter()
         sets = [read_predictions(path) for path in paths]
         was_read = time.perf_counter()
@@ -61,10 +62,10 @@ def main() -> None:
 
 def _context() -> ReportContext:
     data = DataDescription(
-        name="made up", num_photographs=sum(NUM_PER_GRADE), num_per_grade=NUM_PER_GRADE, part="test",
+        name="simulated", num_photographs=sum(NUM_PER_GRADE), num_per_grade=NUM_PER_GRADE, part="test",
         num_folds=5, num_groups=0, recipe="none", manifest_hash="", num_ungraded=0, num_doubtful=0,
     )  # fmt: skip
-    return ReportContext(title="Made up", created="", versions=(), data=data)
+    return ReportContext(title="Simulated", created="", versions=(), data=data)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from fundusgrade.explanation.explainer import explain_opened
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import Target, parse_target
 from fundusgrade.grading.grader import Grader
-from fundusgrade.metrics.bootstrap import estimate, ratio, resample
+from fundusgrade.metrics.bootstrap import estimate_mean, resample
 from fundusgrade.options import Attribution, Layer
 from fundusgrade.photographs.loading import open_photograph
 
@@ -65,12 +65,8 @@ def agreements(grader: Grader, folder: Path, options: ExplainOptions) -> Iterato
 
 def words(values: np.ndarray) -> str:
     """The mean with its 95 % interval over photographs."""
-    sample = resample(np.zeros(len(values), np.int64), np.arange(len(values)))
-    totals = sample.totals(np.stack([values, np.ones(len(values))], axis=1))
-    found = estimate(ratio(totals[:, 0], totals[:, 1]), sample)
-    if found.low is None or found.high is None:
-        return f"{found.value:.2f}"
-    return f"{found.value:.2f} ({found.low:.2f}-{found.high:.2f})"
+    resamples = resample(np.zeros(len(values), np.int64), np.arange(len(values)))
+    return estimate_mean(values, resamples).describe(digits=2)
 
 
 if __name__ == "__main__":

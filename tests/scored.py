@@ -1,4 +1,4 @@
-"""Photographs with grades and probabilities drawn at random, for tests of scores."""
+"""Random photographs with grades and probabilities, for tests of scores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
+from fundusgrade.metrics.score_keys import ScoreKey
 from fundusgrade.metrics.scores import NamedEstimate
 
 MIX = (0.49, 0.10, 0.27, 0.06, 0.08)
@@ -14,7 +15,7 @@ MIX = (0.49, 0.10, 0.27, 0.06, 0.08)
 def scored(
     grades: ArrayLike, probabilities: ArrayLike, *, predicted: ArrayLike | None = None, groups: ArrayLike | None = None
 ) -> ScoredPhotographs:
-    """Photographs of fold 0, each its own group unless groups are given, graded as most probable unless told."""
+    """Photographs of fold 0, by default each of its own group and with the most probable grade predicted."""
     table = np.asarray(probabilities, np.float64).reshape(-1, 5)
     count = len(table)
     return ScoredPhotographs(
@@ -28,7 +29,7 @@ def scored(
 
 
 def draw_photographs(num_photographs: int, seed: int, *, skill: float = 1.5) -> ScoredPhotographs:
-    """A model that knows the grade with an error; its probabilities are honest only roughly."""
+    """Photographs and a model that measures the grade with an error; its probabilities are roughly calibrated."""
     rng = np.random.default_rng(seed)
     grades = rng.choice(5, num_photographs, p=MIX)
     return grade_again(scored(grades, np.full((num_photographs, 5), 0.2)), seed + 1, skill=skill)
@@ -37,8 +38,8 @@ def draw_photographs(num_photographs: int, seed: int, *, skill: float = 1.5) -> 
 def grade_again(photographs: ScoredPhotographs, seed: int, *, skill: float = 1.5) -> ScoredPhotographs:
     """The same photographs by another model."""
     rng = np.random.default_rng(seed)
-    seen = photographs.grades + rng.normal(0, 1 / skill, len(photographs))
-    closeness = np.exp(-(skill**2) * (seen[:, None] - np.arange(5)) ** 2 / 2) + 0.002
+    severity = photographs.grades + rng.normal(0, 1 / skill, len(photographs))
+    closeness = np.exp(-(skill**2) * (severity[:, None] - np.arange(5)) ** 2 / 2) + 0.002
     return scored(photographs.grades, closeness / closeness.sum(axis=1, keepdims=True), groups=photographs.groups)
 
 
@@ -46,7 +47,7 @@ def prediction_set(
     test: ScoredPhotographs, validation: ScoredPhotographs | None = None, *, model: str = "model"
 ) -> PredictionSet:
     """One model's predictions; without validation photographs unless they are given."""
-    nothing = test.chosen(np.zeros(0, np.int64))
+    nothing = test.subset(np.zeros(0, np.int64))
     return PredictionSet(model=model, data="eyes", test=test, validation=nothing if validation is None else validation)
 
 
@@ -54,10 +55,10 @@ def repeated(photographs: ScoredPhotographs, times: int) -> ScoredPhotographs:
     """Each photograph as several identical copies of one group."""
     count = len(photographs)
     rows: NDArray[np.int64] = np.tile(np.arange(count), times)
-    copies = photographs.chosen(rows)
+    copies = photographs.subset(rows)
     return scored(copies.grades, copies.probabilities, predicted=copies.predicted, groups=rows)
 
 
-def by_name(scores: tuple[NamedEstimate, ...]) -> dict[str, float | None]:
+def by_key(scores: tuple[NamedEstimate, ...]) -> dict[ScoreKey, float | None]:
     """The values of scores."""
-    return {score.name: score.estimate.value for score in scores}
+    return {score.key: score.estimate.value for score in scores}

@@ -23,16 +23,6 @@ class Grade(IntEnum):
         """Name for people, as used in tables and figures."""
         return _LABELS[self]
 
-    @property
-    def is_referable(self) -> bool:
-        """Moderate or worse: more than mild diabetic retinopathy."""
-        return self >= REFERABLE_FROM
-
-    @property
-    def is_sight_threatening(self) -> bool:
-        """Severe or proliferative."""
-        return self >= SIGHT_THREATENING_FROM
-
 
 _LABELS = {
     Grade.NONE: "No DR",
@@ -86,11 +76,6 @@ class Prediction:
     def referable_probability(self) -> float:
         """Probability that the grade is moderate or worse."""
         return sum(self.probabilities[REFERABLE_FROM:])
-
-    @property
-    def sight_threatening_probability(self) -> float:
-        """Probability that the grade is severe or proliferative."""
-        return sum(self.probabilities[SIGHT_THREATENING_FROM:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from fundusgrade.errors import MetricsError
 from fundusgrade.evaluation.assessment import Assessment, assess, find_worst_errors
 from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.metrics.predictions import PredictionSet
+from fundusgrade.metrics.score_keys import ScoreKey
 from tests.scored import draw_photographs, grade_again, prediction_set, scored
 
 
@@ -43,7 +44,7 @@ def test_assessment_holds_plain_numbers_only() -> None:
         return [leaf for item in value for leaf in leaves(item)] if isinstance(value, tuple) else [value]
 
     found: Assessment = assess(two_models(), num_resamples=20, columns={"device": ["a", "b"] * 60})
-    assert {type(leaf) for leaf in leaves(dataclasses.asdict(found))} <= {int, float, str, type(None)}
+    assert {type(leaf) for leaf in leaves(dataclasses.asdict(found))} <= {int, float, str, ScoreKey, type(None)}
 
 
 def test_the_same_seed_says_the_same() -> None:
@@ -54,7 +55,7 @@ def test_the_same_seed_says_the_same() -> None:
 
 def test_photographs_are_brought_into_the_order_of_the_first() -> None:
     first, second = two_models()
-    shuffled = replace(second, test=second.test.chosen(np.random.default_rng(0).permutation(120)))
+    shuffled = replace(second, test=second.test.subset(np.random.default_rng(0).permutation(120)))
     assert assess([first, shuffled], num_resamples=20) == assess([first, second], num_resamples=20)
 
 
@@ -65,7 +66,7 @@ def test_scores_are_those_of_the_grades_that_were_given() -> None:
     expected = evaluate_predictions(first.test.grades, first.test.probabilities, predicted=cautious)
     assert found.evaluation == expected
     assert expected.kappa != evaluate_predictions(first.test.grades, first.test.probabilities).kappa
-    assert found.scores[0].estimate.value == pytest.approx(expected.kappa)
+    assert found.score(ScoreKey.KAPPA).value == pytest.approx(expected.kappa)
 
 
 def test_the_part_is_named_and_must_hold_photographs() -> None:
@@ -79,7 +80,7 @@ def test_the_part_is_named_and_must_hold_photographs() -> None:
 
 def test_other_photographs_are_refused() -> None:
     first, second = two_models()
-    fewer = replace(second, test=second.test.chosen(np.arange(3, 120)))
+    fewer = replace(second, test=second.test.subset(np.arange(3, 120)))
     with pytest.raises(
         MetricsError, match=r"second .* first: 3 photographs \(0.png, 1.png, 2.png\) missing, none only"
     ):
@@ -96,9 +97,9 @@ def test_other_photographs_are_refused() -> None:
 def test_other_grades_and_doubled_names_are_refused() -> None:
     first, second = two_models()
     relabeled = replace(second, test=replace(second.test, grades=(second.test.grades + 1) % 5))
-    with pytest.raises(MetricsError, match="other true grades to 120 photographs"):
+    with pytest.raises(MetricsError, match="different true grades of 120 photographs"):
         assess([first, relabeled])
-    doubled = replace(second, test=second.test.chosen(np.zeros(120, np.int64)))
+    doubled = replace(second, test=second.test.subset(np.zeros(120, np.int64)))
     with pytest.raises(MetricsError, match="name a photograph more than once"):
         assess([first, doubled])
     with pytest.raises(MetricsError, match="at least one model"):
@@ -112,7 +113,7 @@ def test_subgroups_pool_rare_values_and_name_missing_ones() -> None:
     assert [(each.column, each.value, each.num_photographs) for each in found] == [
         ("device", "a", 30), ("device", "b", 40), ("device", "unknown", 25), ("device", "other", 25),
     ]  # fmt: skip
-    here = test.chosen(np.arange(40, 70))
+    here = test.subset(np.arange(40, 70))
     expected = evaluate_predictions(here.grades, here.probabilities)
     assert found[0].kappa.value == pytest.approx(expected.kappa)
     assert found[0].accuracy.value == pytest.approx(expected.accuracy)

@@ -1,4 +1,4 @@
-"""A model is not tested on what it has seen unless that is wanted, and then the results say so."""
+"""A model is not tested on images that trained it unless leakage is allowed, and then the results say so."""
 
 from __future__ import annotations
 
@@ -57,38 +57,40 @@ def candidate(dataset: PreparedDataset, split: str, *, allow_leakage: bool = Fal
     )
 
 
-# What the model has seen
+# Leakage
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "all"])
-def test_photographs_that_the_model_was_trained_or_chosen_on_are_refused(split: str, eyes: PreparedDataset) -> None:
+def test_images_that_trained_or_selected_the_model_are_refused(split: str, eyes: PreparedDataset) -> None:
     install_trained(eyes, not_tested(eyes))
-    rows, seen = eyes.graded_rows(split), {row.source for row in not_tested(eyes)}
-    first = next(row.source for row in rows if row.source in seen)
-    num_seen = sum(row.source in seen for row in rows)
+    rows, used = eyes.graded_rows(split), {row.source for row in not_tested(eyes)}
+    first = next(row.source for row in rows if row.source in used)
+    num_used = sum(row.source in used for row in rows)
     with pytest.raises(
         DatasetError,
-        match=rf"'tiny' was trained or chosen on {num_seen} of {len(rows)} photographs .*such as {first}.*too good\. "
-        r"Choose a --split or --data that it has not seen, or add --allow-leakage",
+        match=rf"^{num_used} of {len(rows)} evaluation images were used to train or select the model 'tiny', such as "
+        rf"{first}.*; scores would be inflated\. Choose another --split or --data, or add --allow-leakage",
     ):
         candidate(eyes, split)
 
 
-def test_where_it_is_allowed_the_result_says_what_was_seen(eyes: PreparedDataset) -> None:
+def test_where_leakage_is_allowed_the_result_states_it(eyes: PreparedDataset) -> None:
     install_trained(eyes, not_tested(eyes))
     found = candidate(eyes, "all", allow_leakage=True)
-    assert found.seen.startswith("Trained and chosen on 15 different files of eyes, among them 15 of 20 photographs")
-    assert found.seen.endswith("these scores are too good.")
+    assert found.leakage == (
+        "Trained and selected on 15 different files of eyes; 15 of 20 evaluation images were used to train or select "
+        "this model: scores are inflated."
+    )
     assert len(found.predictions.test) == 20
 
 
-def test_photographs_that_the_model_has_not_seen_are_graded_and_that_is_said(eyes: PreparedDataset) -> None:
+def test_images_without_leakage_are_graded_and_that_is_said(eyes: PreparedDataset) -> None:
     install_trained(eyes, not_tested(eyes))
     for allow_leakage in (False, True):
         found = candidate(eyes, "test", allow_leakage=allow_leakage)
-        assert found.seen == (
-            "Trained and chosen on 15 different files of eyes; none of the 5 photographs here, no copy of them and no "
-            "patient is among those."
+        assert found.leakage == (
+            "Trained and selected on 15 different files of eyes; none of the 5 evaluation images, of their copies and "
+            "patients is among them."
         )
 
 
@@ -99,7 +101,7 @@ def test_copies_under_other_names_in_another_data_set_are_refused(eyes: Prepared
         for i, row in enumerate(eyes.rows)
     ]
     other = replace(eyes, name="others", hash="another", rows=tuple(renamed))
-    with pytest.raises(DatasetError, match=r"on 0 of 20 photographs themselves, copies of 15 and .* of 0, such as ren"):
+    with pytest.raises(DatasetError, match=r"^copies of 15 of 20 evaluation images were used .* such as renamed"):
         candidate(other, "all")
 
 
@@ -109,15 +111,17 @@ def test_other_photographs_of_the_same_patients_are_refused(eyes: PreparedDatase
     install_trained(eyes, trained)
     tested = eyes.graded_rows("test")
     with_patient = replace(eyes, rows=(replace(tested[0], patient="P"), *tested[1:]))
-    with pytest.raises(DatasetError, match=rf"of the patients of 1, such as {tested[0].source};"):
+    with pytest.raises(DatasetError, match=rf"^other images of the patients of 1 of 5 .* {tested[0].source};"):
         candidate(with_patient, "test")
-    assert candidate(replace(eyes, rows=tested), "test").seen.endswith("is among those.")
+    assert candidate(replace(eyes, rows=tested), "test").leakage.endswith("is among them.")
 
 
-def test_of_a_model_without_marks_it_is_said_that_nothing_is_known(eyes: PreparedDataset) -> None:
+def test_leakage_of_a_model_without_fingerprints_is_not_known(eyes: PreparedDataset) -> None:
     install_model("tiny")
     found = candidate(eyes, "all")
-    assert found.seen == ("Trained on drawn; its file holds no marks of training photographs, so overlap is not known.")
+    assert found.leakage == (
+        "Trained on drawn; the model file has no training fingerprints, so leakage cannot be checked."
+    )
     assert len(found.predictions.test) == 20
 
 
@@ -135,10 +139,10 @@ def test_a_candidate_holds_the_model_s_predictions_of_the_split(eyes: PreparedDa
     assert test.groups.tolist() == [row.group for row in rows] and set(test.folds.tolist()) == {0}
     assert np.array_equal(test.probabilities, predict_rows(found.grader, eyes, rows))
     validation = [row.source for row in eyes.graded_rows("validation")]
-    assert list(found.predictions.validation.sources) == validation, "thresholds may be locked on them"
+    assert list(found.predictions.validation.sources) == validation, "thresholds may be chosen on them"
 
 
-def test_thresholds_are_not_locked_on_a_data_set_that_the_model_was_not_chosen_on(eyes: PreparedDataset) -> None:
+def test_thresholds_are_not_chosen_on_a_data_set_that_did_not_select_the_model(eyes: PreparedDataset) -> None:
     install_model("tiny")
     assert len(candidate(eyes, "test").predictions.validation) == 0
 
@@ -158,9 +162,11 @@ def test_predictions_of_a_file_find_the_model_that_made_them(predicted: Predicti
     found = candidate_from_file(str(path))
     assert found.description is not None and found.description.name == "tiny"
     assert found.grader is None
-    assert found.seen == "Predictions from a file, which does not say what the model had seen of these photographs."
-    write_predictions(replace(predicted, seen="Trained on 3 of them: too good."), path)
-    assert candidate_from_file(str(path)).seen == "Trained on 3 of them: too good.", "what was said once is not lost"
+    assert found.leakage == (
+        "Stored predictions: the file does not say whether these images were used to train or select the model."
+    )
+    write_predictions(replace(predicted, leakage="Trained on 3 of them: inflated."), path)
+    assert candidate_from_file(str(path)).leakage == "Trained on 3 of them: inflated.", "what was said once is not lost"
     grader = explaining_grader(found, fold=0)
     assert grader is not None and grader.name == "tiny"
     write_predictions(replace(predicted, model="unknown"), path)
@@ -178,9 +184,8 @@ def test_cross_validated_predictions_say_so_and_are_explained_by_the_network_of_
     for fold in (1, 3):
         install_model(f"pooled-fold{fold}", seed=fold)
     found = candidate_from_file("pooled")
-    assert found.seen == (
-        "Cross-validated: each photograph was graded by one of 4 networks that had not seen it, its copies or its "
-        "patient."
+    assert found.leakage == (
+        "Cross-validated: each image was graded by one of 4 networks, trained without it, its copies and its patient."
     )
     assert found.description is not None and found.description.name == "pooled-fold1"
     names = [None if (grader := explaining_grader(found, fold)) is None else grader.name for fold in (1, 2, 3)]
@@ -189,7 +194,7 @@ def test_cross_validated_predictions_say_so_and_are_explained_by_the_network_of_
     assert network_names(predicted) == ("tiny",)
 
 
-def test_a_model_at_hand_explains_its_own_predictions(eyes: PreparedDataset) -> None:
+def test_a_loaded_model_explains_its_own_predictions(eyes: PreparedDataset) -> None:
     install_model("tiny")
     found = candidate(eyes, "test")
     assert explaining_grader(found, fold=0) is found.grader
@@ -250,7 +255,7 @@ def test_candidates_are_assessed_side_by_side_with_subgroups(eyes: PreparedDatas
         assert subgroup.accuracy.value == pytest.approx(model.evaluation.accuracy)
 
 
-def test_the_validation_split_can_be_assessed_and_locks_nothing_on_itself(eyes: PreparedDataset) -> None:
+def test_the_validation_split_can_be_assessed_and_chooses_no_threshold_on_itself(eyes: PreparedDataset) -> None:
     install_trained(eyes, eyes.graded_rows("train"))
     found = assess_candidates(
         [candidate(eyes, "validation")], eyes, part="validation", columns=["quality"], num_resamples=20
@@ -263,7 +268,7 @@ def test_subgroups_of_a_file_s_validation_photographs_are_theirs(
     eyes: PreparedDataset, predicted: PredictionSet
 ) -> None:
     """Test photographs are left eyes, validation photographs right ones."""
-    test, validation = predicted.test.chosen(np.arange(5)), predicted.test.chosen(np.arange(5, 20))
+    test, validation = predicted.test.subset(np.arange(5)), predicted.test.subset(np.arange(5, 20))
     write_predictions(replace(predicted, test=test, validation=validation), store.predictions_file("parts"))
     sides = {source: "left" if source in test.sources else "right" for source in predicted.test.sources}
     sided = replace(eyes, rows=tuple(replace(row, eye=sides[row.source]) for row in eyes.rows))
@@ -281,7 +286,7 @@ def test_a_file_is_not_scored_on_a_part_that_it_does_not_hold(predicted: Predict
     crossed = replace(predicted, test=replace(predicted.test, folds=folds), validation=predicted.test)
     write_predictions(crossed, store.predictions_file("crossed"))
     for name, part, reason in (
-        ("whole", "train", "--split train: the predictions of tiny were made before"),
+        ("whole", "train", "--split train: the stored predictions of tiny are of test photographs"),
         ("whole", "all", "--split all"),
         ("whole", "validation", "the file of tiny holds no validation photographs"),
         ("crossed", "validation", "its folds share validation photographs"),
@@ -304,13 +309,13 @@ def test_photographs_that_not_all_graded_are_left_out_on_request(predicted: Pred
     test = replace(predicted.test, folds=folds)
     known = replace(test, sources=tuple(f"known {source}" for source in test.sources))
     whole = replace(predicted, model="whole", test=test, validation=known)
-    part = replace(whole, model="part", test=test.chosen(folds == 2), validation=known.chosen(folds == 2))
-    candidates = [Candidate(predictions=each, description=None, seen="Seen.") for each in (whole, part)]
+    part = replace(whole, model="part", test=test.subset(folds == 2), validation=known.subset(folds == 2))
+    candidates = [Candidate(predictions=each, description=None, leakage="None.") for each in (whole, part)]
     first, second = only_common(candidates)
     assert first.predictions.test.sources == second.predictions.test.sources == part.test.sources
     assert set(first.predictions.validation.folds.tolist()) == {2}
-    assert first.seen.endswith(f"Scored here: the {len(part.test)} of {len(test)} photographs that all graded.")
-    assert second.seen == "Seen."
-    apart = replace(candidates[0], predictions=replace(whole, test=test.chosen(folds == 1)))
+    assert first.leakage.endswith(f"Scored on the {len(part.test)} of {len(test)} images that all models graded.")
+    assert second.leakage == "None."
+    apart = replace(candidates[0], predictions=replace(whole, test=test.subset(folds == 1)))
     with pytest.raises(DatasetError, match="--common: no photograph was graded by all of whole, part"):
         only_common([apart, candidates[1]])

@@ -1,4 +1,4 @@
-"""Studies of explanations: the right photographs undergo the right tests, and means and differences are right."""
+"""Studies of explanations: photographs undergo the planned tests, and means and differences are right."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from fundusgrade.errors import DatasetError, ExplanationError
-from fundusgrade.evaluation.baselines import DECOYS
+from fundusgrade.evaluation.baselines import BASELINES
 from fundusgrade.evaluation.findings import Findings, Measured, summarize
-from fundusgrade.evaluation.study import Examination, examine_dataset, examine_lesions, examine_photographs
+from fundusgrade.evaluation.study import StudyOptions, study_dataset, study_lesions, study_photographs
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import REFERABLE
 from fundusgrade.grading.grader import Grader
@@ -65,9 +65,9 @@ def test_means_and_paired_differences_are_those_of_the_photographs() -> None:
     generator = np.random.default_rng(0)
     first = generator.normal(1.0, 1.0, 80)
     second = first - 0.2 + generator.normal(0, 0.1, 80)
-    sample = resample(np.zeros(80, np.int64), np.arange(80))
+    resamples = resample(np.zeros(80, np.int64), np.arange(80))
     both = measured({"a": list(first), "b": list(second)})
-    found = summarize(both, sample, data="drawn", target="referable")
+    found = summarize(both, resamples, data="drawn", target="referable")
     assert [each.mean.value for each in found.findings] == pytest.approx([first.mean(), second.mean()])
     (difference,) = found.between_models
     assert (difference.first, difference.second, difference.within) == ("a", "b", "grad-cam")
@@ -82,8 +82,8 @@ def test_means_and_paired_differences_are_those_of_the_photographs() -> None:
 
 def test_what_is_undefined_on_a_photograph_is_left_out_there() -> None:
     values = {"a": [1.0, None, 3.0, 5.0], "b": [2.0, 2.0, None, 4.0]}
-    sample = resample(np.zeros(4, np.int64), np.arange(4))
-    found = summarize(measured(values), sample, data="drawn", target="referable")
+    resamples = resample(np.zeros(4, np.int64), np.arange(4))
+    found = summarize(measured(values), resamples, data="drawn", target="referable")
     assert [(each.mean.value, each.num_photographs) for each in found.findings] == [
         (pytest.approx(3.0), 3),
         (pytest.approx(8 / 3), 3),
@@ -93,50 +93,50 @@ def test_what_is_undefined_on_a_photograph_is_left_out_there() -> None:
 
 
 def test_one_photograph_has_no_interval() -> None:
-    sample = resample(np.zeros(1, np.int64), np.arange(1))
+    resamples = resample(np.zeros(1, np.int64), np.arange(1))
     peak = measured({"a": [1.0]}, test="lesions", measure="peak on lesion")
-    (found,) = summarize(peak, sample, data="drawn", target="referable").findings
+    (found,) = summarize(peak, resamples, data="drawn", target="referable").findings
     assert (found.mean.value, found.mean.low, found.mean.high) == (1.0, None, None)
 
 
-def test_copies_are_drawn_together() -> None:
+def test_copies_are_resampled_together() -> None:
     values = list(np.random.default_rng(1).normal(0, 1, 40))
     alone = resample(np.zeros(40, np.int64), np.arange(40))
     twice = resample(np.zeros(80, np.int64), np.repeat(np.arange(40), 2))
     doubled = [value for value in values for _ in range(2)]
     one, other = (
-        summarize(measured({"a": column}), sample, data="", target="").findings[0].mean
-        for column, sample in ((values, alone), (doubled, twice))
+        summarize(measured({"a": column}), resamples, data="", target="").findings[0].mean
+        for column, resamples in ((values, alone), (doubled, twice))
     )
     assert one.value == pytest.approx(other.value)
     assert (one.low, one.high) == (pytest.approx(other.low, abs=1e-3), pytest.approx(other.high, abs=1e-3))
 
 
-def test_a_data_set_is_examined_in_full_and_closely() -> None:
+def test_concentration_is_measured_on_all_photographs_and_all_else_on_some() -> None:
     dataset = install_dataset("drawn")
     graders = load("cnn-a", "cnn-b", "vit-c")
     with pytest.raises(DatasetError, match="cannot be read"):  # the photographs it was made of are gone
-        examine_dataset(graders, dataset, "all", Examination(target=REFERABLE, limit=1))
+        study_dataset(graders, dataset, "all", StudyOptions(target=REFERABLE, limit=1))
     seen: list[tuple[int, int]] = []
-    asked = Examination(target=REFERABLE, limit=2, num_resamples=100)
+    options = StudyOptions(target=REFERABLE, limit=2, num_resamples=100)
     with photographs_of(dataset):
-        found = examine_dataset(graders, dataset, "all", asked, lambda done, total: seen.append((done, total)))
+        found = study_dataset(graders, dataset, "all", options, lambda done, total: seen.append((done, total)))
     num_rows = len(dataset.graded_rows())
     assert seen == [(done, num_rows + 2) for done in range(1, num_rows + 3)]
     counts = {each.test: each.num_photographs for each in found.findings if each.measure in ("entropy", "ROAD")}
     assert counts["perturbation"] == 2
     assert counts["concentration"] > 10
     methods = {each.model: {f.method for f in found.findings if f.model == each.model} for each in found.findings}
-    assert methods["cnn-a"] - set(DECOYS) == {each.value for each in Attribution} - {"auto", "rollout"}
-    assert methods["vit-c"] - set(DECOYS) == {each.value for each in Attribution} - {"auto"}
-    assert set(DECOYS) - methods["cnn-a"] <= {"optic disc"}
+    assert methods["cnn-a"] - set(BASELINES) == {each.value for each in Attribution} - {"auto", "rollout"}
+    assert methods["vit-c"] - set(BASELINES) == {each.value for each in Attribution} - {"auto"}
+    assert set(BASELINES) - methods["cnn-a"] <= {"optic disc"}
     between = {each.model for each in found.findings if each.measure == "rank correlation between models"}
     assert between == {"cnn-a and cnn-b", "cnn-a and vit-c", "cnn-b and vit-c"}
     depths = {each.measure for each in found.findings if each.test == "randomization" and "rank" in each.measure}
     assert {"rank correlation, last layer", "rank correlation, 100 % of the layers"} <= depths and len(depths) == 5
-    assert {each.within for each in found.over_decoys if each.measure == "ROAD"} == {"cnn-a", "cnn-b", "vit-c"}
+    assert {each.within for each in found.over_baselines if each.measure == "ROAD"} == {"cnn-a", "cnn-b", "vit-c"}
     with pytest.raises(DatasetError, match="no graded photographs in the split 'nowhere'"):
-        examine_dataset(graders, dataset, "nowhere", asked)
+        study_dataset(graders, dataset, "nowhere", options)
 
 
 def save_lesion_folder(folder: Path) -> None:
@@ -149,11 +149,11 @@ def save_lesion_folder(folder: Path) -> None:
             Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / f"eye{seed}_{kind}.png")
 
 
-def test_lesions_are_examined_by_kind_beside_decoys(tmp_path: Path) -> None:
+def test_lesions_are_tested_by_kind_beside_baselines(tmp_path: Path) -> None:
     save_lesion_folder(tmp_path / "lesions")
     graders = load("cnn-a")
-    asked = Examination(target=REFERABLE, methods=(GRAD_CAM,), num_resamples=100)
-    found = examine_lesions(graders, tmp_path / "lesions", asked)
+    options = StudyOptions(target=REFERABLE, methods=(GRAD_CAM,), num_resamples=100)
+    found = study_lesions(graders, tmp_path / "lesions", options)
     tests = {each.test for each in found.findings}
     assert {"lesions", "haemorrhages", "hard exudates"} <= tests and "microaneurysms" not in tests
     lifts = {
@@ -166,7 +166,7 @@ def test_lesions_are_examined_by_kind_beside_decoys(tmp_path: Path) -> None:
     assert lifts["contrast"] is not None and lifts["contrast"] > 3
     chance = value_of(found, "cnn-a", "random", "lesions", "average precision by chance")
     assert chance == pytest.approx(value_of(found, "cnn-a", "center", "lesions", "average precision by chance"))
-    compared = {each.second for each in found.over_decoys if each.test == "lesions"}
+    compared = {each.second for each in found.over_baselines if each.test == "lesions"}
     assert {"random", "center", "grad-cam, randomized"} <= compared
 
 
@@ -174,34 +174,34 @@ def test_photographs_that_cannot_be_graded_are_left_out(tmp_path: Path) -> None:
     save_broken_files(tmp_path)
     save_lesion_folder(tmp_path / "lesions")
     found = find_images([tmp_path / "black.png", tmp_path / "lesions" / "images"])
-    asked = Examination(target=REFERABLE, methods=(GRAD_CAM,), num_resamples=100)
-    study = examine_photographs(load("cnn-a"), found, None, asked, "photographs")
+    options = StudyOptions(target=REFERABLE, methods=(GRAD_CAM,), num_resamples=100)
+    study = study_photographs(load("cnn-a"), found, None, options, "photographs")
     assert study.num_photographs == 2
     with pytest.raises(DatasetError, match="none of 1 photographs could be tested"):
-        examine_photographs(load("cnn-a"), found[:1], None, asked, "photographs")
+        study_photographs(load("cnn-a"), found[:1], None, options, "photographs")
     assert not [each for each in study.findings if each.test == "lesions"]
 
 
-def test_models_that_see_other_images_are_not_laid_side_by_side(tmp_path: Path) -> None:
+def test_models_of_different_preprocessing_are_not_compared(tmp_path: Path) -> None:
     first, second = load("cnn-a", "cnn-b")
     second.description = replace(second.description, recipe=replace(second.recipe, size_px=96))
     with pytest.raises(ExplanationError, match="look at different pictures"):
-        examine_photographs([first, second], [], None, Examination(target=REFERABLE), "")
+        study_photographs([first, second], [], None, StudyOptions(target=REFERABLE), "")
     with pytest.raises(ExplanationError, match="told apart by name, and these are called cnn-a, cnn-a"):
-        examine_photographs([first, first], [], None, Examination(target=REFERABLE), "")
-    rollout = Examination(target=REFERABLE, methods=(ExplainOptions(method=Attribution.ROLLOUT),))
+        study_photographs([first, first], [], None, StudyOptions(target=REFERABLE), "")
+    rollout = StudyOptions(target=REFERABLE, methods=(ExplainOptions(method=Attribution.ROLLOUT),))
     with pytest.raises(ExplanationError, match="--method rollout fits none of cnn-a"):
-        examine_photographs([first], [], None, rollout, "")
+        study_photographs([first], [], None, rollout, "")
 
 
 def test_findings_become_tables_a_file_and_a_figure(tmp_path: Path) -> None:
     values = {"a": [0.1, 0.2, None], "b": [0.3, 0.1, 0.2]}
-    sample = resample(np.zeros(3, np.int64), np.arange(3))
-    found = summarize(measured(values), sample, data="drawn [red]", target="referable")
+    resamples = resample(np.zeros(3, np.int64), np.arange(3))
+    found = summarize(measured(values), resamples, data="drawn [red]", target="referable")
     tables = findings_tables(found)
     assert [table.row_count for table in tables] == [2, 1]
     road = summarize(
-        measured(values, test="perturbation", measure="ROAD"), sample, data="a/b, test", target="referable"
+        measured(values, test="perturbation", measure="ROAD"), resamples, data="a/b, test", target="referable"
     )
     written = write_findings([found, road], tmp_path / "out")
     assert [path.name for path in written] == ["faithfulness.json", "a-b-test-road.png"]

@@ -1,12 +1,12 @@
-"""Landmarks and decoys on eyes whose truth is drawn."""
+"""Landmarks and baselines on eyes whose truth is drawn."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fundusgrade.evaluation.baselines import CENTER, CONTRAST, DECOYS, OPTIC_DISC, RANDOM, VESSELS, decoy_map
-from fundusgrade.evaluation.landmarks import UNKNOWN_LANDMARKS, Landmarks, Spot, find_landmarks, vessel_map
+from fundusgrade.evaluation.baselines import BASELINES, CENTER, CONTRAST, OPTIC_DISC, RANDOM, VESSELS, baseline_map
+from fundusgrade.evaluation.landmarks import Landmarks, Spot, find_landmarks, vessel_map
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 from tests.drawn_eyes import DrawnEye, healthy_eye, off_center, plain_retina, preprocess_photograph, squash
 
@@ -39,7 +39,7 @@ def test_a_retina_without_a_disc_has_no_landmarks() -> None:
     flat = np.zeros((300, 300, 3), np.uint8)
     y, x = np.mgrid[:300, :300]
     flat[np.hypot(x - 150, y - 150) < 140] = (180, 80, 40)
-    assert find_landmarks(preprocess_photograph(flat, RECIPE), RECIPE.radius_px) == UNKNOWN_LANDMARKS
+    assert find_landmarks(preprocess_photograph(flat, RECIPE), RECIPE.radius_px) == Landmarks()
 
 
 def test_vessels_stand_out() -> None:
@@ -55,12 +55,12 @@ def test_landmarks_move_with_the_image() -> None:
     assert moved == Landmarks(optic_disc=Spot(x=13.0, y=25.0))
 
 
-def test_decoys_know_nothing_of_a_network_and_fill_the_image() -> None:
+def test_baselines_know_nothing_of_a_network_and_fill_the_image() -> None:
     eye = healthy_eye(500)
     natural = preprocess_photograph(eye.photograph, RECIPE)
     prepared = preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=224))
     landmarks = find_landmarks(natural, RECIPE.radius_px)
-    maps = {name: decoy_map(name, prepared, natural, landmarks, RECIPE.radius_px, seed=1) for name in DECOYS}
+    maps = {name: baseline_map(name, prepared, natural, landmarks, RECIPE.radius_px, seed=1) for name in BASELINES}
     assert list(maps) == [RANDOM, CENTER, CONTRAST, VESSELS, OPTIC_DISC]
     for values in maps.values():
         assert values is not None and values.shape == (224, 224)
@@ -70,7 +70,7 @@ def test_decoys_know_nothing_of_a_network_and_fill_the_image() -> None:
     assert center.argmax() in (111 * 224 + 111, 111 * 224 + 112, 112 * 224 + 111, 112 * 224 + 112)
     y, x = np.unravel_index(disc.argmax(), disc.shape)
     assert (x, y) == (round(landmarks.optic_disc.x), round(landmarks.optic_disc.y))
-    again = decoy_map(RANDOM, prepared, natural, landmarks, RECIPE.radius_px, seed=1)
-    other = decoy_map(RANDOM, prepared, natural, landmarks, RECIPE.radius_px, seed=2)
+    again = baseline_map(RANDOM, prepared, natural, landmarks, RECIPE.radius_px, seed=1)
+    other = baseline_map(RANDOM, prepared, natural, landmarks, RECIPE.radius_px, seed=2)
     assert np.array_equal(maps[RANDOM], again) and not np.array_equal(again, other)
-    assert decoy_map(OPTIC_DISC, prepared, natural, UNKNOWN_LANDMARKS, RECIPE.radius_px, seed=1) is None
+    assert baseline_map(OPTIC_DISC, prepared, natural, Landmarks(), RECIPE.radius_px, seed=1) is None

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fundusgrade.evaluation.perturbation import FRACTIONS, answer_shares, measure_curves, measure_road
+from fundusgrade.evaluation.perturbation import FRACTIONS, measure_curves, measure_road, target_probabilities
 from fundusgrade.explanation.integrated_gradients import blurred_baseline
 from fundusgrade.explanation.targets import EXPECTED, REFERABLE, Target, parse_target
 from fundusgrade.networks.device import DeviceChoice
@@ -57,7 +57,7 @@ def test_the_true_reason_is_deleted_first_and_inserted_first(network: GradingNet
     wrong = measure_curves(network, image, OUTLINE, 1 - heat_on_lesion(), SEVERE, CPU)
     blank = to_tensor(blurred_baseline(image, OUTLINE))[None]
     assert found.deletion[0] == found.insertion[-1] > 0.99
-    assert found.deletion[-1] == found.insertion[0] == answer_shares(network, blank, SEVERE, CPU)[0]
+    assert found.deletion[-1] == found.insertion[0] == target_probabilities(network, blank, SEVERE, CPU)[0]
     assert all((value < 0.01) == (fraction >= share) for fraction, value in zip(FRACTIONS, found.deletion, strict=True))
     assert all(
         (value > 0.99) == (fraction >= share) for fraction, value in zip(FRACTIONS, found.insertion, strict=True)
@@ -92,5 +92,5 @@ def test_shares_of_the_answer(target: Target, expected: float) -> None:
     spec = NetworkSpec(arch=CNN, timm_name=None, size_px=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     fixed = GradingNetwork(spec, Fixed())
     mean_grade = (0.125 * (1 + 2 + 4) + 0.5 * 3) / 4
-    shares = answer_shares(fixed, torch.zeros(2, 3, 64, 64), target, CPU)
+    shares = target_probabilities(fixed, torch.zeros(2, 3, 64, 64), target, CPU)
     assert shares == pytest.approx([mean_grade if target == EXPECTED else expected] * 2)

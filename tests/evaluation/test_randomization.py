@@ -1,4 +1,4 @@
-"""A map must depend on what its network learned; likeness of maps against known answers."""
+"""A map must depend on the trained weights of its network; similarity of maps against known values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fundusgrade import store
-from fundusgrade.evaluation.randomization import UNLIKE, compare_maps, randomized, structural_similarity
+from fundusgrade.evaluation.randomization import UNDEFINED_SIMILARITY, compare_maps, randomized, structural_similarity
 from fundusgrade.explanation.attribution import explain_image
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import REFERABLE, Target
@@ -34,7 +34,7 @@ def map_of(network: GradingNetwork, image: NDArray[np.uint8], target: Target = R
 
 
 def network_of(arch: str) -> GradingNetwork:
-    """The shipped networks as they learned; of the others, whose weights do not ship, one that spreads its answers."""
+    """The shipped networks as trained; of other architectures one with random weights whose outputs vary."""
     shipped = {"cnn": "aptos-cnn", "tf_efficientnet_lite0": "aptos-efficientnet-lite0"}
     if arch in shipped:
         return load_checkpoint(store.shipped_weights() / shipped[arch] / store.MODEL_FILE).network.eval()
@@ -42,13 +42,13 @@ def network_of(arch: str) -> GradingNetwork:
 
 
 @pytest.mark.parametrize("arch", ["cnn", "tf_efficientnet_lite0", "resnet50", "vit_small_patch14_dinov2"])
-def test_the_default_map_of_a_network_that_forgot_is_another(arch: str) -> None:
+def test_the_default_map_changes_when_the_network_is_randomized(arch: str) -> None:
     """Adebayo et al. 2018: the rank correlation must fall below 0.3 where all layers are randomized."""
     network = network_of(arch)
     eye = paint_lesions(healthy_eye(448), seed=4, microaneurysms=30, haemorrhages=16, exudates=20)
     prepared = preprocess_photograph(eye.photograph, RECIPE)
     learned = map_of(network, prepared.image)
-    likeness = [
+    similarities = [
         compare_maps(
             learned,
             map_of(randomized(network, 1.0, to_tensor(prepared.image)[None], seed), prepared.image),
@@ -57,28 +57,28 @@ def test_the_default_map_of_a_network_that_forgot_is_another(arch: str) -> None:
         for seed in range(2)
     ]
     assert learned[prepared.mask].max() > 0
-    correlations = [each.rank_correlation for each in likeness if each.rank_correlation is not None]
+    correlations = [each.rank_correlation for each in similarities if each.rank_correlation is not None]
     assert correlations and max(map(abs, correlations)) < 0.3
     assert compare_maps(learned, learned, prepared.mask).rank_correlation == pytest.approx(1.0)
 
 
-def test_layers_forget_from_the_answer_down() -> None:
+def test_layers_are_randomized_from_the_output_down() -> None:
     network = build_network(network_spec("test_resnet", 64)).eval()
     before = {name: value.clone() for name, value in network.named_parameters()}
 
-    def forgotten(depth: float) -> set[str]:
+    def changed(depth: float) -> set[str]:
         after = dict(randomized(network, depth, torch.rand(2, 3, 64, 64)).named_parameters())
         return {name for name, value in before.items() if not torch.equal(after[name], value)}
 
-    # A layer of ones and zeros starts anew as it was.
-    head, half, whole = forgotten(0.0), forgotten(0.5), forgotten(1.0)
+    # A layer that is initialized with ones and zeros may keep its values.
+    head, half, whole = changed(0.0), changed(0.5), changed(1.0)
     assert head and all(name.startswith("backbone.fc") for name in head)
     assert head < half < whole
     assert any(name.startswith("backbone.conv1") for name in whole)
     assert all(torch.equal(value, before[name]) for name, value in network.named_parameters())
 
 
-def test_parameters_without_a_start_are_shuffled() -> None:
+def test_parameters_without_an_initialization_are_shuffled() -> None:
     network = build_network(network_spec("test_vit", 160)).eval()
     torch.manual_seed(0)
     torch.nn.init.normal_(network.backbone.pos_embed)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def test_parameters_without_a_start_are_shuffled() -> None:
     assert torch.equal(before.flatten().sort().values, after.flatten().sort().values)
 
 
-def test_forgetting_leaves_the_random_numbers_of_others_alone() -> None:
+def test_randomizing_leaves_the_global_random_state_unchanged() -> None:
     network, images = build_network(network_spec("cnn", 64)), torch.rand(2, 3, 64, 64)
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -97,13 +97,13 @@ def test_forgetting_leaves_the_random_numbers_of_others_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_likeness_of_known_maps() -> None:
+def test_similarity_of_known_maps() -> None:
     generator = np.random.default_rng(0)
     first = generator.random((40, 40)).astype(np.float32)
     assert compare_maps(first, first**3, EVERYWHERE).rank_correlation == pytest.approx(1.0)
     assert compare_maps(first, 1 - first, EVERYWHERE).rank_correlation == pytest.approx(-1.0)
-    assert compare_maps(first, np.ones_like(first), EVERYWHERE) == UNLIKE
-    assert compare_maps(np.zeros_like(first), np.zeros_like(first), EVERYWHERE) == UNLIKE
+    assert compare_maps(first, np.ones_like(first), EVERYWHERE) == UNDEFINED_SIMILARITY
+    assert compare_maps(np.zeros_like(first), np.zeros_like(first), EVERYWHERE) == UNDEFINED_SIMILARITY
     mask = EVERYWHERE.copy()
     mask[:20] = False
     upper = first.copy()
@@ -111,7 +111,7 @@ def test_likeness_of_known_maps() -> None:
     assert compare_maps(first, upper, mask).rank_correlation == pytest.approx(1.0)
 
 
-def test_structural_similarity_does_not_mind_the_scale_but_the_structure() -> None:
+def test_structural_similarity_depends_on_structure_and_not_on_scale() -> None:
     generator = np.random.default_rng(1)
     first = generator.random((40, 40)).astype(np.float32)
     other = generator.random((40, 40)).astype(np.float32)
@@ -121,7 +121,7 @@ def test_structural_similarity_does_not_mind_the_scale_but_the_structure() -> No
 
 
 def test_structural_similarity_follows_its_formula() -> None:
-    """Of two maps that are even, only their brightness counts: (2 a b + c) / (a a + b b + c)."""
+    """Of two constant maps only the luminance counts: (2 a b + c) / (a a + b b + c)."""
     one, other = np.ones((40, 40), np.float32), np.full((40, 40), 0.5, np.float32)
     other[0, 0] = one[0, 0] = 1.0  # both are scaled to a maximum of 1
     expected = (2 * 1 * 0.5 + 1e-4) / (1 + 0.25 + 1e-4)

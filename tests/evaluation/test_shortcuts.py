@@ -1,4 +1,4 @@
-"""Shortcuts: found where a data set has one, not found where it has none."""
+"""Shortcuts are found where a data set has one, and not where it has none."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def kappas(dataset: PreparedDataset) -> dict[tuple[str, str], float]:
     return {(probe.kind, probe.stage): probe.kappa or 0.0 for probe in measure_shortcuts(dataset)}
 
 
-def test_a_cut_that_goes_with_disease_is_found_and_the_band_removes_it(eyes: Path) -> None:
+def test_a_crop_that_correlates_with_disease_is_found_and_the_band_removes_it(eyes: Path) -> None:
     band, disc = kappas(prepare(eyes, Outline.BAND)), kappas(prepare(eyes, Outline.DISC))
     assert band["outline", "photograph"] == disc["outline", "photograph"] > 0.5
     assert disc["outline", "prepared"] > 0.5
@@ -57,9 +57,11 @@ def test_a_cut_that_goes_with_disease_is_found_and_the_band_removes_it(eyes: Pat
 
 
 def test_probes_carry_counts_scores_and_intervals(eyes: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    probes = measure_shortcuts(prepare(eyes, Outline.BAND), on_progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (NUM_EYES, NUM_EYES)
+    progress: list[tuple[int, int]] = []
+    probes = measure_shortcuts(
+        prepare(eyes, Outline.BAND), on_progress=lambda done, total: progress.append((done, total))
+    )
+    assert progress[-1] == (NUM_EYES, NUM_EYES)
     assert [(probe.kind, probe.stage) for probe in probes] == [
         ("outline", "photograph"),
         ("outline", "prepared"),
@@ -94,17 +96,17 @@ def test_the_outline_is_nine_numbers_of_the_region() -> None:
 
 
 def test_predictions_are_out_of_fold() -> None:
-    """Each feature value occurs once: in its own fold it could be learned by heart, out of fold it says nothing."""
+    """Each feature value occurs once: in its own fold it could be memorized, out of fold it predicts nothing."""
     rng = np.random.default_rng(0)
     grades, folds = rng.integers(0, 2, 400), np.arange(400) % 5
     random = out_of_fold(rng.normal(size=(400, 3)), grades, folds)
-    telling = out_of_fold(grades[:, None] + rng.normal(0, 0.1, (400, 1)), grades, folds)
+    informative = out_of_fold(grades[:, None] + rng.normal(0, 0.1, (400, 1)), grades, folds)
     assert random.sum(axis=1) == pytest.approx(np.ones(400))
     assert abs((random.argmax(axis=1) == grades).mean() - 0.5) < 0.1
-    assert (telling.argmax(axis=1) == grades).mean() > 0.98
+    assert (informative.argmax(axis=1) == grades).mean() > 0.98
 
 
-# What an audit says
+# The conclusion of an audit
 
 
 def probe(kind: str, stage: str, kappa: float | None) -> ShortcutProbe:
@@ -146,8 +148,9 @@ PROBES = (
 def test_the_conclusion_names_the_strongest_shortcut_before_and_after() -> None:
     text = conclusion(Audit(data="eyes", model=None, probes=PROBES, effects=()))
     assert text == (
-        "Without any retina, the outline of the photographs tells the grade with kappa 0.68. The outline tells it with "
-        "0.68 before preprocessing and with undefined after; what tells most after it is color and sharpness (0.40)."
+        "Shortcut learning: from the outline of the original photographs, without any retina, a classifier predicts "
+        "the grade with kappa 0.68. From the outline the kappa is 0.68 before preprocessing and undefined after it; "
+        "the strongest shortcut after preprocessing is color and sharpness (kappa 0.40)."
     )
 
 
@@ -155,13 +158,15 @@ def test_the_conclusion_weighs_changes_against_lesions() -> None:
     effects = (effect("cut", 0.05), effect("squashed", 0.09), effect("bars", None))
     audit = Audit(data="eyes", model="cnn", probes=PROBES, effects=effects)
     assert conclusion(audit).endswith(
-        "the expected grade of cnn moves by 0.09 on average at most (squashed); how far it moves when lesions are "
-        "covered was not measured."
+        "Robustness to acquisition changes: the expected grade of cnn changes by at most 0.09 on average (squashed). "
+        "How far it changes when lesions are covered was not measured."
     )
     measured = Audit(
         data="eyes", model="cnn", probes=PROBES, effects=(*effects, effect(LESIONS, 0.8), effect(CONTROL, 0.1))
     )
-    assert conclusion(measured).endswith("when lesions are covered by 0.80, when as much retina elsewhere is by 0.10.")
+    assert conclusion(measured).endswith(
+        "It changes by 0.80 when lesions are covered, and by 0.10 when an equal area of other retina is covered."
+    )
 
 
 @pytest.mark.parametrize("effects", [(), (effect("cut", 0.05), effect(LESIONS, 0.4), effect("lost", None))])

@@ -1,45 +1,49 @@
-"""Draws keep groups together and the mix of grades; intervals hold the truth as often as they say."""
+"""Resamples keep groups together and the mix of grades; intervals equal those of textbooks and SciPy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from fundusgrade.metrics.bootstrap import (
-    Estimate,
     draw_weights,
     estimate,
+    estimate_mean,
     estimate_share,
-    of_weights,
+    from_weights,
     percentile_interval,
-    ratio,
     resample,
+    strata_of,
 )
+from fundusgrade.metrics.classification import quadratic_weighted_kappa
+from fundusgrade.metrics.estimates import UNDEFINED, Estimate, ratio
+from fundusgrade.metrics.scores import estimate_kappa
 
 GRADES = np.array([0] * 40 + [2] * 20 + [4] * 10)
 
 
-def test_weights_are_seeded_and_of_one_row_per_draw() -> None:
+def test_weights_are_seeded_and_of_one_row_per_resample() -> None:
     weights = draw_weights(GRADES, np.arange(70), num_resamples=30, seed=3)
     assert (weights.shape, weights.dtype) == ((30, 70), np.float32)
     assert np.array_equal(weights, draw_weights(GRADES, np.arange(70), num_resamples=30, seed=3))
     assert not np.array_equal(weights, draw_weights(GRADES, np.arange(70), num_resamples=30, seed=4))
 
 
-def test_every_draw_keeps_the_mix_of_grades() -> None:
+def test_every_resample_keeps_the_mix_of_grades() -> None:
     weights = draw_weights(GRADES, np.arange(70), num_resamples=50)
     for grade in (0, 2, 4):
         assert weights[:, grade == GRADES].sum(axis=1) == pytest.approx((grade == GRADES).sum(), rel=1e-5)
 
 
-def test_groups_are_drawn_whole_in_the_stratum_of_their_highest_grade() -> None:
+def test_groups_are_resampled_whole_in_the_stratum_of_their_highest_grade() -> None:
     grades, groups = np.array([0, 3, 0, 3, 0, 0, 1, 0]), np.array([7, 7, 5, 5, 9, 9, 8, 8])
-    weights = draw_weights(grades, groups, num_resamples=100)
+    weights = draw_weights(strata_of(grades, groups), groups, num_resamples=100)
     for group in (5, 7, 8, 9):
         members = weights[:, groups == group]
         assert np.array_equal(members[:, 0], members[:, 1])
-    # Groups 7 and 5 are the stratum of grade 3: one of them is drawn, for both. The others are alone in theirs.
+    # Groups 7 and 5 are the stratum of grade 3: one of them is drawn, for both. The others are the only ones of theirs.
     assert set(weights[:, 0].tolist()) == {0.0, 2.0}
     assert np.array_equal(weights[:, 0] + weights[:, 2], np.full(100, 2.0))
     assert (weights[:, 4:] == 1).all()
@@ -54,25 +58,25 @@ def test_variance_of_a_mean_is_that_of_the_textbook_also_in_small_strata() -> No
     assert (weights @ values / 70).var() == pytest.approx(expected, rel=0.05)
 
 
-def test_nothing_to_draw() -> None:
+def test_nothing_to_resample() -> None:
     empty = np.zeros(0, np.int64)
     assert draw_weights(empty, empty, num_resamples=3).shape == (3, 0)
 
 
-def test_percentiles_leave_out_undefined_draws_unless_they_are_many() -> None:
-    draws = np.arange(101.0)
-    assert percentile_interval(draws) == pytest.approx((2.5, 97.5))
-    draws[:5] = np.nan
-    assert percentile_interval(draws) == pytest.approx((7.375, 97.625))
-    draws[:20] = np.nan
-    assert percentile_interval(draws) is None
+def test_percentiles_leave_out_undefined_resamples_unless_they_are_many() -> None:
+    scores = np.arange(101.0)
+    assert percentile_interval(scores) == pytest.approx((2.5, 97.5))
+    scores[:5] = np.nan
+    assert percentile_interval(scores) == pytest.approx((7.375, 97.625))
+    scores[:20] = np.nan
+    assert percentile_interval(scores) is None
     assert percentile_interval(np.zeros(0)) is None
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
     values = np.random.default_rng(0).normal(size=400)
-    sample = resample(np.zeros(400, int), np.arange(400), num_resamples=4000)
-    found = estimate(sample.totals(values[:, None])[:, 0] / 400, sample)
+    resamples = resample(np.zeros(400, int), np.arange(400), num_resamples=4000)
+    found = estimate(resamples.totals(values[:, None])[:, 0] / 400, resamples)
     error = 1.96 * values.std() / 20
     assert found.value == pytest.approx(values.mean())
     assert (found.low, found.high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.015)
@@ -82,9 +86,9 @@ def test_interval_of_a_skewed_mean_leans_as_scipy_says() -> None:
     """The bias-corrected and accelerated bootstrap of scipy leaves out one value after the other."""
     values = np.random.default_rng(1).exponential(size=400)
     error = values.std() / 20
-    sample = resample(np.zeros(400, int), np.arange(400), num_resamples=20_000)
-    means = sample.totals(values[:, None])[:, 0] / 400
-    ours, plain = estimate(means, sample), percentile_interval(means[1:])
+    resamples = resample(np.zeros(400, int), np.arange(400), num_resamples=20_000)
+    means = resamples.totals(values[:, None])[:, 0] / 400
+    ours, plain = estimate(means, resamples), percentile_interval(means[1:])
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, batch=1000, method="BCa", rng=0)
     bounds = theirs.confidence_interval
     assert (ours.low, ours.high) == pytest.approx((bounds.low, bounds.high), abs=0.12 * error)
@@ -97,39 +101,39 @@ def test_interval_is_wider_where_few_groups_decide() -> None:
     hits = 0
     for seed in range(400):
         values = np.random.default_rng(seed).normal(size=10)
-        sample = resample(np.zeros(10, int), np.arange(10), num_resamples=400, seed=seed)
-        found = estimate(sample.totals(values[:, None])[:, 0] / 10, sample)
+        resamples = resample(np.zeros(10, int), np.arange(10), num_resamples=400, seed=seed)
+        found = estimate(resamples.totals(values[:, None])[:, 0] / 10, resamples)
         assert found.low is not None and found.high is not None
         hits += found.low <= 0 <= found.high
     assert 0.91 <= hits / 400 <= 0.98
 
 
-def test_undefined_scores_and_scores_that_no_draw_changes_have_no_bounds() -> None:
-    sample = resample(np.zeros(3, int), np.arange(3), num_resamples=50)
+def test_undefined_scores_and_scores_that_no_resample_changes_have_no_bounds() -> None:
+    resamples = resample(np.zeros(3, int), np.arange(3), num_resamples=50)
     undefined = Estimate(value=None, low=None, high=None)
-    assert estimate(np.full(51, np.nan), sample) == undefined
-    assert estimate(np.ones(51), sample) == Estimate(value=1.0, low=None, high=None)
-    assert estimate(np.array([0.5] + [np.nan] * 50), sample) == Estimate(value=0.5, low=None, high=None)
-    assert estimate_share(sample, np.ones(3, bool), np.zeros(3, bool)) == undefined
+    assert estimate(np.full(51, np.nan), resamples) == undefined
+    assert estimate(np.ones(51), resamples) == Estimate(value=1.0, low=None, high=None)
+    assert estimate(np.array([0.5] + [np.nan] * 50), resamples) == Estimate(value=0.5, low=None, high=None)
+    assert estimate_share(resamples, np.ones(3, bool), np.zeros(3, bool)) == undefined
 
 
 def test_share_of_all_or_none_has_the_exact_bound_of_as_many_groups() -> None:
     groups = np.repeat(np.arange(10), 2)
-    sample = resample(np.zeros(20, int), groups, num_resamples=50)
+    resamples = resample(np.zeros(20, int), groups, num_resamples=50)
     everyone = np.ones(20, bool)
     exact = stats.binomtest(10, 10).proportion_ci()
-    found = estimate_share(sample, everyone, everyone)
+    found = estimate_share(resamples, everyone, everyone)
     assert (found.value, found.low, found.high) == (1.0, pytest.approx(exact.low), 1.0)
-    found = estimate_share(sample, ~everyone, everyone)
+    found = estimate_share(resamples, ~everyone, everyone)
     assert (found.value, found.low, found.high) == (0.0, 0.0, pytest.approx(1 - exact.low))
 
 
 def test_chosen_photographs_keep_their_weights() -> None:
     groups = np.array([0, 0, 1, 1, 2, 3])
-    sample = resample(np.zeros(6, int), groups, num_resamples=20)
-    some = sample.chosen(np.array([True, False, True, True, False, True]))
-    assert np.array_equal(some.weights, sample.weights[:, [0, 2, 3, 5]])
-    assert np.array_equal(some.group_weights, sample.weights[:, [0, 2, 5]])
+    resamples = resample(np.zeros(6, int), groups, num_resamples=20)
+    some = resamples.subset(np.array([True, False, True, True, False, True]))
+    assert np.array_equal(some.weights, resamples.weights[:, [0, 2, 3, 5]])
+    assert np.array_equal(some.group_weights, resamples.weights[:, [0, 2, 5]])
     assert (some.weights[0] == 1).all()
 
 
@@ -144,13 +148,65 @@ def test_intervals_of_shares_hold_the_truth() -> None:
     for seed in range(300):
         luck = np.where(rng.random((60, 1)) < 0.6, rng.random((60, 1)), rng.random((60, 2)))
         right = (luck < 0.85).ravel()
-        sample = resample(np.zeros(120, int), np.repeat(np.arange(60), 2), num_resamples=400, seed=seed)
-        found = estimate_share(sample, right, np.ones(120, bool))
+        resamples = resample(np.zeros(120, int), np.repeat(np.arange(60), 2), num_resamples=400, seed=seed)
+        found = estimate_share(resamples, right, np.ones(120, bool))
         assert found.low is not None and found.high is not None
         hits += found.low <= 0.85 <= found.high
     assert 0.91 <= hits / 300 <= 0.985
 
 
 def test_weights_need_not_be_drawn() -> None:
-    sample = of_weights(np.ones((2, 3), np.float32), np.arange(3))
-    assert sample.totals(np.array([[True], [False], [True]])).tolist() == [[2.0], [2.0]]
+    resamples = from_weights(np.ones((2, 3), np.float32), np.arange(3))
+    assert resamples.totals(np.array([[True], [False], [True]])).tolist() == [[2.0], [2.0]]
+
+
+# The kappa
+
+
+def test_the_interval_of_kappa_covers_the_true_kappa_as_often_as_it_says() -> None:
+    """A grader who errs at random with known rates, sampled again and again."""
+    rng = np.random.default_rng(0)
+
+    def simulate(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        grades = rng.integers(0, 5, count)
+        return grades, np.clip(grades + rng.choice([-1, 0, 1], count, p=[0.2, 0.6, 0.2]), 0, 4)
+
+    true_kappa = quadratic_weighted_kappa(*simulate(200_000))
+    assert true_kappa is not None
+    num_covered = 0
+    for seed in range(100):
+        grades, predicted = simulate(150)
+        found = estimate_kappa(grades, predicted, resample(grades, np.arange(150), num_resamples=200, seed=seed))
+        assert found.low is not None and found.high is not None
+        num_covered += found.low <= true_kappa <= found.high
+    assert 86 <= num_covered <= 100
+
+
+def test_copies_widen_the_interval_because_they_are_resampled_together() -> None:
+    rng = np.random.default_rng(0)
+    grades = rng.integers(0, 5, 100)
+    predicted = np.clip(grades + rng.choice([-1, 0, 1], 100), 0, 4)
+    tripled = np.tile(grades, 3), np.tile(predicted, 3)
+
+    def bounds(
+        grades: NDArray[np.int64], predicted: NDArray[np.int64], groups: NDArray[np.int64]
+    ) -> tuple[float, float]:
+        found = estimate_kappa(grades, predicted, resample(grades, groups))
+        assert found.low is not None and found.high is not None
+        return found.low, found.high
+
+    apart, together = bounds(*tripled, groups=np.arange(300)), bounds(*tripled, groups=np.tile(np.arange(100), 3))
+    single = bounds(grades, predicted, groups=np.arange(100))
+    assert together[1] - together[0] > 1.4 * (apart[1] - apart[0])
+    assert together == pytest.approx(single, abs=0.02)
+
+
+def test_means_leave_out_undefined_values_and_have_bounds_from_six_values_on() -> None:
+    values = np.array([np.nan, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    every = resample(np.zeros(7, np.int64), np.arange(7))
+    found = estimate_mean(values, every)
+    assert found.value == pytest.approx(3.5) and found.low is not None and found.low < 3.5
+    values[1] = np.nan
+    assert estimate_mean(values, every) == Estimate(value=pytest.approx(4.0), low=None, high=None)
+    assert estimate_mean(np.full(7, np.nan), every) == UNDEFINED
+    assert estimate_mean(np.full(7, 0.5), every) == Estimate(value=0.5, low=None, high=None)

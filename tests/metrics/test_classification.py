@@ -16,8 +16,6 @@ from fundusgrade.metrics.classification import (
     Evaluation,
     confusion_matrix,
     evaluate_predictions,
-    kappa_interval,
-    mean_interval,
     quadratic_weighted_kappa,
 )
 
@@ -185,46 +183,3 @@ def test_matrix_refuses_lists_of_different_length() -> None:
 
 def test_rows_may_be_a_rounding_error_off() -> None:
     assert evaluate_predictions([0], np.asarray([[0.9995, 0, 0, 0, 0]], dtype=np.float32)).accuracy == 1.0
-
-
-# Intervals
-
-
-def test_the_interval_of_kappa_holds_the_truth_as_often_as_it_says() -> None:
-    """A grader who errs at random with known rates, sampled again and again."""
-    rng = np.random.default_rng(0)
-
-    def sample(count: int) -> tuple[np.ndarray, np.ndarray]:
-        grades = rng.integers(0, 5, count)
-        return grades, np.clip(grades + rng.choice([-1, 0, 1], count, p=[0.2, 0.6, 0.2]), 0, 4)
-
-    truth = quadratic_weighted_kappa(*sample(200_000))
-    assert truth is not None
-    hits = 0
-    for _ in range(100):
-        grades, predicted = sample(150)
-        low, high = kappa_interval(grades, predicted, np.arange(150), num_resamples=200) or (0, 0)
-        hits += low <= truth <= high
-    assert 88 <= hits <= 100
-
-
-def test_copies_widen_the_interval_because_they_are_drawn_together() -> None:
-    rng = np.random.default_rng(0)
-    grades = rng.integers(0, 5, 100)
-    predicted = np.clip(grades + rng.choice([-1, 0, 1], 100), 0, 4)
-    tripled = np.tile(grades, 3), np.tile(predicted, 3)
-    alone = kappa_interval(*tripled, np.arange(300))
-    together = kappa_interval(*tripled, np.tile(np.arange(100), 3))
-    single = kappa_interval(grades, predicted, np.arange(100))
-    assert alone is not None and together is not None and single is not None
-    assert together[1] - together[0] > 1.4 * (alone[1] - alone[0])
-    assert together == pytest.approx(single, abs=0.02)
-
-
-def test_intervals_of_nothing_are_none_and_of_equals_a_point() -> None:
-    assert kappa_interval([], [], []) is None
-    assert kappa_interval([0, 0], [0, 0], [0, 1]) is None
-    assert mean_interval([]) is None
-    assert mean_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
-    low, high = mean_interval(np.random.default_rng(0).normal(0, 1, 400)) or (0, 0)
-    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)

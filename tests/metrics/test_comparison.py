@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fundusgrade.metrics.bootstrap import UNDEFINED, Estimate, resample
+from fundusgrade.metrics.bootstrap import resample
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.metrics.comparison import (
     bootstrap_p,
@@ -16,6 +16,7 @@ from fundusgrade.metrics.comparison import (
     find_disagreements,
     mcnemar_p,
 )
+from fundusgrade.metrics.estimates import UNDEFINED, Estimate
 from fundusgrade.metrics.predictions import PredictionSet
 from tests.scored import draw_photographs, grade_again, prediction_set, repeated, scored
 
@@ -76,19 +77,19 @@ def test_bootstrap_p_says_what_the_interval_says(seed: int) -> None:
     assert turned.kappa_p == pytest.approx(pair.kappa_p, abs=0.02)
 
 
-def test_a_clear_difference_is_not_hidden_by_the_number_of_draws() -> None:
+def test_a_clear_difference_is_not_hidden_by_the_number_of_resamples() -> None:
     first = draw_photographs(400, 0, skill=3.0)
-    sample = resample(first.grades, first.groups, num_resamples=100)
+    resamples = resample(first.grades, first.groups, num_resamples=100)
     sets = [prediction_set(each, model=name) for each, name in ((first, "a"), (grade_again(first, 5, skill=0.5), "b"))]
-    (pair,) = compare_all(sets, sample)
+    (pair,) = compare_all(sets, resamples)
     assert pair.kappa_p is not None and pair.kappa_p < 1e-6
 
 
 def test_bootstrap_p_of_what_cannot_differ() -> None:
-    sample = resample(np.zeros(9, np.int64), np.arange(9), num_resamples=20)
-    assert bootstrap_p(Estimate(value=0.0, low=None, high=None), np.zeros(20), sample) == 1.0
-    assert bootstrap_p(Estimate(value=0.1, low=None, high=None), np.full(20, 0.1), sample) is None
-    assert bootstrap_p(UNDEFINED, np.full(20, np.nan), sample) is None
+    resamples = resample(np.zeros(9, np.int64), np.arange(9), num_resamples=20)
+    assert bootstrap_p(Estimate(value=0.0, low=None, high=None), np.zeros(20), resamples) == 1.0
+    assert bootstrap_p(Estimate(value=0.1, low=None, high=None), np.full(20, 0.1), resamples) is None
+    assert bootstrap_p(UNDEFINED, np.full(20, np.nan), resamples) is None
 
 
 def test_difference_of_areas_equals_that_of_all_pairs() -> None:
@@ -112,7 +113,7 @@ def test_areas_that_cannot_be_compared() -> None:
     photographs = draw_photographs(40, 0)
     difference, p = compare_aucs(photographs, photographs)
     assert (difference.value, difference.low, difference.high, p) == (0.0, None, None, None)
-    healthy = photographs.chosen(photographs.grades == 0)
+    healthy = photographs.subset(photographs.grades == 0)
     assert compare_aucs(healthy, healthy)[0].value is None
 
 
@@ -124,8 +125,8 @@ def three_models(num_photographs: int = 300) -> list[PredictionSet]:
 
 def test_pairs_of_three_models() -> None:
     sets = three_models()
-    sample = resample(sets[0].test.grades, sets[0].test.groups, num_resamples=400)
-    pairs = compare_all(sets, sample)
+    resamples = resample(sets[0].test.grades, sets[0].test.groups, num_resamples=400)
+    pairs = compare_all(sets, resamples)
     assert [(pair.first, pair.second) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     like, far = pairs[0], pairs[1]
     for pair, (first, second) in zip(pairs, [(0, 1), (0, 2), (1, 2)], strict=True):

@@ -1,4 +1,4 @@
-"""Sets grow as worked by hand, are never empty nor torn, and hold the true grade as often as promised."""
+"""Sets grow as computed by hand, are contiguous and never empty, and reach their target coverage."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_limit_is_an_order_statistic() -> None:
     assert score_limit(scores[:9], 0.91) == NO_LIMIT
     assert score_limit(np.zeros(0), 0.5) == NO_LIMIT
     for coverage in (0.0, 1.0, 90.0):
-        with pytest.raises(MetricsError, match="more than 0 and less than 1"):
+        with pytest.raises(MetricsError, match="between 0 and 1"):
             score_limit(scores, coverage)
 
 
@@ -90,7 +90,7 @@ def test_mean_coverage_is_what_was_asked_for(skill: float) -> None:
     covered = []
     for _ in range(200):
         rows = rng.choice(len(everyone), 500)
-        known, new = everyone.chosen(rows[:200]), everyone.chosen(rows[200:])
+        known, new = everyone.subset(rows[:200]), everyone.subset(rows[200:])
         limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.9)
         low, high = grade_sets(new.probabilities, limit)
         covered.append(((low <= new.grades) & (new.grades <= high)).mean())
@@ -117,7 +117,7 @@ def test_rows_of_all_and_of_each_grade_with_a_limit_for_each_fold() -> None:
     )
     covered, sizes = np.zeros(200, bool), np.zeros(200)
     for fold in (1, 2):
-        known, here = validation.chosen(validation.folds == fold), test.folds == fold
+        known, here = validation.subset(validation.folds == fold), test.folds == fold
         low, high = grade_sets(
             test.probabilities[here], score_limit(conformity_scores(known.probabilities, known.grades), 0.8)
         )
@@ -133,14 +133,14 @@ def test_rows_of_all_and_of_each_grade_with_a_limit_for_each_fold() -> None:
 
 def test_no_sets_without_validation_of_every_fold() -> None:
     test = folded(draw_photographs(40, 0))
-    sample = resample(test.grades, test.groups, num_resamples=20)
-    assert measure_sets(prediction_set(test), sample, coverage=0.9) == ()
-    assert measure_sets(prediction_set(test, test.chosen(test.folds == 2)), sample, coverage=0.9) == ()
+    resamples = resample(test.grades, test.groups, num_resamples=20)
+    assert measure_sets(prediction_set(test), resamples, coverage=0.9) == ()
+    assert measure_sets(prediction_set(test, test.subset(test.folds == 2)), resamples, coverage=0.9) == ()
 
 
 def test_absent_grade_has_no_coverage() -> None:
     everyone = draw_photographs(60, 0)
-    test = everyone.chosen(everyone.grades != 4)
+    test = everyone.subset(everyone.grades != 4)
     rows = measure_sets(
         prediction_set(test, everyone), resample(test.grades, test.groups, num_resamples=20), coverage=0.9
     )

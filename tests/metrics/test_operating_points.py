@@ -1,4 +1,4 @@
-"""Thresholds are locked where they should be; curves equal what is worked by hand."""
+"""Thresholds are chosen on validation and reach their aims; curves equal those computed by hand."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fundusgrade.metrics.bootstrap import resample
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.metrics.operating_points import (
     COVERAGES,
+    choose_threshold,
     draw_decision_curves,
     grade_variances,
-    lock_threshold,
     measure_operating_points,
     measure_risk_coverage,
     net_benefit,
@@ -35,7 +35,7 @@ def test_threshold_reaches_the_aim_with_the_best_other_side(seed: int, side: str
     # Every second time with ties.
     scores = np.round(np.clip(0.3 * positive + 0.7 * rng.random(50), 0, 1), 1 if seed % 2 else 6)
     aim = (0.9, 0.95, 0.8)[seed % 3]
-    threshold = lock_threshold(positive, scores, side, aim)
+    threshold = choose_threshold(positive, scores, side, aim)
     assert threshold is not None
     found = rates(positive, scores, threshold)
     every = [rates(positive, scores, cut) for cut in [*np.unique(scores), 2.0]]
@@ -47,22 +47,22 @@ def test_threshold_lies_halfway_to_the_next_score() -> None:
     positive = np.array([False] * 10 + [True] * 10)
     scores = np.concatenate([np.arange(10) / 20, 0.55 + np.arange(10) / 25])
     # One of ten may be called wrongly, which is exactly 0.90: between 0.40 and 0.45.
-    assert lock_threshold(positive, scores, "specificity", 0.9) == pytest.approx(0.425)
-    assert lock_threshold(positive, scores, "specificity", 0.95) == pytest.approx(0.5)
-    assert lock_threshold(positive, scores, "sensitivity", 0.9) == pytest.approx(0.57)
-    assert lock_threshold(positive, scores, "sensitivity", 0.95) == pytest.approx(0.5)
+    assert choose_threshold(positive, scores, "specificity", 0.9) == pytest.approx(0.425)
+    assert choose_threshold(positive, scores, "specificity", 0.95) == pytest.approx(0.5)
+    assert choose_threshold(positive, scores, "sensitivity", 0.9) == pytest.approx(0.57)
+    assert choose_threshold(positive, scores, "sensitivity", 0.95) == pytest.approx(0.5)
 
 
 def test_threshold_where_no_other_score_is_near() -> None:
     positive = np.array([True, False])
     assert (
-        rates(positive, np.ones(2), lock_threshold(positive, np.ones(2), "specificity", 0.9) or 0)["specificity"] == 1
+        rates(positive, np.ones(2), choose_threshold(positive, np.ones(2), "specificity", 0.9) or 0)["specificity"] == 1
     )
-    assert lock_threshold(positive, np.ones(2), "sensitivity", 0.9) == 1.0
-    assert lock_threshold(np.array([True, True]), np.ones(2), "sensitivity", 0.9) is None
+    assert choose_threshold(positive, np.ones(2), "sensitivity", 0.9) == 1.0
+    assert choose_threshold(np.array([True, True]), np.ones(2), "sensitivity", 0.9) is None
 
 
-def test_points_are_locked_fold_by_fold() -> None:
+def test_thresholds_are_chosen_fold_by_fold() -> None:
     test, validation = draw_photographs(200, 0), draw_photographs(300, 5)
     test = replace(test, folds=np.arange(200) % 2 + 1)
     validation = replace(validation, folds=np.arange(300) % 2 + 1)
@@ -76,8 +76,8 @@ def test_points_are_locked_fold_by_fold() -> None:
     ]
     point = points[4]
     thresholds = [
-        lock_threshold(known.grades >= 3, known.probabilities[:, 3:].sum(axis=1), "specificity", 0.9)
-        for known in (validation.chosen(validation.folds == fold) for fold in (1, 2))
+        choose_threshold(known.grades >= 3, known.probabilities[:, 3:].sum(axis=1), "specificity", 0.9)
+        for known in (validation.subset(validation.folds == fold) for fold in (1, 2))
     ]
     assert point.threshold == pytest.approx(np.mean(thresholds))
     called = test.probabilities[:, 3:].sum(axis=1) >= np.array(thresholds)[test.folds - 1]
@@ -90,16 +90,16 @@ def test_points_are_locked_fold_by_fold() -> None:
     assert point.sensitivity.high is not None and point.sensitivity.value < point.sensitivity.high
 
 
-def test_nothing_is_locked_without_validation_of_every_fold() -> None:
+def test_no_threshold_is_chosen_without_validation_of_every_fold() -> None:
     test = draw_photographs(60, 0)
-    sample = resample(test.grades, test.groups, num_resamples=20)
-    assert measure_operating_points(prediction_set(test), sample) == ()
+    resamples = resample(test.grades, test.groups, num_resamples=20)
+    assert measure_operating_points(prediction_set(test), resamples) == ()
     folds = replace(test, folds=np.arange(60) % 2 + 1)
-    first_only = folds.chosen(folds.folds == 1)
-    assert measure_operating_points(prediction_set(folds, first_only), sample) == ()
-    # Without sight-threatening photographs on validation only the referable points can be locked.
-    mild = test.chosen(test.grades < 3)
-    points = measure_operating_points(prediction_set(test, mild), sample)
+    first_only = folds.subset(folds.folds == 1)
+    assert measure_operating_points(prediction_set(folds, first_only), resamples) == ()
+    # Without sight-threatening photographs on validation only the referable points can have a threshold.
+    mild = test.subset(test.grades < 3)
+    points = measure_operating_points(prediction_set(test, mild), resamples)
     assert {point.what for point in points} == {"referable"}
 
 

@@ -16,10 +16,10 @@ from fundusgrade.errors import DatasetError, StoreError
 from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.metrics.predictions import (
     COLUMNS,
-    SEEN,
+    LEAKAGE_COLUMN,
     PredictionSet,
     ScoredPhotographs,
-    joined,
+    concatenate,
     read_predictions,
     write_predictions,
 )
@@ -44,16 +44,16 @@ def same(first: ScoredPhotographs, second: ScoredPhotographs) -> None:
 
 
 @pytest.fixture
-def drawn() -> PredictionSet:
+def simulated() -> PredictionSet:
     return PredictionSet(
         model="tiny", data="eyes", test=in_folds(draw_photographs(200, 1)), validation=draw_photographs(30, 2)
     )
 
 
 @pytest.fixture
-def written(drawn: PredictionSet, tmp_path: Path) -> Path:
+def written(simulated: PredictionSet, tmp_path: Path) -> Path:
     path = tmp_path / "deep" / "tiny.csv"
-    write_predictions(drawn, path)
+    write_predictions(simulated, path)
     return path
 
 
@@ -69,20 +69,20 @@ def rewrite(path: Path, change: Callable[[list[dict[str, str]]], list[dict[str, 
 # There and back
 
 
-def test_predictions_come_back_as_they_were_to_six_digits(drawn: PredictionSet, written: Path) -> None:
+def test_predictions_come_back_as_they_were_to_six_digits(simulated: PredictionSet, written: Path) -> None:
     read = read_predictions(written)
     assert (read.model, read.data) == ("tiny", "eyes")
-    same(drawn.test, read.test)
-    same(drawn.validation, read.validation)
+    same(simulated.test, read.test)
+    same(simulated.validation, read.validation)
     assert read.test.probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-12)
-    difference = np.abs(read.test.probabilities - drawn.test.probabilities)
+    difference = np.abs(read.test.probabilities - simulated.test.probabilities)
     assert difference.mean() < 0.5e-6 and np.quantile(difference, 0.99) < 1e-6
 
 
-def test_scores_of_a_file_are_those_of_the_model(drawn: PredictionSet, written: Path) -> None:
+def test_scores_of_a_file_are_those_of_the_model(simulated: PredictionSet, written: Path) -> None:
     before, after = (
         evaluate_predictions(each.grades, each.probabilities, predicted=each.predicted)
-        for each in (drawn.test, read_predictions(written).test)
+        for each in (simulated.test, read_predictions(written).test)
     )
     assert (before.kappa, before.accuracy) == (after.kappa, after.accuracy)
     assert before.confusion_matrix == after.confusion_matrix
@@ -112,24 +112,22 @@ def test_odd_names_come_back(tmp_path: Path) -> None:
 def test_the_columns_are_those_that_people_are_told(written: Path) -> None:
     lines = written.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "source,part,fold,group,grade,predicted,p0,p1,p2,p3,p4,model,data,seen"
-    assert lines[0] == ",".join((*COLUMNS, SEEN))
+    assert lines[0] == ",".join((*COLUMNS, LEAKAGE_COLUMN))
     assert len(lines) == 1 + 200 + 30
     assert re.fullmatch(r"0\.png,test,1,100,[0-4],[0-4](,[01]\.\d{6}){5},tiny,eyes,", lines[1])
 
 
-def test_what_the_model_had_seen_comes_back_and_files_of_others_may_not_say(
-    drawn: PredictionSet, written: Path
-) -> None:
-    assert read_predictions(written).seen == ""
-    write_predictions(replace(drawn, seen='Seen: "3", of 10.'), written)
-    assert read_predictions(written).seen == 'Seen: "3", of 10.'
+def test_leakage_is_read_back_and_may_be_missing_in_files_of_others(simulated: PredictionSet, written: Path) -> None:
+    assert read_predictions(written).leakage == ""
+    write_predictions(replace(simulated, leakage='Leakage: "3", of 10.'), written)
+    assert read_predictions(written).leakage == 'Leakage: "3", of 10.'
     rewrite(written, lambda rows: [{name: row[name] for name in COLUMNS} for row in rows])
-    assert read_predictions(written).seen == ""
+    assert read_predictions(written).leakage == ""
 
 
-def test_further_columns_and_another_order_do_no_harm(drawn: PredictionSet, written: Path) -> None:
+def test_further_columns_and_another_order_do_no_harm(simulated: PredictionSet, written: Path) -> None:
     rewrite(written, lambda rows: [{"note": "x", **dict(reversed(row.items()))} for row in rows])
-    same(drawn.test, read_predictions(written).test)
+    same(simulated.test, read_predictions(written).test)
 
 
 # Photographs in memory
@@ -138,20 +136,20 @@ def test_further_columns_and_another_order_do_no_harm(drawn: PredictionSet, writ
 def test_photographs_are_chosen_by_a_mask_or_in_any_order() -> None:
     photographs = in_folds(draw_photographs(9, 0))
     numbers = np.array([7, 2, 2])
-    picked = photographs.chosen(numbers)
+    picked = photographs.subset(numbers)
     assert picked.sources == ("7.png", "2.png", "2.png") and len(picked) == 3
     assert np.array_equal(picked.probabilities, photographs.probabilities[numbers])
     assert picked.folds.tolist() == [2, 3, 3] and picked.groups.tolist() == [103, 101, 101]
-    masked = photographs.chosen(photographs.folds == 2)
+    masked = photographs.subset(photographs.folds == 2)
     assert masked.sources == ("1.png", "4.png", "7.png")
-    assert len(photographs.chosen(np.zeros(9, bool))) == 0
+    assert len(photographs.subset(np.zeros(9, bool))) == 0
 
 
 def test_parts_are_joined_one_after_the_other() -> None:
     first, second = draw_photographs(3, 0), in_folds(draw_photographs(4, 1))
-    both = joined([first, second])
-    same(both.chosen(np.arange(3)), first)
-    same(both.chosen(np.arange(3, 7)), second)
+    both = concatenate([first, second])
+    same(both.subset(np.arange(3)), first)
+    same(both.subset(np.arange(3, 7)), second)
 
 
 # Damage
@@ -227,15 +225,15 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 # Names
 
 
-def test_predictions_are_found_by_name_and_by_path(drawn: PredictionSet, written: Path, home: Path) -> None:
-    write_predictions(drawn, store.predictions_file("pooled"))
+def test_predictions_are_found_by_name_and_by_path(simulated: PredictionSet, written: Path, home: Path) -> None:
+    write_predictions(simulated, store.predictions_file("pooled"))
     assert store.resolve_predictions("pooled") == home / "predictions" / "pooled.csv"
     assert store.resolve_predictions(str(written)) == written
     with pytest.raises(StoreError, match=r"no predictions 'other': neither a file nor a name in .*; pooled"):
         store.resolve_predictions("other")
 
 
-def test_a_place_that_cannot_be_written_is_named(drawn: PredictionSet, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(simulated: PredictionSet, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file is in the way")
     with pytest.raises(StoreError, match="cannot write"):
-        write_predictions(drawn, tmp_path / "taken" / "tiny.csv")
+        write_predictions(simulated, tmp_path / "taken" / "tiny.csv")

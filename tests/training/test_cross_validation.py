@@ -116,7 +116,7 @@ def test_every_photograph_is_in_the_pooled_file_once_graded_by_the_network_of_it
     others = 0
     for fold in range(1, NUM_FOLDS + 1):
         of_fold = toy.with_fold(fold, NUM_FOLDS)
-        mine = test.chosen(test.folds == fold)
+        mine = test.subset(test.folds == fold)
         rows = of_fold.graded_rows("test")
         assert mine.sources == tuple(row.source for row in rows)
         expected = predict_rows(network_of(fold), of_fold, rows)
@@ -130,7 +130,7 @@ def test_no_network_saw_a_photograph_that_it_is_tested_on_nor_one_of_its_group(t
     run()
     predictions = pooled()
     for fold in range(1, NUM_FOLDS + 1):
-        test, validation = (part.chosen(part.folds == fold) for part in (predictions.test, predictions.validation))
+        test, validation = (part.subset(part.folds == fold) for part in (predictions.test, predictions.validation))
         of_fold = toy.with_fold(fold, NUM_FOLDS)
         assert set(validation.sources) == {row.source for row in of_fold.graded_rows("validation")}
         fingerprints = network_of(fold).fingerprints

@@ -73,18 +73,18 @@ def evaluate(
 
 
 def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:
-    """Files in `out`, tables on stdout, what each model has seen on stderr."""
+    """Files in `out`, tables on stdout, the leakage of each model on stderr."""
     from fundusgrade.reports import tables
 
     # Files come first: whoever reads the tables may have enough and close the pipe.
     if out is not None:
-        tables.write_evaluation(found, [replace(each.predictions, seen=each.seen) for each in candidates], out)
+        tables.write_evaluation(found, [replace(each.predictions, leakage=each.leakage) for each in candidates], out)
     show(tables.scores_table(found))
     show(tables.evaluation_table(tables.model_evaluations(found)))
     if found.comparisons:
         show(tables.comparisons_table(found))
     for candidate in candidates:
-        message(f"{candidate.predictions.model}: {candidate.seen}")
+        message(f"{candidate.predictions.model}: {candidate.leakage}")
     if out is not None:
         message(f"written: {out / 'evaluation.json'!s}, {out / 'confusion.png'!s}, {out / 'predictions-MODEL.csv'!s}")
 

@@ -17,7 +17,7 @@ from fundusgrade.terminal import command, counting, message, show
 
 if TYPE_CHECKING:
     from fundusgrade.evaluation.findings import Findings
-    from fundusgrade.evaluation.study import Examination
+    from fundusgrade.evaluation.study import StudyOptions
     from fundusgrade.explanation.explainer import Explanations
     from fundusgrade.explanation.heat_map import ExplainOptions
     from fundusgrade.grading.grader import Grader
@@ -75,7 +75,7 @@ def explain(
         num_ungraded = 0
         _explain_one(found[0], graders, methods, out, masks, arrays)
     if score:
-        show_findings(_examined(found, graders, methods, masks))
+        show_findings(_studied(found, graders, methods, masks))
     if num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
 
@@ -100,24 +100,24 @@ def faithfulness(
 ) -> None:
     """Test explanations: do maps have to do with the network and the disease, or would any map do as well?"""
     from fundusgrade.data.lesion_masks import find_lesion_photographs
-    from fundusgrade.evaluation.study import Examination, examine_lesions
+    from fundusgrade.evaluation.study import StudyOptions, study_lesions
     from fundusgrade.explanation.targets import parse_target
     from fundusgrade.reports.findings_tables import write_findings
 
     if data is None and lesions is None:
         raise DatasetError("nothing to test on: name a data set, or a folder with lesion masks by --lesions")
     methods = tuple(_methods(method, target, 1)) if method else ()
-    asked = Examination(target=parse_target(target), methods=methods, limit=limit)
+    options = StudyOptions(target=parse_target(target), methods=methods, limit=limit)
     if lesions is not None:
         find_lesion_photographs(lesions)  # a wrong folder is said now, not after an hour of other tests
     graders = _graders(model, device, precision)
     studies: list[Findings] = []
     if data is not None:
-        studies.append(_examined_dataset(data, graders, split, fold, asked, allow_leakage))
+        studies.append(_studied_dataset(data, graders, split, fold, options, allow_leakage))
         show_findings(studies[-1])
     if lesions is not None:
         with counting("lesions") as on_progress:
-            studies.append(examine_lesions(graders, lesions, asked, on_progress, _say_skipped))
+            studies.append(study_lesions(graders, lesions, options, on_progress, _say_skipped))
         show_findings(studies[-1])
     if out is not None:
         message(f"written: {', '.join(map(str, write_findings(studies, out)))}")
@@ -234,34 +234,34 @@ def _size_needed(
     return max(_SHOWN_PX, math.ceil(DECODING_MARGIN * largest))
 
 
-def _examined(
+def _studied(
     found: Sequence[FoundImage], graders: Sequence[Grader], methods: Sequence[ExplainOptions], masks: Path | None
 ) -> Findings:
-    from fundusgrade.evaluation.study import Examination, examine_photographs
+    from fundusgrade.evaluation.study import StudyOptions, study_photographs
 
     if methods[0].tiles > 1:
         message("tests are run on maps without --tiles")
     whole = tuple(replace(each, tiles=1) for each in methods)
-    asked = Examination(target=methods[0].target, methods=whole)
+    options = StudyOptions(target=methods[0].target, methods=whole)
     with counting("testing") as on_progress:
-        return examine_photographs(graders, found, masks, asked, "photographs", on_progress, _say_skipped)
+        return study_photographs(graders, found, masks, options, "photographs", on_progress, _say_skipped)
 
 
-def _examined_dataset(
-    data: str, graders: Sequence[Grader], split: Split, fold: int | None, asked: Examination, allow_leakage: bool
+def _studied_dataset(
+    data: str, graders: Sequence[Grader], split: Split, fold: int | None, options: StudyOptions, allow_leakage: bool
 ) -> Findings:
     from fundusgrade import store
     from fundusgrade.data.dataset import load_dataset
-    from fundusgrade.evaluation.candidates import check_seen
-    from fundusgrade.evaluation.study import examine_dataset
+    from fundusgrade.evaluation.candidates import check_leakage
+    from fundusgrade.evaluation.study import study_dataset
 
     dataset = load_dataset(store.resolve_dataset(data))
     dataset = dataset if fold is None else dataset.with_fold(fold)
     for grader in graders:
-        seen = check_seen(grader, dataset, dataset.graded_rows(split.value), allow_leakage=allow_leakage)
-        message(f"{grader.name}: {seen}")
+        leakage = check_leakage(grader, dataset, dataset.graded_rows(split.value), allow_leakage=allow_leakage)
+        message(f"{grader.name}: {leakage}")
     with counting("testing") as on_progress:
-        return examine_dataset(graders, dataset, split.value, asked, on_progress, _say_skipped)
+        return study_dataset(graders, dataset, split.value, options, on_progress, _say_skipped)
 
 
 def _say_skipped(reason: str) -> None:

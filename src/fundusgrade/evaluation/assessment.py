@@ -1,4 +1,4 @@
-"""Everything that is said about one or more models on one set of photographs, as plain values ready to be written."""
+"""Evaluation of one or more models on one set of photographs, as plain values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from fundusgrade.errors import MetricsError
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.metrics.auc import weighted_aucs
-from fundusgrade.metrics.bootstrap import Estimate, Resample, estimate, resample
+from fundusgrade.metrics.bootstrap import Resamples, estimate, resample
 from fundusgrade.metrics.classification import Evaluation, evaluate_predictions
 from fundusgrade.metrics.comparison import PairedComparison, compare_all
 from fundusgrade.metrics.conformal import SetCoverage, measure_sets
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.operating_points import (
     DecisionCurve,
     OperatingPoint,
@@ -25,13 +26,14 @@ from fundusgrade.metrics.operating_points import (
 )
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
 from fundusgrade.metrics.reliability import Reliability, measure_reliability
+from fundusgrade.metrics.score_keys import ScoreKey
 from fundusgrade.metrics.scores import (
     NamedEstimate,
-    decision_scores,
-    kappas,
+    binary_decision,
+    estimate_kappa,
+    find_score,
     score_predictions,
     share_off_by,
-    weighted_matrices,
 )
 
 MIN_SUBGROUP = 20
@@ -54,7 +56,7 @@ class Subgroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorstError:
-    """A photograph that was graded far from its label, most confident first; the probability is of `predicted`."""
+    """A photograph whose predicted grade is far from its label; the probability is that of the predicted grade."""
 
     source: str
     grade: int
@@ -66,7 +68,8 @@ class WorstError:
 class ModelAssessment:
     """All scores of one model.
 
-    `num_validation` counts the validation photographs of all `num_folds` folds together; 1 fold stands for none.
+    `num_validation` counts the validation photographs of all `num_folds` folds together; without cross-validation
+    `num_folds` is 1.
     """
 
     model: str
@@ -82,13 +85,17 @@ class ModelAssessment:
     subgroups: tuple[Subgroup, ...]
     worst_errors: tuple[WorstError, ...]
 
+    def score(self, key: ScoreKey) -> Estimate:
+        """The score of this key with its interval. Raises KeyError where it was not estimated."""
+        return find_score(self.scores, key)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
-    """The whole: models side by side on the same photographs of one data set.
+    """The evaluation of all models on the same photographs of one data set.
 
-    `num_groups` counts independent groups (patients, copies), `num_draws` the bootstrap's draws, `coverage` the share
-    that conformal sets aim at.
+    `num_groups` counts independent groups (patients, copies), `num_resamples` those of the bootstrap; `coverage` is the
+    target coverage of conformal prediction sets.
     """
 
     data: str
@@ -117,7 +124,7 @@ def assess(
     """
     aligned = _aligned(sets, part)
     first = aligned[0]
-    sample = resample(first.test.grades, first.test.groups, num_resamples=num_resamples, seed=seed)
+    resamples = resample(first.test.grades, first.test.groups, num_resamples=num_resamples, seed=seed)
     subgroups = _subgroup_masks(columns or {}, len(first.test))
     return Assessment(
         data=first.data,
@@ -126,13 +133,13 @@ def assess(
         num_groups=len(np.unique(first.test.groups)),
         num_resamples=num_resamples,
         coverage=coverage,
-        models=tuple(_assess_model(each, sample, coverage, subgroups) for each in aligned),
-        comparisons=compare_all(aligned, sample),
+        models=tuple(_assess_model(each, resamples, coverage, subgroups) for each in aligned),
+        comparisons=compare_all(aligned, resamples),
     )
 
 
 def _assess_model(
-    predictions: PredictionSet, sample: Resample, coverage: float, subgroups: Sequence[_SubgroupMask]
+    predictions: PredictionSet, resamples: Resamples, coverage: float, subgroups: Sequence[_SubgroupMask]
 ) -> ModelAssessment:
     test = predictions.test
     return ModelAssessment(
@@ -140,18 +147,18 @@ def _assess_model(
         num_validation=len(predictions.validation),
         num_folds=len(np.unique(test.folds)),
         evaluation=evaluate_predictions(test.grades, test.probabilities, predicted=test.predicted),
-        scores=score_predictions(test, sample),
-        reliability=measure_reliability(test, sample),
-        operating_points=measure_operating_points(predictions, sample),
+        scores=score_predictions(test, resamples),
+        reliability=measure_reliability(test, resamples),
+        operating_points=measure_operating_points(predictions, resamples),
         decision_curves=draw_decision_curves(test),
         risk_coverage=measure_risk_coverage(test),
-        set_coverage=measure_sets(predictions, sample, coverage=coverage),
-        subgroups=tuple(_subgroup(each, test, sample) for each in subgroups),
+        set_coverage=measure_sets(predictions, resamples, coverage=coverage),
+        subgroups=tuple(_subgroup(each, test, resamples) for each in subgroups),
         worst_errors=find_worst_errors(test),
     )
 
 
-# The same photographs
+# Alignment
 
 
 def _aligned(sets: Sequence[PredictionSet], part: str) -> list[PredictionSet]:
@@ -180,11 +187,11 @@ def _reordered(predictions: PredictionSet, first: PredictionSet) -> PredictionSe
             f"{_few(missing)} missing, {_few(foreign)} only there. Models are compared on the same photographs; "
             "make the predictions again on the same data and part."
         )
-    test = predictions.test.chosen(np.array([place[source] for source in first.test.sources], np.int64))
+    test = predictions.test.subset(np.array([place[source] for source in first.test.sources], np.int64))
     different = np.flatnonzero(test.grades != first.test.grades)
     if len(different):
         raise MetricsError(
-            f"The predictions of {predictions.model} and {first.model} give other true grades to "
+            f"The predictions of {predictions.model} and {first.model} have different true grades of "
             f"{_few([test.sources[i] for i in different])}; make them again from the same labels."
         )
     return replace(predictions, test=replace(test, groups=first.test.groups))
@@ -226,18 +233,16 @@ def _subgroup_masks(columns: Mapping[str, Sequence[str]], num_photographs: int) 
     return masks
 
 
-def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, sample: Resample) -> Subgroup:
-    here, draws = test.chosen(subgroup.members), sample.chosen(subgroup.members)
-    matrices = weighted_matrices(draws, here.grades, here.predicted)
-    referable = here.grades >= REFERABLE_FROM
-    areas = weighted_aucs(draws.weights, referable, decision_scores(here.probabilities, int(REFERABLE_FROM)))
+def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, resamples: Resamples) -> Subgroup:
+    here, resamples = test.subset(subgroup.members), resamples.subset(subgroup.members)
+    areas = weighted_aucs(resamples.weights, *binary_decision(here, int(REFERABLE_FROM)))
     return Subgroup(
         column=subgroup.column,
         value=subgroup.value,
         num_photographs=len(here),
-        kappa=estimate(kappas(matrices), draws),
-        accuracy=share_off_by(here, draws, range(1)),
-        referable_auc=estimate(areas, draws),
+        kappa=estimate_kappa(here.grades, here.predicted, resamples),
+        accuracy=share_off_by(here, resamples, range(1)),
+        referable_auc=estimate(areas, resamples),
     )
 
 
@@ -245,7 +250,7 @@ def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, sample: Resample
 
 
 def find_worst_errors(test: ScoredPhotographs, limit: int = MAX_WORST_ERRORS) -> tuple[WorstError, ...]:
-    """Wrongly graded photographs, the furthest from their label first; of equals those the model was surest of."""
+    """Wrongly graded photographs, the furthest from their label first; of equals the most confident first."""
     distance = np.abs(test.predicted - test.grades)
     sure = test.probabilities[np.arange(len(test)), test.predicted]
     order = np.lexsort((-sure, -distance))[:limit]

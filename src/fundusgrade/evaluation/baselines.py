@@ -1,4 +1,4 @@
-"""Maps that know nothing of the network: what any explanation has to beat."""
+"""Baseline maps that do not depend on the network: an explanation should do better than each of them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ CENTER = "center"
 CONTRAST = "contrast"
 VESSELS = "vessels"
 OPTIC_DISC = "optic disc"
-DECOYS = (RANDOM, CENTER, CONTRAST, VESSELS, OPTIC_DISC)
-"""Smooth noise, a Gaussian in the middle, local contrast, dark lines, and the optic disc."""
+BASELINES = (RANDOM, CENTER, CONTRAST, VESSELS, OPTIC_DISC)
+"""Smoothed noise, a Gaussian at the center, local contrast, vessels, and the optic disc."""
 
 RANDOMIZED = ", randomized"
-"""Ends the name of a method's map of a network that forgot everything, which is a decoy too."""
+"""Ends the name of a method's map of the network with all layers randomized, which is a baseline too."""
 
-# Noise has grains of about this size, of the picture's side; the Gaussian reaches half the radius.
-_GRAIN_FRACTION = 1 / 56
-_CENTER_SPREAD = 0.5
+# Noise is smoothed by this sigma, of the image's side; the Gaussian's sigma is half the radius.
+_NOISE_SIGMA_FRACTION = 1 / 56
+_CENTER_SIGMA_RADII = 0.5
 _CONTRAST_SIGMA_FRACTION = 1 / 28
-_CONTRAST_GRAIN_FRACTION = 1 / 224
+_CONTRAST_SMOOTHING_FRACTION = 1 / 224
 
 
-def is_decoy(method: str) -> bool:
-    """Whether a map of this name knows nothing of the network as it learned."""
-    return method in DECOYS or method.endswith(RANDOMIZED)
+def is_baseline(method: str) -> bool:
+    """Whether a map of this name does not depend on the trained network."""
+    return method in BASELINES or method.endswith(RANDOMIZED)
 
 
-def decoy_map(
+def baseline_map(
     name: str,
     prepared: PreprocessedImage,
     natural: PreprocessedImage,
@@ -40,20 +40,20 @@ def decoy_map(
     radius_px: float,
     seed: int,
 ) -> NDArray[np.float32] | None:
-    """The decoy (S, S) >= 0 of this name for a preprocessed image; None where the optic disc is not known.
+    """The baseline map (S, S) >= 0 of this name for a preprocessed image; None where the optic disc is not known.
 
-    `natural` is the same picture in natural colors, on which vessels are dark lines.
+    `natural` is the same image in natural colors, on which vessels are dark lines.
     """
     shape = prepared.image.shape[:2]
     if name == RANDOM:
         noise = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-        grains = cv2.GaussianBlur(noise, (0, 0), _GRAIN_FRACTION * shape[0])
-        return np.asarray(np.maximum(grains, 0), np.float32)
+        smooth = cv2.GaussianBlur(noise, (0, 0), _NOISE_SIGMA_FRACTION * shape[0])
+        return np.asarray(np.maximum(smooth, 0), np.float32)
     if name == CENTER:
         middle = Spot(x=(shape[1] - 1) / 2, y=(shape[0] - 1) / 2)
         y, x = np.mgrid[: shape[0], : shape[1]]
         squared = (x - middle.x) ** 2 + (y - middle.y) ** 2
-        return np.asarray(np.exp(-squared / (2 * (_CENTER_SPREAD * radius_px) ** 2)), np.float32)
+        return np.asarray(np.exp(-squared / (2 * (_CENTER_SIGMA_RADII * radius_px) ** 2)), np.float32)
     if name == CONTRAST:
         return _contrast(prepared)
     if name == VESSELS:
@@ -62,8 +62,8 @@ def decoy_map(
 
 
 def _contrast(prepared: PreprocessedImage) -> NDArray[np.float32]:
-    """The energy of all details, which is what integrated gradients would show if every gradient were alike."""
+    """Local contrast (S, S): what integrated gradients would show if all gradients were equal."""
     values = prepared.image.astype(np.float32)
     details = values - local_mean(values, prepared.mask, _CONTRAST_SIGMA_FRACTION * len(values))
     energy = np.where(prepared.mask, (details**2).sum(axis=2), 0).astype(np.float32)
-    return np.asarray(cv2.GaussianBlur(energy, (0, 0), _CONTRAST_GRAIN_FRACTION * len(values)), np.float32)
+    return np.asarray(cv2.GaussianBlur(energy, (0, 0), _CONTRAST_SMOOTHING_FRACTION * len(values)), np.float32)

@@ -1,4 +1,4 @@
-"""Models and files of predictions brought before one set of photographs, with what each has seen of it before."""
+"""Models and files of predictions under evaluation on one set of photographs, each checked for leakage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fundusgrade.errors import DatasetError
 from fundusgrade.evaluation.assessment import Assessment, assess
 from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
-from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, in_common, read_predictions
+from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, read_predictions, restrict_to_common
 from fundusgrade.networks.checkpoint import read_description
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.options import DeviceName, Precision
@@ -26,11 +26,11 @@ _NUM_NAMED = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidate:
-    """A model under evaluation: what it predicts, itself where it is at hand, and what it has seen, in a sentence."""
+    """A model under evaluation: its predictions, the model itself where it is available, and a sentence on leakage."""
 
     predictions: PredictionSet
     description: CheckpointDescription | None
-    seen: str
+    leakage: str
     grader: Grader | None = None
 
 
@@ -47,37 +47,38 @@ def candidate_from_model(
     """Grade a split with a model, by name or path.
 
     Raises DatasetError where photographs of the split, copies of them or other photographs of their patients were used
-    to train or to choose the model, unless `allow_leakage`.
+    to train or select the model, unless `allow_leakage`.
     """
     grader = Grader.load(model, device=device, precision=precision, tta=tta)
-    seen = check_seen(grader, dataset, dataset.graded_rows(split), allow_leakage=allow_leakage)
+    leakage = check_leakage(grader, dataset, dataset.graded_rows(split), allow_leakage=allow_leakage)
     predictions = predict_dataset(grader, dataset, split)
-    return Candidate(predictions=predictions, description=grader.description, seen=seen, grader=grader)
+    return Candidate(predictions=predictions, description=grader.description, leakage=leakage, grader=grader)
 
 
 def candidate_from_file(name_or_path: str, part: str = "test") -> Candidate:
-    """Predictions made before; of cross-validated ones the first fold's network says how all were made.
+    """Stored predictions; of cross-validated ones the first fold's network describes all.
 
     Raises DatasetError where they do not hold the part ("test" or "validation") as photographs to score.
     """
     predictions = _part_of(read_predictions(store.resolve_predictions(name_or_path)), part)
     path = _stored_network(predictions, fold=int(predictions.test.folds[0]))
-    pooled = f"each photograph was graded by one of {len(set(predictions.test.folds.tolist()))} networks that had not"
-    seen = predictions.seen or (
-        f"Cross-validated: {pooled} seen it, its copies or its patient."
+    num_folds = len(set(predictions.test.folds.tolist()))
+    leakage = predictions.leakage or (
+        f"Cross-validated: each image was graded by one of {num_folds} networks, trained without it, its copies and "
+        "its patient."
         if predictions.test.folds.any()
-        else "Predictions from a file, which does not say what the model had seen of these photographs."
+        else "Stored predictions: the file does not say whether these images were used to train or select the model."
     )
-    return Candidate(predictions=predictions, description=read_description(path) if path else None, seen=seen)
+    return Candidate(predictions=predictions, description=read_description(path) if path else None, leakage=leakage)
 
 
 def _part_of(predictions: PredictionSet, part: str) -> PredictionSet:
-    """The predictions with the part that is scored in the place of `test`; on it itself nothing is locked."""
+    """The predictions with the part that is scored as `test`; without validation photographs if it is these."""
     if part == "test":
         return predictions
     if part != "validation":
         raise DatasetError(
-            f"--split {part}: the predictions of {predictions.model} were made before, of test photographs; leave "
+            f"--split {part}: the stored predictions of {predictions.model} are of test photographs; leave "
             "--split out, or grade the photographs with --model"
         )
     if predictions.test.folds.any():
@@ -87,38 +88,43 @@ def _part_of(predictions: PredictionSet, part: str) -> PredictionSet:
         )
     if not len(predictions.validation):
         raise DatasetError(f"--split validation: the file of {predictions.model} holds no validation photographs")
-    nothing = predictions.validation.chosen(np.zeros(0, np.int64))
+    nothing = predictions.validation.subset(np.zeros(0, np.int64))
     return replace(predictions, test=predictions.validation, validation=nothing)
 
 
 def explaining_grader(candidate: Candidate, fold: int) -> Grader | None:
-    """The network that graded the photographs of a fold, where it is at hand."""
+    """The network that graded the photographs of a fold, where it is available."""
     if candidate.grader is not None:
         return candidate.grader
     path = _stored_network(candidate.predictions, fold)
     return None if path is None else Grader.load(str(path))
 
 
-def check_seen(grader: Grader, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, allow_leakage: bool) -> str:
-    """What the model has seen of these photographs, in a sentence. Raises DatasetError as `candidate_from_model`."""
+def check_leakage(grader: Grader, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, allow_leakage: bool) -> str:
+    """Which of these photographs were used to train or select the model, in a sentence.
+
+    Raises DatasetError as `candidate_from_model`.
+    """
     fingerprints, trained_on = grader.fingerprints, grader.description.provenance.data_name
     if not fingerprints.is_known:
-        return f"Trained on {trained_on}; its file holds no marks of training photographs, so overlap is not known."
+        return f"Trained on {trained_on}; the model file has no training fingerprints, so leakage cannot be checked."
     overlap = find_overlap(fingerprints, dataset, rows)
-    known = f"Trained and chosen on {len(fingerprints.files)} different files of {trained_on}"
+    known = f"Trained and selected on {len(fingerprints.files)} different files of {trained_on}"
     if not overlap.sources:
-        return f"{known}; none of the {len(rows)} photographs here, no copy of them and no patient is among those."
-    counts = (
-        f"{len(overlap.files)} of {len(rows)} photographs themselves, copies of {len(overlap.copies)} and other "
-        f"photographs of the patients of {len(overlap.patients)}"
-    )
+        return f"{known}; none of the {len(rows)} evaluation images, of their copies and patients is among them."
+    counts = {
+        "": len(overlap.files),
+        "copies of ": len(overlap.copies),
+        "other images of the patients of ": len(overlap.patients),
+    }
+    used = " and ".join(f"{what}{count} of {len(rows)} evaluation images" for what, count in counts.items() if count)
     if not allow_leakage:
         named = ", ".join(overlap.sources[:_NUM_NAMED])
         raise DatasetError(
-            f"the model {grader.name!r} was trained or chosen on {counts}, such as {named}; its scores would be too "
-            "good. Choose a --split or --data that it has not seen, or add --allow-leakage, which the results will say"
+            f"{used} were used to train or select the model {grader.name!r}, such as {named}; scores would be "
+            "inflated. Choose another --split or --data, or add --allow-leakage, which the results will state"
         )
-    return f"{known}, among them {counts}: these scores are too good."
+    return f"{known}; {used} were used to train or select this model: scores are inflated."
 
 
 def assess_candidates(
@@ -137,7 +143,7 @@ def assess_candidates(
     names = [candidate.predictions.model for candidate in candidates]
     if len(set(names)) < len(names):
         raise DatasetError(
-            f"models are told apart by name, and these are called {', '.join(names)}; name each once, or train one "
+            f"models are identified by name, and these are called {', '.join(names)}; give each once, or train one "
             "again with another --name"
         )
     sets = [candidate.predictions for candidate in candidates]
@@ -146,20 +152,22 @@ def assess_candidates(
 
 
 def only_common(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates with the photographs that all of them graded; what was left out is said with what they have seen.
+    """The candidates with the photographs that all of them graded; how many remain is added to `leakage`.
 
     Raises DatasetError where they share none.
     """
-    kept = []
-    for candidate, shared in zip(candidates, in_common([each.predictions for each in candidates]), strict=True):
-        num_kept, num_graded = len(shared.test), len(candidate.predictions.test)
-        if not num_kept:
+    restricted = []
+    for candidate, shared in zip(
+        candidates, restrict_to_common([each.predictions for each in candidates]), strict=True
+    ):
+        num_common, num_graded = len(shared.test), len(candidate.predictions.test)
+        if not num_common:
             names = ", ".join(each.predictions.model for each in candidates)
             raise DatasetError(f"--common: no photograph was graded by all of {names}; compare fewer of them")
-        left_out = f" Scored here: the {num_kept} of {num_graded} photographs that all graded."
-        seen = candidate.seen + (left_out if num_kept < num_graded else "")
-        kept.append(replace(candidate, predictions=shared, seen=seen))
-    return kept
+        scope = f" Scored on the {num_common} of {num_graded} images that all models graded."
+        leakage = candidate.leakage + (scope if num_common < num_graded else "")
+        restricted.append(replace(candidate, predictions=shared, leakage=leakage))
+    return restricted
 
 
 def manifest_columns(dataset: PreparedDataset, names: Sequence[str], sources: Sequence[str]) -> dict[str, list[str]]:

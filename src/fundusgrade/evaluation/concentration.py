@@ -1,4 +1,4 @@
-"""How concentrated a heat map is: one spot, or spread over the retina?"""
+"""How concentrated a heat map is, from a single pixel to uniform over the retina."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PEAK_SHARE = 0.5
 """Regions of at least this share of the highest heat count as peaks."""
 
 COARSE_SIGMA_FRACTION = 1 / 14
-"""Blur, of the picture's side, that brings fine and coarse maps to one resolution: half a cell of 7 across."""
+"""Sigma, of the image's side, that brings fine and coarse maps to one resolution: half a cell of a 7 x 7 grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concentration:
-    """Numbers of a heat map within the retina that is seen; all are None where there is no heat.
+    """Measures of a heat map within the visible retina; all are None where there is no heat.
 
-    `half_area` is the smallest share of the retina that holds half of the heat, 0.5 for an even map. `entropy` is that
-    of the heat over the pixels, 1 for an even map and 0 for one pixel. `num_peaks` counts separate regions of at least
-    half the highest heat. Distances from the hottest pixel are in radii of the field of view, None where the landmark
-    is not known.
+    `half_area` is the smallest share of the retina that holds half of the heat, 0.5 for a uniform map. `entropy` is
+    that of the heat over the pixels, 1 for a uniform map and 0 for one pixel. `num_peaks` counts separate regions of at
+    least half the highest heat. Distances from the hottest pixel are in radii of the field of view, None where the
+    landmark is not known.
     """
 
     half_area: float | None
@@ -56,17 +56,17 @@ def measure_concentration(
 
 
 def coarsened(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Heat (S, S) as a network whose cells are a seventh of the picture could show it at best."""
+    """Heat (S, S) at the resolution of a network whose last feature map is 7 x 7."""
     return np.asarray(cv2.GaussianBlur(values, (0, 0), COARSE_SIGMA_FRACTION * len(values)), np.float32)
 
 
 def count_regions(mask: NDArray[np.bool_]) -> int:
-    """Separate regions of a mask (H, W); pixels that touch at a corner belong together."""
+    """Number of connected regions of a mask (H, W), 8-connected."""
     return int(cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0]) - 1
 
 
 def _half_area(shares: NDArray[np.float64]) -> float:
-    """The share of the pixels that hold half of what sums up to 1, the last one counted in part."""
+    """The share of the pixels that hold half of the total of 1, the last pixel counted in part."""
     ranked = np.sort(shares)[::-1]
     held = np.cumsum(ranked)
     last = int(np.searchsorted(held, 0.5))

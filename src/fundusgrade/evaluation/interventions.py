@@ -1,13 +1,14 @@
-"""The same photographs changed in ways that leave the retina alone: does the grade stay where it was?
+"""Robustness to acquisition changes: photographs are changed in ways that leave the retina as it is.
 
-A model that reads the retina must not mind how a picture was cut, squashed, compressed or tinted, but it must mind when
-lesions are covered. Both are measured as the change of the expected grade.
+The grade should not change when a photograph is cropped, squashed, compressed or tinted, but it should when lesions are
+covered. Both are measured as the absolute change of the expected grade.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from fundusgrade.errors import DatasetError, NoRetinaError, UngradableError
 from fundusgrade.evaluation.audit import CONTROL, LESIONS, InterventionEffect
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading.grader import Grader
-from fundusgrade.metrics.classification import mean_interval
+from fundusgrade.metrics.bootstrap import Resamples, estimate_mean, resample
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.field_of_view import FieldOfView, find_field_of_view
 from fundusgrade.photographs.images import read_image
@@ -33,7 +34,7 @@ _LESION_SIDE_PX = 1024
 _CHUNK = 32
 
 Change = Callable[[Image, FieldOfView], Image | None]
-"""A photograph changed, or None where the change would leave it as it is."""
+"""Changes a photograph (H, W, 3); returns None where the change does not apply to it."""
 
 
 def measure_interventions(
@@ -44,26 +45,28 @@ def measure_interventions(
     limit: int = 300,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[InterventionEffect, ...]:
-    """Change up to `limit` photographs of a split, drawn at random with a fixed seed, in every way of INTERVENTIONS.
+    """Apply all INTERVENTIONS to up to `limit` photographs of a split, chosen at random with a fixed seed.
 
     Raises DatasetError where photographs are missing.
     """
     rows = dataset.graded_rows(split)
     if not rows:
         raise DatasetError(f"the data set {dataset.name!r} has no graded photographs in the split {split!r}")
-    order = np.random.default_rng(0).permutation(len(rows))[:limit]
-    paths = [dataset.photograph_path(rows[i]) for i in sorted(order)]
-    pairs: dict[str, list[_Pair]] = {name: [] for name in INTERVENTIONS}
+    chosen = [rows[i] for i in sorted(np.random.default_rng(0).permutation(len(rows))[:limit])]
+    paths = [dataset.photograph_path(row) for row in chosen]
+    pairs: dict[str, list[_Pair | None]] = {name: [] for name in INTERVENTIONS}
     for start in range(0, len(paths), _CHUNK):
         photographs = [_read(path) for path in paths[start : start + _CHUNK]]
         for name, found in _grade_changes(grader, photographs).items():
             pairs[name] += found
         on_progress(min(start + _CHUNK, len(paths)), len(paths))
-    return tuple(_effect(name, found) for name, found in pairs.items())
+    grades, groups = np.array([int(row.grade or 0) for row in chosen]), np.array([row.group for row in chosen])
+    resamples = resample(grades, groups)
+    return tuple(_effect(name, found, resamples) for name, found in pairs.items())
 
 
 def measure_lesions(grader: Grader, folder: Path) -> tuple[InterventionEffect, ...]:
-    """The positive control: lesions covered, and as much retina elsewhere, in IDRiD's layout.
+    """The positive control: lesions covered, and an equal area of other retina covered, in IDRiD's layout.
 
     `folder` holds images/NAME.jpg and masks/NAME_MA.png, _HE, _EX and _SE (H, W), white on lesions. What is covered is
     filled from its surroundings (Telea 2004). Raises DatasetError where there are no such files.
@@ -75,12 +78,25 @@ def measure_lesions(grader: Grader, folder: Path) -> tuple[InterventionEffect, .
         mirrored = _mirrored(mask, field_of_view) & ~mask
         changed = [photograph, _covered(photograph, mask), _covered(photograph, mirrored)]
         before, covered, control = grader.grade_images(changed)
-        lesions.append((before, covered))
-        elsewhere.append((before, control))
-    return _effect(LESIONS, lesions), _effect(CONTROL, elsewhere)
+        lesions.append(_Pair(before=before, after=covered))
+        elsewhere.append(_Pair(before=before, after=control))
+    # Grades and patients are not known: each photograph is a group of its own.
+    resamples = resample(np.zeros(len(lesions), np.int64), np.arange(len(lesions)))
+    return _effect(LESIONS, lesions, resamples), _effect(CONTROL, elsewhere, resamples)
 
 
-_Pair = tuple[Prediction | Ungraded, Prediction | Ungraded]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pair:
+    """What became of one photograph before and after a change."""
+
+    before: Prediction | Ungraded
+    after: Prediction | Ungraded
+
+    def graded(self) -> tuple[Prediction, Prediction] | None:
+        """Both predictions; None where one of them is missing."""
+        if isinstance(self.before, Prediction) and isinstance(self.after, Prediction):
+            return self.before, self.after
+        return None
 
 
 def _read(path: Path) -> Image:
@@ -92,44 +108,55 @@ def _read(path: Path) -> Image:
         ) from error
 
 
-def _grade_changes(grader: Grader, photographs: Sequence[Image]) -> dict[str, list[_Pair]]:
-    seen = [(photograph, fov) for photograph in photographs if (fov := _field_of_view(photograph)) is not None]
-    before = grader.grade_images([photograph for photograph, _ in seen])
-    pairs: dict[str, list[_Pair]] = {}
+def _grade_changes(grader: Grader, photographs: Sequence[Image]) -> dict[str, list[_Pair | None]]:
+    """Pairs for all photographs by the name of the change; None where a change does not apply."""
+    fields = [_field_of_view(photograph) for photograph in photographs]
+    before = grader.grade_images(photographs)
+    pairs: dict[str, list[_Pair | None]] = {}
     for name, change in INTERVENTIONS.items():
-        changed = [change(photograph, fov) for photograph, fov in seen]
-        applied = [i for i, image in enumerate(changed) if image is not None]
-        after = grader.grade_images([image for image in changed if image is not None])
-        pairs[name] = [(before[i], result) for i, result in zip(applied, after, strict=True)]
+        changed = [
+            None if field is None else change(photograph, field)
+            for photograph, field in zip(photographs, fields, strict=True)
+        ]
+        after = iter(grader.grade_images([image for image in changed if image is not None]))
+        pairs[name] = [
+            None if image is None else _Pair(before=first, after=next(after))
+            for first, image in zip(before, changed, strict=True)
+        ]
     return pairs
 
 
 def _field_of_view(photograph: Image) -> FieldOfView | None:
-    """None where there is none any more: the photograph may have been replaced since it was prepared."""
+    """None where none is found: the photograph may have been replaced since it was prepared."""
     try:
         return find_field_of_view(photograph)
     except NoRetinaError:
         return None
 
 
-def _effect(name: str, pairs: Sequence[_Pair]) -> InterventionEffect:
-    kept = [(a, b) for a, b in pairs if isinstance(a, Prediction) and isinstance(b, Prediction)]
-    changes = np.array([abs(after.expected_grade - before.expected_grade) for before, after in kept])
-    interval = mean_interval(changes)
+def _effect(name: str, pairs: Sequence[_Pair | None], resamples: Resamples) -> InterventionEffect:
+    graded = [None if pair is None else pair.graded() for pair in pairs]
+    both = [each for each in graded if each is not None]
+    moved = np.array([np.nan if each is None else _change(*each) for each in graded])
+    mean = estimate_mean(moved, resamples)
     return InterventionEffect(
         name=name,
-        num_photographs=len(kept),
-        mean_change=float(changes.mean()) if kept else None,
-        mean_low=interval[0] if interval else None,
-        mean_high=interval[1] if interval else None,
-        percentile_95=float(np.percentile(changes, 95)) if kept else None,
-        flip_fraction=sum(before.grade != after.grade for before, after in kept) / len(kept) if kept else None,
-        num_lost=len(pairs) - len(kept),
+        num_photographs=len(both),
+        mean_change=mean.value,
+        mean_low=mean.low,
+        mean_high=mean.high,
+        percentile_95=float(np.nanpercentile(moved, 95)) if both else None,
+        flip_fraction=sum(before.grade != after.grade for before, after in both) / len(both) if both else None,
+        num_lost=sum(pair is not None for pair in pairs) - len(both),
     )
 
 
+def _change(before: Prediction, after: Prediction) -> float:
+    return abs(after.expected_grade - before.expected_grade)
+
+
 def _cut_rows(photograph: Image, field_of_view: FieldOfView) -> tuple[int, int] | None:
-    """First and last row + 1 of a photograph cut at CUT_FRACTION of the radius; None where it shows no more anyway."""
+    """First row and last row + 1 of a crop at CUT_FRACTION of the radius; None where the photograph shows no more."""
     reach = CUT_FRACTION * field_of_view.radius_y
     first, last = round(field_of_view.center_y - reach), round(field_of_view.center_y + reach)
     shows_more = field_of_view.top < first - 0.02 * reach and field_of_view.bottom > last + 0.02 * reach
@@ -151,13 +178,13 @@ def _bars(photograph: Image, field_of_view: FieldOfView) -> Image | None:
 
 
 def _squashed(photograph: Image, field_of_view: FieldOfView) -> Image:
-    """The disc as wide as high, or 3/4 as wide where it is round already; the longer side is shortened."""
+    """The field of view made round, or 3/4 as wide as high where it is round already, by shortening a side."""
     factor = _other_aspect(field_of_view)
     return _resized(photograph, min(1.0, factor), min(1.0, 1 / factor))
 
 
 def _stretched(photograph: Image, field_of_view: FieldOfView) -> Image:
-    """The same shape by lengthening the other side, which loses no detail."""
+    """The shape of `_squashed`, by lengthening the other side, which loses no detail."""
     factor = _other_aspect(field_of_view)
     return _resized(photograph, max(1.0, factor), max(1.0, 1 / factor))
 
@@ -203,7 +230,7 @@ INTERVENTIONS: dict[str, Change] = {
 
 
 def _photographs_with_lesions(folder: Path) -> Iterator[tuple[Image, NDArray[np.bool_]]]:
-    """Photographs of at most 1,024 px and the union of their lesions' masks."""
+    """Photographs, resized to at most 1,024 px a side, and the union of their lesions' masks."""
     for found in find_lesion_photographs(folder):
         photograph = read_image(found.path)
         union = any_lesion(read_lesions(found.path.stem, folder / "masks", photograph.shape))
@@ -214,7 +241,7 @@ def _photographs_with_lesions(folder: Path) -> Iterator[tuple[Image, NDArray[np.
 
 
 def _mirrored(mask: NDArray[np.bool_], field_of_view: FieldOfView) -> NDArray[np.bool_]:
-    """The mask on the other side of the disc's vertical axis."""
+    """The mask mirrored at the vertical axis of the field of view."""
     columns = np.rint(2 * field_of_view.center_x - np.arange(mask.shape[1])).astype(int)
     inside = (columns >= 0) & (columns < mask.shape[1])
     mirrored = np.zeros_like(mask)
@@ -223,6 +250,6 @@ def _mirrored(mask: NDArray[np.bool_], field_of_view: FieldOfView) -> NDArray[np
 
 
 def _covered(photograph: Image, mask: NDArray[np.bool_]) -> Image:
-    """What the mask marks, with a little of its border, is filled from its surroundings."""
+    """The photograph with the dilated mask inpainted from its surroundings."""
     grown = cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
     return np.asarray(cv2.inpaint(photograph, grown, 5, cv2.INPAINT_TELEA), np.uint8)

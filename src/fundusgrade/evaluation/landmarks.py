@@ -1,9 +1,9 @@
-"""Where the optic disc and the fovea lie, as far as a photograph shows it plainly; and where its vessels run.
+"""Location of the optic disc, the fovea and the vessels on preprocessed images.
 
-Simple measurements, good enough to ask how far heat lies from the landmarks; nothing is graded by them. The disc is the
-spot, of the size a disc has in photographs of 45 to 50 degrees, that is brightest against its surroundings and full of
-vessels. The fovea is the darkest spot near the place where anatomy expects it: two and a half disc diameters from the
-disc, on the side of the picture's middle. How often that is right: docs/explanations.md.
+Simple measurements, accurate enough to measure how far heat lies from the landmarks; no grade depends on them. The disc
+is the spot, of the size of a disc in photographs of 45 to 50 degrees, that is brightest against its surroundings and
+full of vessels. The fovea is the darkest spot near its anatomical position: two and a half disc diameters from the
+disc, towards the center of the image. Accuracy: docs/explanations.md.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import PreprocessedImage, local_mean
 
 DISC_RADIUS_FRACTION = 0.13
-"""Radius of the optic disc, of the field of view's, in photographs of 45 to 50 degrees."""
+"""Radius of the optic disc as a fraction of that of the field of view, in photographs of 45 to 50 degrees."""
 
 _FOVEA_DISTANCE = 5.0  # in radii of the disc (Hogan, Histology of the Human Eye, 1971: 4-5 mm at a disc of 1.8 mm)
 _FOVEA_REACH = 1.6
 _VESSEL_SIGMAS = (1.5, 2.5)
-# A spot must stand out from the second best by this much, or the disc is not known.
-_LEAST_LEAD = 1.05
+# The best spot must exceed the second best by this factor, or the disc is not known.
+_MIN_RATIO = 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spot:
-    """A place on the preprocessed image, in pixels."""
+    """A point on the preprocessed image, in pixels."""
 
     x: float
     y: float
@@ -43,7 +43,7 @@ class Landmarks:
     fovea: Spot | None = None
 
     def magnified(self, factor: float, middle: float) -> Landmarks:
-        """The same places on a picture that is magnified around its middle, given in pixels."""
+        """The same landmarks on an image that is magnified around its center (`middle`, `middle`), in pixels."""
 
         def moved(spot: Spot | None) -> Spot | None:
             return spot and Spot(x=middle + factor * (spot.x - middle), y=middle + factor * (spot.y - middle))
@@ -51,17 +51,14 @@ class Landmarks:
         return Landmarks(optic_disc=moved(self.optic_disc), fovea=moved(self.fovea))
 
 
-UNKNOWN_LANDMARKS = Landmarks()
-
-
 def find_landmarks(prepared: PreprocessedImage, radius_px: float) -> Landmarks:
-    """Look for disc and fovea on a preprocessed image in natural colors, whose field of view has this radius."""
+    """Locate disc and fovea on a preprocessed image in natural colors, whose field of view has this radius."""
     disc = _find_disc(prepared, radius_px)
     return Landmarks(optic_disc=disc, fovea=None if disc is None else _find_fovea(prepared, disc, radius_px))
 
 
 def vessel_map(image: Image, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """How much each pixel (S, S) looks like a dark ridge, at least 0: curvature of green (Frangi et al. 1998)."""
+    """Vesselness (S, S) >= 0: curvature across dark ridges of the green channel (Frangi et al., MICCAI 1998)."""
     green = np.where(mask, image[..., 1], np.median(image[..., 1][mask])).astype(np.float32)
     ridges = np.zeros_like(green)
     for sigma in _VESSEL_SIGMAS:
@@ -76,7 +73,7 @@ def vessel_map(image: Image, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def disc_map(shape: tuple[int, ...], spot: Spot, radius_px: float) -> NDArray[np.float32]:
-    """A Gaussian (S, S) of the disc's size around a spot."""
+    """A Gaussian (S, S) around a spot whose sigma is the radius of the optic disc."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     spread = DISC_RADIUS_FRACTION * radius_px
     return np.asarray(np.exp(-((x - spot.x) ** 2 + (y - spot.y) ** 2) / (2 * spread**2)), np.float32)
@@ -93,7 +90,7 @@ def _find_disc(prepared: PreprocessedImage, radius_px: float) -> Spot | None:
     y, x = np.unravel_index(int(evidence.argmax()), evidence.shape)
     best = float(evidence[y, x])
     cv2.circle(evidence, (int(x), int(y)), round(2 * size_px), 0.0, -1)
-    return Spot(x=float(x), y=float(y)) if best > _LEAST_LEAD * float(evidence.max()) else None
+    return Spot(x=float(x), y=float(y)) if best > _MIN_RATIO * float(evidence.max()) else None
 
 
 def _find_fovea(prepared: PreprocessedImage, disc: Spot, radius_px: float) -> Spot | None:

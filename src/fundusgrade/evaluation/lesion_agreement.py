@@ -15,11 +15,11 @@ _SAMPLES_PER_PX = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How well heat lies on lesions; all of it is None where there is no heat or no lesion.
+    """How well heat agrees with lesions; all is None where there is no heat or no lesion.
 
-    `heat_share` is the share of the heat that lies on lesions, `area_share` that of the retina, and `lift` how many
-    times the first is the second: 1 for a map that knows nothing. `average_precision` is that of pixels ranked by heat,
-    which is `area_share` by chance; `peak_on_lesion` tells whether the hottest pixel touches a lesion.
+    `heat_share` is the share of the heat that lies on lesions, `area_share` the share of the retina that they cover,
+    and `lift` their ratio, 1 for an uninformative map. `average_precision` is that of pixels ranked by heat, by chance
+    `area_share`; `peak_on_lesion` says whether the hottest pixel touches a lesion.
     """
 
     heat_share: float | None
@@ -63,9 +63,9 @@ def measure_agreement(values: NDArray[np.float32], mask: NDArray[np.bool_], cove
 
 
 def weighted_average_precision(scores: NDArray[np.float64], positive: NDArray[np.float64]) -> float:
-    """Average precision of N pixels, of which a share (N,) each is positive, ranked by scores (N,).
+    """Average precision of N pixels ranked by scores (N,), of which a share (N,) each is positive.
 
-    Pixels of the same score are passed at once, as in scikit-learn.
+    Pixels of equal score share one threshold, as in scikit-learn.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]

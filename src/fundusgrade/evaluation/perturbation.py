@@ -1,9 +1,9 @@
-"""Does the network need what a map calls important? The picture is taken away, or given back, in the map's order.
+"""Perturbation tests of heat maps: pixels are removed or added in the order of their heat.
 
-Deletion replaces the hottest pixels first by the picture without details, insertion starts from that picture and gives
-the hottest pixels back first (Petsiuk et al., BMVC 2018). Both begin or end at a picture that `integrated` starts from
-too, which may favor it; ROAD (Rong et al., ICML 2022, as pytorch-grad-cam implements it) fills what is removed from its
-neighbors, most and least relevant first, and does not.
+Deletion replaces the hottest pixels first by those of the blurred baseline; insertion starts from the blurred baseline
+and adds the hottest pixels first (Petsiuk et al., BMVC 2018). `integrated` uses the same baseline, which may favor that
+method. ROAD (Rong et al., ICML 2022, as pytorch-grad-cam implements it) imputes removed pixels from their
+neighbors, most and least relevant first, and has no such bias.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.photographs.pixels import Image
 
 FRACTIONS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
-"""Shares of the retina that are taken away or given back."""
+"""Fractions of the retina that are removed or added."""
 
 ROAD_FRACTIONS = (0.05, 0.2, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curves:
-    """The target's share of the answer at `FRACTIONS`, and the areas under both curves, in [0, 1].
+    """The target's probability at `FRACTIONS`, and the areas under both curves, in [0, 1].
 
-    A faithful map has a low area of deletion and a high one of insertion.
+    A faithful map has a low deletion area and a high insertion area. The probability is that of `target_shares`.
     """
 
     deletion: tuple[float, ...]
@@ -52,16 +52,16 @@ def measure_curves(
     target: Target,
     choice: DeviceChoice,
 ) -> Curves:
-    """Deletion and insertion on a picture (S, S, 3), in the order of heat (S, S) within the outline (S, S)."""
-    real, blank = to_tensor(image), to_tensor(blurred_baseline(image, outline))
+    """Deletion and insertion on an image (S, S, 3), in the order of heat (S, S) within the outline (S, S)."""
+    original, baseline = to_tensor(image), to_tensor(blurred_baseline(image, outline))
     order = _hottest_first(heat, outline)
-    kept = np.zeros((len(FRACTIONS), outline.size), np.bool_)
+    selected = np.zeros((len(FRACTIONS), outline.size), np.bool_)
     for row, fraction in enumerate(FRACTIONS):
-        kept[row, order[: round(fraction * len(order))]] = True
-    hottest = torch.from_numpy(kept.reshape(-1, 1, *outline.shape))
-    images = torch.cat([torch.where(hottest, blank, real), torch.where(hottest, real, blank)])
-    shares = answer_shares(network, images, target, choice)
-    deletion, insertion = shares[: len(FRACTIONS)], shares[len(FRACTIONS) :]
+        selected[row, order[: round(fraction * len(order))]] = True
+    hottest = torch.from_numpy(selected.reshape(-1, 1, *outline.shape))
+    images = torch.cat([torch.where(hottest, baseline, original), torch.where(hottest, original, baseline)])
+    values = target_probabilities(network, images, target, choice)
+    deletion, insertion = values[: len(FRACTIONS)], values[len(FRACTIONS) :]
     return Curves(
         deletion=tuple(deletion),
         insertion=tuple(insertion),
@@ -78,14 +78,14 @@ def measure_road(
     target: Target,
     choice: DeviceChoice,
 ) -> float:
-    """ROAD: half of how much more the answer keeps where the least relevant pixels are removed than the most relevant.
+    """ROAD: half the difference of the target's probability without the least and without the most relevant pixels.
 
-    The mean over `ROAD_FRACTIONS` of the retina, in [-0.5, 0.5]; 0 for a map that knows nothing.
+    The mean over `ROAD_FRACTIONS` of the retina, in [-0.5, 0.5]; 0 for an uninformative map.
     """
     from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 
     top, bottom = network.spec.rows or (0, len(image))
-    real, inside = to_tensor(image), outline[top:bottom]
+    original, inside = to_tensor(image), outline[top:bottom]
     order = _hottest_first(heat[top:bottom], inside)
     imputer, images = NoisyLinearImputer(noise=0.01), []
     for fraction in ROAD_FRACTIONS:
@@ -93,30 +93,32 @@ def measure_road(
         for removed in (order[:count], order[len(order) - count :]):
             keep = np.ones(inside.size, np.float32)
             keep[removed] = 0
-            filled = real.clone()
+            filled = original.clone()
             mask = torch.from_numpy(keep.reshape(inside.shape))
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.simplefilter("ignore", DeprecationWarning)  # it hands tensors to NumPy
                 torch.manual_seed(0)
-                filled[:, top:bottom] = imputer(real[:, top:bottom], mask)
+                filled[:, top:bottom] = imputer(original[:, top:bottom], mask)
             images.append(filled)
-    shares = answer_shares(network, torch.stack(images), target, choice)
-    return float(np.mean([least - most for most, least in zip(shares[::2], shares[1::2], strict=True)]) / 2)
+    values = target_probabilities(network, torch.stack(images), target, choice)
+    return float(np.mean([least - most for most, least in zip(values[::2], values[1::2], strict=True)]) / 2)
 
 
 def _hottest_first(heat: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Flat places of the pixels inside, hottest first.
+    """Flat indices of the pixels inside, hottest first.
 
-    Ties are broken by chance, not by position: a map without heat must not delete from the top.
+    Ties are broken at random (seeded), not by position: a map without heat must not delete from the top.
     """
-    places = np.flatnonzero(inside)
-    noise = np.random.default_rng(0).random(len(places))
-    return places[np.lexsort((noise, -heat.ravel()[places]))]
+    indices = np.flatnonzero(inside)
+    noise = np.random.default_rng(0).random(len(indices))
+    return indices[np.lexsort((noise, -heat.ravel()[indices]))]
 
 
 @torch.inference_mode()
-def answer_shares(network: GradingNetwork, images: Tensor, target: Target, choice: DeviceChoice) -> Sequence[float]:
-    """The target's share of the answer for pictures (B, 3, S, S) in [0, 1]; the target must be resolved."""
+def target_probabilities(
+    network: GradingNetwork, images: Tensor, target: Target, choice: DeviceChoice
+) -> Sequence[float]:
+    """The target's probability for images (B, 3, S, S) in [0, 1], by `target_shares`; the target must be resolved."""
     with choice.autocast():
         logits = network(to_memory_format(network, images.to(choice.device)))
     return [float(share) for share in target_shares(target, logits.float()).cpu()]

@@ -1,8 +1,8 @@
-"""Does a map depend on what the network learned? Its layers are randomized, one after another, from the answer down.
+"""Model randomization test: does a heat map depend on the trained weights?
 
-Sanity checks for saliency maps (Adebayo et al., NeurIPS 2018): a map that stays alike while the network forgets shows
-the picture, not the network. Likeness is Spearman's rank correlation and the structural similarity (Wang et al., 2004)
-of the two maps.
+Layers are randomized cumulatively from the output to the input (sanity checks for saliency maps: Adebayo et al.,
+NeurIPS 2018). A map that stays similar shows the image, not the network. Similarity is Spearman's rank correlation and
+the structural similarity (Wang et al., IEEE TIP 2004) of the two maps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the network, counted from its answer, that are randomized; 0 is its last layer alone."""
+"""Fractions of the network's layers, counted from the output, that are randomized; 0 is the last layer only."""
 
 _SSIM_SIGMA_PX = 1.5
 _SSIM_CONSTANTS = (0.01**2, 0.03**2)
@@ -30,33 +30,33 @@ _SSIM_CONSTANTS = (0.01**2, 0.03**2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapSimilarity:
-    """How alike two maps are, -1 to 1; None where one of them is even, as it then has no ranks and no structure."""
+    """Similarity of two maps, -1 to 1; None where one of them is constant, as it then has no ranks and no structure."""
 
     rank_correlation: float | None
     structural_similarity: float | None
 
 
-UNLIKE = MapSimilarity(rank_correlation=None, structural_similarity=None)
+UNDEFINED_SIMILARITY = MapSimilarity(rank_correlation=None, structural_similarity=None)
 
 
 def randomized(network: GradingNetwork, depth: float, images: Tensor, seed: int = 0) -> GradingNetwork:
-    """A copy whose last layer, and this share of all others from the answer down, forgot what they learned.
+    """A copy whose last layer, and this fraction of all layers from the output down, are randomized.
 
-    Layers start anew where they know how; parameters that stand alone, as positions do, are shuffled. What batch
-    normalization knows of its inputs is measured again on `pictures` (B, 3, S, S), or the signal would die out on its
-    way and the map would be rounding noise.
+    Layers with `reset_parameters` are initialized again; parameters of other modules, such as position embeddings, are
+    shuffled. Batch normalization statistics are measured again on `images` (B, 3, S, S), without which the signal would
+    vanish in deep networks and the map would be rounding noise.
     """
-    forgetful = copy.deepcopy(network)
-    parts = _parts(forgetful.backbone)
+    result = copy.deepcopy(network)
+    parts = _parts(result.backbone)
     count = max(1, round(depth * len(parts)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for part in parts[len(parts) - count :]:
-            _forget(part)
+            _reset(part)
         if depth >= 1:
-            _shuffle(forgetful.backbone)
-    _measure_statistics(forgetful, images)
-    return forgetful
+            _shuffle(result.backbone)
+    _measure_statistics(result, images)
+    return result
 
 
 def compare_maps(first: NDArray[np.float32], second: NDArray[np.float32], mask: NDArray[np.bool_]) -> MapSimilarity:
@@ -65,7 +65,7 @@ def compare_maps(first: NDArray[np.float32], second: NDArray[np.float32], mask: 
 
     one, other = first[mask], second[mask]
     if np.ptp(one) == 0 or np.ptp(other) == 0:
-        return UNLIKE
+        return UNDEFINED_SIMILARITY
     correlation = float(spearmanr(one, other).statistic)
     return MapSimilarity(rank_correlation=correlation, structural_similarity=structural_similarity(first, second, mask))
 
@@ -92,7 +92,7 @@ def _scaled(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _parts(backbone: nn.Module) -> list[nn.Module]:
-    """Layers and blocks in the order of the network's definition, those without weights left out."""
+    """Layers and blocks with parameters, in the order of the network's definition."""
     parts: list[nn.Module] = []
     for child in backbone.children():
         blocks = list(child.children()) if isinstance(child, nn.Sequential | nn.ModuleList) else []
@@ -100,22 +100,22 @@ def _parts(backbone: nn.Module) -> list[nn.Module]:
     return [part for part in parts if any(True for _ in part.parameters())]
 
 
-def _forget(part: nn.Module) -> None:
+def _reset(part: nn.Module) -> None:
     for module in part.modules():
-        restart: Any = getattr(module, "reset_parameters", None)
-        if restart is not None:
-            restart()
+        reset: Any = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
 
 
 @torch.no_grad()
 def _measure_statistics(network: GradingNetwork, images: Tensor) -> None:
-    """Evaluation mode, with the means and variances of all batch normalization set to those of the pictures."""
+    """Set the running statistics of all batch normalization to those of the images; evaluation mode afterwards."""
     network.eval()
     normalizing = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [module.momentum for module in normalizing]
     for module in normalizing:
         module.reset_running_stats()
-        module.momentum = None  # a plain mean
+        module.momentum = None  # the cumulative average
         module.train()
     if normalizing:
         network(to_memory_format(network, images))
@@ -125,13 +125,13 @@ def _measure_statistics(network: GradingNetwork, images: Tensor) -> None:
 
 
 def _shuffle(backbone: nn.Module) -> None:
-    """Parameters of modules that cannot start anew: what they hold stays, where it stands is chance."""
-    for parameter in _lone_parameters(backbone):
+    """Shuffle the values of parameters of modules without `reset_parameters`."""
+    for parameter in _other_parameters(backbone):
         order = torch.randperm(parameter.numel())
         parameter.data = parameter.data.flatten()[order.to(parameter.device)].reshape(parameter.shape)
 
 
-def _lone_parameters(backbone: nn.Module) -> Iterator[nn.Parameter]:
+def _other_parameters(backbone: nn.Module) -> Iterator[nn.Parameter]:
     for module in backbone.modules():
         if not hasattr(module, "reset_parameters"):
             yield from module.parameters(recurse=False)

@@ -1,14 +1,14 @@
-"""What gives the grade away without any retina: outline, file, color and sharpness.
+"""Shortcut learning: how well outline, file, color and sharpness predict the grade without any retina.
 
-A data set whose diseased eyes were photographed with other cameras than its healthy ones can be graded without looking
-at a retina. Here a simple classifier is given nothing but such properties, of the photographs as they came and of the
-prepared pictures, and its out-of-fold kappa says how much they give away.
+Where diseased eyes were photographed with other cameras than healthy ones, a model can learn the camera instead of the
+disease (Geirhos et al., Nature Machine Intelligence 2020). Here a simple classifier is given only such properties, of
+the original photographs or of the preprocessed images; its out-of-fold kappa measures how much they predict.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,7 +20,10 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError, NoRetinaError, UngradableError
 from fundusgrade.grades import NUM_GRADES
-from fundusgrade.metrics.classification import evaluate_predictions, kappa_interval
+from fundusgrade.metrics.bootstrap import Resamples, resample
+from fundusgrade.metrics.classification import evaluate_predictions
+from fundusgrade.metrics.estimates import Estimate
+from fundusgrade.metrics.scores import estimate_kappa
 from fundusgrade.photographs.edges import bright_region
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX
 from fundusgrade.photographs.images import jpeg_quantization, read_image
@@ -32,10 +35,10 @@ _MIN_PHOTOGRAPHS = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShortcutProbe:
-    """How well the grade is told from one kind of property alone; scores are out of fold, copies kept together.
+    """How well one kind of property predicts the grade; scores are out of fold, copies and patients kept together.
 
-    `kind` is "outline", "file" or "color and sharpness", `stage` "photograph" or "prepared". `kappa_low` and
-    `kappa_high` bound the 95 % interval.
+    `kind` is "outline", "file" or "color and sharpness", `stage` "photograph" (the original) or "prepared" (the
+    preprocessed image). `kappa_low` and `kappa_high` bound the 95 % interval.
     """
 
     kind: str
@@ -47,16 +50,21 @@ class ShortcutProbe:
     accuracy: float | None
     referable_auc: float | None
 
+    @property
+    def kappa_estimate(self) -> Estimate:
+        """The kappa with its interval."""
+        return Estimate(value=self.kappa, low=self.kappa_low, high=self.kappa_high)
+
 
 def measure_shortcuts(
     dataset: PreparedDataset, *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[ShortcutProbe, ...]:
-    """Ask of outline, file, and color with sharpness what they tell of the grade, before and after preprocessing.
+    """Predict the grade from outline, file, and color with sharpness, before and after preprocessing.
 
-    Raises DatasetError where photographs are missing or too few to learn from.
+    Raises DatasetError where photographs are missing or too few to train on.
     """
     if dataset.parts:
-        raise DatasetError(f"{dataset.name!r} are several data sets; audit each by itself")
+        raise DatasetError(f"{dataset.name!r} is a combination of data sets; audit each separately")
     rows = dataset.graded_rows()
     if len(rows) < _MIN_PHOTOGRAPHS or len({row.fold for row in rows}) < 2:
         raise DatasetError(
@@ -67,10 +75,14 @@ def measure_shortcuts(
         for properties in pool.map(lambda row: _measure(dataset, row), rows):
             measured.append(properties)
             on_progress(len(measured), len(rows))
+    grades = np.array([int(row.grade) for row in rows if row.grade is not None])
+    folds, groups = np.array([row.fold for row in rows]), np.array([row.group for row in rows])
+    resamples = resample(grades, groups)
     return tuple(
-        _probe(kind, stage, np.array([properties[kind, stage] for properties in measured]), rows)
+        _probe(kind, stage, out_of_fold(np.array([each[kind, stage] for each in measured]), grades, folds),
+               grades, resamples)
         for kind, stage in measured[0]
-    )
+    )  # fmt: skip
 
 
 def _measure(dataset: PreparedDataset, row: ManifestRow) -> dict[tuple[str, str], list[float]]:
@@ -87,13 +99,13 @@ def _measure(dataset: PreparedDataset, row: ManifestRow) -> dict[tuple[str, str]
     height, width = photograph.shape[:2]
     small = _reduced(photograph)
     region = _region(small)
-    shown = (prepared != dataset.recipe.fill).any(axis=2)
+    visible = (prepared != dataset.recipe.fill).any(axis=2)
     return {
         ("outline", "photograph"): outline_features(region),
-        ("outline", "prepared"): outline_features(shown),
+        ("outline", "prepared"): outline_features(visible),
         ("file", "photograph"): [width, height, width / height, num_bytes, num_bytes / (width * height), quantization],
         ("color and sharpness", "photograph"): appearance_features(small, region),
-        ("color and sharpness", "prepared"): appearance_features(prepared, shown),
+        ("color and sharpness", "prepared"): appearance_features(prepared, visible),
     }
 
 
@@ -112,7 +124,7 @@ def _region(small: Image) -> NDArray[np.bool_]:
 
 
 def outline_features(region: NDArray[np.bool_]) -> list[float]:
-    """Nine numbers of a region (H, W): bounding box, area, and how much of each picture edge it touches, 0-1."""
+    """Nine numbers of a region (H, W): bounding box, area, and how much of each image edge it touches, all 0 to 1."""
     if not region.any():
         return [0.0] * 9
     height, width = region.shape
@@ -123,35 +135,35 @@ def outline_features(region: NDArray[np.bool_]) -> list[float]:
 
 
 def appearance_features(image: Image, region: NDArray[np.bool_]) -> list[float]:
-    """Eight numbers of what is shown: mean and spread of each channel, and sharpness at two scales."""
+    """Eight numbers of an image in a region: mean and standard deviation of each channel, sharpness at two scales."""
     if not region.any():
         return [0.0] * 8
-    shown = image[region].astype(np.float64)
+    inside = image[region].astype(np.float64)
     green = image[..., 1].astype(np.float32)
     fine = cv2.Laplacian(green, cv2.CV_32F)[region].std()
     coarse = (cv2.GaussianBlur(green, (0, 0), 1) - cv2.GaussianBlur(green, (0, 0), 3))[region].std()
-    return [float(value) for value in (*shown.mean(axis=0), *shown.std(axis=0), fine, coarse)]
+    return [float(value) for value in (*inside.mean(axis=0), *inside.std(axis=0), fine, coarse)]
 
 
-def _probe(kind: str, stage: str, features: Features, rows: Sequence[ManifestRow]) -> ShortcutProbe:
-    grades = np.array([int(row.grade) for row in rows if row.grade is not None])
-    probabilities = out_of_fold(features, grades, np.array([row.fold for row in rows]))
+def _probe(
+    kind: str, stage: str, probabilities: Features, grades: NDArray[np.int64], resamples: Resamples
+) -> ShortcutProbe:
     scores = evaluate_predictions(grades, probabilities)
-    interval = kappa_interval(grades, probabilities.argmax(axis=1), [row.group for row in rows])
+    kappa = estimate_kappa(grades, probabilities.argmax(axis=1), resamples)
     return ShortcutProbe(
         kind=kind,
         stage=stage,
-        num_photographs=len(rows),
-        kappa=scores.kappa,
-        kappa_low=interval[0] if interval else None,
-        kappa_high=interval[1] if interval else None,
+        num_photographs=len(grades),
+        kappa=kappa.value,
+        kappa_low=kappa.low,
+        kappa_high=kappa.high,
         accuracy=scores.accuracy,
         referable_auc=scores.referable.auc,
     )
 
 
 def out_of_fold(features: Features, grades: NDArray[np.int64], folds: NDArray[np.int64]) -> Features:
-    """Probabilities (N, 5) for each fold from gradient-boosted trees (scikit-learn's defaults) fitted to the others."""
+    """Probabilities (N, 5) from gradient-boosted trees (scikit-learn's defaults), fitted to the other folds."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     probabilities = np.zeros((len(grades), NUM_GRADES))

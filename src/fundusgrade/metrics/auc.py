@@ -7,24 +7,27 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.metrics.bootstrap import TAILS, UNDEFINED, Estimate, ratio
+from fundusgrade.metrics.estimates import UNDEFINED, Estimate, ratio
 
-_DRAWS_AT_ONCE = 128
-
-_NORMAL_TAIL = NormalDist().inv_cdf(TAILS[1])
+_ROWS_AT_ONCE = 128
+_NORMAL_975 = NormalDist().inv_cdf(0.975)
 
 
 def weighted_aucs(
     weights: NDArray[np.float32], positive: NDArray[np.bool_], scores: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Area under the ROC curve (M,) for each row of weights (M, N), ties counting one half; NaN where undefined."""
+    """Area under the ROC curve (M,), 0 to 1, for each row of weights (M, N) of N photographs with scores (N,).
+
+    The share of pairs of a positive and a negative in which the positive has the higher score; ties count one half
+    (Hanley and McNeil, Radiology 1982). NaN where a row has no positive or no negative photograph.
+    """
     order = np.argsort(scores, kind="stable")
     positives, negatives = order[positive[order]], order[~positive[order]]
     below = np.searchsorted(scores[negatives], scores[positives], side="left")
     up_to = np.searchsorted(scores[negatives], scores[positives], side="right")
     found = np.empty(len(weights))
-    for first in range(0, len(weights), _DRAWS_AT_ONCE):
-        rows = weights[first : first + _DRAWS_AT_ONCE]
+    for first in range(0, len(weights), _ROWS_AT_ONCE):
+        rows = weights[first : first + _ROWS_AT_ONCE]
         passed = np.zeros((len(rows), len(negatives) + 1))
         np.cumsum(rows[:, negatives], axis=1, out=passed[:, 1:])
         won = rows[:, positives]
@@ -35,10 +38,11 @@ def weighted_aucs(
 
 
 def delong_interval(positive: NDArray[np.bool_], scores: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:
-    """The area under the ROC curve and its interval without draws, by `auc_covariance`.
+    """The area under the ROC curve with its analytic interval, by `auc_covariance`.
 
-    On the scale of its log odds, where an area near 1 is less skewed (Pepe 2003, section 5.2). Undefined where one side
-    is missing; without bounds where a side has one group only or both are fully apart: the variance is then unknown.
+    On the scale of its log odds, where an area near 1 is less skewed (Pepe 2003, section 5.2). Undefined where all or
+    none are positive; without bounds where positives or negatives are of one group only, or where scores separate them
+    perfectly: the variance is then unknown.
     """
     if positive.all() or not positive.any():
         return UNDEFINED
@@ -47,7 +51,7 @@ def delong_interval(positive: NDArray[np.bool_], scores: NDArray[np.float64], gr
     if not variance > 0:
         return Estimate(value=area, low=None, high=None)
     odds = area / (1 - area)
-    factor = float(np.exp(_NORMAL_TAIL * variance**0.5 / (area * (1 - area))))
+    factor = float(np.exp(_NORMAL_975 * variance**0.5 / (area * (1 - area))))
     return Estimate(value=area, low=odds / (odds + factor), high=odds * factor / (odds * factor + 1))
 
 
@@ -57,12 +61,15 @@ def auc_covariance(
     """Areas (K,) under the ROC curves of scores (K, N) of the same photographs, and their covariance (K, K).
 
     DeLong et al., Biometrics 1988, by mid-ranks (Sun and Xu, IEEE Signal Processing Letters 2014); photographs of one
-    group count together (Obuchowski, Biometrics 1997). Both sides must be there; NaN where a side has one group only.
+    group count together (Obuchowski, Biometrics 1997). There must be positives and negatives; the covariance is NaN
+    where either are of one group only.
     """
+    from scipy.stats import rankdata
+
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    ranks = np.stack([mid_ranks(row) for row in scores])
-    within_positive = np.stack([mid_ranks(row) for row in scores[:, positive]])
-    within_negative = np.stack([mid_ranks(row) for row in scores[:, ~positive]])
+    ranks, within_positive, within_negative = (
+        rankdata(each, axis=1) for each in (scores, scores[:, positive], scores[:, ~positive])
+    )
     wins = (ranks[:, positive] - within_positive) / num_negative
     losses = 1 - (ranks[:, ~positive] - within_negative) / num_positive
     areas = wins.mean(axis=1)
@@ -86,8 +93,3 @@ def _group_sums(
     parts: NDArray[np.float64], group: NDArray[np.int64], all_groups: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     return np.stack([np.bincount(group, row, minlength=int(all_groups.max()) + 1) for row in parts])
-
-
-def mid_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[position], np.float64)

@@ -1,101 +1,105 @@
-"""How sure is a score? Whole groups of photographs are drawn again and again, and the score is computed on every draw.
+"""95 % intervals of scores by the bootstrap: whole groups of photographs are resampled, the score computed on each.
 
-Groups (patients, copies) are drawn with replacement within strata, so that every draw keeps the mix of grades (Davison
-and Hinkley 1997, section 3.2). A draw is a row of weights: how often each photograph was drawn. All scores are computed
-from weights, for all draws at once. Bounds are those of the bias-corrected and accelerated bootstrap; plain percentiles
-of an area under the curve near 1, or of a small stratum, held the truth too rarely (benchmarks/coverage.py).
+Groups (patients, copies) are drawn with replacement within strata, so that every resample keeps the mix of grades
+(Davison and Hinkley 1997, section 3.2). A resample is a row of weights: how often each photograph was drawn. Scores are
+computed from weights, for all resamples at once. Bounds are those of the bias-corrected and accelerated bootstrap;
+plain percentiles of an area under the curve near 1, or of a small stratum, covered the true score too rarely
+(benchmarks/coverage.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.grades import NUM_GRADES
+from fundusgrade.metrics.estimates import UNDEFINED, Estimate, ratio
 
 TAILS = (0.025, 0.975)
-# A score that is undefined in more than one draw of ten has no honest interval.
+
+MIN_VALUES = 6
+"""Resamples of fewer photographs give intervals that cover the true mean far too rarely."""
+
+# A score that is undefined in more than one resample of ten gets no interval.
 _LEAST_DEFINED = 0.9
 # Weights are float32: scores that differ by less are the same.
 _ROUNDING = 1e-6
 _NORMAL = NormalDist()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A score and its 95 % interval; None where it is undefined."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-UNDEFINED = Estimate(value=None, low=None, high=None)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Resample:
-    """Weights (1 + D, N) of N photographs: the first row is all ones, then come the draws; groups are (N,).
+class Resamples:
+    """Weights (1 + R, N) of N photographs: the first row is all ones, then come R resamples; groups are (N,).
 
-    A score of all rows is (1 + D,): what is measured, then what it might have been. `group_weights` (1 + D, G) are the
-    weights of each group once.
+    A score of all rows is (1 + R,): of the photographs themselves, then of each resample. `group_weights` (1 + R, G)
+    are the weights of each group once.
     """
 
     weights: NDArray[np.float32]
     groups: NDArray[np.int64]
     group_weights: NDArray[np.float32]
 
-    def chosen(self, which: NDArray[np.bool_]) -> Resample:
-        """The weights of the photographs in the mask (N,) alone."""
-        return of_weights(self.weights[:, which], self.groups[which])
+    def subset(self, mask: NDArray[np.bool_]) -> Resamples:
+        """The weights of the photographs in the mask (N,)."""
+        return from_weights(self.weights[:, mask], self.groups[mask])
 
     def totals(self, columns: NDArray[np.generic]) -> NDArray[np.float64]:
-        """Weighted sums (1 + D, K) of columns (N, K)."""
+        """Weighted sums (1 + R, K) of columns (N, K)."""
         # Sums of weights keep seven digits in float32; measured numbers are summed in float64.
         precision = np.float32 if columns.dtype.kind == "b" else np.float64
         return np.asarray(self.weights @ columns.astype(precision), np.float64)
 
+    def means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weighted means (1 + R,) over the photographs whose values (N,) are not NaN; NaN where there are none."""
+        defined = ~np.isnan(values)
+        totals = self.totals(np.stack([np.nan_to_num(values), defined.astype(np.float64)], axis=1))
+        return ratio(totals[:, 0], totals[:, 1])
+
 
 def resample(
     grades: NDArray[np.int64], groups: NDArray[np.int64], *, num_resamples: int = 1000, seed: int = 0
-) -> Resample:
-    """The photographs as they are, and the draws of `draw_weights`."""
-    draws = draw_weights(grades, groups, num_resamples=num_resamples, seed=seed)
-    return of_weights(np.concatenate([np.ones((1, len(grades)), np.float32), draws]), groups)
+) -> Resamples:
+    """The photographs with grades (N,) and groups (N,) themselves, then seeded resamples of their groups."""
+    weights = draw_weights(strata_of(grades, groups), groups, num_resamples=num_resamples, seed=seed)
+    return from_weights(np.concatenate([np.ones((1, len(groups)), np.float32), weights]), groups)
 
 
-def of_weights(weights: NDArray[np.float32], groups: NDArray[np.int64]) -> Resample:
-    """A resample of weights (1 + D, N), equal within groups (N,)."""
+def from_weights(weights: NDArray[np.float32], groups: NDArray[np.int64]) -> Resamples:
+    """Resamples of given weights (1 + R, N), equal within groups (N,)."""
     _, firsts = np.unique(groups, return_index=True)
-    return Resample(weights=weights, groups=groups, group_weights=weights[:, firsts])
+    return Resamples(weights=weights, groups=groups, group_weights=weights[:, firsts])
+
+
+def strata_of(grades: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The stratum (N,) within which each photograph's group is resampled: the highest grade of the group."""
+    _, group = np.unique(groups, return_inverse=True)
+    highest = np.full(group.max(initial=-1) + 1, -1, np.int64)
+    np.maximum.at(highest, group, grades)
+    return highest[group]
 
 
 def draw_weights(
-    grades: NDArray[np.int64], groups: NDArray[np.int64], *, num_resamples: int = 1000, seed: int = 0
+    strata: NDArray[np.int64], groups: NDArray[np.int64], *, num_resamples: int = 1000, seed: int = 0
 ) -> NDArray[np.float32]:
-    """How often each of N photographs with grades (N,) and groups (N,) is drawn: (D, N), seeded.
+    """How often each of N photographs of groups (N,), each within one of the strata (N,), is drawn: (R, N), seeded.
 
-    The stratum of a group is its highest grade. Of the n groups of a stratum n - 1 are drawn, each counting n / (n - 1)
-    times: drawing n would make scores of rare grades look surer than they are (Rao and Wu, JASA 1988). A stratum of one
-    group is always drawn.
+    Of the n groups of a stratum n - 1 are drawn, each counting n / (n - 1) times: drawing n would make intervals of
+    rare grades too narrow (Rao and Wu, JASA 1988). A stratum of one group is always drawn.
     """
-    _, group = np.unique(groups, return_inverse=True)
-    strata = np.full(group.max(initial=-1) + 1, -1, np.int64)
-    np.maximum.at(strata, group, grades)
+    _, firsts, group = np.unique(groups, return_index=True, return_inverse=True)
+    stratum_of_group = strata[firsts]
     rng = np.random.default_rng(seed)
-    drawn = np.zeros((num_resamples, len(strata)), np.float32)
-    for stratum in range(NUM_GRADES):
-        members = np.flatnonzero(strata == stratum)
-        if len(members):
-            drawn[:, members] = _draw_stratum(len(members), num_resamples, rng)
+    drawn = np.zeros((num_resamples, len(firsts)), np.float32)
+    for stratum in np.unique(stratum_of_group):
+        members = np.flatnonzero(stratum_of_group == stratum)
+        drawn[:, members] = _draw_stratum(len(members), num_resamples, rng)
     return drawn[:, group]
 
 
 def _draw_stratum(num_groups: int, num_resamples: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Weights (D, G) of the groups of one stratum."""
+    """Weights (R, G) of the groups of one stratum."""
     num_picks = max(num_groups - 1, 1)
     picks = rng.integers(0, num_groups, (num_resamples, num_picks))
     cells = (picks + np.arange(num_resamples)[:, None] * num_groups).ravel()
@@ -103,85 +107,91 @@ def _draw_stratum(num_groups: int, num_resamples: int, rng: np.random.Generator)
     return (counts * (num_groups / num_picks)).astype(np.float32)
 
 
-def percentile_interval(draws: NDArray[np.float64], tails: tuple[float, float] = TAILS) -> tuple[float, float] | None:
-    """Where the tails begin of draws (D,), NaN where undefined; None where too few draws define the score."""
-    defined = draws[~np.isnan(draws)]
-    if len(defined) == 0 or len(defined) < _LEAST_DEFINED * len(draws):
+def percentile_interval(scores: NDArray[np.float64], tails: tuple[float, float] = TAILS) -> tuple[float, float] | None:
+    """Quantiles of the scores of resamples (R,), NaN where undefined; None where too few resamples define the score."""
+    defined = scores[~np.isnan(scores)]
+    if len(defined) == 0 or len(defined) < _LEAST_DEFINED * len(scores):
         return None
     low, high = np.quantile(defined, tails)
     return float(low), float(high)
 
 
-def estimate(values: NDArray[np.float64], sample: Resample) -> Estimate:
-    """The score and its interval from values (1 + D,), NaN where undefined: as measured, then of each draw.
+def estimate(scores: NDArray[np.float64], resamples: Resamples) -> Estimate:
+    """The score and its interval from scores (1 + R,), NaN where undefined: of the photographs, then of each resample.
 
-    Without bounds where no draw differs from another: that says nothing about how sure the score is.
+    Without bounds where no resample differs from another: the variance is then unknown.
     """
-    if np.isnan(values[0]):
+    if np.isnan(scores[0]):
         return UNDEFINED
-    value, draws = float(values[0]), values[1:]
-    defined = ~np.isnan(draws)
-    if not defined.any() or np.ptp(draws[defined]) < _ROUNDING:
+    value, resampled = float(scores[0]), scores[1:]
+    defined = ~np.isnan(resampled)
+    if not defined.any() or np.ptp(resampled[defined]) < _ROUNDING:
         return Estimate(value=value, low=None, high=None)
-    tails = measure_correction(value, draws[defined], sample.group_weights[1:][defined]).corrected()
-    low, high = percentile_interval(draws, tails) or (None, None)
+    tails = measure_correction(value, resampled[defined], resamples.group_weights[1:][defined]).corrected()
+    low, high = percentile_interval(resampled, tails) or (None, None)
     return Estimate(value=value, low=low, high=high)
+
+
+def estimate_mean(values: NDArray[np.float64], resamples: Resamples) -> Estimate:
+    """The mean of the values (N,) that are not NaN, with its interval; without bounds for fewer than six."""
+    found = estimate(resamples.means(values), resamples)
+    return found if (~np.isnan(values)).sum() >= MIN_VALUES else replace(found, low=None, high=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
     """What makes the interval of a biased or skewed score differ from plain percentiles: BCa (Efron, JASA 1987).
 
-    Where few groups or outliers decide how wide the interval is, that width is `unsure` too: quantiles are Student's
-    rather than normal (Satterthwaite 1946; Hesterberg, American Statistician 2015).
+    Where few groups or outliers determine the width of the interval, that width is uncertain too (`uncertainty`):
+    quantiles are Student's rather than normal (Satterthwaite 1946; Hesterberg, American Statistician 2015).
     """
 
     bias: float
     skew: float
-    unsure: float
+    uncertainty: float
 
     def corrected(self, tails: tuple[float, float] = TAILS) -> tuple[float, float]:
-        """The shares of draws that bound the interval with these tails."""
+        """The quantiles of the resampled scores that bound the interval with these tails."""
         normals = map(_NORMAL.inv_cdf, tails)
-        reached = [self.bias + normal * (1 + (normal**2 + 1) * self.unsure / 8) for normal in normals]
-        # Very few groups may be so skewed that the bound would turn around.
+        reached = [self.bias + normal * (1 + (normal**2 + 1) * self.uncertainty / 8) for normal in normals]
+        # Very few groups may be so skewed that the bounds would change places.
         low, high = (_NORMAL.cdf(self.bias + each / max(1 - self.skew * each, 0.1)) for each in reached)
         return low, high
 
 
-def measure_correction(value: float, draws: NDArray[np.float64], group_weights: NDArray[np.float32]) -> Correction:
-    """The correction of a score with these draws (D,), none of them NaN.
+def measure_correction(value: float, scores: NDArray[np.float64], group_weights: NDArray[np.float32]) -> Correction:
+    """The correction of a score from the scores of resamples (R,), none of them NaN.
 
-    The influence of each group is the covariance of its weight (D, G) with the score, so that no group has to be left
+    The influence of each group is the covariance of its weight (R, G) with the score, so that no group has to be left
     out (Efron, JRSS B 2014).
     """
-    below = ((draws < value - _ROUNDING).sum() + (draws <= value + _ROUNDING).sum()) / (2 * len(draws))
-    standard = ((draws - draws.mean()) / (draws.std() * len(draws))).astype(np.float32)
+    below = ((scores < value - _ROUNDING).sum() + (scores <= value + _ROUNDING).sum()) / (2 * len(scores))
+    standard = ((scores - scores.mean()) / (scores.std() * len(scores))).astype(np.float32)
     influence = (standard @ group_weights).astype(np.float64)
-    # The relative variance of the variance, which is 2 / degrees of freedom, less what the number of draws adds to it.
-    noise = (6 + 3 * len(influence) / len(draws)) / len(draws)
+    # The relative variance of the variance, which is 2 / degrees of freedom, less what the number of resamples adds.
+    noise = (6 + 3 * len(influence) / len(scores)) / len(scores)
     return Correction(
-        bias=_NORMAL.inv_cdf(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws))),
+        bias=_NORMAL.inv_cdf(min(max(below, 0.5 / len(scores)), 1 - 0.5 / len(scores))),
         skew=float((influence**3).sum()) / 6,
-        unsure=min(max(float((influence**4).sum()) - 1 / len(influence) - noise, 0.0), 0.5),
+        uncertainty=min(max(float((influence**4).sum()) - 1 / len(influence) - noise, 0.0), 0.5),
     )
 
 
-def estimate_share(sample: Resample, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
-    """The share of the photographs `among` (N,) that are `hits` (N,), with its interval.
+def estimate_share(resamples: Resamples, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
+    """The share of the photographs `among` (N,) that are `hits` (N,), with its interval; undefined among none.
 
-    A share of few photographs jumps from draw to draw. Its bounds are Wilson's (JASA 1927) for the number of
-    independent photographs that vary as much as the draws do (Dean and Pagano, Journal of Survey Statistics and
-    Methodology 2015). Where all or none are hits no draw can differ: the bound is then exact (Clopper and Pearson,
+    The share of few photographs jumps from resample to resample. Its bounds are Wilson's (JASA 1927) for the number of
+    independent photographs that vary as much as the resamples do (Dean and Pagano, Journal of Survey Statistics and
+    Methodology 2015). Where all or none are hits no resample can differ: the bound is then exact (Clopper and Pearson,
     Biometrika 1934) for as many groups that were all alike.
     """
-    counts = sample.totals(np.stack([hits & among, among], axis=1))
+    counts = resamples.totals(np.stack([hits & among, among], axis=1))
     shares = ratio(counts[:, 0], counts[:, 1])
     if np.isnan(shares[0]):
         return UNDEFINED
     value, defined = float(shares[0]), shares[1:][~np.isnan(shares[1:])]
     if value in (0.0, 1.0):
-        bound = TAILS[0] ** (1 / len(np.unique(sample.groups[among])))
+        bound = TAILS[0] ** (1 / len(np.unique(resamples.groups[among])))
         low, high = (bound, 1.0) if value else (0.0, 1 - bound)
         return Estimate(value=value, low=low, high=high)
     if len(defined) < _LEAST_DEFINED * (len(shares) - 1) or not defined.size or np.ptp(defined) < _ROUNDING:
@@ -195,9 +205,3 @@ def _wilson_bounds(share: float, count: float) -> tuple[float, float]:
     center = share + normal**2 / (2 * count)
     reach = normal * (share * (1 - share) / count + normal**2 / (4 * count**2)) ** 0.5
     return (center - reach) / (1 + normal**2 / count), (center + reach) / (1 + normal**2 / count)
-
-
-def ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Elementwise parts / wholes; NaN where the whole is 0."""
-    undefined = np.full(np.broadcast(parts, wholes).shape, np.nan)
-    return np.asarray(np.divide(parts, wholes, out=undefined, where=wholes != 0), np.float64)

@@ -1,4 +1,4 @@
-"""How good predictions are: confusion matrix, quadratic weighted kappa, scores of each grade and operating point."""
+"""Scores of predictions without intervals: confusion matrix, quadratic weighted kappa, each grade, binary decisions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from fundusgrade.errors import MetricsError
 from fundusgrade.grades import NUM_GRADES, REFERABLE_FROM, SIGHT_THREATENING_FROM
+from fundusgrade.metrics import confusion
+from fundusgrade.metrics.auc import weighted_aucs
+from fundusgrade.metrics.estimates import defined_or_none, mean_of_defined
 
 PROBABILITY_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradeScores:
-    """Scores of one grade against all others; None where no photograph defines the score."""
+    """Scores of one grade against all others.
+
+    Precision is None where the grade is never predicted, recall where no photograph has it, F1 where both hold.
+    """
 
     grade: int
     num_photographs: int
@@ -26,7 +32,10 @@ class GradeScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BinaryScores:
-    """Scores of "this grade or worse"; sensitivity and specificity are those of the predicted grade."""
+    """Scores of "this grade or worse"; sensitivity and specificity are those of the predicted grade.
+
+    Sensitivity is None without positive photographs, specificity without negative ones, the AUC without either.
+    """
 
     num_positive: int
     num_negative: int
@@ -37,7 +46,10 @@ class BinaryScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """All scores of one model on one set of photographs; rows of the matrix are true grades, columns predicted."""
+    """All scores of one model on one set of photographs; rows of the matrix are true grades, columns predicted ones.
+
+    The kappa is None where all photographs have one grade and are predicted so.
+    """
 
     num_photographs: int
     confusion_matrix: tuple[tuple[int, ...], ...]
@@ -82,16 +94,16 @@ def evaluate_predictions(
     scores = _checked_probabilities(probabilities, num_photographs=true_grades.size)
     decided = decide_grades(scores, thresholds) if predicted is None else _checked_grades(predicted, "predicted grades")
     matrix = confusion_matrix(true_grades, decided)
-    per_grade = tuple(_grade_scores(matrix, grade) for grade in range(NUM_GRADES))
+    one = matrix[None].astype(np.float64)
     return Evaluation(
         num_photographs=true_grades.size,
         confusion_matrix=tuple(tuple(row) for row in matrix.tolist()),
-        kappa=_matrix_kappa(matrix),
-        accuracy=_ratio(int(matrix.trace()), true_grades.size),
-        balanced_accuracy=_mean_of_defined([scores_of.recall for scores_of in per_grade]),
-        macro_f1=_mean_of_defined([scores_of.f1 for scores_of in per_grade]),
-        mean_absolute_error=float(np.abs(true_grades - decided).mean()),
-        grades=per_grade,
+        kappa=defined_or_none(confusion.kappas(one)[0]),
+        accuracy=defined_or_none(confusion.accuracies(one)[0]),
+        balanced_accuracy=defined_or_none(mean_of_defined(confusion.grade_recalls(one))[0]),
+        macro_f1=defined_or_none(mean_of_defined(confusion.grade_f1s(one))[0]),
+        mean_absolute_error=defined_or_none(confusion.mean_absolute_errors(one)[0]),
+        grades=_grade_scores(one),
         referable=_binary_scores(true_grades, decided, scores, REFERABLE_FROM),
         sight_threatening=_binary_scores(true_grades, decided, scores, SIGHT_THREATENING_FROM),
     )
@@ -113,72 +125,27 @@ def confusion_matrix(grades: ArrayLike, predicted: ArrayLike) -> NDArray[np.int6
 
 
 def quadratic_weighted_kappa(grades: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Agreement beyond chance, weighted by the squared distance of grades (Cohen, Psychological Bulletin 1968).
+    """Agreement beyond chance, weighted by the squared distance of grades, at most 1.0; see `confusion.kappas`.
 
-    At most 1.0; None where chance alone leaves no disagreement: no photographs, or all of one grade and predicted so.
-    Weights always count all five grades, so a grade missing from both does not move the others together.
+    None where chance alone leaves no disagreement: no photographs, or all of one grade and predicted so.
     """
-    return _matrix_kappa(confusion_matrix(grades, predicted))
+    return defined_or_none(confusion.kappas(confusion_matrix(grades, predicted)[None].astype(np.float64))[0])
 
 
-def kappa_interval(
-    grades: ArrayLike, predicted: ArrayLike, groups: ArrayLike, *, num_resamples: int = 1000, seed: int = 0
-) -> tuple[float, float] | None:
-    """95 % percentile interval of the kappa by a bootstrap that draws whole groups (Efron and Tibshirani 1993).
-
-    All are (N,) whole numbers; photographs of one group (copies, a patient) are not independent and stay together. None
-    where the kappa of every draw is undefined.
-    """
-    rows, columns = _checked_grades(grades, "grades"), _checked_grades(predicted, "predicted grades")
-    _, group = np.unique(np.asarray(groups), return_inverse=True)
-    if group.size == 0:
-        return None
-    num_groups = int(group.max()) + 1
-    cells = np.zeros((num_groups, NUM_GRADES**2), np.int64)
-    np.add.at(cells, (group, rows * NUM_GRADES + columns), 1)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_resamples)
-    kappas = [_matrix_kappa(matrix.reshape(NUM_GRADES, NUM_GRADES)) for matrix in draws @ cells]
-    defined = [kappa for kappa in kappas if kappa is not None]
-    return _percentile_interval(np.array(defined)) if defined else None
-
-
-def mean_interval(values: ArrayLike, *, num_resamples: int = 1000, seed: int = 0) -> tuple[float, float] | None:
-    """95 % percentile interval of a mean by the bootstrap; `values` are (N,), None where there are none."""
-    array = np.asarray(values, np.float64)
-    if array.size == 0:
-        return None
-    draws = np.random.default_rng(seed).integers(0, array.size, (num_resamples, array.size))
-    return _percentile_interval(array[draws].mean(axis=1))
-
-
-def _percentile_interval(draws: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return float(low), float(high)
-
-
-def _matrix_kappa(matrix: NDArray[np.int64]) -> float | None:
-    distance = np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)) ** 2
-    by_chance = np.outer(matrix.sum(axis=1), matrix.sum(axis=0))
-    # Whole numbers up to here: the comparison with zero is exact.
-    chance_disagreement = int((distance * by_chance).sum())
-    if chance_disagreement == 0:
-        return None
-    disagreement = int((distance * matrix).sum()) * int(matrix.sum())
-    return 1.0 - disagreement / chance_disagreement
-
-
-def _grade_scores(matrix: NDArray[np.int64], grade: int) -> GradeScores:
-    hits = int(matrix[grade, grade])
-    num_true = int(matrix[grade].sum())
-    num_predicted = int(matrix[:, grade].sum())
-    return GradeScores(
-        grade=grade,
-        num_photographs=num_true,
-        precision=_ratio(hits, num_predicted),
-        recall=_ratio(hits, num_true),
-        # Counted, not made of precision and recall: a grade that is never predicted has no precision but an F1 of 0.
-        f1=_ratio(2 * hits, num_true + num_predicted),
+def _grade_scores(one: NDArray[np.float64]) -> tuple[GradeScores, ...]:
+    """Scores of each grade from one matrix (1, 5, 5)."""
+    precisions, recalls, f1s = (
+        of_grades(one)[0] for of_grades in (confusion.grade_precisions, confusion.grade_recalls, confusion.grade_f1s)
+    )
+    return tuple(
+        GradeScores(
+            grade=grade,
+            num_photographs=int(one[0, grade].sum()),
+            precision=defined_or_none(precisions[grade]),
+            recall=defined_or_none(recalls[grade]),
+            f1=defined_or_none(f1s[grade]),
+        )
+        for grade in range(NUM_GRADES)
     )
 
 
@@ -187,36 +154,15 @@ def _binary_scores(
 ) -> BinaryScores:
     positive = grades >= from_grade
     called_positive = predicted >= from_grade
-    num_positive = int(positive.sum())
-    num_negative = int(positive.size) - num_positive
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    unweighted = np.ones((1, len(positive)), np.float32)
     return BinaryScores(
         num_positive=num_positive,
         num_negative=num_negative,
-        sensitivity=_ratio(int((positive & called_positive).sum()), num_positive),
-        specificity=_ratio(int((~positive & ~called_positive).sum()), num_negative),
-        auc=_area_under_curve(positive, probabilities[:, from_grade:].sum(axis=1)),
+        sensitivity=int((positive & called_positive).sum()) / num_positive if num_positive else None,
+        specificity=int((~positive & ~called_positive).sum()) / num_negative if num_negative else None,
+        auc=defined_or_none(weighted_aucs(unweighted, positive, probabilities[:, from_grade:].sum(axis=1))[0]),
     )
-
-
-def _area_under_curve(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | None:
-    """Area under the ROC curve from mean ranks, ties counting one half (Hanley and McNeil, Radiology 1982)."""
-    num_positive = int(positive.sum())
-    num_pairs = num_positive * (positive.size - num_positive)
-    if num_pairs == 0:
-        return None
-    _, position, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_ranks = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = float(mean_ranks[position][positive].sum())
-    return (rank_sum - num_positive * (num_positive + 1) / 2) / num_pairs
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def _mean_of_defined(values: list[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return sum(defined) / len(defined) if defined else None
 
 
 def _checked_grades(grades: ArrayLike, what: str) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Is one model better than another, or was it luck? Pairs of models on the same photographs."""
+"""Pairs of models on the same photographs: differences of their scores, and significance tests."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.metrics.auc import auc_covariance
-from fundusgrade.metrics.bootstrap import UNDEFINED, Estimate, Resample, estimate, measure_correction
+from fundusgrade.metrics.bootstrap import Resamples, estimate, measure_correction
 from fundusgrade.metrics.classification import confusion_matrix, expected_grades, quadratic_weighted_kappa
+from fundusgrade.metrics.confusion import accuracies, kappas
+from fundusgrade.metrics.estimates import UNDEFINED, Estimate
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
-from fundusgrade.metrics.scores import accuracies, decision_scores, kappas, weighted_matrices
+from fundusgrade.metrics.scores import decision_scores, weighted_matrices
 
 MAX_DISAGREEMENTS = 20
 # Halvings of the search for a p-value: to a millionth.
@@ -26,7 +28,7 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disagreement:
-    """A photograph on which two models differ most."""
+    """A photograph to which two models give different grades, and its true grade."""
 
     source: str
     grade: int
@@ -36,10 +38,11 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedComparison:
-    """Two models on the same photographs; p-values are corrected by Holm over all pairs, each kind of test by itself.
+    """Two models on the same photographs; p-values are corrected by Holm over all pairs, each kind of test separately.
 
     Differences are the first model's score less the second's. `agreement` (5, 5) counts photographs by the first
-    model's grade (row) and the second's (column). `num_first_only` counts photographs that only the first grades right.
+    model's grade (row) and the second's (column), `agreement_kappa` is their kappa. `num_first_only` counts photographs
+    that only the first grades right.
     """
 
     first: str
@@ -57,10 +60,12 @@ class PairedComparison:
     disagreements: tuple[Disagreement, ...]
 
 
-def compare_all(sets: Sequence[PredictionSet], sample: Resample) -> tuple[PairedComparison, ...]:
+def compare_all(sets: Sequence[PredictionSet], resamples: Resamples) -> tuple[PairedComparison, ...]:
     """All pairs of models on the same test photographs in the same order, with Holm's correction."""
-    matrices = [weighted_matrices(sample, each.test.grades, each.test.predicted) for each in sets]
-    pairs = [_compare(sets[i], sets[j], matrices[i], matrices[j], sample) for i, j in combinations(range(len(sets)), 2)]
+    matrices = [weighted_matrices(resamples, each.test.grades, each.test.predicted) for each in sets]
+    pairs = [
+        _compare(sets[i], sets[j], matrices[i], matrices[j], resamples) for i, j in combinations(range(len(sets)), 2)
+    ]
     kappa_ps = correct_by_holm([pair.kappa_p for pair in pairs])
     auc_ps = correct_by_holm([pair.auc_p for pair in pairs])
     mcnemar_ps = correct_by_holm([pair.mcnemar_p for pair in pairs])
@@ -75,21 +80,21 @@ def _compare(
     second: PredictionSet,
     first_matrices: NDArray[np.float64],
     second_matrices: NDArray[np.float64],
-    sample: Resample,
+    resamples: Resamples,
 ) -> PairedComparison:
-    """One pair, p-values uncorrected; the draws are the same for both, so what they share cancels."""
+    """One pair, p-values uncorrected; the resamples are the same for both, so what they share cancels."""
     one, other = first.test, second.test
     right, other_right = one.predicted == one.grades, other.predicted == other.grades
     num_first_only, num_second_only = int((right & ~other_right).sum()), int((other_right & ~right).sum())
     kappa_differences = kappas(first_matrices) - kappas(second_matrices)
-    kappa_difference = estimate(kappa_differences, sample)
+    kappa_difference = estimate(kappa_differences, resamples)
     auc_difference, auc_p = compare_aucs(one, other)
     return PairedComparison(
         first=first.model,
         second=second.model,
         kappa_difference=kappa_difference,
-        kappa_p=bootstrap_p(kappa_difference, kappa_differences[1:], sample),
-        accuracy_difference=estimate(accuracies(first_matrices) - accuracies(second_matrices), sample),
+        kappa_p=bootstrap_p(kappa_difference, kappa_differences[1:], resamples),
+        accuracy_difference=estimate(accuracies(first_matrices) - accuracies(second_matrices), resamples),
         num_first_only=num_first_only,
         num_second_only=num_second_only,
         mcnemar_p=mcnemar_p(right, other_right, one.groups),
@@ -104,47 +109,47 @@ def _compare(
 # Tests
 
 
-def bootstrap_p(of: Estimate, differences: NDArray[np.float64], sample: Resample) -> float | None:
-    """Two-sided p-value of no difference, from its draws (D,), NaN where undefined; None where it has no interval.
+def bootstrap_p(of: Estimate, differences: NDArray[np.float64], resamples: Resamples) -> float | None:
+    """Two-sided p-value of no difference from those of R resamples (R,), NaN where undefined; None without interval.
 
-    It is 1 less the confidence of the widest interval, of the kind that `estimate` gives, which leaves zero out: the
-    95 % interval does so where p < 0.05, and only there. Where no draw is that far, the normal distribution of the
-    draws' spread takes over, so that a clear difference among many pairs is not hidden by the number of draws.
+    It is 1 less the confidence of the widest interval, of the kind that `estimate` gives, which excludes zero: the 95 %
+    interval does so where p < 0.05, and only there. Where no resample reaches zero, a normal distribution of their
+    standard deviation gives the p-value, so that it is not limited by the number of resamples.
     """
     if of.value == 0:
         return 1.0
     if of.value is None or of.low is None or of.high is None:
         return None
     defined = ~np.isnan(differences)
-    draws = differences[defined]
-    correction = measure_correction(of.value, draws, sample.group_weights[1:][defined])
+    found = differences[defined]
+    correction = measure_correction(of.value, found, resamples.group_weights[1:][defined])
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        bounds = np.quantile(draws, correction.corrected((middle / 2, 1 - middle / 2)))
+        bounds = np.quantile(found, correction.corrected((middle / 2, 1 - middle / 2)))
         low, high = (low, middle) if bounds[0] > 0 or bounds[1] < 0 else (middle, high)
-    beyond = (draws <= 0) if of.value > 0 else (draws >= 0)
+    beyond = (found <= 0) if of.value > 0 else (found >= 0)
     if beyond.any():
         return high
-    return min(high, 2 * _NORMAL.cdf(-abs(of.value) / float(draws.std())))
+    return min(high, 2 * _NORMAL.cdf(-abs(of.value) / float(found.std())))
 
 
 def mcnemar_p(right: NDArray[np.bool_], other_right: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
     """Exact two-sided p-value: is either model right more often on photographs (N,) of groups (N,)?
 
-    McNemar's test (Psychometrika 1947) flips a coin for each photograph that one model alone grades right. Photographs
-    of one group are no independent evidence, so one coin is flipped for each group, with the group's difference at
-    stake (Fisher's randomization test); where each group is one photograph, the two are the same. 1 where the models
-    are right and wrong together.
+    McNemar's test (Psychometrika 1947) gives a random sign to each photograph that only one model grades right.
+    Photographs of one group are not independent, so each group's difference gets one random sign (Fisher's
+    randomization test); where each group is one photograph, the two tests are the same. 1 where the models are right
+    and wrong on the same photographs.
     """
     _, group = np.unique(groups, return_inverse=True)
-    stakes = np.bincount(group, right.astype(float) - other_right.astype(float)).astype(np.int64)
-    # How often each total comes up, from -sum to +sum, when every stake gets a random sign.
-    chances = np.ones(1)
-    for stake in np.abs(stakes[stakes != 0]):
-        chances = (np.pad(chances, (0, 2 * stake)) + np.pad(chances, (2 * stake, 0))) / 2
-    totals = np.arange(len(chances)) - (len(chances) - 1) // 2
-    return min(1.0, float(chances[np.abs(totals) >= abs(int(stakes.sum()))].sum()))
+    differences = np.bincount(group, right.astype(float) - other_right.astype(float)).astype(np.int64)
+    # The probability of each total, from -sum to +sum, when every difference gets a random sign.
+    probabilities = np.ones(1)
+    for size in np.abs(differences[differences != 0]):
+        probabilities = (np.pad(probabilities, (0, 2 * size)) + np.pad(probabilities, (2 * size, 0))) / 2
+    totals = np.arange(len(probabilities)) - (len(probabilities) - 1) // 2
+    return min(1.0, float(probabilities[np.abs(totals) >= abs(int(differences.sum()))].sum()))
 
 
 def compare_aucs(first: ScoredPhotographs, second: ScoredPhotographs) -> tuple[Estimate, float | None]:
@@ -168,7 +173,7 @@ def compare_aucs(first: ScoredPhotographs, second: ScoredPhotographs) -> tuple[E
 
 
 def correct_by_holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
-    """P-values corrected for how many there are (Holm, Scandinavian Journal of Statistics 1979), in the same order.
+    """P-values corrected for multiple tests (Holm, Scandinavian Journal of Statistics 1979), in the same order.
 
     None stays None and does not count.
     """

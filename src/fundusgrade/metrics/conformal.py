@@ -1,16 +1,15 @@
-"""Sets of contiguous grades that hold the true grade as often as is asked: split conformal prediction.
+"""Conformal prediction sets: contiguous grades that hold the true grade with a target coverage.
 
-The set of a photograph grows from the decided grade, each time by the more probable neighbor (ordinal adaptive
-prediction sets: Lu, Angelopoulos and Pomerantz, MICCAI 2022) as far as a limit, locked on validation, allows. Where
-validation and new photographs are exchangeable, the share of sets that hold the true grade is at least the coverage
-asked for (Vovk, Gammerman and Shafer 2005).
+The set of a photograph grows from the predicted grade, each time by the more probable neighbor (ordinal adaptive
+prediction sets: Lu, Angelopoulos and Pomerantz, MICCAI 2022), up to a limit chosen on validation. Where validation and
+new photographs are exchangeable, the share of sets that hold the true grade is at least the target coverage (split
+conformal prediction: Vovk, Gammerman and Shafer 2005).
 
-A set is never empty: the grade that is decided (the most probable one unless told) is always in it. It therefore
-scores 0, so that the limit is fitted to the sets that are really given; scored by its probability, it would stay in
-beyond what the limit allows, and sets would hold the true grade more often than asked. What remains cannot be mended
-without empty sets: a model that is right more often than the coverage gets sets of one grade, which hold the true grade
-as often as it is right.
-The promise is for all photographs together, not for those of one grade.
+A set is never empty: the predicted grade is always in it. It therefore scores 0, so that the limit is fitted to the
+sets that are really given; scored by its probability, it would stay in beyond what the limit allows, and sets would
+hold the true grade more often than the target. A model whose accuracy exceeds the target gets sets of one grade, which
+hold the true grade as often as the model is right: more often than the target.
+The coverage is marginal: that of all photographs together, not of those of one grade.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 
 from fundusgrade.errors import MetricsError
 from fundusgrade.grades import NUM_GRADES
-from fundusgrade.metrics.bootstrap import Estimate, Resample, estimate_share
+from fundusgrade.metrics.bootstrap import Resamples, estimate_share
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
 
 NO_LIMIT = 1.0
@@ -32,9 +32,9 @@ NO_LIMIT = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetCoverage:
-    """Conformal sets of contiguous grades: the share that holds the true grade, and how many grades they hold.
+    """Prediction sets of the photographs of one grade: the share that holds the true grade, and their mean size.
 
-    `grade` is None for all photographs.
+    `grade` is None for all photographs; `mean_size` is 1 to 5 grades, None without photographs.
     """
 
     grade: int | None
@@ -44,13 +44,14 @@ class SetCoverage:
 
 
 def conformity_scores(
-    probabilities: NDArray[np.float64], grades: NDArray[np.int64], decided: NDArray[np.int64] | None = None
+    probabilities: NDArray[np.float64], grades: NDArray[np.int64], predicted: NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
-    """How far each set must grow to hold the true grade (N,), 0 to 1, from probabilities (N, 5), decided grades (N,).
+    """How far each set must grow to hold the true grade (N,), 0 to 1, from probabilities (N, 5).
 
-    The probability of the grown grades, the true one included; 0 where the true grade was decided.
+    The probability of the set that has just grown to the true grade; 0 where that is the predicted grade (N,), by
+    default the most probable one.
     """
-    return _masses(probabilities, decided)[np.arange(len(grades)), grades]
+    return _masses(probabilities, predicted)[np.arange(len(grades)), grades]
 
 
 def score_limit(scores: NDArray[np.float64], coverage: float) -> float:
@@ -60,23 +61,23 @@ def score_limit(scores: NDArray[np.float64], coverage: float) -> float:
     is not between 0 and 1.
     """
     if not 0 < coverage < 1:
-        raise MetricsError(f"The coverage of sets of grades is {coverage}: expected more than 0 and less than 1.")
+        raise MetricsError(f"The target coverage of prediction sets is {coverage}: it must lie between 0 and 1.")
     # Rounded, because 10 * 0.9 may be a little more than 9.
     rank = math.ceil(round((len(scores) + 1) * coverage, 9))
     return NO_LIMIT if rank > len(scores) else float(np.sort(scores)[rank - 1])
 
 
 def grade_sets(
-    probabilities: NDArray[np.float64], limit: float, decided: NDArray[np.int64] | None = None
+    probabilities: NDArray[np.float64], limit: float, predicted: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lowest and highest grade (N,) of the set of each photograph; it always holds the decided grade (N,)."""
-    inside = _masses(probabilities, decided) <= limit
+    """Lowest and highest grade (N,) of the set of each photograph; it always holds the predicted grade (N,)."""
+    inside = _masses(probabilities, predicted) <= limit
     low = inside.argmax(axis=1)
     high = NUM_GRADES - 1 - inside[:, ::-1].argmax(axis=1)
     return np.asarray(low, np.int64), np.asarray(high, np.int64)
 
 
-def measure_sets(predictions: PredictionSet, sample: Resample, *, coverage: float) -> tuple[SetCoverage, ...]:
+def measure_sets(predictions: PredictionSet, resamples: Resamples, *, coverage: float) -> tuple[SetCoverage, ...]:
     """How often the sets of the test photographs hold the true grade: of all photographs, then of each grade.
 
     The limit is that of the validation photographs of the same fold. Empty where a fold has none.
@@ -86,11 +87,11 @@ def measure_sets(predictions: PredictionSet, sample: Resample, *, coverage: floa
         return ()
     low, high = np.zeros(len(test), np.int64), np.zeros(len(test), np.int64)
     for fold in np.unique(test.folds):
-        known, here = validation.chosen(validation.folds == fold), test.folds == fold
+        known, here = validation.subset(validation.folds == fold), test.folds == fold
         limit = score_limit(conformity_scores(known.probabilities, known.grades, known.predicted), coverage)
         low[here], high[here] = grade_sets(test.probabilities[here], limit, test.predicted[here])
     rows = [(None, np.ones(len(test), bool)), *((grade, test.grades == grade) for grade in range(NUM_GRADES))]
-    return tuple(_set_coverage(grade, among, test, (low, high), sample) for grade, among in rows)
+    return tuple(_set_coverage(grade, among, test, (low, high), resamples) for grade, among in rows)
 
 
 def _set_coverage(
@@ -98,24 +99,24 @@ def _set_coverage(
     among: NDArray[np.bool_],
     test: ScoredPhotographs,
     sets: tuple[NDArray[np.int64], NDArray[np.int64]],
-    sample: Resample,
+    resamples: Resamples,
 ) -> SetCoverage:
     low, high = sets
     return SetCoverage(
         grade=grade,
         num_photographs=int(among.sum()),
-        covered=estimate_share(sample, (low <= test.grades) & (test.grades <= high), among),
+        covered=estimate_share(resamples, (low <= test.grades) & (test.grades <= high), among),
         mean_size=float((high - low + 1)[among].mean()) if among.any() else None,
     )
 
 
-def _masses(probabilities: NDArray[np.float64], decided: NDArray[np.int64] | None) -> NDArray[np.float64]:
-    """The probability (N, 5) of the set when it has just grown to each grade; 0 for the decided one.
+def _masses(probabilities: NDArray[np.float64], predicted: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """The probability (N, 5) of the set when it has just grown to each grade; 0 for the predicted one.
 
     Of equals the lower grade is taken. The last grade to be reached gets exactly 1, whatever the sum is rounded to.
     """
     rows = np.arange(len(probabilities))
-    low = high = probabilities.argmax(axis=1) if decided is None else decided
+    low = high = probabilities.argmax(axis=1) if predicted is None else predicted
     masses = np.zeros(probabilities.shape)
     total = probabilities[rows, low]
     walled = np.pad(probabilities, ((0, 0), (1, 1)), constant_values=-np.inf)

@@ -1,4 +1,4 @@
-"""What a model is worth when it decides: locked thresholds, net benefit, and deferring the least certain."""
+"""Binary decisions at thresholds chosen on validation, decision-curve analysis, and selective prediction."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.grades import NUM_GRADES
-from fundusgrade.metrics.bootstrap import Estimate, Resample, estimate_share
+from fundusgrade.metrics.bootstrap import Resamples, estimate_share
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
-from fundusgrade.metrics.scores import DECISIONS, decision_scores
+from fundusgrade.metrics.score_keys import DECISIONS, Decision
+from fundusgrade.metrics.scores import binary_decision, decision_scores
 
 AIMS = (("specificity", 0.90), ("specificity", 0.95), ("sensitivity", 0.90), ("sensitivity", 0.95))
 CURVE_THRESHOLDS = tuple(step / 100 for step in range(1, 61))
@@ -21,7 +23,10 @@ COVERAGES = tuple(step / 20 for step in range(20, 9, -1))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatingPoint:
-    """A binary decision whose threshold was locked on validation (`threshold` is the mean over folds)."""
+    """A binary decision (`what`) whose threshold was chosen on validation; `threshold` is the mean over folds.
+
+    `aim` is the sensitivity or specificity that the threshold reaches on validation.
+    """
 
     what: str
     aim: str
@@ -44,7 +49,10 @@ class DecisionCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiskCoverage:
-    """What is gained by deferring the least certain: scores of the share of photographs that the model keeps."""
+    """Selective prediction: scores of the photographs that remain when the least certain are deferred to people.
+
+    `coverages` are the shares of photographs that remain.
+    """
 
     coverages: tuple[float, ...]
     kappas: tuple[float | None, ...]
@@ -55,24 +63,25 @@ class RiskCoverage:
 # Operating points
 
 
-def measure_operating_points(predictions: PredictionSet, sample: Resample) -> tuple[OperatingPoint, ...]:
-    """Sensitivity, specificity and predictive values on test at thresholds locked on validation, fold by fold.
+def measure_operating_points(predictions: PredictionSet, resamples: Resamples) -> tuple[OperatingPoint, ...]:
+    """Sensitivity, specificity and predictive values on test at thresholds chosen on validation, fold by fold.
 
-    A point is left out where a fold's validation lacks one side, so that no threshold can be locked.
+    A point is left out where a fold's validation photographs are all positive or all negative: no threshold can be
+    chosen then.
     """
     return tuple(
         point
-        for what, start in DECISIONS
+        for decision in DECISIONS
         for side, aim in AIMS
-        if (point := _operating_point(predictions, sample, what, start, side, aim)) is not None
+        if (point := _operating_point(predictions, resamples, decision, side, aim)) is not None
     )
 
 
-def lock_threshold(positive: NDArray[np.bool_], scores: NDArray[np.float64], side: str, aim: float) -> float | None:
-    """The threshold that reaches the aim on these photographs and leaves the other side as good as it can be.
+def choose_threshold(positive: NDArray[np.bool_], scores: NDArray[np.float64], side: str, aim: float) -> float | None:
+    """The threshold that reaches the aim on these photographs with the best possible value of the other measure.
 
-    A score (N,) that reaches the threshold is called positive; `side` is "specificity" or "sensitivity". Halfway to the
-    next score, where no photograph of these decides. None where one side has no photographs.
+    A score (N,) that reaches the threshold is called positive; `side` is "specificity" or "sensitivity", of which `aim`
+    is reached. The threshold lies halfway to the next score. None where all photographs are positive, or none is.
     """
     if positive.all() or not positive.any():
         return None
@@ -89,29 +98,29 @@ def lock_threshold(positive: NDArray[np.bool_], scores: NDArray[np.float64], sid
 
 
 def _operating_point(
-    predictions: PredictionSet, sample: Resample, what: str, start: int, side: str, aim: float
+    predictions: PredictionSet, resamples: Resamples, decision: Decision, side: str, aim: float
 ) -> OperatingPoint | None:
-    test, validation = predictions.test, predictions.validation
+    test, validation, start = predictions.test, predictions.validation, decision.from_grade
     thresholds = np.zeros(len(test))
-    locked = []
+    chosen = []
     for fold in np.unique(test.folds):
-        known = validation.chosen(validation.folds == fold)
-        threshold = lock_threshold(
+        known = validation.subset(validation.folds == fold)
+        threshold = choose_threshold(
             known.grades >= start, decision_scores(known.probabilities, start), side, aim
         ) if len(known) else None  # fmt: skip
         if threshold is None:
             return None
-        locked.append(threshold)
+        chosen.append(threshold)
         thresholds[test.folds == fold] = threshold
     positive, called = test.grades >= start, decision_scores(test.probabilities, start) >= thresholds
     return OperatingPoint(
-        what=what,
+        what=decision.name,
         aim=f"{side} {aim:.2f}",
-        threshold=float(np.mean(locked)),
-        sensitivity=estimate_share(sample, called, positive),
-        specificity=estimate_share(sample, ~called, ~positive),
-        positive_predictive_value=estimate_share(sample, positive, called),
-        negative_predictive_value=estimate_share(sample, ~positive, ~called),
+        threshold=float(np.mean(chosen)),
+        sensitivity=estimate_share(resamples, called, positive),
+        specificity=estimate_share(resamples, ~called, ~positive),
+        positive_predictive_value=estimate_share(resamples, positive, called),
+        negative_predictive_value=estimate_share(resamples, ~positive, ~called),
     )
 
 
@@ -121,11 +130,11 @@ def _operating_point(
 def draw_decision_curves(photographs: ScoredPhotographs) -> tuple[DecisionCurve, ...]:
     """Net benefit at threshold probabilities of 0.01 to 0.60 (Vickers and Elkin, Medical Decision Making 2006)."""
     curves = []
-    for what, start in DECISIONS:
-        positive, scores = photographs.grades >= start, decision_scores(photographs.probabilities, start)
+    for decision in DECISIONS:
+        positive, scores = binary_decision(photographs, decision.from_grade)
         curves.append(
             DecisionCurve(
-                what=what,
+                what=decision.name,
                 thresholds=CURVE_THRESHOLDS,
                 model=tuple(net_benefit(positive, scores >= cut, cut) for cut in CURVE_THRESHOLDS),
                 treat_all=tuple(net_benefit(positive, np.ones_like(positive), cut) for cut in CURVE_THRESHOLDS),
@@ -135,23 +144,23 @@ def draw_decision_curves(photographs: ScoredPhotographs) -> tuple[DecisionCurve,
 
 
 def net_benefit(positive: NDArray[np.bool_], called: NDArray[np.bool_], threshold: float) -> float:
-    """True positives less false ones, which weigh the odds of the threshold, as a share of all photographs (N,)."""
+    """True positives less false positives times the odds of the threshold, as a share of all photographs (N,)."""
     harm = threshold / (1 - threshold)
     return float(((positive & called).sum() - harm * (~positive & called).sum()) / len(positive))
 
 
-# Deferral
+# Selective prediction
 
 
 def grade_variances(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Variance of the grade (N,) under probabilities (N, 5): how far apart the grades are that come into question."""
+    """Variance of the grade (N,) under probabilities (N, 5), in squared grades."""
     grades = np.arange(NUM_GRADES)
     means = probabilities @ grades
     return np.asarray((probabilities * (grades - means[:, None]) ** 2).sum(axis=1), np.float64)
 
 
 def measure_risk_coverage(photographs: ScoredPhotographs) -> RiskCoverage:
-    """Scores of the photographs of least variance, for coverages from 1 down to 0.5."""
+    """Scores of the photographs of least grade variance, for coverages from 1 down to 0.5."""
     order = np.argsort(grade_variances(photographs.probabilities), kind="stable")
     kappas, accuracies, off_by_two = [], [], []
     for coverage in COVERAGES:

@@ -1,8 +1,8 @@
-"""Predictions of one model that can be scored: on disk as CSV, in memory as columns.
+"""Predictions of one model to be scored: on disk as CSV, in memory as columns.
 
-A file holds the photographs that are scored (`part` "test") and those on which thresholds are locked ("validation"). In
-cross-validation each photograph is a test photograph once, graded by the one network that never saw its group; `fold`
-says which validation photographs belong to which test photographs.
+A file holds the photographs that are scored (`part` "test") and those on which thresholds are chosen ("validation"). In
+cross-validation each photograph is a test photograph once, graded by the one network that was not trained on its group;
+`fold` says which validation photographs belong to which test photographs.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ COLUMNS = (
     *(f"p{grade}" for grade in range(NUM_GRADES)),
     *("model", "data"),
 )
-SEEN = "seen"
-"""The last column, which files of others may lack: what the model had seen of the photographs, in a sentence."""
+LEAKAGE_COLUMN = "seen"
+"""The last column, which files of others may lack: which of the photographs trained the model, in a sentence."""
 
 # Files of others may hold fewer digits; beyond this something else than rounding is wrong.
 _SUM_TOLERANCE = 1e-3
 
 TTA_SUFFIX = "-tta"
-"""Ends the name of predictions that rest on each photograph and its mirror images."""
+"""Ends the name of predictions with test-time augmentation: the mean over each photograph and its mirror images."""
 
 
 def fold_name(name: str, fold: int) -> str:
@@ -58,8 +58,8 @@ class ScoredPhotographs:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def chosen(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> ScoredPhotographs:
-        """These photographs alone: a mask (N,), or their numbers in the wanted order."""
+    def subset(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> ScoredPhotographs:
+        """The photographs of a mask (N,), or those at these positions, in their order."""
         numbers = np.arange(len(self))[which]
         return ScoredPhotographs(
             sources=tuple(self.sources[i] for i in numbers),
@@ -73,19 +73,19 @@ class ScoredPhotographs:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PredictionSet:
-    """What one model said of one data set; `validation` is empty where no thresholds can be locked.
+    """What one model predicted for one data set; `validation` is empty where no thresholds can be chosen.
 
-    `seen` says what the model had seen of the photographs before, empty where that is not known.
+    `leakage` says which of the photographs were used to train or select the model; empty where that is not known.
     """
 
     model: str
     data: str
     test: ScoredPhotographs
     validation: ScoredPhotographs
-    seen: str = ""
+    leakage: str = ""
 
 
-def joined(parts: Sequence[ScoredPhotographs]) -> ScoredPhotographs:
+def concatenate(parts: Sequence[ScoredPhotographs]) -> ScoredPhotographs:
     """The photographs of all parts, one part after the other."""
     return ScoredPhotographs(
         sources=tuple(source for part in parts for source in part.sources),
@@ -97,28 +97,28 @@ def joined(parts: Sequence[ScoredPhotographs]) -> ScoredPhotographs:
     )
 
 
-def in_common(sets: Sequence[PredictionSet]) -> list[PredictionSet]:
+def restrict_to_common(sets: Sequence[PredictionSet]) -> list[PredictionSet]:
     """The sets with the test photographs that all of them hold, and the validation photographs of their folds."""
     shared = set.intersection(*(set(each.test.sources) for each in sets)) if sets else set()
-    kept = []
+    restricted = []
     for each in sets:
-        test = each.test.chosen(np.array([source in shared for source in each.test.sources], bool))
+        test = each.test.subset(np.array([source in shared for source in each.test.sources], bool))
         belongs = np.isin(each.validation.folds, test.folds)
-        kept.append(replace(each, test=test, validation=each.validation.chosen(belongs)))
-    return kept
+        restricted.append(replace(each, test=test, validation=each.validation.subset(belongs)))
+    return restricted
 
 
 def write_predictions(predictions: PredictionSet, path: Path) -> None:
     """Write a file that `read_predictions` reads. Raises StoreError where it cannot be written."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow((*COLUMNS, SEEN))
+    writer.writerow((*COLUMNS, LEAKAGE_COLUMN))
     for part, photographs in zip(PARTS, (predictions.test, predictions.validation), strict=True):
         for i, source in enumerate(photographs.sources):
             writer.writerow([
                 source, part, int(photographs.folds[i]), int(photographs.groups[i]), int(photographs.grades[i]),
                 int(photographs.predicted[i]), *(f"{p:.6f}" for p in photographs.probabilities[i]),
-                predictions.model, predictions.data, predictions.seen,
+                predictions.model, predictions.data, predictions.leakage,
             ])  # fmt: skip
     write_atomically(path, out.getvalue())
 
@@ -140,7 +140,11 @@ def read_predictions(path: Path) -> PredictionSet:
             raise ValueError("it holds no photographs of part test")
         first = rows[0]
         return PredictionSet(
-            model=first["model"], data=first["data"], test=test, validation=validation, seen=first.get(SEEN) or ""
+            model=first["model"],
+            data=first["data"],
+            test=test,
+            validation=validation,
+            leakage=first.get(LEAKAGE_COLUMN) or "",
         )
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DatasetError(
@@ -162,7 +166,7 @@ def _columns(rows: Sequence[dict[str, str]]) -> ScoredPhotographs:
         sources=tuple(row["source"] for row in rows),
         grades=_grades(rows, "grade"),
         predicted=_grades(rows, "predicted"),
-        # Six digits are written; what they lack to 1 is put back.
+        # Six digits are written: rounding is undone.
         probabilities=probabilities / sums,
         groups=_whole(rows, "group"),
         folds=_whole(rows, "fold"),

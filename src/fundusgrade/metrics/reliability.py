@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.grades import REFERABLE_FROM
-from fundusgrade.metrics.auc import mid_ranks
-from fundusgrade.metrics.bootstrap import TAILS, Estimate, Resample, ratio
+from fundusgrade.metrics.bootstrap import TAILS, Resamples
+from fundusgrade.metrics.estimates import Estimate, ratio
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.scores import binary_decision
 
 NUM_BINS = 15
-_CHANCE_DRAWS = 200
+_NUM_SIMULATIONS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReliabilityBin:
-    """Photographs of like confidence: their mean confidence and the share that was right."""
+    """Photographs of similar confidence: their mean confidence, and the observed share of correct answers, 0 to 1."""
 
     num_photographs: int
     confidence: float
@@ -28,10 +28,10 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliability:
-    """Is confidence earned? `what` is "most probable grade" or "referable"; bins hold equally many photographs.
+    """Calibration of `what`, "most probable grade" or "referable"; bins hold equally many photographs.
 
-    `by_chance` is the mean calibration error of a model whose confidence is exactly right, on as many photographs:
-    an error of that size is no evidence against a model.
+    `by_chance` is the calibration error expected for a perfectly calibrated model on as many photographs, by sampling
+    error: an error of that size is no evidence of miscalibration.
     """
 
     what: str
@@ -40,31 +40,32 @@ class Reliability:
     bins: tuple[ReliabilityBin, ...]
 
 
-# Reliability
-
-
-def measure_reliability(photographs: ScoredPhotographs, sample: Resample) -> tuple[Reliability, ...]:
+def measure_reliability(photographs: ScoredPhotographs, resamples: Resamples) -> tuple[Reliability, ...]:
     """Reliability of the most probable grade and of the probability of referable retinopathy."""
     right = photographs.probabilities.argmax(axis=1) == photographs.grades
     referable, probability = binary_decision(photographs, int(REFERABLE_FROM))
     return (
-        _reliability("most probable grade", photographs.probabilities.max(axis=1), right, sample),
-        _reliability("referable", probability, referable, sample),
+        _reliability("most probable grade", photographs.probabilities.max(axis=1), right, resamples),
+        _reliability("referable", probability, referable, resamples),
     )
 
 
-def _reliability(what: str, confidence: NDArray[np.float64], right: NDArray[np.bool_], sample: Resample) -> Reliability:
-    """Bins of equally many photographs, equal confidences together; draws leave every photograph in its bin."""
-    bins = ((mid_ranks(confidence) - 0.5) * NUM_BINS / len(confidence)).astype(int)
+def _reliability(
+    what: str, confidence: NDArray[np.float64], right: NDArray[np.bool_], resamples: Resamples
+) -> Reliability:
+    """Bins of equally many photographs, equal confidences together; every photograph keeps its bin in all resamples."""
+    from scipy.stats import rankdata
+
+    bins = ((rankdata(confidence) - 0.5) * NUM_BINS / len(confidence)).astype(int)
     members = bins[:, None] == np.unique(bins)
-    counts = sample.totals(members)
-    confident = sample.totals(members * confidence[:, None])
-    observed = sample.totals(members & right[:, None])
+    counts = resamples.totals(members)
+    confident = resamples.totals(members * confidence[:, None])
+    observed = resamples.totals(members & right[:, None])
     errors = ratio(np.abs(confident - observed).sum(axis=1), counts.sum(axis=1))
     return Reliability(
         what=what,
         calibration_error=_inflated_estimate(errors),
-        by_chance=_error_by_chance(confidence, members),
+        by_chance=_expected_error(confidence, members),
         bins=tuple(
             ReliabilityBin(num_photographs=int(count), confidence=float(sure / count), observed=float(hits / count))
             for count, sure, hits in zip(counts[0], confident[0], observed[0], strict=True)
@@ -72,20 +73,20 @@ def _reliability(what: str, confidence: NDArray[np.float64], right: NDArray[np.b
     )
 
 
-def _error_by_chance(confidence: NDArray[np.float64], members: NDArray[np.bool_]) -> float:
-    """Mean error if photographs were right exactly as often as their confidence (N,) says, in bins (N, B); seeded."""
+def _expected_error(confidence: NDArray[np.float64], members: NDArray[np.bool_]) -> float:
+    """Mean error of simulated answers that are right as often as the confidence (N,), in bins (N, B); seeded."""
     rng = np.random.default_rng(0)
-    right = rng.random((_CHANCE_DRAWS, len(confidence))) < confidence
+    right = rng.random((_NUM_SIMULATIONS, len(confidence))) < confidence
     return float(np.abs((right - confidence) @ members).sum(axis=1).mean() / len(confidence))
 
 
 def _inflated_estimate(errors: NDArray[np.float64]) -> Estimate:
-    """A calibration error and its interval from errors (1 + D,): as measured, then of each draw.
+    """A calibration error and its interval from errors (1 + R,): of the photographs, then of each resample.
 
-    Noise makes absolute differences larger, in the sample as in its draws. The lower bound therefore allows for as much
-    noise in what is measured as the draws add to it; the upper one makes no allowance.
+    Sampling error makes absolute differences larger, in the photographs as in their resamples. The lower bound
+    therefore subtracts as much as resampling adds; the upper bound subtracts nothing.
     """
-    value, draws = float(errors[0]), errors[1:]
-    highest = float(np.quantile(draws, TAILS[1]))
-    low, high = max(0.0, 2 * value - highest), value + highest - min(float(draws.mean()), highest)
+    value, resampled = float(errors[0]), errors[1:]
+    highest = float(np.quantile(resampled, TAILS[1]))
+    low, high = max(0.0, 2 * value - highest), value + highest - min(float(resampled.mean()), highest)
     return Estimate(value=value, low=min(low, value), high=high)

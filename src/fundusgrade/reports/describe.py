@@ -89,7 +89,7 @@ def _describe_model(candidate: Candidate) -> ModelDescription:
     if description is None:
         return ModelDescription(
             name=candidate.predictions.model, architecture="", training_data="", start="", options=(),
-            validation_kappa=None, weights_hash="", leakage=candidate.seen,
+            validation_kappa=None, weights_hash="", leakage=candidate.leakage,
         )  # fmt: skip
     provenance = description.provenance
     return ModelDescription(
@@ -100,7 +100,7 @@ def _describe_model(candidate: Candidate) -> ModelDescription:
         options=tuple((name, str(value)) for name, value in provenance.options.items() if value is not None),
         validation_kappa=provenance.metrics.get("validation_kappa"),
         weights_hash=description.weights_sha256,
-        leakage=candidate.seen,
+        leakage=candidate.leakage,
         curves=_curves(candidate),
     )
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from fundusgrade.evaluation.baselines import is_decoy
+from fundusgrade.evaluation.baselines import is_baseline
 from fundusgrade.evaluation.findings import Difference, Finding, Findings
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import RESEARCH_USE
-from fundusgrade.metrics.bootstrap import Estimate
 from fundusgrade.metrics.comparison import p_value
 from fundusgrade.plots import BLUE, new_figure, save_figure
 from fundusgrade.store import name_from
@@ -25,7 +24,7 @@ FINDINGS_FILE = "faithfulness.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Drawn:
-    """A measure that gets a figure of its own, and what a map that knows nothing has."""
+    """A measure that gets a figure of its own, and what an uninformative map has."""
 
     name: str
     test: str
@@ -45,8 +44,8 @@ def findings_tables(findings: Findings) -> list[Table]:
     tables = [_test_table(findings, test) for test in tests]
     if findings.between_models:
         tables.append(_difference_table("Models compared", "method", findings.between_models))
-    if findings.over_decoys:
-        tables.append(_difference_table("Methods and decoys compared", "model", findings.over_decoys))
+    if findings.over_baselines:
+        tables.append(_difference_table("Methods and baselines compared", "model", findings.over_baselines))
     return tables
 
 
@@ -77,7 +76,7 @@ def _test_table(findings: Findings, test: str) -> Table:
     for each in chosen:
         rows.setdefault((each.model, each.method), {})[each.measure] = each
     for (model, method), by_measure in rows.items():
-        cells = [_estimate(by_measure[each].mean) if each in by_measure else "" for each in measures]
+        cells = [by_measure[each].mean.describe() if each in by_measure else "" for each in measures]
         count = max(each.num_photographs for each in by_measure.values())
         table.add_row(Text(printable(model)), Text(method, style=_style(method)), str(count), *cells)
     return table
@@ -88,25 +87,17 @@ def _difference_table(title: str, within: str, differences: Sequence[Difference]
     for each in differences:
         table.add_row(
             *(each.test, each.measure, Text(printable(each.within)), Text(printable(f"{each.first} - {each.second}"))),
-            *(str(each.num_photographs), _estimate(each.difference), p_value(each.p)),
+            *(str(each.num_photographs), each.difference.describe(), p_value(each.p)),
         )
     return table
 
 
 def _style(method: str) -> str:
-    return "dim" if is_decoy(method) else ""
-
-
-def _estimate(of: Estimate) -> str:
-    if of.value is None:
-        return "undefined"
-    if of.low is None or of.high is None:
-        return f"{of.value:.3f}"
-    return f"{of.value:.3f} ({of.low:.3f} to {of.high:.3f})"
+    return "dim" if is_baseline(method) else ""
 
 
 def draw_findings(findings: Findings, test: str, measure: str, path: Path, *, chance: float | None = None) -> None:
-    """Draw one measure of every model and method as dots with 95 % intervals, decoys hollow, into a PNG.
+    """Draw one measure of every model and method as dots with 95 % intervals, baselines hollow, into a PNG.
 
     Raises StoreError where the file cannot be written.
     """
@@ -135,7 +126,7 @@ def _draw_dot(panel: object, finding: Finding, place: int) -> None:
     mean = finding.mean
     if mean.value is None:
         return
-    hollow = is_decoy(finding.method)
+    hollow = is_baseline(finding.method)
     color = "0.45" if hollow else BLUE
     if mean.low is not None and mean.high is not None:
         panel.plot([mean.low, mean.high], [place, place], color=color, linewidth=2)

@@ -16,9 +16,10 @@ from fundusgrade.evaluation.assessment import Assessment
 from fundusgrade.evaluation.audit import Audit, InterventionEffect, conclusion
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import GRADE_LABELS, REFERABLE_FROM, RESEARCH_USE, SIGHT_THREATENING_FROM, Grade, Prediction
-from fundusgrade.metrics.bootstrap import Estimate
 from fundusgrade.metrics.comparison import p_value
+from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import PredictionSet, write_predictions
+from fundusgrade.metrics.score_keys import ScoreKey
 from fundusgrade.reports.figures import ModelEvaluation, draw_audit, draw_confusion_matrices
 from fundusgrade.store import StoredDataset, StoredModel
 from fundusgrade.text import printable
@@ -74,9 +75,7 @@ def _add_row(table: Table, name: str, values: Sequence[float | None]) -> None:
 
 def number(value: float | None) -> str:
     """A score with three decimals, a count as it is, and "undefined" for None."""
-    if value is None:
-        return "undefined"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+    return str(value) if isinstance(value, int) else describe_number(value)
 
 
 def export_table(check: ExportCheck) -> Table:
@@ -100,8 +99,12 @@ def shortcuts_table(probes: Sequence[ShortcutProbe]) -> Table:
     """What each kind of property tells of the grade without any retina."""
     table = Table("what alone is known", "of", "kappa", "95 % interval", "accuracy", "referable AUC")
     for probe in probes:
-        interval = _interval(probe.kappa_low, probe.kappa_high)
-        scores = (number(probe.kappa), interval, number(probe.accuracy), number(probe.referable_auc))
+        scores = (
+            number(probe.kappa),
+            probe.kappa_estimate.describe_interval(),
+            number(probe.accuracy),
+            number(probe.referable_auc),
+        )
         table.add_row(probe.kind, probe.stage, *scores)
     return table
 
@@ -113,14 +116,14 @@ def interventions_table(effects: Sequence[InterventionEffect], *, model: str) ->
     for effect in effects:
         flips = "undefined" if effect.flip_fraction is None else f"{effect.flip_fraction:.1%}"
         lost = f" ({effect.num_lost} lost)" if effect.num_lost else ""
-        interval = _interval(effect.mean_low, effect.mean_high)
-        numbers = (number(effect.mean_change), interval, number(effect.percentile_95), flips)
+        numbers = (
+            number(effect.mean_change),
+            effect.mean_estimate.describe_interval(),
+            number(effect.percentile_95),
+            flips,
+        )
         table.add_row(effect.name, f"{effect.num_photographs}{lost}", *numbers)
     return table
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "undefined" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
@@ -136,13 +139,12 @@ def scores_table(assessment: Assessment) -> Table:
     table = Table("score (95 % interval)", caption=RESEARCH_USE)
     for model in assessment.models:
         table.add_column(Text(printable(model.model)), justify="right")
-    columns = [{score.name: score.estimate for score in model.scores} for model in assessment.models]
-    for name in columns[0]:
-        table.add_row(name, *(_estimate(column[name]) for column in columns))
+    for key in ScoreKey:
+        table.add_row(key.label, *(model.score(key).describe() for model in assessment.models))
     for place, reliability in enumerate(assessment.models[0].reliability):
         found = [model.reliability[place] for model in assessment.models]
-        table.add_row(f"calibration error, {reliability.what}", *(_estimate(of.calibration_error) for of in found))
-        table.add_row("  of an honest model, by chance", *(number(of.by_chance) for of in found))
+        table.add_row(f"calibration error, {reliability.what}", *(of.calibration_error.describe() for of in found))
+        table.add_row("  expected if perfectly calibrated", *(number(of.by_chance) for of in found))
     return table
 
 
@@ -152,22 +154,16 @@ def comparisons_table(assessment: Assessment) -> Table:
     for pair in assessment.comparisons:
         table.add_row(
             Text(printable(f"{pair.first} - {pair.second}")),
-            *(_estimate(pair.kappa_difference), p_value(pair.kappa_p)),
-            *(_estimate(pair.accuracy_difference), p_value(pair.mcnemar_p)),
+            *(pair.kappa_difference.describe(), p_value(pair.kappa_p)),
+            *(pair.accuracy_difference.describe(), p_value(pair.mcnemar_p)),
             *(f"{pair.num_first_only}, {pair.num_second_only}", number(pair.agreement_kappa)),
         )
     return table
 
 
-def _estimate(of: Estimate) -> str:
-    if of.value is None:
-        return "undefined"
-    return f"{of.value:.3f} ({_interval(of.low, of.high)})"
-
-
-def evaluation_json(assessment: Assessment, seen: Mapping[str, str]) -> str:
-    """All that was measured as indented JSON, with what each model has seen; undefined scores are null."""
-    return json.dumps({**asdict(assessment), "seen": dict(seen)}, indent=2, allow_nan=False)
+def evaluation_json(assessment: Assessment, leakage: Mapping[str, str]) -> str:
+    """The assessment as indented JSON, with the leakage of each model as "seen"; undefined scores are null."""
+    return json.dumps({**asdict(assessment), "seen": dict(leakage)}, indent=2, allow_nan=False)
 
 
 def dataset_summary(dataset: PreparedDataset) -> str:
@@ -209,8 +205,8 @@ def write_evaluation(assessment: Assessment, sets: Sequence[PredictionSet], fold
 
     Raises StoreError where they cannot be written.
     """
-    seen = {predictions.model: predictions.seen for predictions in sets}
-    write_atomically(folder / "evaluation.json", evaluation_json(assessment, seen) + "\n")
+    leakage = {predictions.model: predictions.leakage for predictions in sets}
+    write_atomically(folder / "evaluation.json", evaluation_json(assessment, leakage) + "\n")
     for predictions in sets:
         write_predictions(predictions, folder / f"predictions-{predictions.model}.csv")
     draw_confusion_matrices(model_evaluations(assessment), folder / "confusion.png")

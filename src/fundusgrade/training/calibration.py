@@ -21,6 +21,7 @@ from torch.autograd import functional
 
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
+from fundusgrade.metrics.confusion import accuracies, grade_f1s, kappas
 from fundusgrade.networks.heads import MIDDLES, NUM_CUTS, SEVERITY_SCALE, Calibration, grade_logits
 from fundusgrade.options import Head
 
@@ -198,10 +199,7 @@ def _merits(
         [np.zeros((len(candidates), 1), int), all_edges, np.full((len(candidates), 1), _NUM_BINS)], axis=1
     )
     matrices = np.diff(below[:, bounds], axis=2).transpose(1, 0, 2)
-    distance = np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)) ** 2
-    margins = matrices.sum(axis=2)[:, :, None] * matrices.sum(axis=1)[:, None, :]
-    chance = (distance * margins).sum(axis=(1, 2)) / matrices.sum(axis=(1, 2))
-    kappa = 1 - (distance * matrices).sum(axis=(1, 2)) / np.maximum(chance, 1e-12)
-    hits = np.diagonal(matrices, axis1=1, axis2=2)
-    f1 = 2 * hits / np.maximum(matrices.sum(axis=2) + matrices.sum(axis=1), 1e-12)
-    return np.asarray(kappa + (hits.sum(axis=1) / matrices.sum(axis=(1, 2)) + f1.mean(axis=1)) / 2)
+    # The kappa is undefined where all are of one grade and predicted so: nothing is wrong then.
+    kappa = np.nan_to_num(kappas(matrices), nan=1.0)
+    f1 = np.nan_to_num(grade_f1s(matrices)).mean(axis=1)
+    return np.asarray(kappa + (accuracies(matrices) + f1) / 2)

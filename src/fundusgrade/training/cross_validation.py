@@ -15,7 +15,7 @@ from fundusgrade.errors import TrainingError
 from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
-from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, joined, write_predictions
+from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, concatenate, fold_name, write_predictions
 from fundusgrade.networks.checkpoint import load_checkpoint, read_description
 from fundusgrade.networks.description import Provenance
 from fundusgrade.networks.device import DeviceChoice, choose_device
@@ -94,8 +94,8 @@ def pool_folds(
     pooled = PredictionSet(
         model=pooled_name,
         data=dataset.name,
-        test=joined([part.test for part in parts]),
-        validation=joined([part.validation for part in parts]),
+        test=concatenate([part.test for part in parts]),
+        validation=concatenate([part.validation for part in parts]),
     )
     write_predictions(pooled, path)
     missing = f" (folds {', '.join(map(str, trained))} of {num_folds})" if len(trained) < num_folds else ""

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from markupsafe import Markup
 
-from fundusgrade.metrics.bootstrap import Estimate
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.reports.html.charts import DotRow, Frame, Series, dots_chart, drawable, legend, letter, lines_chart
 
 Point = tuple[float, float]

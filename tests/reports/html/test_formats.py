@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fundusgrade.metrics.bootstrap import Estimate
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.reports.html.formats import count, data_uri, interval, number, percent
 
 

@@ -293,7 +293,7 @@ def test_photographs_that_thresholds_were_chosen_on_are_counted_for_each_model()
     assert chosen_on(assess([alone, other], num_resamples=20)) == "Chosen on 90 validation photographs"
     folds = {"test": np.arange(150) % 3 + 1, "validation": np.arange(90) % 3 + 1}
     crossed = replace(other, **{part: replace(getattr(other, part), folds=of) for part, of in folds.items()})
-    without = replace(alone, validation=alone.validation.chosen(np.zeros(0, np.int64)))
+    without = replace(alone, validation=alone.validation.subset(np.zeros(0, np.int64)))
     words = "Chosen in each of 3 folds on about 30 validation photographs of its own"
     assert chosen_on(assess([without, crossed], num_resamples=20)) == words, "a model without any is not counted"
     both = chosen_on(assess([alone, crossed], num_resamples=20))

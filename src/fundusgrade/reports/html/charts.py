@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from fundusgrade.metrics.bootstrap import Estimate
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.reports.html.formats import number
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import math
 
-from fundusgrade.metrics.bootstrap import Estimate
+from fundusgrade.metrics.estimates import Estimate, describe_number
 
 UNDEFINED = "undefined"
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number with a true minus sign; "undefined" for None and NaN."""
-    return UNDEFINED if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    return describe_number(value, digits).replace("-", "−")
 
 
 def percent(value: float | None, digits: int = 0) -> str:
@@ -27,9 +27,7 @@ def count(value: int) -> str:
 
 def interval(of: Estimate, digits: int = 3) -> str:
     """The 95 % confidence interval of a score, without the score."""
-    if of.low is None or of.high is None:
-        return "interval undefined"
-    return f"{number(of.low, digits)} to {number(of.high, digits)}"
+    return of.describe_interval(digits).replace("-", "−")
 
 
 def data_uri(image: bytes) -> str:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from fundusgrade.evaluation.assessment import Assessment
 from fundusgrade.grades import GRADE_LABELS
-from fundusgrade.metrics.bootstrap import UNDEFINED
+from fundusgrade.metrics.estimates import UNDEFINED
 from fundusgrade.metrics.operating_points import RiskCoverage
 from fundusgrade.metrics.reliability import Reliability
 from fundusgrade.reports.html.charts import DotRow, Frame, Series, dots_chart, lines_chart

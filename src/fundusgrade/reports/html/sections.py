@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from fundusgrade.evaluation.assessment import Assessment, ModelAssessment, Subgroup
 from fundusgrade.evaluation.audit import Audit, InterventionEffect
-from fundusgrade.grades import GRADE_LABELS
-from fundusgrade.metrics.bootstrap import UNDEFINED, Estimate
 from fundusgrade.metrics.comparison import PairedComparison
 from fundusgrade.metrics.conformal import SetCoverage
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.operating_points import RiskCoverage
+from fundusgrade.metrics.score_keys import F1_KEYS, ScoreKey
 from fundusgrade.reports.html.charts import letter
 
 _SIGNIFICANT = 0.05
@@ -66,13 +66,12 @@ def display_names(assessment: Assessment) -> tuple[str, ...]:
 
 
 def _reported_model(name: str, model: ModelAssessment) -> ReportedModel:
-    scores = {score.name: score.estimate for score in model.scores}
-    f1 = tuple(scores[f"F1, {label}"] for label in GRADE_LABELS)
+    f1 = tuple(model.score(key) for key in F1_KEYS)
     defined = {grade: of.value for grade, of in enumerate(f1) if of.value is not None}
     return ReportedModel(
         name=name,
         assessment=model,
-        kappa=scores["quadratic weighted kappa"],
+        kappa=model.score(ScoreKey.KAPPA),
         f1=f1,
         weakest_grade=min(defined, key=lambda grade: defined[grade], default=None),
         deferral=_deferral(model.risk_coverage),
@@ -107,11 +106,8 @@ class ScoreRow:
 
 def score_rows(assessment: Assessment) -> tuple[ScoreRow, ...]:
     """All scores with intervals, in the order in which they are read."""
-    names = {score.name: score.name for model in assessment.models for score in model.scores}
-    by_key = [{score.name: score.estimate for score in model.scores} for model in assessment.models]
     return tuple(
-        ScoreRow(name=name, estimates=tuple(scores.get(key, UNDEFINED) for scores in by_key))
-        for key, name in names.items()
+        ScoreRow(name=key.label, estimates=tuple(model.score(key) for model in assessment.models)) for key in ScoreKey
     )
 
 

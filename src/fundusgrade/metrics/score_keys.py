@@ -1,0 +1,116 @@
+"""The keys by which scores are looked up, the names under which people read them, and the binary decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fundusgrade.grades import GRADE_LABELS, REFERABLE_FROM, SIGHT_THREATENING_FROM
+
+
+class ScoreKey(StrEnum):
+    """Every score of a model, in the order in which tables show them; by these keys scores are looked up."""
+
+    KAPPA = "kappa"
+    ACCURACY = "accuracy"
+    BALANCED_ACCURACY = "balanced_accuracy"
+    MACRO_F1 = "macro_f1"
+    F1_NO_DR = "f1_no_dr"
+    F1_MILD = "f1_mild"
+    F1_MODERATE = "f1_moderate"
+    F1_SEVERE = "f1_severe"
+    F1_PROLIFERATIVE = "f1_proliferative"
+    MEAN_ABSOLUTE_ERROR = "mean_absolute_error"
+    OFF_BY_TWO = "off_by_two"
+    RANKED_PROBABILITY_SCORE = "ranked_probability_score"
+    BRIER_SCORE = "brier_score"
+    LOG_LOSS = "log_loss"
+    MACRO_AUC = "macro_auc"
+    REFERABLE_AUC = "referable_auc"
+    REFERABLE_SENSITIVITY = "referable_sensitivity"
+    REFERABLE_SPECIFICITY = "referable_specificity"
+    SIGHT_THREATENING_AUC = "sight_threatening_auc"
+    SIGHT_THREATENING_SENSITIVITY = "sight_threatening_sensitivity"
+    SIGHT_THREATENING_SPECIFICITY = "sight_threatening_specificity"
+    REFERABLE_AUC_DELONG = "referable_auc_delong"
+    SIGHT_THREATENING_AUC_DELONG = "sight_threatening_auc_delong"
+
+    @property
+    def label(self) -> str:
+        """Name for people, as used in tables and figures."""
+        return _LABELS[self]
+
+    @property
+    def undefined_reason(self) -> str:
+        """Why photographs may leave the score undefined."""
+        return _UNDEFINED_REASONS.get(self, "there are no photographs")
+
+
+F1_KEYS = (
+    ScoreKey.F1_NO_DR,
+    ScoreKey.F1_MILD,
+    ScoreKey.F1_MODERATE,
+    ScoreKey.F1_SEVERE,
+    ScoreKey.F1_PROLIFERATIVE,
+)
+"""The F1 of each grade."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A binary decision: its name, the grade from which on it is answered with yes, and the keys of its scores."""
+
+    name: str
+    from_grade: int
+    auc: ScoreKey
+    sensitivity: ScoreKey
+    specificity: ScoreKey
+    auc_delong: ScoreKey
+
+
+DECISIONS = (
+    Decision(
+        name="referable",
+        from_grade=int(REFERABLE_FROM),
+        auc=ScoreKey.REFERABLE_AUC,
+        sensitivity=ScoreKey.REFERABLE_SENSITIVITY,
+        specificity=ScoreKey.REFERABLE_SPECIFICITY,
+        auc_delong=ScoreKey.REFERABLE_AUC_DELONG,
+    ),
+    Decision(
+        name="sight-threatening",
+        from_grade=int(SIGHT_THREATENING_FROM),
+        auc=ScoreKey.SIGHT_THREATENING_AUC,
+        sensitivity=ScoreKey.SIGHT_THREATENING_SENSITIVITY,
+        specificity=ScoreKey.SIGHT_THREATENING_SPECIFICITY,
+        auc_delong=ScoreKey.SIGHT_THREATENING_AUC_DELONG,
+    ),
+)
+
+_LABELS = {
+    ScoreKey.KAPPA: "quadratic weighted kappa",
+    ScoreKey.ACCURACY: "accuracy",
+    ScoreKey.BALANCED_ACCURACY: "balanced accuracy",
+    ScoreKey.MACRO_F1: "macro F1",
+    **{key: f"F1, {label}" for key, label in zip(F1_KEYS, GRADE_LABELS, strict=True)},
+    ScoreKey.MEAN_ABSOLUTE_ERROR: "mean absolute error",
+    ScoreKey.OFF_BY_TWO: "off by two or more",
+    ScoreKey.RANKED_PROBABILITY_SCORE: "ranked probability score",
+    ScoreKey.BRIER_SCORE: "Brier score",
+    ScoreKey.LOG_LOSS: "log loss",
+    ScoreKey.MACRO_AUC: "macro AUC",
+    **{each.auc: f"{each.name} AUC" for each in DECISIONS},
+    **{each.sensitivity: f"{each.name} sensitivity" for each in DECISIONS},
+    **{each.specificity: f"{each.name} specificity" for each in DECISIONS},
+    **{each.auc_delong: f"{each.name} AUC (DeLong)" for each in DECISIONS},
+}
+
+_UNDEFINED_REASONS = {
+    ScoreKey.KAPPA: "all photographs have one grade and are predicted so",
+    **dict.fromkeys(F1_KEYS, "no photograph has or is given the grade"),
+    ScoreKey.MACRO_AUC: "all photographs have one grade",
+    **{each.auc: f"all photographs are {each.name}, or none is" for each in DECISIONS},
+    **{each.auc_delong: f"all photographs are {each.name}, or none is" for each in DECISIONS},
+    **{each.sensitivity: f"no photograph is {each.name}" for each in DECISIONS},
+    **{each.specificity: f"all photographs are {each.name}" for each in DECISIONS},
+}
