@@ -734,7 +734,7 @@ def test_folds_are_trained_pooled_compared_and_reported(labeled: Path, home: Pat
     )
     assert evaluated.code == 0, evaluated.stderr
     assert "own - reference" in evaluated.stdout
-    assert "each photograph was graded by one of 3 networks that had not seen it" in evaluated.stderr
+    assert "each image was graded by one of 3 networks, trained without it" in evaluated.stderr
     page = Path("out/report.html").read_text(encoding="utf-8")
     assert RESEARCH_USE in page and page.count("data:image/jpeg") >= 1
     assert page.count("How training went") == 2 and "own-fold3" in page
@@ -760,7 +760,7 @@ def test_predictions_of_joined_data_sets_are_scored_by_origin_and_reported(label
     page = Path("out/report.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg") == 2, "an error, and its evidence on the photograph of its own data set"
     audited = Outcome("fundusgrade evaluate --predictions both --audit")
-    assert audited.code == 1 and "are several data sets; audit each by itself" in audited.stderr
+    assert audited.code == 1 and "is a combination of data sets; audit each separately" in audited.stderr
 
 
 def test_photographs_seen_in_training_are_refused_unless_allowed(labeled: Path) -> None:
@@ -768,14 +768,14 @@ def test_photographs_seen_in_training_are_refused_unless_allowed(labeled: Path) 
     assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name seeing").code == 0
     refused = Outcome("fundusgrade evaluate --model seeing --split train --device cpu")
     assert (refused.code, refused.stdout) == (1, "")
-    assert "was trained or chosen on" in refused.stderr and "--allow-leakage" in refused.stderr
+    assert "were used to train or select the model" in refused.stderr and "--allow-leakage" in refused.stderr
     allowed = Outcome("fundusgrade evaluate --model seeing --split train --device cpu --allow-leakage")
     assert allowed.code == 0
-    assert "these scores are too good" in allowed.stderr
+    assert "scores are inflated" in allowed.stderr
     assert Outcome("fundusgrade evaluate --model seeing --split train --device cpu --allow-leakage --out out").code == 0
-    assert "too good" in json.loads(Path("out/evaluation.json").read_text())["seen"]["seeing"]
+    assert "scores are inflated" in json.loads(Path("out/evaluation.json").read_text())["seen"]["seeing"]
     again = Outcome("fundusgrade evaluate --predictions out/predictions-seeing.csv")
-    assert again.code == 0 and "these scores are too good" in again.stderr, "a file does not wash them clean"
+    assert again.code == 0 and "scores are inflated" in again.stderr, "predictions in a file keep the warning"
 
 
 def test_predict_with_coverage_adds_ranges_that_hold_the_grade(labeled: Path, workplace: Path) -> None:
