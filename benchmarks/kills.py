@@ -33,7 +33,8 @@ import fundusgrade
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.draw_labeled_eyes import SHARES, draw
-from fundusgrade.data.dataset import MANIFEST_FILE, load_dataset
+from fundusgrade.data.dataset import load_dataset
+from fundusgrade.data.manifest import MANIFEST_FILE
 from fundusgrade.data.prepare_images import RECORDS_FILE
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.photographs.images import read_image, write_image

@@ -1,4 +1,4 @@
-"""Prepared data sets of small pictures whose grade is the color of the disc, and others without pictures, for tests."""
+"""Prepared data sets of small images whose grade is the color of the disc, and others without images, for tests."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from fundusgrade import files, store
-from fundusgrade.data.dataset import FORMAT_VERSION, MANIFEST_FILE, PreparedDataset, load_dataset
-from fundusgrade.data.manifest import ManifestRow, manifest_text
+from fundusgrade.data.dataset import FORMAT_VERSION, PreparedDataset, load_dataset
+from fundusgrade.data.manifest import ManifestRow, write_manifest
 from fundusgrade.grades import Grade
 from fundusgrade.photographs.images import write_image
 from fundusgrade.photographs.pixels import Image
@@ -58,11 +58,6 @@ def prepared_dataset(
     described = {"format": FORMAT_VERSION, "name": directory.name, "recipe": asdict(recipe), "seed": seed}
     files.write_atomically(directory / store.DATASET_FILE, json.dumps(described))
     return load_dataset(directory)
-
-
-def write_manifest(directory: Path, rows: Sequence[ManifestRow]) -> None:
-    """Write rows as the manifest of a data set."""
-    (directory / MANIFEST_FILE).write_text(manifest_text(rows), encoding="utf-8")
 
 
 def _row(number: int, grade: Grade, split: str) -> ManifestRow:

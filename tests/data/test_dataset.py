@@ -18,12 +18,21 @@ import pytest
 
 from fundusgrade import files, store
 from fundusgrade.data import prepare_images
-from fundusgrade.data.contact_sheet import HEADING_PX, NUM_COLUMNS, TILE_PX, Section, draw_overview
-from fundusgrade.data.dataset import MANIFEST_FILE, OVERVIEW_FILE, PreparedDataset, load_dataset
-from fundusgrade.data.labels import LabelColumns, Sample, Samples, find_samples
-from fundusgrade.data.manifest import MANIFEST_COLUMNS, ManifestRow
+from fundusgrade.data.contact_sheet import (
+    CONTACT_SHEET_FILE,
+    HEADING_PX,
+    NUM_COLUMNS,
+    TILE_PX,
+    Section,
+    draw_contact_sheet,
+)
+from fundusgrade.data.dataset import PreparedDataset, load_dataset
+from fundusgrade.data.label_files import LabelColumns
+from fundusgrade.data.labels import find_samples
+from fundusgrade.data.manifest import MANIFEST_COLUMNS, MANIFEST_FILE, ManifestRow
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.data.prepare_images import RECORDS_FILE, Record
+from fundusgrade.data.samples import Sample, Samples
 from fundusgrade.errors import DatasetError, StoreError
 from fundusgrade.grades import Grade
 from fundusgrade.photographs.images import read_image
@@ -230,7 +239,7 @@ def test_rows_that_name_no_file_at_all_are_rows(small: Path) -> None:
 
 def test_the_overview_shows_every_grade(mixed: Path) -> None:
     dataset = prepare(mixed)
-    sheet = read_image(dataset.directory / OVERVIEW_FILE)
+    sheet = read_image(dataset.directory / CONTACT_SHEET_FILE)
     assert sheet.shape == (5 * (HEADING_PX + TILE_PX), NUM_COLUMNS * TILE_PX, 3)
     tile = sheet[HEADING_PX : HEADING_PX + TILE_PX, :TILE_PX]
     assert tile[TILE_PX // 2, TILE_PX // 2, 0] > 1.3 * tile[TILE_PX // 2, TILE_PX // 2, 2] > 0, "red, not blue"
@@ -243,7 +252,7 @@ def test_the_overview_is_spread_over_a_section(tmp_path: Path) -> None:
     for value in range(39):
         paths.append(tmp_path / f"{value}.png")
         paths[-1].write_bytes(png(np.full((32, 32, 3), 5 * value, np.uint8)))
-    sheet = draw_overview([Section(title="all", images=tuple(paths)), Section(title="none", images=())])
+    sheet = draw_contact_sheet([Section(title="all", images=tuple(paths)), Section(title="none", images=())])
     assert sheet.shape == (HEADING_PX + 2 * TILE_PX, NUM_COLUMNS * TILE_PX, 3)
     shown = sheet[HEADING_PX + TILE_PX // 2 :: TILE_PX, TILE_PX // 2 :: TILE_PX, 0].ravel().astype(int)
     assert shown[0] == 0 and shown[-1] >= 180 and (np.diff(shown) > 0).all()
@@ -254,7 +263,7 @@ def test_the_overview_of_nothing_is_white(small: Path) -> None:
         path.write_bytes(b"")
     dataset = prepare(small)
     assert all(row.error for row in dataset.rows)
-    assert (read_image(dataset.directory / OVERVIEW_FILE) == 255).all()
+    assert (read_image(dataset.directory / CONTACT_SHEET_FILE) == 255).all()
 
 
 # Doing no work twice
@@ -330,7 +339,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(
     assert manifest(resumed) == manifest(whole)
     for row in whole.graded_rows():
         assert (resumed.directory / row.image).read_bytes() == (whole.directory / row.image).read_bytes()
-    overviews = [(dataset.directory / OVERVIEW_FILE).read_bytes() for dataset in (whole, resumed)]
+    overviews = [(dataset.directory / CONTACT_SHEET_FILE).read_bytes() for dataset in (whole, resumed)]
     assert overviews[0] == overviews[1]
 
 
@@ -412,7 +421,7 @@ def test_a_killed_worker_process_is_explained(mixed: Path, monkeypatch: pytest.M
 )
 def test_another_recipe_needs_another_name(other: PreprocessRecipe, small: Path) -> None:
     before = manifest(prepare(small))
-    with pytest.raises(DatasetError, match=r"made with natural, band at 32 px \(version 2\), asked for is .*--name"):
+    with pytest.raises(DatasetError, match=r"made with natural, band at 32 px \(version 2\), you asked for .*--name"):
         prepare(small, recipe=other)
     assert manifest(prepare(small)) == before
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fundusgrade.data.labels import LabelColumns, Sample, find_samples, label_columns
+from fundusgrade.data.label_files import LabelColumns, label_columns
+from fundusgrade.data.labels import find_samples
+from fundusgrade.data.samples import Sample
 from fundusgrade.errors import DatasetError
 from fundusgrade.grades import Grade
 
@@ -132,14 +134,14 @@ def test_folder_names_are_taken_in_many_spellings(name: str, grade: int, tmp_pat
 
 def test_numbered_folders_beyond_the_grades_are_not_guessed(tmp_path: Path) -> None:
     add_photographs(tmp_path, *(f"{number}/eye.png" for number in range(1, 8)))
-    with pytest.raises(DatasetError, match=r"folders of the grades 0-4, but also 5, 6, 7; .* move the others away"):
+    with pytest.raises(DatasetError, match=r"folders for the grades 0-4, but also 5, 6, 7; .* move the other"):
         find_samples([tmp_path])
 
 
 def test_grade_folders_without_photographs_are_an_error(tmp_path: Path) -> None:
     for name in ("Mild", "Severe"):
         (tmp_path / name).mkdir()
-    with pytest.raises(DatasetError, match=r"hold no photographs; expected .*png"):
+    with pytest.raises(DatasetError, match=r"contain no photographs; expected .*png"):
         find_samples([tmp_path])
 
 
@@ -376,7 +378,7 @@ def test_columns_come_in_pairs() -> None:
     assert label_columns(None, None, None, None, None) is None
     assert label_columns("file", "dr", None, "side", None) == LabelColumns(image="file", grade="dr", eye="side")
     for image, grade in (("file", None), (None, "dr")):
-        with pytest.raises(DatasetError, match="go together"):
+        with pytest.raises(DatasetError, match="needed together"):
             label_columns(image, grade, None, None, None)
     with pytest.raises(DatasetError, match="go with --image-column and --grade-column"):
         label_columns(None, None, "who", None, None)

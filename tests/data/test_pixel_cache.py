@@ -15,11 +15,12 @@ from fundusgrade import store
 from fundusgrade.data import pixel_cache
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.join import concatenate_datasets
+from fundusgrade.data.manifest import write_manifest
 from fundusgrade.data.pixel_cache import load_decoded_images, write_pixel_cache
 from fundusgrade.errors import DatasetError
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.photographs.images import read_image, write_image
-from tests.prepared import prepared_dataset, write_manifest
+from tests.prepared import prepared_dataset
 
 
 @pytest.fixture

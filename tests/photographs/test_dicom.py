@@ -31,7 +31,8 @@ from pydicom.uid import (
 from typer.testing import CliRunner
 
 from fundusgrade.commands.app import app
-from fundusgrade.data.labels import LabelColumns, find_samples
+from fundusgrade.data.label_files import LabelColumns
+from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.errors import UnreadableImageError
 from fundusgrade.grades import Prediction, Ungraded

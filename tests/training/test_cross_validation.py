@@ -15,6 +15,7 @@ from rich.console import Console
 from fundusgrade import files, store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.leakage import find_overlap
+from fundusgrade.data.manifest import write_manifest
 from fundusgrade.errors import DatasetError, DeviceError, TrainingError
 from fundusgrade.evaluation.candidates import candidate_from_file
 from fundusgrade.grades import Grade
@@ -30,7 +31,7 @@ from fundusgrade.training.cross_validation import cross_validate, pool_folds
 from fundusgrade.training.observers import TrainingProgress
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.runs import FinishedRun, RunPlan, RunRequest, run_training
-from tests.prepared import prepared_dataset, write_manifest
+from tests.prepared import prepared_dataset
 
 NUM_FOLDS = 3
 NUM_PHOTOGRAPHS = 45

@@ -26,6 +26,7 @@ from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.join import concatenate_datasets
 from fundusgrade.data.leakage import find_overlap
+from fundusgrade.data.manifest import write_manifest
 from fundusgrade.errors import DatasetError, TrainingError, WeightsUnavailableError
 from fundusgrade.metrics.classification import decide_grades, evaluate_predictions
 from fundusgrade.metrics.conformal import conformity_scores
@@ -44,7 +45,7 @@ from fundusgrade.training.loop import TrainResult, learning_rate_factor, log_los
 from fundusgrade.training.losses import class_weights, graded_loss
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.state import STATE_FILE
-from tests.prepared import prepared_dataset, write_manifest
+from tests.prepared import prepared_dataset
 
 FLOAT32 = choose_device(DeviceName.CPU, Precision.FLOAT32)
 BFLOAT16 = choose_device(DeviceName.CPU, Precision.BFLOAT16)

@@ -30,7 +30,8 @@ def preprocess(
     """Make a ready data set: preprocessed images, leak-safe splits, a manifest. Goes on where it was stopped."""
     from fundusgrade import store
     from fundusgrade.data import prepare
-    from fundusgrade.data.labels import find_samples, label_columns
+    from fundusgrade.data.label_files import label_columns
+    from fundusgrade.data.labels import find_samples
     from fundusgrade.reports.tables import dataset_summary
 
     columns = label_columns(image_column, grade_column, patient_column, eye_column, site_column)

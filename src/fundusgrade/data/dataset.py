@@ -1,6 +1,7 @@
-"""Labeled photographs -> a prepared data set: preprocessed images, a manifest with leak-safe splits, an overview.
+"""The prepared data set: its manifest rows, splits and folds, and how it is read.
 
-The manifest and `dataset.json` are written last, atomically, when all pictures are there.
+Its folder holds preprocessed images, the manifest, `dataset.json` and a contact sheet. Manifest and `dataset.json` are
+written last, atomically, when all images are there.
 """
 
 from __future__ import annotations
@@ -11,38 +12,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fundusgrade import store
-from fundusgrade.data.labels import path_of_source
-from fundusgrade.data.manifest import ManifestRow, manifest_rows_from_text
+from fundusgrade.data.manifest import ManifestRow, read_manifest
+from fundusgrade.data.samples import path_of_source
 from fundusgrade.data.splits import FOLD_FRACTIONS, assign_folds, split_groups
 from fundusgrade.errors import DatasetError
-from fundusgrade.files import hash_text
 from fundusgrade.grades import Grade
 from fundusgrade.options import NUM_FOLDS
 from fundusgrade.photographs.recipe import PreprocessRecipe
 
-MANIFEST_FILE = "manifest.csv"
-OVERVIEW_FILE = "overview.png"
 FORMAT_VERSION = 1
+"""Version of `dataset.json`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedDataset:
-    """A finished data set on disk; `hash` is that of its manifest, `root` the folder that its photographs came from.
-
-    `parts` are the data sets that were joined to this one, none of an ordinary one.
-    """
+    """A finished data set on disk."""
 
     directory: Path
+    """The data set's folder; images of rows are below it."""
     name: str
     recipe: PreprocessRecipe
+    """How all images were preprocessed."""
     seed: int
+    """Seed of the random assignment to splits and folds."""
     hash: str
+    """SHA-256 of the manifest, in hexadecimal."""
     rows: tuple[ManifestRow, ...]
     root: Path | None = None
+    """The folder of the original photographs; None where it is not known."""
     parts: tuple[PreparedDataset, ...] = ()
+    """The data sets that this one is a concatenation of; empty for an ordinary one."""
 
     def photograph_path(self, row: ManifestRow) -> Path:
-        """Where the photograph of a row lies. Raises DatasetError where the data set does not say so."""
+        """Path of the original photograph of a row. Raises DatasetError where it is not known."""
         for part in self.parts:
             if part.name == row.origin:
                 return part.photograph_path(replace(row, source=row.source.removeprefix(f"{part.name}/")))
@@ -53,25 +55,25 @@ class PreparedDataset:
         return path_of_source(self.root, row.source)
 
     def check_recipe(self, needed: PreprocessRecipe, model: str) -> None:
-        """Raise DatasetError where this data set was prepared otherwise than the training data of a model."""
+        """Raise DatasetError where this data set was not preprocessed as the training data of a model were."""
         if self.recipe != needed:
             raise DatasetError(
                 f"the data set {self.name!r} is {self.recipe.describe()}, "
-                f"the model {model!r} needs {needed.describe()}; prepare it "
+                f"the model {model!r} needs {needed.describe()}; preprocess it "
                 f"again with `fundusgrade preprocess FOLDER --name NAME --method {needed.method.value} "
                 f"--outline {needed.outline.value} --size {needed.size_px}`"
             )
 
     def graded_rows(self, split: str | None = None) -> tuple[ManifestRow, ...]:
-        """Rows with a picture and a grade, of one split or of all ("all" or None)."""
+        """Rows with an image and a grade, of one split or of all ("all" or None)."""
         usable = (row for row in self.rows if row.error is None and row.grade is not None)
         return tuple(row for row in usable if split in (None, "all", row.split))
 
     def with_fold(self, fold: int, num_folds: int = NUM_FOLDS) -> PreparedDataset:
-        """The same data set with fold 1..num_folds as its test split, and an eighth of the rest to validate on.
+        """The same data set with fold 1..num_folds as its test split, and an eighth of the rest as validation split.
 
-        Folds never separate what belongs together; those of the manifest are used where there are as many. Raises
-        DatasetError for a fold that does not exist.
+        Folds keep groups together; with `NUM_FOLDS` they are those of the manifest. Raises DatasetError for a fold that
+        does not exist.
         """
         if not 1 <= fold <= num_folds or num_folds < 2:
             raise DatasetError(f"there is no fold {fold} of {num_folds}; expected 1 to {num_folds}, of at least 2")
@@ -91,7 +93,7 @@ class PreparedDataset:
 
 
 def _grade_of(row: ManifestRow) -> Grade:
-    assert row.grade is not None, "only graded rows are dealt"
+    assert row.grade is not None, "only graded rows are assigned to splits"
     return row.grade
 
 
@@ -99,15 +101,14 @@ def load_dataset(directory: Path) -> PreparedDataset:
     """Read a prepared data set. Raises DatasetError where its files are missing or damaged."""
     try:
         described = json.loads((directory / store.DATASET_FILE).read_text(encoding="utf-8"))
-        text = (directory / MANIFEST_FILE).read_text(encoding="utf-8")
-        rows = manifest_rows_from_text(text)
+        manifest = read_manifest(directory)
         return PreparedDataset(
             directory=directory,
             name=described["name"],
             recipe=PreprocessRecipe.from_json(described["recipe"]),
             seed=described["seed"],
-            hash=hash_text(text),
-            rows=rows,
+            hash=manifest.hash,
+            rows=manifest.rows,
             root=Path(described["root"]) if described.get("root") else None,
         )
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:

@@ -10,15 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fundusgrade import __version__, store
-from fundusgrade.data.contact_sheet import Section, draw_overview
-from fundusgrade.data.dataset import FORMAT_VERSION, MANIFEST_FILE, OVERVIEW_FILE, PreparedDataset
+from fundusgrade.data.contact_sheet import CONTACT_SHEET_FILE, Section, draw_contact_sheet
+from fundusgrade.data.dataset import FORMAT_VERSION, PreparedDataset
 from fundusgrade.data.duplicates import Grouping, Identity, group_photographs
-from fundusgrade.data.labels import Sample, Samples
-from fundusgrade.data.manifest import ManifestRow, manifest_text
+from fundusgrade.data.manifest import ManifestRow, write_manifest
 from fundusgrade.data.prepare_images import Record, prepare_photographs
+from fundusgrade.data.samples import Sample, Samples
 from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, split_groups
 from fundusgrade.errors import DatasetError
-from fundusgrade.files import hash_text, now, write_atomically
+from fundusgrade.files import now, write_atomically
 from fundusgrade.grades import Grade
 from fundusgrade.options import NUM_FOLDS
 from fundusgrade.photographs.images import write_image
@@ -34,10 +34,11 @@ def prepare_dataset(
     num_workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PreparedDataset:
-    """Prepare all photographs in parallel, resume what an earlier run left, and write manifest and overview.
+    """Preprocess all photographs in parallel, assign splits and folds, and write manifest and contact sheet.
 
-    Unreadable photographs become rows with a reason. Raises DatasetError where a data set of this name was made with
-    another recipe.
+    An earlier run that was interrupted is resumed. Photographs that cannot be used become rows with the reason. Splits
+    are by patient and duplicate group, to prevent leakage. Raises DatasetError where a data set of this name was
+    preprocessed with another recipe.
     """
     directory = store.dataset_directory(name)
     _refuse_other_recipe(directory, recipe)
@@ -48,7 +49,7 @@ def prepare_dataset(
 
 
 def _refuse_other_recipe(directory: Path, recipe: PreprocessRecipe) -> None:
-    """A description that is missing or damaged refuses nothing: its data set has to be made again."""
+    """Raise DatasetError where the folder holds a data set of another recipe; a damaged description is ignored."""
     try:
         described = json.loads((directory / store.DATASET_FILE).read_text(encoding="utf-8"))
         present = PreprocessRecipe.from_json(described["recipe"])
@@ -56,8 +57,8 @@ def _refuse_other_recipe(directory: Path, recipe: PreprocessRecipe) -> None:
         return
     if present != recipe:
         raise DatasetError(
-            f"the data set {directory.name!r} was made with {present.describe()}, asked for is {recipe.describe()}; "
-            "give the new one a --name of its own"
+            f"the data set {directory.name!r} was made with {present.describe()}, you asked for {recipe.describe()}; "
+            "choose another --name"
         )
 
 
@@ -66,18 +67,17 @@ def _finish(
 ) -> PreparedDataset:
     samples = {sample.source: sample for sample in found.samples}
     rows, grouping = _manifest_rows([samples[record.source] for record in records], records, seed)
-    manifest = manifest_text(rows)
+    manifest = write_manifest(directory, rows)
     prepared = PreparedDataset(
         directory=directory,
         name=directory.name,
         recipe=recipe,
         seed=seed,
-        hash=hash_text(manifest),
-        rows=rows,
+        hash=manifest.hash,
+        rows=manifest.rows,
         root=found.root,
     )
-    write_atomically(directory / MANIFEST_FILE, manifest)
-    write_image(directory / OVERVIEW_FILE, draw_overview(_overview_sections(prepared)))
+    write_image(directory / CONTACT_SHEET_FILE, draw_contact_sheet(_contact_sheet_sections(prepared)))
     write_atomically(directory / store.DATASET_FILE, _description(prepared, found, grouping))
     return prepared
 
@@ -95,7 +95,7 @@ def _manifest_rows(
         grades_of_copies.setdefault(copy, set()).update([] if sample.grade is None else [sample.grade])
     errors = [record.error or sample.error for sample, record in zip(samples, records, strict=True)]
     usable = [i for i, error in enumerate(errors) if error is None and samples[i].grade is not None]
-    split, fold = _deal(usable, samples, grouping, seed)
+    split, fold = _assign_splits(usable, samples, grouping, seed)
     rows = tuple(
         ManifestRow(
             image=record.image if errors[i] is None else "",
@@ -118,10 +118,10 @@ def _manifest_rows(
     return rows, grouping
 
 
-def _deal(
+def _assign_splits(
     usable: Sequence[int], samples: Sequence[Sample], grouping: Grouping, seed: int
 ) -> tuple[dict[int, str], dict[int, int]]:
-    """Split name and fold number of every usable photograph."""
+    """The split and the fold of each usable photograph, by its index."""
     if not usable:
         return {}, {}
     groups = [grouping.groups[i] for i in usable]
@@ -161,8 +161,8 @@ def _description(prepared: PreparedDataset, found: Samples, grouping: Grouping) 
     return json.dumps(described, indent=2) + "\n"
 
 
-def _overview_sections(dataset: PreparedDataset) -> list[Section]:
-    """One for every grade, and one for photographs without."""
+def _contact_sheet_sections(dataset: PreparedDataset) -> list[Section]:
+    """One section for each grade, and one for photographs without a grade."""
     titles = {grade: "without grade" if grade is None else f"{int(grade)} {grade.label}" for grade in (*Grade, None)}
     shown = [row for row in dataset.rows if row.error is None]
     return [

@@ -1,7 +1,7 @@
-"""Photographs -> preprocessed images on disk: in parallel, and never twice.
+"""Photographs -> preprocessed images on disk: in parallel, and only where something has changed.
 
-Each finished photograph is a line of `records.jsonl`; a later run takes over every line whose photograph (by content
-hash) and recipe are unchanged.
+Each finished photograph is a line of `records.jsonl`; a later run reuses every line whose photograph (by its
+content hash) and recipe are unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TextIO
 import cv2
 
 from fundusgrade.data.duplicates import fingerprint
-from fundusgrade.data.labels import Sample
+from fundusgrade.data.samples import Sample
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
 from fundusgrade.files import HOME_VARIABLE, hash_file, make_folder
 from fundusgrade.photographs.images import write_image
@@ -31,23 +31,30 @@ from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph
 from fundusgrade.photographs.preprocess import preprocess
 from fundusgrade.photographs.quality import Quality
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
+from fundusgrade.text import error_text
 
 RECORDS_FILE = "records.jsonl"
-PICTURES_FOLDER = "pictures"
-# One for all data sets, so that copies are recognized, and splits dealt, alike whatever the recipe of the pictures is.
+IMAGES_FOLDER = "pictures"
+# One for all data sets, so that duplicates and splits do not depend on the recipe of the images.
 FINGERPRINT_RECIPE = PreprocessRecipe(method=Method.BEN_GRAHAM, outline=Outline.DISC, size_px=224)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What preparing one photograph gave: a picture, or the reason why there is none; its labels play no part."""
+    """The result of preprocessing one photograph: an image, or the reason why there is none. It holds no labels."""
 
     source: str
+    """Path of the photograph, below the folder that the data set is made from."""
     recipe: str
+    """Key of the recipe."""
     sha256: str
+    """Hash of the photograph's file, in hexadecimal; empty where it could not be read."""
     image: str
+    """Path of the image, below the data set's folder; empty where there is none."""
     fingerprint: str | None
+    """Perceptual fingerprint of the image, in hexadecimal."""
     error: str | None
+    """Why there is no image."""
     quality: Quality | None
 
 
@@ -67,9 +74,9 @@ def prepare_photographs(
     num_workers: int,
     on_progress: Callable[[int, int], None],
 ) -> list[Record]:
-    """Prepare what an earlier run has not, below `directory`; one record for each source, in the order of samples.
+    """Preprocess what an earlier run has not, below `directory`; one record per source, in the order of samples.
 
-    Raises StoreError where pictures cannot be written, DatasetError where a worker process is killed.
+    Raises StoreError where images cannot be written, DatasetError where a worker process is killed.
     """
     tasks = _tasks(samples, directory, recipe)
     known = {record.source: record for record in _read_records(directory / RECORDS_FILE)}
@@ -84,7 +91,7 @@ def prepare_photographs(
 
 
 def _read_records(path: Path) -> Iterator[Record]:
-    """All whole lines; a line that a kill cut short is as if it had not been begun."""
+    """All complete lines; one that was cut short when the process was killed is ignored."""
     if not path.is_file():
         return
     for line in path.read_bytes().splitlines():
@@ -97,7 +104,10 @@ def _read_records(path: Path) -> Iterator[Record]:
 
 
 def _open_journal(path: Path) -> TextIO:
-    """Open the records to append to. A line that a kill cut short is ended, or it would swallow the next one."""
+    """Open the records to append to. An incomplete last line is ended, or the next record would become part of it.
+
+    Records are appended, not written atomically: each must be on disk as soon as its image is, whatever comes after.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         is_cut = path.is_file() and not path.read_bytes().endswith(b"\n")
@@ -105,7 +115,7 @@ def _open_journal(path: Path) -> TextIO:
         journal.write("\n" if is_cut else "")
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; set {HOME_VARIABLE} to a writable place"
+            f"cannot write {path}: {error_text(error)}; set {HOME_VARIABLE} to a writable folder"
         ) from error
     return journal
 
@@ -117,11 +127,13 @@ def _append(journal: TextIO, record: Record) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):  # closing writes what is buffered, which fails once more on a full disk
             journal.close()
-        raise StoreError(f"cannot write {journal.name}: {error.strerror or error}; make room, and run again") from error
+        raise StoreError(
+            f"cannot write {journal.name}: {error_text(error)}; free disk space, and run the same command again"
+        ) from error
 
 
 def _tasks(samples: Sequence[Sample], directory: Path, recipe: PreprocessRecipe) -> list[_Task]:
-    """One task a photograph; of several rows about one photograph the last counts."""
+    """One task per photograph; of several rows about one photograph the last one counts."""
     unique = {sample.source: sample for sample in samples}
     images = _image_names([source for source, sample in unique.items() if sample.path is not None])
     return [
@@ -131,9 +143,9 @@ def _tasks(samples: Sequence[Sample], directory: Path, recipe: PreprocessRecipe)
 
 
 def _image_names(sources: Sequence[str]) -> dict[str, str]:
-    """Where each photograph's picture goes: its own path, told apart where two differ only in suffix, case or root."""
+    """Path of each photograph's image: the photograph's own, made unique where two differ only in suffix or case."""
     parts = {source: [part for part in PurePosixPath(source).parts if part.strip("/.")] for source in sources}
-    places = {source: PurePosixPath(PICTURES_FOLDER, *parts[source]) for source in sources}
+    places = {source: PurePosixPath(IMAGES_FOLDER, *parts[source]) for source in sources}
     num_with_stem = Counter(str(place.with_suffix("")).casefold() for place in places.values())
     names: dict[str, str] = {}
     taken: set[str] = set()
@@ -150,7 +162,7 @@ def _image_names(sources: Sequence[str]) -> dict[str, str]:
 
 
 def _sort_out(tasks: Sequence[_Task], known: dict[str, Record]) -> tuple[list[_Task], dict[str, Record]]:
-    """Which photographs are still to be prepared, and the records of those that need no work."""
+    """The photographs that are still to be preprocessed, and the records of the others."""
     todo, records = [], {}
     for task in tasks:
         source, record = task.sample.source, known.get(task.sample.source)
@@ -164,7 +176,7 @@ def _sort_out(tasks: Sequence[_Task], known: dict[str, Record]) -> tuple[list[_T
 
 
 def _is_current(task: _Task, record: Record) -> bool:
-    """A record still holds if recipe, picture and the photograph's content are what they were; failures are retried."""
+    """Whether recipe, image and the photograph's content are unchanged; failures are retried."""
     if record.error is not None or record.recipe != task.recipe.key or record.image != task.image:
         return False
     path = task.sample.path
@@ -175,7 +187,7 @@ def _is_current(task: _Task, record: Record) -> bool:
 
 
 def _run(tasks: Sequence[_Task], num_workers: int) -> Iterator[Record]:
-    """Prepare photographs in worker processes, in order, with a bounded number under way."""
+    """Preprocess photographs in worker processes, in order, with a bounded number in flight."""
     if num_workers <= 1 or len(tasks) < 8:
         yield from map(prepare_photograph, tasks)
         return
@@ -189,13 +201,13 @@ def _run(tasks: Sequence[_Task], num_workers: int) -> Iterator[Record]:
                 futures += [pool.submit(prepare_photograph, task) for task in islice(waiting, 1)]
     except BrokenProcessPool as error:
         raise DatasetError(
-            "a worker process ended abruptly, most often for want of memory; run the same command again with fewer "
-            "--workers: what is finished is kept"
+            "a worker process ended abruptly, most often because memory ran out; run the same command again with fewer "
+            "--workers: finished photographs are not repeated"
         ) from error
 
 
 def _start_worker() -> None:
-    """One thread a worker, and no worker outlives a parent that was killed."""
+    """One thread per worker; a worker ends when its parent is killed."""
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -218,7 +230,7 @@ def prepare_photograph(task: _Task) -> Record:
     except UngradableError as error:
         return _failed(task, str(error), sha256)
     except OSError as error:
-        return _failed(task, f"cannot be read: {error.strerror or error}", sha256)
+        return _failed(task, f"cannot be read: {error_text(error)}", sha256)
     make_folder((task.directory / task.image).parent)
     write_image(task.directory / task.image, loaded.prepared.image)
     return Record(

@@ -10,22 +10,23 @@ import numpy as np
 from fundusgrade.grades import NUM_GRADES, Grade
 
 SPLIT_FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
-# Training and validation of what is left when one fold is held out.
+"""Fraction of all photographs in each split."""
 FOLD_FRACTIONS = (7 / 8, 1 / 8)
+"""Training and validation, of the photographs that are not in the test fold."""
 
 
 def assign_folds(groups: Sequence[int], grades: Sequence[Grade], num_folds: int, seed: int) -> tuple[int, ...]:
-    """The fold, 0 to `num_folds - 1`, of each photograph: equal parts with equal grades that never part a group."""
+    """The fold of each photograph, from 0: of equal size, stratified by grade, with each group in one fold."""
     return split_groups(groups, grades, (1 / num_folds,) * num_folds, seed + 1)
 
 
 def split_groups(
     groups: Sequence[int], grades: Sequence[Grade], fractions: Sequence[float], seed: int
 ) -> tuple[int, ...]:
-    """Deal whole groups to parts so that each part gets its fraction of every grade; the part number of each item.
+    """Assign whole groups to parts so that each part gets its fraction of every grade; the part of each item, from 0.
 
-    Large groups first, in random order otherwise; each goes to the part that then lacks most of the group's grades,
-    relative to what it should get.
+    Greedy and stratified: large groups first, groups of one size in random order; each goes to the part that lacks most
+    of the group's grades, relative to the number it should get.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for index, group in enumerate(groups):
@@ -34,14 +35,14 @@ def split_groups(
     rng = np.random.default_rng(seed)
     order = [list(members)[i] for i in rng.permutation(len(members))]
     order.sort(key=lambda group: -len(members[group]))
-    wanted = np.outer(fractions, np.bincount(grades, minlength=NUM_GRADES)).astype(np.float64)
-    given = np.zeros_like(wanted)
+    target = np.outer(fractions, np.bincount(grades, minlength=NUM_GRADES)).astype(np.float64)
+    assigned = np.zeros_like(target)
     part_of_group: dict[int, int] = {}
     for group in order:
         present = counts[group] > 0
-        lack = (wanted - given)[:, present] / np.maximum(wanted[:, present], 1e-9)
-        total_lack = (wanted - given).sum(axis=1) / wanted.sum(axis=1)
-        part = int(np.argmax(lack @ counts[group][present] / counts[group].sum() + 1e-3 * total_lack))
+        deficit = (target - assigned)[:, present] / np.maximum(target[:, present], 1e-9)
+        total_deficit = (target - assigned).sum(axis=1) / target.sum(axis=1)
+        part = int(np.argmax(deficit @ counts[group][present] / counts[group].sum() + 1e-3 * total_deficit))
         part_of_group[group] = part
-        given[part] += counts[group]
+        assigned[part] += counts[group]
     return tuple(part_of_group[group] for group in groups)

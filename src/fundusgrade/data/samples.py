@@ -1,0 +1,58 @@
+"""Labeled photographs of a data set before they are preprocessed, and how their paths are written as text."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fundusgrade.grades import Grade
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A photograph with its labels."""
+
+    source: str
+    """Path below the data set's folder, as one line of text; where there is no file, the name in the label file."""
+    path: Path | None
+    """The file; None where it does not exist."""
+    grade: Grade | None = None
+    patient: str | None = None
+    eye: str | None = None
+    site: str | None = None
+    error: str | None = None
+    """Why the photograph cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """The labeled photographs of a data set."""
+
+    layout: str
+    """The layout that was recognized: "aptos", "eyepacs", "idrid", "columns", "folders" or "photographs"."""
+    samples: tuple[Sample, ...]
+    root: Path | None = None
+    """The folder that `Sample.source` is relative to."""
+    num_unlabeled_left_out: int = 0
+    """Photographs in the folder that have no label."""
+
+
+def source_of(path: Path) -> str:
+    """A photograph's path as one line of text; control characters and bytes that are not UTF-8 as \\xNN."""
+    return one_line(os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace"))
+
+
+def path_of_source(root: Path, source: str) -> Path:
+    """The file of a source: as it is written, or with its escapes decoded where that file does not exist."""
+    path = root / source
+    if path.exists():
+        return path
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), os.fsencode(source))
+    return root / os.fsdecode(raw)
+
+
+def one_line(text: str) -> str:
+    """Text with its control characters as \\xNN."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
