@@ -1,4 +1,4 @@
-"""Does an exported graph grade like the network that it came from, and how much faster? Both on the same pictures."""
+"""An exported graph compared with its original network on the same images: grades, probabilities and speed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
-from fundusgrade.metrics.classification import decide_grades, evaluate_predictions, quadratic_weighted_kappa
+from fundusgrade.metrics.classification import decide_grades, quadratic_weighted_kappa
 from fundusgrade.networks.checkpoint import Checkpoint
 from fundusgrade.networks.device import CPU_BATCH, DeviceChoice, choose_device, choose_for_graph
 from fundusgrade.networks.graphs import GraphBackbone
@@ -22,16 +22,21 @@ from fundusgrade.networks.tensors import LabeledImages, load_images
 from fundusgrade.options import DeviceName, Precision
 
 MAX_KAPPA_LOSS = 0.005
-"""An export that loses more kappa than this is marked."""
+"""An export whose kappa is lower than the original's by more than this gets a warning."""
 
-_MILLISECONDS = 1000.0
+_MS_PER_SECOND = 1000.0
+_BYTES_PER_MB = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graded:
-    """What one way to compute a model said: its kappa against the labels, and its time on one core."""
+class RuntimeResult:
+    """A model computed in one way.
 
-    how: str
+    `arithmetic` names runtime and number format, as "PyTorch bfloat16"; `kappa` is the quadratic weighted kappa against
+    the labels, None where it is undefined; `ms_per_image` was measured on one core; `size_mb` is that of the files.
+    """
+
+    arithmetic: str
     kappa: float | None
     ms_per_image: float
     size_mb: float
@@ -39,35 +44,36 @@ class Graded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportCheck:
-    """An export beside its original: in float32, `reference`, and as this processor computes it by default, `usual`.
+    """An export beside its original, which is computed in float32 (`reference`) and as by default here (`usual`).
 
-    Differences are those between export and reference: `agreement` is the kappa between their grades.
+    Differences are those between export and reference: `agreement` is the quadratic weighted kappa between their
+    grades, `num_changed` counts grades that differ.
     """
 
     data: str
     split: str
     num_photographs: int
-    reference: Graded
-    usual: Graded
-    export: Graded
+    reference: RuntimeResult
+    usual: RuntimeResult
+    export: RuntimeResult
     agreement: float | None
     num_changed: int
     max_probability_change: float
 
     @property
     def kappa_loss(self) -> float | None:
-        """How much lower the kappa is than the reference's; None where one of them is not defined."""
+        """How much lower the kappa is than the reference's; None where one of them is undefined."""
         if self.reference.kappa is None or self.export.kappa is None:
             return None
         return self.reference.kappa - self.export.kappa
 
     @property
     def loses_much(self) -> bool:
-        """Whether the loss must be marked."""
+        """Whether more than MAX_KAPPA_LOSS of kappa is lost."""
         return self.kappa_loss is not None and self.kappa_loss > MAX_KAPPA_LOSS
 
     def to_json(self) -> dict[str, object]:
-        """The figures as they travel with the graph."""
+        """The figures as they are written beside the graph."""
         return {**asdict(self), "kappa_loss": self.kappa_loss}
 
 
@@ -77,63 +83,63 @@ def check_export(
     dataset: PreparedDataset,
     split: str,
     rows: Sequence[ManifestRow],
-    sizes_mb: tuple[float, float],
+    *,
+    original_bytes: int,
+    export_bytes: int,
 ) -> ExportCheck:
-    """Grade the same pictures three times, on one core; `sizes_mb` are those of the original's and the export's files.
+    """Grade the same images three times, on one core; the sizes are those of the files.
 
-    Raises DatasetError where the data set was prepared otherwise than the model's training data.
+    Raises DatasetError where the data set was prepared otherwise than the model's training data, or `rows` is empty.
     """
     backbone = exported.network.backbone
     assert isinstance(backbone, GraphBackbone), "an export is a graph"
-    ways = (
-        (original, choose_device(DeviceName.CPU, Precision.FLOAT32), sizes_mb[0]),
-        (original, choose_device(DeviceName.CPU), sizes_mb[0]),
-        (exported, choose_for_graph(backbone.arithmetic), sizes_mb[1]),
-    )
+    dataset.check_recipe(original.description.recipe, original.description.name)
     images = load_images(dataset, rows)
     with _one_core():
-        tried = [_graded(*way, dataset, tuple(rows), images) for way in ways]
-    (reference, before), (usual, _), (export, after) = tried
-    first, second = (decide_grades(each, original.description.thresholds) for each in (before, after))
+        reference = _measure(original, choose_device(DeviceName.CPU, Precision.FLOAT32), images, original_bytes)
+        usual = _measure(original, choose_device(DeviceName.CPU), images, original_bytes)
+        export = _measure(exported, choose_for_graph(backbone.arithmetic), images, export_bytes)
     return ExportCheck(
         data=dataset.name,
         split=split,
         num_photographs=len(rows),
-        reference=reference,
-        usual=usual,
-        export=export,
-        agreement=quadratic_weighted_kappa(first, second),
-        num_changed=int((first != second).sum()),
-        max_probability_change=float(np.abs(before - after).max()),
+        reference=reference.result,
+        usual=usual.result,
+        export=export.result,
+        agreement=quadratic_weighted_kappa(reference.grades, export.grades),
+        num_changed=int((reference.grades != export.grades).sum()),
+        max_probability_change=float(np.abs(reference.probabilities - export.probabilities).max()),
     )
 
 
-def _graded(
-    checkpoint: Checkpoint,
-    choice: DeviceChoice,
-    size_mb: float,
-    dataset: PreparedDataset,
-    rows: tuple[ManifestRow, ...],
-    images: LabeledImages,
-) -> tuple[Graded, NDArray[np.float64]]:
-    dataset.check_recipe(checkpoint.description.recipe, checkpoint.description.name)
-    network = to_device(checkpoint.network, choice).eval()
-    predict_probabilities(network, images.pixels[:1], choice)  # what is done once is not a picture's time
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """Probabilities (N, 5), the grades (N,) decided by them, and the figures of both."""
+
+    probabilities: NDArray[np.float64]
+    grades: NDArray[np.int64]
+    result: RuntimeResult
+
+
+def _measure(checkpoint: Checkpoint, choice: DeviceChoice, images: LabeledImages, num_bytes: int) -> _Measured:
+    network, pixels = to_device(checkpoint.network, choice).eval(), images.pixels
+    predict_probabilities(network, pixels[:1], choice)  # what is computed only once is not timed
     started = time.perf_counter()
-    probabilities = predict_probabilities(network, images.pixels, choice, CPU_BATCH)
+    probabilities = predict_probabilities(network, pixels, choice, CPU_BATCH)
     seconds = time.perf_counter() - started
-    evaluation = evaluate_predictions(images.grades.numpy(), probabilities, checkpoint.description.thresholds)
-    return Graded(
-        how=choice.runtime or f"PyTorch {choice.precision.value}",
-        kappa=evaluation.kappa,
-        ms_per_image=_MILLISECONDS * seconds / len(rows),
-        size_mb=size_mb,
-    ), probabilities
+    grades = decide_grades(probabilities, checkpoint.description.thresholds)
+    result = RuntimeResult(
+        arithmetic=choice.runtime or f"PyTorch {choice.precision.value}",
+        kappa=quadratic_weighted_kappa(images.grades.numpy(), grades),
+        ms_per_image=_MS_PER_SECOND * seconds / len(pixels),
+        size_mb=num_bytes / _BYTES_PER_MB,
+    )
+    return _Measured(probabilities=probabilities, grades=grades, result=result)
 
 
 @contextlib.contextmanager
 def _one_core() -> Iterator[None]:
-    """A graph computes a batch on one core; times are only comparable where PyTorch does the same."""
+    """Let PyTorch compute on one core, as a graph does, so that times are comparable."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

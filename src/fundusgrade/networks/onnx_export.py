@@ -1,4 +1,4 @@
-"""A network -> the graph of it that another runtime computes, in full precision or in 8 bits."""
+"""A network -> its graph for another runtime, in full precision or in 8 bits."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import torch
 from numpy.typing import NDArray
 
 from fundusgrade.errors import ExportError
-from fundusgrade.networks.graphs import OUTPUTS, PICTURES, optional_package
+from fundusgrade.networks.graphs import optional_package
 from fundusgrade.networks.network import GradingNetwork
+
+INPUT_NAME, OUTPUT_NAME = "images", "outputs"
+"""Names of a graph's input, normalized images (B, 3, rows, width), and of its output, outputs of the head (B, n)."""
 
 _EXPORTING = "`fundusgrade export`"
 _METADATA_OF_QUANTIZER = ("onnx.quant.pre_process", "onnxruntime.quant")
-# A transformer's sums and norms have rare, large values, which 8 bits for all of a map cannot hold beside small ones.
+# A transformer's sums and norms have rare, large values, which 8 bits per tensor cannot hold beside small ones.
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _LINEAR = ("Gemm", "MatMul")
 
 
 def to_onnx(network: GradingNetwork) -> Any:
-    """The backbone as an ONNX model, with any number of pictures; batch norms are folded into convolutions.
+    """The backbone as an ONNX model for batches of any size; batch norms are folded into convolutions.
 
     Raises ExportError where PyTorch cannot trace the architecture, CheckpointError where a package is missing.
     """
@@ -37,8 +40,8 @@ def to_onnx(network: GradingNetwork) -> Any:
             (example,),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=[PICTURES],
-            output_names=[OUTPUTS],
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
             external_data=False,
             verbose=False,
         )
@@ -52,7 +55,7 @@ def to_onnx(network: GradingNetwork) -> Any:
 
 
 def _without_traces(model: Any) -> Any:
-    """The model without the lines of code that its nodes came from: they tell of the machine, and help nobody."""
+    """The model without the file names and lines of code that PyTorch notes at its nodes: they are of this machine."""
     del model.metadata_props[:]
     for described in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del described.metadata_props[:]
@@ -63,11 +66,12 @@ def _without_traces(model: Any) -> Any:
 
 
 def quantize(model: Any, batches: Iterator[NDArray[np.float32]]) -> Any:
-    """The ONNX model in 8 bits, with scales from normalized pictures (B, 3, rows, width), in QDQ form.
+    """The ONNX model in 8 bits (QDQ form), calibrated on batches of normalized images (B, 3, rows, width) float32.
 
-    Weights are signed with a scale for each channel, maps unsigned, as VNNI multiplies them. A map's scale is the mean
-    of what the batches reach: the one largest value of all leaves the others of a ResNet-50 too few steps. The last
-    linear layer stays in float32: it costs nothing, and its output is the answer.
+    Weights are signed with a scale for each channel, activations unsigned, as VNNI multiplies them. An activation's
+    range is the mean of those of the batches: with the range over all batches, a ResNet-50 uses too few of the 256
+    steps. The last linear layer stays in float32: it costs little, and errors in it go straight into the logits.
+    Raises CheckpointError where a package is missing.
     """
     onnx = optional_package("onnx", "onnx", f"{_EXPORTING} --int8")
     optional_package("onnxruntime", "onnx", f"{_EXPORTING} --int8")
@@ -76,18 +80,18 @@ def quantize(model: Any, batches: Iterator[NDArray[np.float32]]) -> Any:
     class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
             batch = next(batches, None)
-            return None if batch is None else {PICTURES: batch}
+            return None if batch is None else {INPUT_NAME: batch}
 
-    given = onnx.ModelProto()
-    given.CopyFrom(model)  # the quantizer moves the weights out of what it is given
-    # Shapes are known and batch norms folded already; the mark keeps the quantizer from asking for it.
-    onnx.helper.set_model_props(given, dict([_METADATA_OF_QUANTIZER]))
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)  # the quantizer moves the weights out of its input
+    # Shapes are known and batch norms folded already; without this entry the quantizer warns that they may not be.
+    onnx.helper.set_model_props(copied, dict([_METADATA_OF_QUANTIZER]))
     kinds = {node.op_type for node in model.graph.node}
     last = [node.name for node in model.graph.node if node.op_type in _LINEAR][-1]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
         path = Path(folder) / "quantized.onnx"
         quantization.quantize_static(
-            given,
+            copied,
             path,
             Images(),
             quant_format=quantization.QuantFormat.QDQ,
@@ -103,7 +107,10 @@ def quantize(model: Any, batches: Iterator[NDArray[np.float32]]) -> Any:
 
 
 def to_openvino(model: bytes) -> tuple[bytes, bytes]:
-    """An ONNX model as the two files of OpenVINO: the graph as XML, and its weights as they are."""
+    """An ONNX model as the two files of OpenVINO, .xml (the graph) and .bin (its weights, in the same precision).
+
+    Raises ExportError where OpenVINO cannot convert it, CheckpointError where OpenVINO is not installed.
+    """
     openvino = optional_package("openvino", "openvino", f"{_EXPORTING} --format openvino")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.xml"

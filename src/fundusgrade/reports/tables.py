@@ -86,7 +86,9 @@ def export_table(check: ExportCheck) -> Table:
         both = graded.kappa is not None and check.reference.kappa is not None
         loss = f"{(check.reference.kappa or 0.0) - (graded.kappa or 0.0):+.4f}" if both else "undefined"
         speed, size = f"{graded.ms_per_image:.2f}", f"{graded.size_mb:.1f}"
-        table.add_row(graded.how, "undefined" if graded.kappa is None else f"{graded.kappa:.4f}", loss, speed, size)
+        table.add_row(
+            graded.arithmetic, "undefined" if graded.kappa is None else f"{graded.kappa:.4f}", loss, speed, size
+        )
     table.add_section()
     agreement = "undefined" if check.agreement is None else f"{check.agreement:.4f}"
     table.add_row("kappa between export and float32", agreement)

@@ -1,0 +1,195 @@
+"""Exported graphs on disk: files of another runtime, and a JSON file beside them with all that a checkpoint carries.
+
+    NAME.onnx             NAME.onnx.json
+    NAME.xml, NAME.bin    NAME.json         of OpenVINO
+
+The JSON file, the sidecar, holds the description, the training fingerprints, the figures of the export check, and
+SHA-256 hashes of itself and of the other files. It is written last.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fundusgrade.data.leakage import TrainingFingerprints
+from fundusgrade.errors import CheckpointError
+from fundusgrade.files import write_atomically
+from fundusgrade.networks.checkpoint import FINGERPRINT_BYTES, Checkpoint, load_checkpoint
+from fundusgrade.networks.description import CheckpointDescription, parse_description
+from fundusgrade.networks.device import cpu_has_bfloat16
+from fundusgrade.networks.graphs import onnx_backbone, openvino_backbone
+from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.options import ExportFormat, Precision
+
+SUFFIXES = {ExportFormat.ONNX: (".onnx",), ExportFormat.OPENVINO: (".xml", ".bin")}
+"""Suffixes of the files of a graph, the first that of the file by which it is loaded."""
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedGraph:
+    """A graph with everything that its files hold.
+
+    `parts` are the contents of its files, in the order of SUFFIXES. `number_format` is that of its arithmetic,
+    "float32" or "int8". `check` are the figures of its comparison with the original network, None if there was none.
+    """
+
+    format: ExportFormat
+    parts: tuple[bytes, ...]
+    description: CheckpointDescription
+    fingerprints: TrainingFingerprints
+    number_format: str
+    check: Mapping[str, object] | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the files but the sidecar."""
+        return sum(map(len, self.parts))
+
+
+def is_graph(path: Path) -> bool:
+    """Whether a file is an exported graph, by its suffix."""
+    return _format_of(path) is not None
+
+
+def load_model(path: Path, precision: Precision = Precision.AUTO) -> Checkpoint:
+    """Read and verify a model: a checkpoint, or an exported graph, by its suffix.
+
+    OpenVINO computes a graph of float32 in bfloat16 where `precision` asks for it, or where it is `auto` and the
+    processor is fast at it. Raises CheckpointError where the file is no model, a file beside it is missing, one is
+    damaged, or a package or another version is needed.
+    """
+    format = _format_of(path)
+    return load_checkpoint(path) if format is None else open_graph(read_graph(path, format), str(path), precision)
+
+
+def read_graph(path: Path, format: ExportFormat) -> ExportedGraph:
+    """Read and verify the files of a graph, without preparing it to run. Raises CheckpointError as `load_model`."""
+    suffixes = SUFFIXES[format]
+    parts = (_read(path, path), *(_read(path.with_suffix(suffix), path) for suffix in suffixes[1:]))
+    sidecar = _read(_sidecar_path(path, format), path).decode(errors="replace")
+    try:
+        content = json.loads(sidecar)
+        del content["sha256"]
+        is_whole = sidecar == _sidecar(format, parts, content)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        names = ", ".join(each.name for each in graph_paths(path, format))
+        raise CheckpointError(
+            f"{path}: {names} are not as `fundusgrade export` wrote them together (hash differs); copy all of them "
+            "again, or export again"
+        )
+    return _parse(content, format, parts, path)
+
+
+def open_graph(graph: ExportedGraph, what: str, precision: Precision = Precision.AUTO) -> Checkpoint:
+    """The graph as a network, ready to use on the CPU; `what` names it in errors.
+
+    Raises CheckpointError where its runtime is not installed or cannot run it.
+    """
+    if graph.format is ExportFormat.ONNX:
+        (model,) = graph.parts
+        backbone = onnx_backbone(model, graph.number_format, what)
+    else:
+        xml, weights = graph.parts
+        backbone = openvino_backbone(xml, weights, _openvino_number_format(graph, precision), what)
+    network = GradingNetwork(graph.description.network, backbone).eval()
+    return Checkpoint(description=graph.description, network=network, fingerprints=graph.fingerprints)
+
+
+def write_graph(graph: ExportedGraph, path: Path) -> tuple[Path, ...]:
+    """Write the files of a graph, each atomically, the sidecar last; returns their paths.
+
+    `path` ends in the format's first suffix. Raises StoreError where they cannot be written.
+    """
+    paths = graph_paths(path, graph.format)
+    sidecar = _sidecar(graph.format, graph.parts, _content(graph)).encode()
+    for each, content in zip(paths, (*graph.parts, sidecar), strict=True):
+        write_atomically(each, content)
+    return paths
+
+
+def graph_paths(path: Path, format: ExportFormat) -> tuple[Path, ...]:
+    """The files of the graph that `path` names, the sidecar last."""
+    others = tuple(path.with_suffix(suffix) for suffix in SUFFIXES[format][1:])
+    return (path, *others, _sidecar_path(path, format))
+
+
+def _format_of(path: Path) -> ExportFormat | None:
+    return next((format for format, suffixes in SUFFIXES.items() if path.suffix.lower() == suffixes[0]), None)
+
+
+def _sidecar_path(path: Path, format: ExportFormat) -> Path:
+    """An ONNX graph and one of OpenVINO may have one name in one folder, but never one sidecar."""
+    return path.with_suffix(".json") if format is ExportFormat.OPENVINO else path.with_name(f"{path.name}.json")
+
+
+def _read(path: Path, graph: Path) -> bytes:
+    """A file of a graph. Raises CheckpointError, which names all of its files."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        format = _format_of(graph)
+        names = [each.name for each in graph_paths(graph, format)] if format else [graph.name]
+        raise CheckpointError(
+            f"cannot read {path}: {error.strerror or error}; an exported graph is {' and '.join(names)} in one folder: "
+            "copy all of them, or export again"
+        ) from error
+
+
+def _openvino_number_format(graph: ExportedGraph, precision: Precision) -> str:
+    if graph.number_format != Precision.FLOAT32.value or precision is Precision.FLOAT32:
+        return graph.number_format
+    is_faster = precision is Precision.BFLOAT16 or cpu_has_bfloat16()
+    return Precision.BFLOAT16.value if is_faster else graph.number_format
+
+
+def _content(graph: ExportedGraph) -> dict[str, Any]:
+    """What the sidecar holds but the hashes; `seen` are the training fingerprints, in base64."""
+    tables = {name: getattr(graph.fingerprints, name).tobytes() for name in FINGERPRINT_BYTES}
+    return {
+        "format": FORMAT_VERSION,
+        "number_format": graph.number_format,
+        "check": graph.check,
+        "description": json.loads(graph.description.to_json()),
+        "seen": {name: base64.b64encode(table).decode() for name, table in tables.items()},
+    }
+
+
+def _sidecar(format: ExportFormat, parts: tuple[bytes, ...], content: dict[str, Any]) -> str:
+    """The text of the sidecar: its content, and the hashes of every file and of the content."""
+    names = (*(suffix.removeprefix(".") for suffix in SUFFIXES[format]), "json")
+    hashed = (*parts, json.dumps(content).encode())
+    hashes = {name: hashlib.sha256(part).hexdigest() for name, part in zip(names, hashed, strict=True)}
+    return json.dumps({**content, "sha256": hashes}, indent=2) + "\n"
+
+
+def _parse(content: dict[str, Any], format: ExportFormat, parts: tuple[bytes, ...], path: Path) -> ExportedGraph:
+    try:
+        if content["format"] != FORMAT_VERSION:
+            raise ValueError(f"export format {content['format']}, expected {FORMAT_VERSION}")
+        tables = {
+            name: np.frombuffer(base64.b64decode(content["seen"][name]), np.uint8).reshape(-1, num_bytes)
+            for name, num_bytes in FINGERPRINT_BYTES.items()
+        }
+        return ExportedGraph(
+            format=format,
+            parts=parts,
+            description=parse_description(json.dumps(content["description"]), path),
+            fingerprints=TrainingFingerprints(**tables),
+            number_format=str(content["number_format"]),
+            check=content["check"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the description in {path} cannot be used ({error!r}); export it again with this version"
+        ) from error
