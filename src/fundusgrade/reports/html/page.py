@@ -37,7 +37,6 @@ def report_html(assessment: Assessment, context: ReportContext) -> str:
     models = sections.reported_models(assessment)
     subgroups = sections.subgroup_tables(assessment)
     comparisons = sections.reported_comparisons(assessment)
-    probes, audits = sections.reported_probes(context.audits), sections.reported_audits(context.audits)
     drawn = _Charts(
         kappa=charts.kappa_chart(models),
         f1=charts.f1_chart(models),
@@ -46,7 +45,7 @@ def report_html(assessment: Assessment, context: ReportContext) -> str:
         deferral=charts.deferral_charts(assessment),
         coverage=charts.coverage_chart(assessment),
         comparisons=charts.comparison_chart(comparisons),
-        audit=charts.audit_charts(probes, audits),
+        audit=charts.audit_charts(context.audits),
         subgroups=tuple(charts.subgroup_chart(each) for each in subgroups),
         learning=tuple(charts.learning_chart(each) for each in context.models),
     )
@@ -57,12 +56,9 @@ def report_html(assessment: Assessment, context: ReportContext) -> str:
         context=context,
         charts=drawn,
         models=models,
-        scores=sections.score_rows(assessment),
         threshold_sources=sections.threshold_sources(assessment),
         largest_calibration_error=sections.largest_calibration_error(models),
         net_benefit_ranges=sections.net_benefit_ranges(assessment),
         subgroups=subgroups,
         comparisons=comparisons,
-        probes=probes,
-        audits=audits,
     )

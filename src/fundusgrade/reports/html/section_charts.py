@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from fundusgrade.evaluation.assessment import Assessment
+from fundusgrade.evaluation.audit import Audit
 from fundusgrade.grades import GRADE_LABELS
 from fundusgrade.metrics.estimates import UNDEFINED
 from fundusgrade.metrics.operating_points import RiskCoverage
@@ -14,13 +15,7 @@ from fundusgrade.metrics.reliability import Reliability
 from fundusgrade.reports.html.charts import DotRow, Frame, Series, dots_chart, lines_chart
 from fundusgrade.reports.html.context import ModelDescription
 from fundusgrade.reports.html.formats import interval, number, percent
-from fundusgrade.reports.html.sections import (
-    ReportedAudit,
-    ReportedComparison,
-    ReportedModel,
-    ReportedProbe,
-    SubgroupTable,
-)
+from fundusgrade.reports.html.sections import ReportedComparison, ReportedModel, SubgroupTable
 
 _DIAGONAL = Series(series=None, x=(0.0, 1.0), y=(0.0, 1.0), label="ideal")
 _MAX_SUBGROUPS = 12
@@ -155,15 +150,15 @@ def comparison_chart(comparisons: Sequence[ReportedComparison]) -> Markup | None
     return dots_chart(rows, frame, description, reference=0.0, digits=3)
 
 
-def audit_charts(probes: Sequence[ReportedProbe], audits: Sequence[ReportedAudit]) -> tuple[Markup, ...]:
+def audit_charts(audits: Sequence[Audit]) -> tuple[Markup, ...]:
     """What predicts the grade without the retina, then how far each model's grade moves under interventions."""
     charts = []
-    if probes:
-        rows = [DotRow(label=of.name, dots=(of.kappa,)) for of in probes]
+    if audits and audits[0].probes:
+        rows = [DotRow(label=f"{of.kind} ({of.stage})", dots=(of.kappa_estimate,)) for of in audits[0].probes]
         frame = Frame(title="Grade predicted without the retina", x_label="kappa, 95 % CI")
         charts.append(dots_chart(rows, frame, "Kappa of the grade predicted without the retina.", reference=0.0))
-    for audit in audits:
-        rows = [DotRow(label=of.name, dots=(of.mean_change,)) for of in audit.effects]
+    for audit in (each for each in audits if each.effects):
+        rows = [DotRow(label=of.name, dots=(of.mean_estimate,)) for of in audit.effects]
         frame = Frame(title=f"Change of {audit.model}", x_label="mean change of the expected grade, 0-4")
         description = f"Mean change of the expected grade of {audit.model} under each intervention."
         charts.append(dots_chart(rows, frame, description, reference=0.0))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fundusgrade.evaluation.assessment import Assessment, ModelAssessment, Subgroup
-from fundusgrade.evaluation.audit import Audit, InterventionEffect
 from fundusgrade.metrics.comparison import PairedComparison
 from fundusgrade.metrics.conformal import SetCoverage
 from fundusgrade.metrics.estimates import Estimate
@@ -91,24 +90,6 @@ def _coverage(sets: Sequence[SetCoverage]) -> CoverageSummary | None:
     defined = {of.covered.value: of for of in reversed(sets) if of.covered.value is not None}
     overall = next((of for of in defined.values() if of.grade is None), None)
     return None if overall is None else CoverageSummary(all=overall, lowest=defined[min(defined)])
-
-
-# All scores
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreRow:
-    """One score of each model."""
-
-    name: str
-    estimates: tuple[Estimate, ...]
-
-
-def score_rows(assessment: Assessment) -> tuple[ScoreRow, ...]:
-    """All scores with intervals, in the order in which they are read."""
-    return tuple(
-        ScoreRow(name=key.label, estimates=tuple(model.score(key) for model in assessment.models)) for key in ScoreKey
-    )
 
 
 # Thresholds, calibration, net benefit
@@ -260,71 +241,4 @@ def _reported_comparison(of: PairedComparison, names: Mapping[str, str]) -> Repo
         comparison=of,
         better=None if not decided else first if first_is_better else second,
         worse=None if not decided else second if first_is_better else first,
-    )
-
-
-# Audits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportedProbe:
-    """How well a property of the photographs predicts the grade without the retina."""
-
-    name: str
-    num_photographs: int
-    kappa: Estimate
-    accuracy: float | None
-    referable_auc: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportedEffect:
-    """How far the expected grade of a model moves under an intervention."""
-
-    name: str
-    num_photographs: int
-    mean_change: Estimate
-    percentile_95: float | None
-    flip_fraction: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportedAudit:
-    """The interventions on the photographs of one model."""
-
-    model: str
-    effects: tuple[ReportedEffect, ...]
-
-
-def reported_probes(audits: Sequence[Audit]) -> tuple[ReportedProbe, ...]:
-    """The probes of the data, which all audits share."""
-    return tuple(
-        ReportedProbe(
-            name=f"{of.kind} ({of.stage})",
-            num_photographs=of.num_photographs,
-            kappa=Estimate(value=of.kappa, low=of.kappa_low, high=of.kappa_high),
-            accuracy=of.accuracy,
-            referable_auc=of.referable_auc,
-        )
-        for audit in audits[:1]
-        for of in audit.probes
-    )
-
-
-def reported_audits(audits: Sequence[Audit]) -> tuple[ReportedAudit, ...]:
-    """The audited models."""
-    return tuple(
-        ReportedAudit(model=audit.model or "", effects=tuple(_reported_effect(of) for of in audit.effects))
-        for audit in audits
-        if audit.effects
-    )
-
-
-def _reported_effect(of: InterventionEffect) -> ReportedEffect:
-    return ReportedEffect(
-        name=of.name,
-        num_photographs=of.num_photographs,
-        mean_change=Estimate(value=of.mean_change, low=of.mean_low, high=of.mean_high),
-        percentile_95=of.percentile_95,
-        flip_fraction=of.flip_fraction,
     )
