@@ -1,73 +1,91 @@
-"""The words that options of the command line and of the library take."""
+"""Values of the options of the command line and of the library."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 NUM_FOLDS = 5
-"""Folds of a cross-validation where no number is given."""
+"""Default number of folds of a cross-validation."""
 
 
 class DeviceName(StrEnum):
-    """Where to compute."""
+    """Device that the network runs on."""
 
     AUTO = "auto"
+    """The first of cuda, mps and cpu that is available."""
     CPU = "cpu"
     CUDA = "cuda"
+    """NVIDIA or AMD GPU."""
     MPS = "mps"
+    """Apple GPU."""
 
 
 class Precision(StrEnum):
     """Number format of the network's arithmetic; weights stay float32 during training."""
 
     AUTO = "auto"
+    """bfloat16 where the device is fast at it, else float16 on an NVIDIA or AMD GPU, else float32."""
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+    """With loss scaling during training; not on a CPU."""
 
 
 class ClassWeights(StrEnum):
-    """How much a rare grade's photograph counts in the loss.
-
-    By the inverse of its frequency, the root of that, the inverse effective number (Cui et al., CVPR 2019), or as any.
-    """
+    """Weight of a photograph in the loss, by the number of training photographs of its grade."""
 
     INVERSE = "inverse"
+    """Inversely proportional to the number."""
     SQRT = "sqrt"
+    """Inversely proportional to the square root of the number."""
     EFFECTIVE = "effective"
+    """Inversely proportional to the effective number of samples (Cui et al., CVPR 2019)."""
     NONE = "none"
+    """All photographs have the same weight."""
 
 
 class Head(StrEnum):
-    """What the network's last layer says: five grades, one severity, or four yes-or-no questions."""
+    """Output head: what the outputs of the last layer mean."""
 
     SOFTMAX = "softmax"
+    """One logit for each of the five grades."""
     REGRESSION = "regression"
+    """One number, the severity, from 0 to 4."""
     CUMULATIVE = "cumulative"
+    """Four logits, of the probabilities that the grade is above 0, 1, 2 and 3 (Cheng et al., IJCNN 2008)."""
 
 
 class Loss(StrEnum):
-    """What training minimizes."""
+    """Loss function that training minimizes."""
 
     CROSS_ENTROPY = "cross-entropy"
+    """Cross-entropy of softmax heads; the sum of four binary cross-entropies of cumulative heads."""
     SOFT_LABELS = "soft-labels"
+    """Cross-entropy with labels that are softened toward neighboring grades (SORD, Diaz and Marathe, CVPR 2019)."""
     DISTANCE = "distance"
+    """Cross-entropy plus the expected squared distance from the true grade."""
     SMOOTH_L1 = "smooth-l1"
+    """Huber loss of the severity."""
     SQUARED = "squared"
+    """Squared error of the severity."""
 
 
 class Recipe(StrEnum):
-    """A whole way to train: ours, or the one of the study that this tool compares itself with."""
+    """Defaults for head, loss, class weights, decision and calibration."""
 
     DEFAULT = "default"
+    """Cumulative head, weights by the square root, thresholds, calibrated."""
     REFERENCE = "reference"
+    """That of the study that fundusgrade is compared with: softmax, inverse weights, most probable grade."""
 
 
 class Decision(StrEnum):
-    """How probabilities become a grade: the most probable one, or thresholds of the expected grade."""
+    """How a grade is decided from the probabilities of the five grades."""
 
     MOST_PROBABLE = "most-probable"
+    """The grade of highest probability."""
     THRESHOLDS = "thresholds"
+    """Thresholds of the expected grade, which maximize the validation kappa."""
 
 
 class Split(StrEnum):
@@ -80,11 +98,14 @@ class Split(StrEnum):
 
 
 class ExportFormat(StrEnum):
-    """Files for other runtimes, and the layout of timm's hub."""
+    """File formats of exported models."""
 
     ONNX = "onnx"
+    """For ONNX Runtime."""
     OPENVINO = "openvino"
+    """For OpenVINO."""
     HUB = "hub"
+    """A folder in the layout of timm's models on the Hugging Face hub."""
 
 
 class Attribution(StrEnum):
