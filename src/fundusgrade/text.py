@@ -1,16 +1,34 @@
-"""Text for people: one printable line from any name or error."""
+"""Text for people: printable names and one-line reasons, whatever bytes a file name or an error holds."""
 
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Text that every stream and file can encode; line breaks and white space stay.
+
+    Bytes of file names that are not UTF-8, which Python keeps as lone surrogates, become escapes such as \\udcff.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def one_line(text: str) -> str:
+    """A name or message as one printable line; what cannot be seen becomes an escape such as \\n, \\x1b or \\u202e.
+
+    Line breaks, or marks that turn the direction of writing, could make a name look like another one.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 def error_text(error: BaseException) -> str:
+    """The reason of an error as one printable line, to stand inside of a message of ours.
+
+    Errors of the operating system are given by their description without number and file name, and an error without
+    a message by its type.
+    """
     if isinstance(error, MemoryError):
         return "not enough memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def printable(text: str) -> str:
-    """Text with the undecodable bytes of file names, which Python keeps as lone surrogates, written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return one_line(" ".join(str(error).split())) or type(error).__name__

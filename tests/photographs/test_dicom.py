@@ -7,7 +7,6 @@ import os
 import random
 import struct
 import sys
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import FoundImage, find_images
 from tests.dicoms import SECRETS, dataset_of, encapsulated, file_bytes, identify, jpeg_bytes
 from tests.models_for_tests import drawn_photograph, install_model
+from tests.photographs.cost import measured_cost
 
 RNG = np.random.default_rng(0)
 COLOR = RNG.integers(0, 256, (40, 50, 3)).astype(np.uint8)
@@ -407,11 +407,9 @@ def test_hostile_bytes_end_in_a_image_or_a_reason_and_tell_nothing(kind: str) ->
 
 def measured(data: bytes) -> tuple[str, int]:
     """Why a file is refused, and how many bytes of memory that took at most."""
-    tracemalloc.start()
-    try:
-        return reason(data), tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    with measured_cost() as cost:
+        text = reason(data)
+    return text, cost.peak_bytes
 
 
 def beginning(syntax: str = ExplicitVRLittleEndian) -> bytes:

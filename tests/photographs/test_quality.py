@@ -12,7 +12,7 @@ from benchmarks.gradability import not_fundus_photographs
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs.field_of_view import find_field_of_view
 from fundusgrade.photographs.pixels import Image
-from fundusgrade.photographs.quality import BURNT_FROM, Quality, measure_quality
+from fundusgrade.photographs.quality import OVEREXPOSED_FROM, Quality, measure_quality
 from tests.drawn_eyes import cut, darken, healthy_eye, plain_retina, squash
 
 GOOD = Quality(
@@ -82,7 +82,7 @@ def test_brightness_and_overexposure_are_those_of_the_visible_retina() -> None:
     quality = quality_of(photograph)
     assert quality.overexposed_fraction == pytest.approx(0.5, abs=0.02)
     assert quality.dark_fraction == 0
-    assert 100 <= quality.brightness <= 255 and BURNT_FROM < 250
+    assert 100 <= quality.brightness <= 255 and OVEREXPOSED_FROM < 250
 
 
 def test_the_camera_resolution_hardly_changes_what_is_measured() -> None:

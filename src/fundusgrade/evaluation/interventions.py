@@ -6,7 +6,6 @@ covered. Both are measured as the absolute change of the expected grade.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PilImage
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.lesion_masks import any_lesion, find_lesion_photographs, read_lesions
@@ -25,7 +23,7 @@ from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.bootstrap import Resamples, estimate_mean, resample
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.field_of_view import FieldOfView, find_field_of_view
-from fundusgrade.photographs.images import read_image
+from fundusgrade.photographs.images import encode_jpeg, read_image
 from fundusgrade.photographs.pixels import Image
 
 CUT_FRACTION = 0.75
@@ -207,9 +205,7 @@ def _with_margin(photograph: Image, field_of_view: FieldOfView) -> Image:
 
 
 def _recompressed(photograph: Image, quality: int) -> Image:
-    encoded = io.BytesIO()
-    PilImage.fromarray(photograph).save(encoded, "JPEG", quality=quality)
-    return decode_image(encoded.getvalue())
+    return decode_image(encode_jpeg(photograph, quality=quality))
 
 
 def _scaled(photograph: Image, gains: tuple[float, float, float]) -> Image:

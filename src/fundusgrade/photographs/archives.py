@@ -1,7 +1,7 @@
-"""Zip archives of photographs: what is in them, and the bytes of one member; nothing is ever unpacked to disk.
+"""Zip archives of photographs: their members, and the bytes of one member; nothing is ever unpacked to disk.
 
-The directory of an archive is read once, and each member then by itself from where it begins: no handle stays open or
-is shared between threads, and 50,000 members cost one directory, not 50,000.
+The directory of an archive is read once, and each member then by itself from where it begins: no file handle stays open
+or is shared between threads, and the directory is not read again for each member.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from fundusgrade.photographs.pixels import COPY_AGAIN
 
 ARCHIVE_SUFFIX = ".zip"
 MAX_MEMBER_BYTES = 512 * 1024**2  # several are unpacked at once, in memory
-_MAX_NAME_BYTES, _MAX_PART_BYTES = 1024, 200  # a figure is named after it, with a few letters more
+_MAX_NAME_BYTES, _MAX_PART_BYTES = 1024, 200  # figures and rows are named after a member, with a few letters more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A photograph in an archive: its name there, where its bytes are, and why it is not read, if it is not."""
+    """A photograph in an archive: its name, where its bytes are, and with `problem` the reason why it is not read."""
 
     name: str
     offset: int
@@ -39,27 +39,27 @@ class Member:
 
 
 def find_members(file: BinaryIO, suffixes: Set[str]) -> list[Member]:
-    """Members whose names end so, sorted by name; hidden ones and what macOS adds are skipped.
+    """Members whose names have one of these suffixes, sorted by name; hidden ones and what macOS adds are skipped.
 
-    Names are unique and lead nowhere but down; a member where that is not so, or that cannot be read, has a `problem`.
-    Raises UnreadableImageError where the archive is damaged.
+    A member whose name is not unique or leaves the archive's folder, or that cannot be read, has a `problem`. Raises
+    UnreadableImageError where the archive is damaged.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except Exception:  # BadZipFile, struct.error, NotImplementedError, ...: hostile bytes lead to any
         raise UnreadableImageError(f"damaged zip archive: its list of files cannot be read; {COPY_AGAIN}") from None
-    members = _apart([_member(entry) for entry in entries if _is_photograph(entry, suffixes)])
+    members = _check_overlaps([_member(entry) for entry in entries if _is_photograph(entry, suffixes)])
     unique = {member.name: member for member in members}
     num_with_name = Counter(member.name for member in members)
     return [
-        member if num_with_name[name] == 1 else replace(member, problem=_several(num_with_name[name]))
+        member if num_with_name[name] == 1 else replace(member, problem=_not_unique(num_with_name[name]))
         for name, member in sorted(unique.items())
     ]
 
 
-def _apart(members: list[Member]) -> list[Member]:
-    """The members, with a problem for those that begin inside of another: few bytes could unpack to many."""
+def _check_overlaps(members: list[Member]) -> list[Member]:
+    """The members, with a problem for those that begin inside of another: a few bytes could unpack to many files."""
     end, checked = 0, []
     for member in sorted(members, key=lambda member: member.offset):
         overlaps = member.offset < end
@@ -69,7 +69,7 @@ def _apart(members: list[Member]) -> list[Member]:
 
 
 def read_member(file: BinaryIO, member: Member) -> bytes:
-    """The bytes of a member. Raises UnreadableImageError where they are not what the archive says."""
+    """The bytes of a member. Raises UnreadableImageError where they do not match the archive's directory."""
     size = file.seek(0, 2)
     file.seek(member.offset)
     header = file.read(30)
@@ -85,7 +85,7 @@ def read_member(file: BinaryIO, member: Member) -> bytes:
 
 
 def _unpack(packed: bytes, member: Member) -> bytes:
-    # One byte more than was said, so that more than was said is noticed.
+    # One byte more than stated, so that a member that is longer than stated is noticed.
     limit = min(member.num_bytes, MAX_MEMBER_BYTES) + 1
     if not member.is_deflated:
         return packed[:limit]
@@ -102,19 +102,19 @@ def _is_photograph(entry: zipfile.ZipInfo, suffixes: Set[str]) -> bool:
 
 
 def _member(entry: zipfile.ZipInfo) -> Member:
-    leads_down = _leads_down(entry)
+    is_inside = _is_inside(entry)
     return Member(
-        name=PurePosixPath(entry.filename).as_posix() if leads_down else entry.filename,
+        name=PurePosixPath(entry.filename).as_posix() if is_inside else entry.filename,
         offset=entry.header_offset,
         num_packed_bytes=entry.compress_size,
         num_bytes=entry.file_size,
         crc=entry.CRC,
         is_deflated=entry.compress_type == zipfile.ZIP_DEFLATED,
-        problem=_problem(entry) if leads_down else _MISLEADING,
+        problem=_problem(entry) if is_inside else _MISLEADING,
     )
 
 
-def _leads_down(entry: zipfile.ZipInfo) -> bool:
+def _is_inside(entry: zipfile.ZipInfo) -> bool:
     """Whether a member's name is a relative path that stays inside of the archive on every system."""
     name = entry.filename
     parts = name.split("/")
@@ -127,17 +127,17 @@ def _leads_down(entry: zipfile.ZipInfo) -> bool:
 
 
 _MISLEADING = (
-    "its name in the archive is no plain relative path (it is absolute, or has .., a backslash or control characters); "
-    "pack it again under another name"
+    "its name in the archive is not a plain relative path (it is absolute, or has .., a backslash or control "
+    "characters); pack it again under another name"
 )
 
 
 def _problem(entry: zipfile.ZipInfo) -> str | None:
-    """Why a member is not read, if it is not, from the archive's directory alone."""
+    """Why a member cannot be read, from the archive's directory alone; None if it can."""
     if entry.filename.lower().endswith(ARCHIVE_SUFFIX):
         return "an archive inside of an archive is not opened; unpack the outer one"
     if stat.S_ISLNK(entry.external_attr >> 16):
-        return "it is a link, which leads nowhere inside of an archive; pack the photograph itself"
+        return "it is a symbolic link, which an archive cannot resolve; pack the photograph itself"
     if entry.flag_bits & 0x1:
         return "it is encrypted; unpack the archive with its password"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -150,12 +150,12 @@ def _problem(entry: zipfile.ZipInfo) -> str | None:
     return None
 
 
-_OVERLAPPING = "it overlaps with another file in the archive, as bombs do; pack it again"
+_OVERLAPPING = "it overlaps with another file in the archive, as in a zip bomb; pack it again"
 
 
-def _several(num_members: int) -> str:
-    return f"the archive holds {num_members} files of this name, and which is meant is unknown; pack it again"
+def _not_unique(num_members: int) -> str:
+    return f"the archive holds {num_members} files of this name, which cannot be told apart; pack it again"
 
 
 def _damaged() -> UnreadableImageError:
-    return UnreadableImageError(f"damaged zip archive: this file in it is not what its list says; {COPY_AGAIN}")
+    return UnreadableImageError(f"damaged zip archive: this file does not match the list of files; {COPY_AGAIN}")

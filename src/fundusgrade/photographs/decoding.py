@@ -1,8 +1,8 @@
-"""The bytes of a picture file -> pixels, and a plain reason for everything that is not a whole picture.
+"""The bytes of an image file -> pixels, and a plain reason for everything that is not a complete image.
 
 Pillow decodes 8 bits per channel and OpenCV 16. Pillow's plugin classes are called directly, by the first bytes of
 the file, instead of `Image.open`: only these five decoders can ever run, and `Image.open` compares the size with a
-process-wide limit, which warns from 89 million pixels on and could be moved only for all threads at once.
+process-wide limit, which warns from 89 million pixels on and could be changed only for all threads at once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from fundusgrade.photographs.pixels import (
     COPY_AGAIN,
     NO_MEMORY,
     Image,
-    check_deep_size,
+    check_size_16_bit,
     decode_16_bit,
-    join_pieces,
+    joined_file,
     load_image,
     turn_upright,
 )
@@ -31,19 +31,19 @@ from fundusgrade.text import error_text
 
 _READABLE = "JPEG, PNG, TIFF, BMP or WebP"
 
-# Encoders write a dozen scans. Each makes a decoder walk all of a picture, so a few bytes could cost it hours.
+# Encoders write about a dozen scans. Each makes a decoder pass over all pixels, so a few bytes could cost it hours.
 _MAX_SCANS = 100
 _SCAN_START = b"\xff\xda"
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 def decode_image(data: bytes, *, at_least_px: int | None = None) -> Image:
-    """Decode the bytes of a picture file, turned upright, first page only.
+    """Decode the bytes of an image file, turned upright, first page only.
 
-    With `at_least_px` a JPEG may be decoded at a half, a quarter or an eighth of its size, which its format makes
-    cheap, as long as its shorter side keeps that many pixels.
+    With `at_least_px` a JPEG may be decoded at a half, a quarter or an eighth of its size, which is faster, as long as
+    its shorter side keeps that many pixels.
 
-    Raises UnreadableImageError for everything that is not a whole picture of 32 px to 200 million pixels.
+    Raises UnreadableImageError for everything that is not a complete image of 32 px to 200 million pixels.
     """
     try:
         return _decode(data, at_least_px)
@@ -52,7 +52,7 @@ def decode_image(data: bytes, *, at_least_px: int | None = None) -> Image:
     except MemoryError as error:
         raise UnreadableImageError(NO_MEMORY) from error
     except Exception as error:  # decoders raise anything on hostile bytes: SyntaxError, struct.error, cv2.error, ...
-        raise UnreadableImageError(f"the picture cannot be decoded: {error_text(error)}; {COPY_AGAIN}") from error
+        raise UnreadableImageError(f"the image cannot be decoded: {error_text(error)}; {COPY_AGAIN}") from error
 
 
 def decode_jpeg_2000(data: bytes) -> Image:
@@ -71,11 +71,11 @@ def _decode(data: bytes, at_least_px: int | None) -> Image:
         return load_image(BmpImagePlugin.BmpImageFile, io.BytesIO(data), "BMP")
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return load_image(WebPImagePlugin.WebPImageFile, io.BytesIO(data), "WebP")
-    raise UnreadableImageError(f"{_name_foreign(data)}; expected {_READABLE}; export the photograph as one of these")
+    raise UnreadableImageError(f"{_name_unreadable(data)}; expected {_READABLE}; export the photograph as one of these")
 
 
-def _name_foreign(data: bytes) -> str:
-    """What a file is that no decoder takes, in words."""
+def _name_unreadable(data: bytes) -> str:
+    """What kind of file this is, where it is none that can be decoded."""
     if data[128:132] == b"DICM":
         return "this is a DICOM file"
     if data[4:8] == b"ftyp":
@@ -96,12 +96,12 @@ def _decode_jpeg(data: bytes, at_least_px: int | None) -> Image:
             f"truncated JPEG: the last {len(data) - len(content)} bytes are all zero; {COPY_AGAIN}"
         )
     if data.count(_SCAN_START) > _MAX_SCANS and _num_scans(data) > _MAX_SCANS:
-        raise UnreadableImageError(f"damaged JPEG: more than {_MAX_SCANS} scans; save the picture again")
+        raise UnreadableImageError(f"damaged JPEG: more than {_MAX_SCANS} scans; save the image again")
     return load_image(_JpegWithoutExif, io.BytesIO(data), "JPEG", at_least_px)
 
 
 def _num_scans(data: bytes) -> int:
-    """How many scans the first picture of a JPEG file has; what follows its end may be a whole film."""
+    """How many scans the first image of a JPEG file has; a video may follow its end, as in motion photographs."""
     count, position = 0, 2
     while data[position : position + 2] != b"\xff\xd9":
         is_scan = data.startswith(_SCAN_START, position)
@@ -122,9 +122,9 @@ class _JpegWithoutExif(JpegImagePlugin.JpegImageFile):
 
 
 def _decode_png(data: bytes) -> Image:
-    """Decode a PNG from its essential chunks alone: Pillow warns of, or refuses, damage in those that do not matter."""
+    """Decode a PNG from its essential chunks only: Pillow warns of, or refuses, damage in those that do not matter."""
     view = memoryview(data)
-    kept, kind, orientation, position = [view[:8]], b"", 1, 8
+    essential, kind, orientation, position = [view[:8]], b"", 1, 8
     while kind != b"IEND":
         length = int.from_bytes(view[position : position + 4], "big")
         chunk = view[position : position + 12 + length]
@@ -132,14 +132,14 @@ def _decode_png(data: bytes) -> Image:
         if len(chunk) < 12 + length:
             raise UnreadableImageError(f"truncated PNG: the file ends inside of a chunk; {COPY_AGAIN}")
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):  # Pillow does not check the pixels'
+            if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):  # Pillow does not check that of the pixels
                 raise UnreadableImageError(f"damaged PNG: wrong checksum in {kind.decode()}; {COPY_AGAIN}")
-            kept.append(chunk)
+            essential.append(chunk)
         elif kind == b"eXIf":
             orientation = find_orientation(bytes(chunk[8:-4]))
         position += len(chunk)
-    header = bytes(kept[1])
+    header = bytes(essential[1])
     if not header.startswith(b"IHDR", 4) or header[16] != 16:
-        return turn_upright(load_image(PngImagePlugin.PngImageFile, join_pieces(kept), "PNG"), orientation)
-    check_deep_size(int.from_bytes(header[8:12], "big"), int.from_bytes(header[12:16], "big"))
-    return turn_upright(decode_16_bit(b"".join(kept), "PNG"), orientation)
+        return turn_upright(load_image(PngImagePlugin.PngImageFile, joined_file(essential), "PNG"), orientation)
+    check_size_16_bit(int.from_bytes(header[8:12], "big"), int.from_bytes(header[12:16], "big"))
+    return turn_upright(decode_16_bit(b"".join(essential), "PNG"), orientation)

@@ -1,4 +1,4 @@
-"""EXIF blocks and TIFF directories, read without trusting them."""
+"""TIFF directories and EXIF orientations, from bytes that may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TiffEntry:
     tag: int
     raw: bytes
     values: tuple[int, ...]
-    is_whole: bool
+    is_complete: bool
 
 
 _VALUE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
@@ -37,17 +37,17 @@ def read_tiff_directory(data: bytes) -> list[TiffEntry]:
         size = _VALUE_SIZES.get(integer(start + 2, 2), 0)
         count = integer(start + 4, 4)
         first = integer(start + 8, 4) if size * count > 4 else start + 8
-        is_whole = first + size * count <= len(data)
+        is_complete = first + size * count <= len(data)
         values: tuple[int, ...] = ()
-        if is_whole and count <= 8 and integer(start + 2, 2) in _INTEGER_TYPES:  # longer lists are not for us
+        if is_complete and count <= 8 and integer(start + 2, 2) in _INTEGER_TYPES:  # longer lists are not needed
             values = tuple(integer(first + index * size, size) for index in range(count))
         tag = integer(start, 2)
-        entries.append(TiffEntry(tag=tag, raw=data[start : start + 12], values=values, is_whole=is_whole))
+        entries.append(TiffEntry(tag=tag, raw=data[start : start + 12], values=values, is_complete=is_complete))
     return entries
 
 
 def find_orientation(exif: bytes) -> int:
-    """The EXIF orientation, 1 to 8; 1 when the block is damaged or silent, which is how cameras mean it."""
+    """The EXIF orientation, 1 to 8; 1 (upright) where the block is damaged or has none."""
     block = exif.removeprefix(b"Exif\0\0")
     for entry in read_tiff_directory(block) if block.startswith((b"II*\0", b"MM\0*")) else []:
         if entry.tag == ORIENTATION_TAG and entry.values:

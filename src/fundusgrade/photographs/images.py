@@ -1,4 +1,4 @@
-"""Photographs and pictures on disk: read any common format safely, write atomically, list folders and archives."""
+"""Images on disk: read any common format safely, and encode and write PNG, JPEG, WebP and TIFF."""
 
 from __future__ import annotations
 
@@ -18,19 +18,30 @@ from fundusgrade.photographs.pixels import Decoded, Image
 from fundusgrade.photographs.sources import FoundImage, is_folder, open_photograph_file
 from fundusgrade.text import error_text
 
+_JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}
+_TIFF: dict[str, Any] = {"format": "TIFF", "compression": "tiff_adobe_deflate"}
+_FORMATS: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    ".webp": {"format": "WEBP", "quality": 95},
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+}
+
 
 def read_image(path: Path, *, at_least_px: int | None = None) -> Image:
     """Decode a photograph, turned upright as its EXIF orientation says, first page only.
 
     Transparent pixels become black, like the surroundings of the retina. Safe in threads: no global state is touched.
-    With `at_least_px` the picture may come reduced, its shorter side not below that many pixels.
-    Raises UnreadableImageError for everything that is not a whole picture of 32 px to 200 million pixels.
+    With `at_least_px` the image may come reduced, its shorter side not below that many pixels.
+    Raises UnreadableImageError for everything that is not a complete image of 32 px to 200 million pixels.
     """
     return read_photograph(path, at_least_px=at_least_px).image
 
 
 def read_photograph(photograph: Path | FoundImage, *, at_least_px: int | None = None) -> Decoded:
-    """The same with what a DICOM says of eye and camera; also a member of an archive, or one of several frames."""
+    """The same with eye and camera from a DICOM file; also for a member of an archive, or one of several frames."""
     if isinstance(photograph, Path):
         photograph = FoundImage(path=photograph, name=photograph.as_posix())
     with open_photograph_file(photograph) as file:
@@ -40,40 +51,43 @@ def read_photograph(photograph: Path | FoundImage, *, at_least_px: int | None = 
 
 
 def write_image(path: Path, image: Image) -> None:
-    """Write a picture in the format of its suffix (png, jpg, webp, tif), whole or not at all.
+    """Write an image in the format of its suffix (png, jpg, webp, tif), completely or not at all.
 
     Raises StoreError when the suffix is unknown, the folder is missing, or the file cannot be written.
     """
-    encoded = _encode(image, path)
+    options = _FORMATS.get(path.suffix.lower())
+    if options is None:
+        raise StoreError(f"cannot write {path}: unknown image suffix {path.suffix!r}; use .png, .jpg, .webp or .tif")
+    try:
+        encoded = _encode(image, **options)
+    except (OSError, ValueError) as error:  # JPEG ends at 65,535 px and WebP at 16,383
+        raise StoreError(f"cannot write {path}: {error_text(error)}; try another format such as .png") from error
     if not is_folder(path.parent):
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
     write_atomically(path, encoded)
 
 
 def encode_jpeg(image: Image, quality: int = 85) -> bytes:
-    """A picture as the bytes of a JPEG file."""
-    buffer = io.BytesIO()
-    PilImage.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    """An image as the bytes of a JPEG file; `quality` from 1 to 95 with Pillow's subsampling of colors."""
+    return _encode(image, format="JPEG", quality=quality)
 
 
-def encode_png(image: Image) -> bytes:
-    """A picture as the bytes of a PNG file."""
+def _encode(image: Image, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    PilImage.fromarray(image).save(buffer, "PNG")
+    PilImage.fromarray(image).save(buffer, **options)
     return buffer.getvalue()
 
 
 def halved(image: Image) -> Image:
-    """A picture of half the size, each pixel the mean of four: whole factors are reduced much faster than others."""
+    """An image of half the size, each pixel the mean of four: much faster than a reduction by another factor."""
     half = (image.shape[1] // 2, image.shape[0] // 2)
     return np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def reduced(image: Image, factor: int) -> Image:
-    """A picture `factor` times smaller, each pixel the mean of factor x factor, rounded once.
+    """An image `factor` times smaller, each pixel the mean of factor x factor, rounded once.
 
-    Halving several times would round as often, and Ben Graham's contrast makes four levels of one.
+    Halving several times would round as often, and Ben Graham's method multiplies each level by four.
     """
     height, width = image.shape[0] // factor, image.shape[1] // factor
     whole = image[: height * factor, : width * factor]
@@ -90,21 +104,3 @@ def jpeg_quantization(path: Path) -> float:
     start = data.find(b"\xff\xdb") if data.startswith(b"\xff\xd8") else -1
     table = data[start + 5 : start + 69]
     return sum(table) / len(table) if start >= 0 and table else 0.0
-
-
-def _encode(image: Image, path: Path) -> bytes:
-    options: dict[str, dict[str, Any]] = {
-        ".png": {"format": "PNG"},
-        ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-        ".webp": {"format": "WEBP", "quality": 95},
-        ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-    }
-    suffix = {".jpeg": ".jpg", ".tiff": ".tif"}.get(path.suffix.lower(), path.suffix.lower())
-    if suffix not in options:
-        raise StoreError(f"cannot write {path}: unknown picture suffix {path.suffix!r}; use .png, .jpg, .webp or .tif")
-    buffer = io.BytesIO()
-    try:
-        PilImage.fromarray(image).save(buffer, **options[suffix])
-    except (OSError, ValueError) as error:  # JPEG ends at 65,535 px and WebP at 16,383
-        raise StoreError(f"cannot write {path}: {error_text(error)}; another format such as .png may do") from error
-    return buffer.getvalue()

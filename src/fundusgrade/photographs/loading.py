@@ -1,4 +1,4 @@
-"""From a file to the preprocessed image and its quality: the one way in, for training, prediction and explanation."""
+"""File -> preprocessed image and quality: the one way in, for training, prediction and explanation."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from fundusgrade.photographs.sources import FoundImage
 from fundusgrade.text import error_text
 
 # The preprocessed image shows nine tenths of the disc's diameter, and the disc is rarely smaller than the photograph's
-# shorter side: with this margin reduced decoding takes nothing from the picture. Disc and quality are measured alike
-# whatever the size of the picture asked for, so both have enough pixels for small ones too.
+# shorter side: with this margin, decoding at a reduced size loses no detail. The field of view and the quality need as
+# many pixels for small preprocessed images too.
 DECODING_MARGIN = 1.25
 MIN_DECODED_PX = WORKING_SIZE_PX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedPhotograph:
-    """A photograph (H, W, 3), reduced as far as its preprocessed image allows; that picture; what was measured on it.
+    """A photograph (H, W, 3), reduced as far as its preprocessed image allows, with that image and its quality.
 
-    Eye ("R", "L", "B" for both) and camera are what a DICOM file says of them, else "".
+    The eye ("R", "L", "B" for both) and the camera are those that a DICOM file states, else "".
     """
 
     photograph: Image
@@ -42,7 +42,7 @@ class LoadedPhotograph:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OpenedPhotograph:
-    """A photograph (H, W, 3) for showing things on it, and what is graded of it."""
+    """A photograph (H, W, 3) to draw on, and the same photograph as it is graded."""
 
     name: str
     photograph: Image
@@ -58,7 +58,7 @@ def open_photograph(
     """
     name = found.as_posix() if isinstance(found, Path) else found.name
     try:
-        # What is graded is decoded by itself, at reduced size where that is cheaper, exactly as when only grading.
+        # To grade it, it is decoded once more, at a reduced size where that is faster, exactly as in grading alone.
         photograph, loaded = read_photograph(found, at_least_px=at_least_px).image, load_photograph(found, recipe)
     except UngradableError as error:
         raise type(error)(f"{name}: {error}") from error
@@ -66,7 +66,7 @@ def open_photograph(
 
 
 def load_photograph(found: Path | FoundImage, recipe: PreprocessRecipe) -> LoadedPhotograph:
-    """Read a photograph, at reduced size where that is cheaper, and bring it into canonical form.
+    """Read a photograph, at a reduced size where that is faster, and preprocess it.
 
     Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.
     """
@@ -75,7 +75,7 @@ def load_photograph(found: Path | FoundImage, recipe: PreprocessRecipe) -> Loade
         return replace(load_pixels(decoded.image, recipe), laterality=decoded.laterality, camera=decoded.camera)
     except MemoryError as error:
         raise UnreadableImageError(NO_MEMORY) from error
-    except (cv2.error, np.linalg.LinAlgError) as error:  # none is known to get so far, but a run must not end by one
+    except (cv2.error, np.linalg.LinAlgError) as error:  # none is known to occur, but it must not end a run
         has_no_memory = isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
         reason = NO_MEMORY if has_no_memory else f"it cannot be processed: {error_text(error)}; save it again as a JPEG"
         raise UnreadableImageError(reason) from error

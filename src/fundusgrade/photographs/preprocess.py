@@ -1,8 +1,8 @@
-"""From a photograph to the picture a network sees: the canonical disc.
+"""Photograph -> preprocessed image: the canonical disc that a network gets as its input.
 
-Every preprocessed picture shows the field of view at the same place and radius with the picture's squashing undone, and
-inside the same outline: a band that nearly every camera shows, so that how a picture was cut does not give the camera
-away. The affine map used is kept as a `Placement`, so that a heat map can be laid back on the photograph's pixels.
+Every preprocessed image shows the field of view at the same place and radius, with squashing undone, and inside the
+same outline: a band that nearly every camera shows, so that the way a photograph was cut does not reveal the camera.
+The affine map is kept as a `Placement`, so that a heat map can be mapped back to the photograph's pixels.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ GRAHAM_SIGMA_FRACTION = 1 / 30
 
 GRAHAM_GAIN = 4.0
 MIN_ANTIALIASING_SIGMA_PX = 0.3
-# A Gaussian window is taken on a reduced copy as long as its sigma there keeps this many pixels.
-SMALLEST_REDUCED_SIGMA_PX = 4.2
+# A Gaussian window is applied to a copy that is reduced as far as its sigma keeps this many pixels.
+MIN_REDUCED_SIGMA_PX = 4.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Placement:
         )
 
     def to_photograph(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Lay a map (S, S) over the preprocessed image onto the photograph (H, W); 0 where it does not reach."""
+        """Map values (S, S) on the preprocessed image to the photograph (H, W); 0 beyond the preprocessed image."""
         matrix = np.array([[self.scale_x, 0, self.offset_x], [0, self.scale_y, self.offset_y]], np.float64)
         size = (self.photograph_width, self.photograph_height)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -62,9 +62,9 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessedImage:
-    """The canonical disc: `picture` (S, S, 3) uint8 RGB, `mask` (S, S) True where retina is seen, and its placement.
+    """The canonical disc: `image` (S, S, 3) uint8 RGB, `mask` (S, S) True where retina is visible, and its placement.
 
-    With the band, `mask` may be smaller than the outline that the picture fills: what the photograph lacks is mirrored.
+    With the band, `mask` may be smaller than the outline: what the photograph lacks is filled in by reflection.
     """
 
     image: Image
@@ -76,19 +76,21 @@ class PreprocessedImage:
 def preprocess(photograph: Image, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> PreprocessedImage:
     """Bring a photograph (H, W, 3) with a known field of view into canonical form."""
     placement = _placement(photograph, field_of_view, recipe)
-    seen = _VisibleRect.of(placement, field_of_view, recipe)
+    visible = _VisibleRect.of(placement, field_of_view, recipe)
     disc = _warp(photograph, field_of_view, placement, recipe.size_px)
     outline = canonical_outline(recipe)
-    mask = outline & seen.mask(recipe.size_px)
+    mask = outline & visible.mask(recipe.size_px)
     if recipe.outline is Outline.BAND:
-        disc = seen.mirrored(disc)
+        disc = visible.filled_by_reflection(disc)
     else:
         outline = mask
-    treat = {Method.BEN_GRAHAM: _ben_graham, Method.NATURAL: _natural, Method.CLAHE: _clahe}[recipe.method]
-    # Nothing beyond the outline may reach into it, neither by a local mean nor by a histogram.
+    color_method = {Method.BEN_GRAHAM: _ben_graham, Method.NATURAL: _natural, Method.CLAHE: _clahe}[recipe.method]
+    # Nothing beyond the outline may change pixels inside it, neither by a local mean nor by a histogram.
     inside = outline.astype(np.uint8)
     disc = np.asarray(cv2.copyTo(disc, inside), np.uint8)
-    image = np.asarray(cv2.copyTo(treat(disc, outline, recipe), inside, np.full_like(disc, recipe.fill)), np.uint8)
+    image = np.asarray(
+        cv2.copyTo(color_method(disc, outline, recipe), inside, np.full_like(disc, recipe.fill)), np.uint8
+    )
     return PreprocessedImage(image=image, mask=mask, placement=placement, field_of_view=field_of_view)
 
 
@@ -129,14 +131,14 @@ class _VisibleRect:
         mask[self.top : self.bottom + 1, self.left : self.right + 1] = True
         return mask
 
-    def mirrored(self, disc: Image) -> Image:
-        """Continue the retina beyond a cut by its mirror image: a gray margin would tell how the picture was cut."""
+    def filled_by_reflection(self, disc: Image) -> Image:
+        """Continue the retina beyond a cut by reflection: a gray margin would reveal how the photograph was cut."""
         if (self.left, self.top) == (0, 0) and (self.bottom + 1, self.right + 1) == disc.shape[:2]:
             return disc
         height, width = disc.shape[:2]
-        seen = disc[self.top : self.bottom + 1, self.left : self.right + 1]
+        visible = disc[self.top : self.bottom + 1, self.left : self.right + 1]
         margins = (self.top, height - 1 - self.bottom, self.left, width - 1 - self.right)
-        return np.asarray(cv2.copyMakeBorder(seen, *margins, cv2.BORDER_REFLECT_101), np.uint8)
+        return np.asarray(cv2.copyMakeBorder(visible, *margins, cv2.BORDER_REFLECT_101), np.uint8)
 
 
 def _placement(photograph: Image, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> Placement:
@@ -157,37 +159,41 @@ def _placement(photograph: Image, field_of_view: FieldOfView, recipe: Preprocess
 def _warp(photograph: Image, field_of_view: FieldOfView, placement: Placement, size_px: int) -> Image:
     """Resample to the preprocessed image; halved and blurred as far as sampling would alias.
 
-    Only what is seen of the retina takes part, or a dark bar beside it would be averaged into its last row.
+    Only the visible retina is used: a dark bar beside it would be averaged into its last row.
     """
     left, top = max(0, round(field_of_view.left)), max(0, round(field_of_view.top))
-    seen = photograph[top : round(field_of_view.bottom) + 1, left : round(field_of_view.right) + 1]
-    height, width = seen.shape[:2]
+    visible = photograph[top : round(field_of_view.bottom) + 1, left : round(field_of_view.right) + 1]
+    height, width = visible.shape[:2]
     needed_width, needed_height = width * placement.scale_x, height * placement.scale_y
-    while seen.shape[1] > 2.1 * needed_width and seen.shape[0] > 2.1 * needed_height and min(seen.shape[:2]) > 1:
-        seen = halved(seen)
+    while (
+        visible.shape[1] > 2.1 * needed_width and visible.shape[0] > 2.1 * needed_height and min(visible.shape[:2]) > 1
+    ):
+        visible = halved(visible)
     sigma_x, sigma_y = (
-        _antialiasing_sigma_px(seen.shape[1] / needed_width),
-        _antialiasing_sigma_px(seen.shape[0] / needed_height),
+        _antialiasing_sigma_px(visible.shape[1] / needed_width),
+        _antialiasing_sigma_px(visible.shape[0] / needed_height),
     )
     if max(sigma_x, sigma_y) > MIN_ANTIALIASING_SIGMA_PX:
-        seen = np.asarray(cv2.GaussianBlur(seen, (0, 0), max(sigma_x, 0.1), sigmaY=max(sigma_y, 0.1)), np.uint8)
-    factor_x, factor_y = width / seen.shape[1], height / seen.shape[0]
+        visible = np.asarray(cv2.GaussianBlur(visible, (0, 0), max(sigma_x, 0.1), sigmaY=max(sigma_y, 0.1)), np.uint8)
+    factor_x, factor_y = width / visible.shape[1], height / visible.shape[0]
     # Reduced pixel u stands at photograph x = left + (u + 0.5) factor - 0.5.
     scale_x, scale_y = placement.scale_x * factor_x, placement.scale_y * factor_y
     offset_x = placement.offset_x + placement.scale_x * (left + 0.5 * factor_x - 0.5)
     offset_y = placement.offset_y + placement.scale_y * (top + 0.5 * factor_y - 0.5)
     matrix = np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]], np.float64)
-    warped = cv2.warpAffine(seen, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    warped = cv2.warpAffine(
+        visible, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     return np.asarray(warped, np.uint8)
 
 
 def _antialiasing_sigma_px(reduction: float) -> float:
-    """The blur that a picture needs before it is reduced by sampling, if a pixel is a Gaussian of half its width."""
+    """The blur that an image needs before it is reduced by sampling, if a pixel is a Gaussian of half its width."""
     return 0.5 * math.sqrt(max(reduction, 1.0) ** 2 - 1)
 
 
 def _ben_graham(disc: Image, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
-    """4 (picture - local mean) + 128 (B. Graham, Kaggle Diabetic Retinopathy Detection report, 2015).
+    """4 (image - local mean) + 128 (B. Graham, Kaggle Diabetic Retinopathy Detection report, 2015).
 
     The local mean is taken at the target scale and over visible retina only (normalized convolution, Knutsson and
     Westin 1993): blurring across the edge of the disc or of a cut would draw a bright rim.
@@ -204,29 +210,29 @@ def local_mean(
     mask: NDArray[np.bool_],
     sigma_px: float,
     *,
-    smallest_sigma_px: float = SMALLEST_REDUCED_SIGMA_PX,
+    min_reduced_sigma_px: float = MIN_REDUCED_SIGMA_PX,
 ) -> NDArray[np.float32]:
     """Mean of `values` (H, W) or (H, W, 3) around each pixel over those in the mask, in a Gaussian window.
 
-    A wide window is taken on a reduced copy on which its sigma keeps `smallest_sigma_px`: it shows nothing finer.
+    A wide window is applied to a reduced copy, on which its sigma is still `min_reduced_sigma_px`, for speed.
     """
     weight = mask.astype(np.float32)
     weighted = values * (weight[..., None] if values.ndim == 3 else weight)
-    factor = max(1, int(sigma_px / smallest_sigma_px))
+    factor = max(1, int(sigma_px / min_reduced_sigma_px))
     size = (mask.shape[1] // factor, mask.shape[0] // factor)
     if factor > 1:
         weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)
         weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
     blurred = cv2.GaussianBlur(weighted, (0, 0), sigma_px / factor)
-    share = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma_px / factor), 1e-6)
-    mean = blurred / (share[..., None] if values.ndim == 3 else share)
+    total_weight = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma_px / factor), 1e-6)
+    mean = blurred / (total_weight[..., None] if values.ndim == 3 else total_weight)
     if factor > 1:
         mean = cv2.resize(mean, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return np.asarray(mean, np.float32)
 
 
 def _natural(disc: Image, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
-    """The colors as the camera gave them."""
+    """The colors of the photograph, unchanged."""
     return disc.copy()
 
 

@@ -1,7 +1,7 @@
-"""Is this a fundus photograph that can be graded, and if not, why? Measurements, limits, and a verdict in plain words.
+"""Gradability: measurements of a photograph's quality, their limits, and the reasons why it is not gradable.
 
 Everything is measured on the canonical disc at 224 px in natural colors, so that neither the camera's resolution nor
-a dark surround plays a part. The limits are calibrated on real photographs: docs/guides/gradability.md shows what share
+dark surroundings matter. The limits are calibrated on real photographs: docs/guides/gradability.md shows which fraction
 of each data set they flag.
 """
 
@@ -21,9 +21,9 @@ from fundusgrade.photographs.preprocess import local_mean, preprocess
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 
 MEASURING_RECIPE = PreprocessRecipe(method=Method.NATURAL, outline=Outline.DISC, size_px=224)
-# A pixel whose strongest channel is below this (of 255) shows nothing; one of this luminance is burnt out.
+# A pixel is dark where its strongest channel is below this (of 255), and overexposed from this luminance on.
 DARK_BELOW = 40
-BURNT_FROM = 235
+OVEREXPOSED_FROM = 235
 _EDGE_PX = 4
 
 MAX_DARK_FRACTION = 0.25
@@ -32,7 +32,7 @@ MAX_OVEREXPOSED_FRACTION = 0.10
 MIN_VESSEL_CONTRAST = 0.045
 MIN_DETAIL = 1.6
 MIN_VISIBLE_FRACTION = 0.60
-# Beyond these nothing is a retina: bluer than red by this share, without any color, or as rough as print and noise.
+# Beyond these it is no retina: bluer than red by this fraction, nearly gray, or with as much detail as print and noise.
 MIN_REDNESS = -0.05
 MIN_COLOR = 4.0
 MAX_DETAIL = 10.0
@@ -40,13 +40,13 @@ MAX_DETAIL = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """What was measured on the visible retina; brightness and detail in levels of 255, the rest are fractions.
+    """Measurements on the visible retina; brightness, detail and color in levels of 255, the rest are fractions.
 
-    `brightness` is the median luminance, `dark_fraction` and `overexposed_fraction` are shares of the retina's area,
-    `vessel_contrast` is how much darker than their surroundings the darkest 2 % of fine structures are, as a share of
-    the local green value, `detail` the standard deviation of green between 1 and 4 px of blur, `redness` is
+    `brightness` is the median luminance, `dark_fraction` and `overexposed_fraction` are fractions of the retina's area,
+    `vessel_contrast` is how much darker than their surroundings the darkest 2 % of fine structures are, as a fraction
+    of the local green value, `detail` the standard deviation of green between 1 and 4 px of blur, `redness` is
     (red - blue) / (red + blue) of the medians, `color` the 95th percentile of the difference between a pixel's
-    strongest and weakest channel in levels, and `visible_fraction` the share of the disc that the photograph shows.
+    strongest and weakest channel, and `visible_fraction` the fraction of the disc that the photograph shows.
     """
 
     visible_fraction: float
@@ -60,7 +60,7 @@ class Quality:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why a grade of this photograph should not be trusted, in plain words; empty if it is gradable."""
+        """Why the photograph is not gradable; empty if it is."""
         checks = {
             "too dark": self.dark_fraction > MAX_DARK_FRACTION or self.brightness < MIN_BRIGHTNESS,
             "overexposed": self.overexposed_fraction > MAX_OVEREXPOSED_FRACTION,
@@ -71,17 +71,17 @@ class Quality:
 
     @property
     def gradable(self) -> bool:
-        """Whether nothing speaks against grading the photograph."""
+        """Whether the photograph is good enough to be graded."""
         return not self.reasons
 
 
 def measure_quality(photograph: Image, field_of_view: FieldOfView) -> Quality:
     """Measure a photograph (H, W, 3) with a known field of view.
 
-    Raises NoRetinaError where its color or texture is none that a retina has: a disc alone makes no fundus photograph.
+    Raises NoRetinaError where a retina cannot have its color or texture: not every bright disc is a fundus photograph.
     """
     prepared = preprocess(photograph, field_of_view, MEASURING_RECIPE)
-    # The outermost pixels are left out: they mix with the dark surround.
+    # The outermost pixels are left out: they mix with the dark surroundings.
     kernel = np.ones((2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1), np.uint8)
     inner = cv2.erode(prepared.mask.astype(np.uint8), kernel, borderValue=0) > 0
     if not inner.any():
@@ -95,32 +95,32 @@ def measure_quality(photograph: Image, field_of_view: FieldOfView) -> Quality:
         "visible_fraction": field_of_view.visible_fraction,
         "brightness": quantile_level(luminance, 0.5),
         "dark_fraction": (strongest < DARK_BELOW).mean(),
-        "overexposed_fraction": (luminance > BURNT_FROM).mean(),
+        "overexposed_fraction": (luminance > OVEREXPOSED_FROM).mean(),
         "vessel_contrast": -np.partition(relative, len(relative) // 50)[len(relative) // 50],
         "detail": detail.std(),
         "redness": (red - blue) / max(red + blue, 1.0),
         "color": quantile_level(strongest - weakest, 0.95),
     }
-    # Rounded here, so that a verdict is the same after a trip through a file.
+    # Rounded, so that measurements read from a file give the same reasons.
     quality = Quality(**{name: round(float(value), 4) for name, value in measured.items()})
-    _refuse_what_is_no_retina(quality)
+    _check_is_retina(quality)
     return quality
 
 
 def _fine_structure(image: Image, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Green between 1 and 4 px of blur, where vessels and lesions are; absolute, and over the local mean."""
+    """Green between 1 and 4 px of blur, the scale of vessels and lesions; in levels, and relative to the local mean."""
     green = image[..., 1].astype(np.float32)
-    detail = cv2.GaussianBlur(green, (0, 0), 1) - local_mean(green, mask, 4, smallest_sigma_px=2)
-    return detail, detail / np.maximum(local_mean(green, mask, 6, smallest_sigma_px=2), 8)
+    detail = cv2.GaussianBlur(green, (0, 0), 1) - local_mean(green, mask, 4, min_reduced_sigma_px=2)
+    return detail, detail / np.maximum(local_mean(green, mask, 6, min_reduced_sigma_px=2), 8)
 
 
-def _refuse_what_is_no_retina(quality: Quality) -> None:
+def _check_is_retina(quality: Quality) -> None:
     reason = None
     if quality.redness < MIN_REDNESS:
         reason = f"its bright disc is bluer than red ({quality.redness:.2f})"
     elif quality.color < MIN_COLOR:
         reason = "its bright disc is gray"
     elif quality.detail > MAX_DETAIL:
-        reason = f"its bright disc is rougher than any retina (detail {quality.detail:.1f})"
+        reason = f"its bright disc has more fine detail than any retina ({quality.detail:.1f})"
     if reason:
         raise NoRetinaError(f"not a fundus photograph: {reason}; expected a color photograph of the retina")

@@ -16,7 +16,7 @@ MAX_SIZE_PX = 2048
 GRAHAM_VISIBLE_FRACTION = 0.9
 
 MIDDLE_GRAY = 128
-# Half the height of the band, of the radius. 3,556 of 3,661 photographs of APTOS 2019 show all of it.
+# Half the height of the band, as a fraction of the radius. 3,556 of 3,661 photographs of APTOS 2019 show all of it.
 BAND_FRACTION = 0.70
 
 
@@ -29,7 +29,7 @@ class Method(StrEnum):
 
 
 class Outline(StrEnum):
-    """What of the canonical disc is kept: the band that all cameras show, or all that this photograph shows."""
+    """Crop to the band that nearly all cameras show, or keep the full disc as far as the photograph shows it."""
 
     BAND = "band"
     DISC = "disc"
@@ -37,12 +37,16 @@ class Outline(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessRecipe:
-    """Everything that decides the pixels of a preprocessed picture; it travels inside the checkpoint."""
+    """Everything that decides the pixels of a preprocessed image; it is stored in the checkpoint."""
 
     method: Method = Method.BEN_GRAHAM
+    """How colors are treated."""
     outline: Outline = Outline.BAND
+    """Which part of the disc is shown."""
     size_px: int = 224
+    """Width and height of the preprocessed image."""
     version: int = RECIPE_VERSION
+    """Changes whenever the same fields would give other pixels."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.size_px, int) or not MIN_SIZE_PX <= self.size_px <= MAX_SIZE_PX:
@@ -50,12 +54,12 @@ class PreprocessRecipe:
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> PreprocessRecipe:
-        """A recipe as `dataclasses.asdict` wrote it. Raises KeyError, TypeError or ValueError where it is not one."""
+        """A recipe from the output of `dataclasses.asdict`. Raises KeyError, TypeError or ValueError for others."""
         method, outline = Method(described["method"]), Outline(described["outline"])
         return cls(**{**described, "method": method, "outline": outline})
 
     def describe(self) -> str:
-        """The recipe in words, for people."""
+        """The recipe as a short phrase."""
         return f"{self.method.value}, {self.outline.value} at {self.size_px} px (version {self.version})"
 
     @property
@@ -65,7 +69,7 @@ class PreprocessRecipe:
 
     @property
     def radius_px(self) -> float:
-        """Radius of the whole field of view on the preprocessed image; what lies beyond the picture is not kept."""
+        """Radius of the whole field of view on the preprocessed image, beyond whose edges it may reach."""
         visible = GRAHAM_VISIBLE_FRACTION if self.method is Method.BEN_GRAHAM else 1.0
         return self.size_px / 2 / visible
 

@@ -1,4 +1,4 @@
-"""Where photographs are found: files, folders, zip archives, multi-frame DICOM."""
+"""Photographs in files, folders, zip archives and multi-frame DICOM files: found, and opened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fundusgrade.photographs.pixels import COPY_AGAIN
 from fundusgrade.text import error_text
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
-"""Of pictures as such; `PHOTOGRAPH_SUFFIXES` are those of all files that hold one photograph, or a few."""
+"""Of image files; `PHOTOGRAPH_SUFFIXES` are those of all files that hold one photograph, or several frames."""
 PHOTOGRAPH_SUFFIXES: frozenset[str] = IMAGE_SUFFIXES | DICOM_SUFFIXES
 _MAX_FILE_BYTES = 2 * 1024**3  # 200 million pixels of four 16-bit channels are 1.6 GB
 
@@ -42,7 +42,7 @@ class FoundImage:
 def find_images(arguments: Sequence[Path]) -> list[FoundImage]:
     """Photographs named by files, folders and zip archives, in the order given and sorted inside of each.
 
-    As `find_files`, but archives are listed, and a DICOM of several pictures gives one photograph for each.
+    As `find_files`, but archives are listed, and a DICOM file of several frames gives one photograph for each.
     """
     return [photograph for file in find_files(arguments, archives=True) for photograph in _photographs_in(file)]
 
@@ -50,15 +50,15 @@ def find_images(arguments: Sequence[Path]) -> list[FoundImage]:
 def find_files(arguments: Sequence[Path], *, archives: bool = False) -> list[FoundImage]:
     """Files of photographs named by files and folders, in the order given and sorted inside each folder.
 
-    A file is kept whatever its suffix and even when missing, so that it shows up as unreadable instead of vanishing.
-    Folders are searched to the bottom; hidden names and links to folders are skipped. Raises FundusgradeError when
+    A file that is named is returned whatever its suffix and even when missing, so that it is reported as unreadable.
+    Folders are searched recursively; hidden names and links to folders are skipped. Raises FundusgradeError when
     a folder cannot be listed.
     """
     suffixes = PHOTOGRAPH_SUFFIXES | ({ARCHIVE_SUFFIX} if archives else set())
     found: dict[str, FoundImage] = {}
     for argument in arguments:
         for path in _walk(argument, suffixes) if is_folder(argument) else [argument]:
-            # Links of the file itself are not resolved: stores of linked files let equal photographs share one target.
+            # A link to a file is not resolved: some stores of data keep equal photographs as links to one file.
             key = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 (Path.resolve fails on loops)
             found.setdefault(key, FoundImage(path=path, name=path.as_posix()))
     return list(found.values())
@@ -83,11 +83,11 @@ def _walk(folder: Path, suffixes: frozenset[str]) -> list[Path]:
 
 
 def _photographs_in(found: FoundImage) -> list[FoundImage]:
-    """What a file holds: itself, unless it is an archive or a DICOM of several pictures. Only those are opened."""
+    """The photographs in a file: itself, unless it is an archive or has several DICOM frames. Only those are opened."""
     suffix = found.path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return [found]
-    if suffix != ARCHIVE_SUFFIX:  # a file that is named may be a DICOM whatever its suffix
+    if suffix != ARCHIVE_SUFFIX:  # a file that is named may be DICOM whatever its suffix
         return _frames_of(found)
     try:
         with open_photograph_file(found) as file:
@@ -108,7 +108,7 @@ def _frames_of(found: FoundImage) -> list[FoundImage]:
     try:
         with open_photograph_file(found) as file:
             num_frames = count_frames(file) if is_dicom(file) else 1
-    except UnreadableImageError:  # to be found again, and said, when it is graded
+    except UnreadableImageError:  # it is found again, and reported, when the photograph is read
         return [found]
     if num_frames == 1:
         return [found]
@@ -117,7 +117,7 @@ def _frames_of(found: FoundImage) -> list[FoundImage]:
 
 @contextlib.contextmanager
 def open_photograph_file(found: FoundImage) -> Iterator[BinaryIO]:
-    """A file to read a photograph from, or the bytes of an archive's member as one."""
+    """The file of a photograph, or the bytes of an archive's member as one; raises UnreadableImageError."""
     if found.problem is not None:
         raise UnreadableImageError(found.problem)
     try:
@@ -135,9 +135,9 @@ def open_photograph_file(found: FoundImage) -> Iterator[BinaryIO]:
 def _check_file(found: FoundImage) -> None:
     status = found.path.stat()
     if stat.S_ISDIR(status.st_mode):
-        raise UnreadableImageError("this is a folder, not a picture; name the pictures in it")
+        raise UnreadableImageError("this is a folder and not a file; name the photographs in it")
     if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
-        raise UnreadableImageError("this is not a regular file; give a picture file")
+        raise UnreadableImageError("this is not a regular file; give an image file")
     if status.st_size == 0:
         raise UnreadableImageError(f"the file is empty (0 bytes); {COPY_AGAIN}")
     if status.st_size > _MAX_FILE_BYTES and found.path.suffix.lower() != ARCHIVE_SUFFIX:
