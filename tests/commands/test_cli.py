@@ -593,7 +593,7 @@ def test_faithfulness_needs_something_to_test_on() -> None:
     [
         (["gone.png"], "Error: gone.png: the file does not exist"),
         (["[red]gone.png"], "Error: [red]gone.png: the file does not exist"),
-        (["eye01.png", "--out", "heat.gif"], "unknown picture suffix '.gif'"),
+        (["eye01.png", "--out", "heat.gif"], "unknown image suffix '.gif'"),
         (["eye01.png", "--out", "missing/heat.png"], "the folder missing does not exist"),
     ],
 )
