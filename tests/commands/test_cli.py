@@ -618,7 +618,7 @@ def test_preprocess_then_train_then_evaluate(labeled: Path, home: Path) -> None:
     """The five commands of a beginner, on a data set of 20 drawn eyes."""
     made = Outcome("fundusgrade preprocess labeled --size 64 --workers 1")
     assert made.code == 0
-    assert "data set labeled: 20 of 20 photographs ready" in made.stdout
+    assert "data set labeled: 20 of 20 photographs prepared" in made.stdout
     trained = Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --precision float32")
     assert trained.code == 0, trained.stderr
     assert "best epoch 1: validation kappa" in trained.stdout
@@ -626,15 +626,15 @@ def test_preprocess_then_train_then_evaluate(labeled: Path, home: Path) -> None:
     assert sorted(path.name for path in (home / "models" / "labeled-cnn").iterdir()) == sorted(store.MODEL_FILES)
     evaluated = Outcome("fundusgrade evaluate --model labeled-cnn --device cpu --precision float32")
     assert evaluated.code == 0
-    assert "Quadratic weighted kappa" in evaluated.stdout
+    assert "quadratic weighted kappa" in evaluated.stdout
 
 
 def test_preprocess_ends_with_a_code_of_its_own_where_photographs_failed(labeled: Path) -> None:
     (labeled / "3" / "broken.png").write_bytes(b"")
     outcome = Outcome("fundusgrade preprocess labeled --size 64 --workers 1")
     assert outcome.code == 3
-    assert "20 of 21 photographs ready" in outcome.stdout
-    assert "not ready, 1: the file is empty" in outcome.stdout
+    assert "20 of 21 photographs prepared" in outcome.stdout
+    assert "not prepared, 1: the file is empty" in outcome.stdout
 
 
 def test_preprocess_names_what_it_cannot_find() -> None:
@@ -712,7 +712,7 @@ def test_evaluate_shows_a_table_and_writes_files(workplace: Path) -> None:
     assert [model["evaluation"]["kappa"] for model in written["models"]] == [each.kappa for each in expected]
     assert [model["evaluation"]["num_photographs"] for model in written["models"]] == [20, 20]
     assert [(pair["first"], pair["second"]) for pair in written["comparisons"]] == [("cnn-a", "cnn-b")]
-    row = next(line for line in outcome.stdout.splitlines() if "Quadratic weighted kappa" in line)
+    row = next(line for line in outcome.stdout.splitlines() if "quadratic weighted kappa" in line)
     assert [f"{each.kappa:.3f}" in row for each in expected] == [True, True]
     assert "cnn-a" in outcome.stdout and "cnn-b" in outcome.stdout
     assert read_image(workplace / "results" / "confusion.png").shape[0] > 500

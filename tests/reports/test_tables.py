@@ -16,56 +16,67 @@ from rich.table import Table
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.evaluation.assessment import assess
-from fundusgrade.grades import RESEARCH_USE, Grade, Prediction
-from fundusgrade.metrics.classification import Evaluation, evaluate_predictions
+from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade, Prediction
 from fundusgrade.metrics.predictions import read_predictions
+from fundusgrade.metrics.score_keys import ScoreKey
 from fundusgrade.photographs.recipe import PreprocessRecipe
-from fundusgrade.reports.figures import ModelEvaluation
 from fundusgrade.reports.tables import (
     comparisons_table,
     dataset_summary,
     datasets_table,
     evaluation_json,
-    evaluation_table,
     models_table,
     prediction_line,
     scores_table,
     write_evaluation,
 )
 from fundusgrade.store import StoredDataset, StoredModel
-from tests.scored import draw_photographs, grade_again, prediction_set
+from tests.scored import draw_photographs, grade_again, prediction_set, scored
 
 GRADED = Prediction(image="eyes/a.png", model="resnet50", probabilities=(0.05, 0.1, 0.6, 0.2, 0.05))
 
-
-def example_evaluation(seed: int = 0) -> Evaluation:
-    generator = np.random.default_rng(seed)
-    return evaluate_predictions(generator.integers(0, 5, 60), generator.dirichlet(np.ones(5), 60))
-
-
-NO_DISEASE = evaluate_predictions([0, 0], [[1.0, 0, 0, 0, 0]] * 2)
-EVALUATIONS = [
-    ModelEvaluation(model="cnn", evaluation=example_evaluation()),
-    ModelEvaluation(model="vit $x_[bold]", evaluation=NO_DISEASE),
-]
 
 EYES = draw_photographs(60, 1)
 SETS = [prediction_set(EYES, model="cnn"), prediction_set(grade_again(EYES, 7), model="vit")]
 ASSESSMENT = assess(SETS, part="test", num_resamples=200)
 
 
-def test_table_has_a_column_per_model_and_says_what_is_undefined() -> None:
-    console = Console(width=120, file=io.StringIO(), record=True)
-    console.print(evaluation_table(EVALUATIONS))
-    text = console.export_text()
-    lines = {line.split("│")[1].strip(): line.split("│")[2:4] for line in text.splitlines() if line.count("│") > 2}
-    assert "cnn" in text and "vit $x_[bold]" in text and RESEARCH_USE in text
-    cnn = EVALUATIONS[0].evaluation
-    assert [cell.strip() for cell in lines["Photographs"]] == ["60", "2"]
-    assert [cell.strip() for cell in lines["Quadratic weighted kappa"]] == [f"{cnn.kappa:.3f}", "undefined"]
-    assert [cell.strip() for cell in lines["3 Severe: F1"]] == [f"{cnn.grades[3].f1:.3f}", "undefined"]
-    assert [cell.strip() for cell in lines["Referable (>= 2): AUC"]] == [f"{cnn.referable.auc:.3f}", "undefined"]
-    assert len(lines) == 6 + 5 * 4 + 2 * 4
+HEALTHY = scored([0, 0], [[1.0, 0, 0, 0, 0]] * 2)
+
+
+def cells(table: Table) -> dict[str, list[str]]:
+    """The cells of each row by its name."""
+    lines = [line.strip("│").split("│") for line in shown(table).splitlines() if line.count("│") > 2]
+    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
+
+
+def test_the_table_shows_every_score_with_its_interval_and_a_column_of_each_model() -> None:
+    rows = cells(scores_table(ASSESSMENT))
+    for i, model in enumerate(ASSESSMENT.models):
+        assert all(rows[score.name][i] == score.estimate.describe() for score in model.scores)
+        for label, of in zip(GRADE_LABELS, model.evaluation.grades, strict=True):
+            assert rows[f"photographs, {label}"][i] == str(of.num_photographs)
+            assert rows[f"precision, {label}"][i] == f"{of.precision:.3f}"
+            assert rows[f"recall, {label}"][i] == f"{of.recall:.3f}"
+            assert rows[f"F1, {label}"][i].startswith(f"{of.f1:.3f} (")
+        assert rows["photographs"][i] == "60"
+        assert rows["referable photographs (grade >= 2)"][i] == str(model.evaluation.referable.num_positive)
+        threatening = model.evaluation.sight_threatening
+        assert rows["sight-threatening photographs (grade >= 3)"][i] == str(threatening.num_positive)
+        for of in model.reliability:
+            assert rows[f"calibration error, {of.what}"][i] == of.calibration_error.describe()
+        assert rows["if perfectly calibrated (sampling error)"][i] == f"{model.reliability[-1].by_chance:.3f}"
+    assert len(rows) == 1 + len(ScoreKey) + 3 + 3 * 5 + 2, "no score stands there twice"
+    assert RESEARCH_USE in shown(scores_table(ASSESSMENT))
+
+
+def test_the_table_says_what_is_undefined_and_shows_names_as_they_are() -> None:
+    healthy = assess([prediction_set(HEALTHY, model="vit $x_[bold]")], num_resamples=20)
+    rows = cells(scores_table(healthy))
+    assert "vit $x_[bold]" in shown(scores_table(healthy))
+    undefined = ("quadratic weighted kappa", "precision, Severe", "recall, Severe", "F1, Severe", "referable AUC")
+    assert [rows[name] for name in undefined] == [["undefined"]] * 5
+    assert (rows["photographs"], rows["photographs, Severe"]) == (["2"], ["0"])
 
 
 def test_json_gives_back_the_numbers() -> None:
@@ -78,15 +89,9 @@ def test_json_gives_back_the_numbers() -> None:
     assert evaluation["kappa"] == ASSESSMENT.models[0].evaluation.kappa
 
 
-def test_tables_show_each_score_with_its_interval_and_each_pair() -> None:
-    text = shown(scores_table(ASSESSMENT))
-    first = ASSESSMENT.models[0].scores[0]
-    line = next(line for line in text.splitlines() if first.name in line)
-    estimate = first.estimate
-    assert f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})" in line
-    assert RESEARCH_USE in text
+def test_the_table_of_pairs_shows_each_difference() -> None:
     pairs, (pair,) = shown(comparisons_table(ASSESSMENT)), ASSESSMENT.comparisons
-    assert "cnn - vit" in pairs
+    assert "cnn - vit" in pairs and pair.kappa_difference.describe() in pairs
     assert f"{pair.kappa_p:.3f}" in pairs and f"{pair.num_first_only}, {pair.num_second_only}" in pairs
 
 
@@ -126,7 +131,7 @@ def row(number: int, grade: Grade | None, **changes: Any) -> ManifestRow:
     return dataclasses.replace(usual, **changes)
 
 
-def test_summary_of_a_data_set_counts_what_is_ready_and_why_the_rest_is_not() -> None:
+def test_summary_of_a_data_set_counts_what_is_prepared_and_why_the_rest_is_not() -> None:
     empty = "the file is empty (0 bytes); copy the file again from its source"
     rows = [row(0, Grade.NONE), row(1, Grade.NONE, split="test"), row(2, Grade.SEVERE, conflict=True)]
     rows += [row(number, Grade.MILD, image="", split=None, error=empty) for number in (3, 4)]
@@ -140,13 +145,13 @@ def test_summary_of_a_data_set_counts_what_is_ready_and_why_the_rest_is_not() ->
         rows=tuple(rows),
     )
     assert dataset_summary(prepared).splitlines() == [
-        "data set eyes: 3 of 6 photographs ready in data sets/eyes",
-        "grades: 0: 2, 1: 0, 2: 0, 3: 1, 4: 0",
-        "splits: test: 1, train: 2",
-        "copies with conflicting grades: 1 photographs",
-        "doubtful quality: 0 photographs",
-        f"not ready, 2: {empty}",
-        "not ready, 1: no retina found",
+        "data set eyes: 3 of 6 photographs prepared in data sets/eyes",
+        "photographs of each grade: No DR 2, Mild 0, Moderate 0, Severe 1, Proliferative 0",
+        "photographs of each split: train 2, test 1",
+        "duplicates with conflicting grades: 1",
+        "photographs of doubtful quality: 0",
+        f"not prepared, 2: {empty}",
+        "not prepared, 1: no retina found",
     ]
 
 

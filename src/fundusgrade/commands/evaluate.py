@@ -80,7 +80,6 @@ def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Pa
     if out is not None:
         tables.write_evaluation(found, [replace(each.predictions, leakage=each.leakage) for each in candidates], out)
     show(tables.scores_table(found))
-    show(tables.evaluation_table(tables.model_evaluations(found)))
     if found.comparisons:
         show(tables.comparisons_table(found))
     for candidate in candidates:

@@ -1,4 +1,4 @@
-"""What people take away in words and numbers: predictions as CSV, scores as a table and JSON, lists of the store."""
+"""Scores, audits, exports and the store's content as tables for the terminal, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from rich.text import Text
 from fundusgrade.evaluation.assessment import Assessment
 from fundusgrade.evaluation.audit import Audit, InterventionEffect, conclusion
 from fundusgrade.files import write_atomically
-from fundusgrade.grades import GRADE_LABELS, REFERABLE_FROM, RESEARCH_USE, SIGHT_THREATENING_FROM, Grade, Prediction
+from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade, Prediction
 from fundusgrade.metrics.comparison import p_value
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import PredictionSet, write_predictions
-from fundusgrade.metrics.score_keys import ScoreKey
+from fundusgrade.metrics.score_keys import DECISIONS, F1_KEYS, ScoreKey
+from fundusgrade.options import Split
 from fundusgrade.reports.figures import ModelEvaluation, draw_audit, draw_confusion_matrices
 from fundusgrade.store import StoredDataset, StoredModel
 from fundusgrade.text import printable
@@ -28,103 +29,98 @@ if TYPE_CHECKING:
     from fundusgrade.data.dataset import PreparedDataset
     from fundusgrade.data.manifest import ManifestRow
     from fundusgrade.evaluation.shortcuts import ShortcutProbe
-    from fundusgrade.metrics.classification import BinaryScores, GradeScores
     from fundusgrade.networks.export_check import ExportCheck
 
+_SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
+# Scores of all photographs; those of one grade, or of a binary decision, follow them in sections of their own.
+_OVERALL = (
+    ScoreKey.KAPPA,
+    ScoreKey.ACCURACY,
+    ScoreKey.BALANCED_ACCURACY,
+    ScoreKey.MACRO_F1,
+    ScoreKey.MEAN_ABSOLUTE_ERROR,
+    ScoreKey.OFF_BY_TWO,
+    ScoreKey.RANKED_PROBABILITY_SCORE,
+    ScoreKey.BRIER_SCORE,
+    ScoreKey.LOG_LOSS,
+    ScoreKey.MACRO_AUC,
+)
 
-def evaluation_table(evaluations: Sequence[ModelEvaluation]) -> Table:
-    """All scores for the terminal: one column per model."""
-    table = Table("", caption=RESEARCH_USE)
-    for evaluation in evaluations:
+
+def scores_table(assessment: Assessment) -> Table:
+    """All scores, with their 95 % confidence intervals where one is estimated: one column per model."""
+    table = Table("score (95 % CI)", caption=RESEARCH_USE)
+    for model in assessment.models:
         # As Text, because square brackets in a name would be read as markup.
-        table.add_column(Text(printable(evaluation.model)), justify="right")
-    scores = [evaluation.evaluation for evaluation in evaluations]
-    _add_row(table, "Photographs", [of.num_photographs for of in scores])
-    _add_row(table, "Quadratic weighted kappa", [of.kappa for of in scores])
-    _add_row(table, "Accuracy", [of.accuracy for of in scores])
-    _add_row(table, "Balanced accuracy", [of.balanced_accuracy for of in scores])
-    _add_row(table, "Mean F1 of the grades", [of.macro_f1 for of in scores])
-    _add_row(table, "Mean absolute error, grades", [of.mean_absolute_error for of in scores])
+        table.add_column(Text(printable(model.model)), justify="right")
+    scores = [model.evaluation for model in assessment.models]
+    _add_row(table, "photographs", [of.num_photographs for of in scores])
+    _add_scores(table, assessment, _OVERALL)
+    _add_calibration_rows(table, assessment)
     for grade, label in enumerate(GRADE_LABELS):
-        _add_grade_rows(table, f"{grade} {label}", [of.grades[grade] for of in scores])
-    _add_binary_rows(table, f"Referable (>= {REFERABLE_FROM:d})", [of.referable for of in scores])
-    threatening = f"Sight-threatening (>= {SIGHT_THREATENING_FROM:d})"
-    _add_binary_rows(table, threatening, [of.sight_threatening for of in scores])
+        table.add_section()
+        _add_row(table, f"photographs, {label}", [of.grades[grade].num_photographs for of in scores])
+        _add_row(table, f"precision, {label}", [of.grades[grade].precision for of in scores])
+        _add_row(table, f"recall, {label}", [of.grades[grade].recall for of in scores])
+        _add_scores(table, assessment, [F1_KEYS[grade]])
+    for decision in DECISIONS:
+        table.add_section()
+        positives = [sum(each.num_photographs for each in of.grades[decision.from_grade :]) for of in scores]
+        _add_row(table, f"{decision.name} photographs (grade >= {decision.from_grade})", positives)
+        _add_scores(table, assessment, [decision.sensitivity, decision.specificity, decision.auc, decision.auc_delong])
     return table
 
 
-def _add_grade_rows(table: Table, label: str, scores: Sequence[GradeScores]) -> None:
-    table.add_section()
-    _add_row(table, f"{label}: photographs", [of.num_photographs for of in scores])
-    _add_row(table, f"{label}: precision", [of.precision for of in scores])
-    _add_row(table, f"{label}: recall", [of.recall for of in scores])
-    _add_row(table, f"{label}: F1", [of.f1 for of in scores])
+def _add_scores(table: Table, assessment: Assessment, keys: Sequence[ScoreKey]) -> None:
+    for key in keys:
+        table.add_row(key.label, *(model.score(key).describe() for model in assessment.models))
 
 
-def _add_binary_rows(table: Table, label: str, scores: Sequence[BinaryScores]) -> None:
-    table.add_section()
-    _add_row(table, f"{label}: photographs", [of.num_positive for of in scores])
-    _add_row(table, f"{label}: sensitivity", [of.sensitivity for of in scores])
-    _add_row(table, f"{label}: specificity", [of.specificity for of in scores])
-    _add_row(table, f"{label}: AUC", [of.auc for of in scores])
+def _add_calibration_rows(table: Table, assessment: Assessment) -> None:
+    for of_all in zip(*(model.reliability for model in assessment.models), strict=True):
+        what = of_all[0].what
+        table.add_row(f"calibration error, {what}", *(of.calibration_error.describe() for of in of_all))
+        _add_row(table, "  if perfectly calibrated (sampling error)", [of.by_chance for of in of_all])
 
 
 def _add_row(table: Table, name: str, values: Sequence[float | None]) -> None:
-    table.add_row(name, *(number(value) for value in values))
-
-
-def number(value: float | None) -> str:
-    """A score with three decimals, a count as it is, and "undefined" for None."""
-    return str(value) if isinstance(value, int) else describe_number(value)
+    table.add_row(name, *(str(value) if isinstance(value, int) else describe_number(value) for value in values))
 
 
 def export_table(check: ExportCheck) -> Table:
     """An exported graph beside its original, on the same photographs and one core."""
-    table = Table("computed by", "kappa", "loss", "ms a photograph", "MB", caption=RESEARCH_USE)
+    table = Table("runtime", "kappa", "kappa lost", "ms per photograph", "MB", caption=RESEARCH_USE)
     table.title = Text(printable(f"{check.num_photographs} photographs of {check.data}, {check.split}"))
-    for graded in (check.reference, check.usual, check.export):
-        both = graded.kappa is not None and check.reference.kappa is not None
-        loss = f"{(check.reference.kappa or 0.0) - (graded.kappa or 0.0):+.4f}" if both else "undefined"
-        speed, size = f"{graded.ms_per_image:.2f}", f"{graded.size_mb:.1f}"
-        table.add_row(
-            graded.arithmetic, "undefined" if graded.kappa is None else f"{graded.kappa:.4f}", loss, speed, size
-        )
+    for of in (check.reference, check.usual, check.export):
+        defined = of.kappa is not None and check.reference.kappa is not None
+        lost = f"{(check.reference.kappa or 0.0) - (of.kappa or 0.0):+.4f}" if defined else "undefined"
+        speed, size = f"{of.ms_per_image:.2f}", f"{of.size_mb:.1f}"
+        table.add_row(of.arithmetic, describe_number(of.kappa, 4), lost, speed, size)
     table.add_section()
-    agreement = "undefined" if check.agreement is None else f"{check.agreement:.4f}"
-    table.add_row("kappa between export and float32", agreement)
+    table.add_row("kappa between export and float32", describe_number(check.agreement, 4))
     table.add_row("grades that differ", str(check.num_changed))
     table.add_row("largest change of a probability", f"{check.max_probability_change:.2g}")
     return table
 
 
 def shortcuts_table(probes: Sequence[ShortcutProbe]) -> Table:
-    """What each kind of property tells of the grade without any retina."""
-    table = Table("what alone is known", "of", "kappa", "95 % interval", "accuracy", "referable AUC")
-    for probe in probes:
-        scores = (
-            number(probe.kappa),
-            probe.kappa_estimate.describe_interval(),
-            number(probe.accuracy),
-            number(probe.referable_auc),
-        )
-        table.add_row(probe.kind, probe.stage, *scores)
+    """How well each kind of property predicts the grade without the retina."""
+    table = Table("predicted from", "stage", "kappa (95 % CI)", "accuracy", "referable AUC")
+    for of in probes:
+        scores = (of.kappa_estimate.describe(), describe_number(of.accuracy), describe_number(of.referable_auc))
+        table.add_row(of.kind, of.stage, *scores)
     return table
 
 
 def interventions_table(effects: Sequence[InterventionEffect], *, model: str) -> Table:
-    """How far a model's expected grade moves under each change of the photographs."""
-    table = Table("change", "photographs", "mean move of the grade", "95 % interval", "95th percentile", "grade flips")
-    table.title = Text(printable(f"{model}, expected grade 0-4"))
-    for effect in effects:
-        flips = "undefined" if effect.flip_fraction is None else f"{effect.flip_fraction:.1%}"
-        lost = f" ({effect.num_lost} lost)" if effect.num_lost else ""
-        numbers = (
-            number(effect.mean_change),
-            effect.mean_estimate.describe_interval(),
-            number(effect.percentile_95),
-            flips,
-        )
-        table.add_row(effect.name, f"{effect.num_photographs}{lost}", *numbers)
+    """How far a model's expected grade moves under each intervention on the photographs."""
+    table = Table("intervention", "photographs", "mean change (95 % CI)", "95th percentile", "grade changes")
+    table.title = Text(printable(f"{model}: change of the expected grade, 0-4"))
+    for of in effects:
+        changed = "undefined" if of.flip_fraction is None else f"{of.flip_fraction:.1%}"
+        lost = f" ({of.num_lost} without a retina)" if of.num_lost else ""
+        numbers = (of.mean_estimate.describe(), describe_number(of.percentile_95), changed)
+        table.add_row(of.name, f"{of.num_photographs}{lost}", *numbers)
     return table
 
 
@@ -136,29 +132,18 @@ def write_audit(audit: Audit, folder: Path) -> None:
     draw_audit(audit, folder / "audit.png")
 
 
-def scores_table(assessment: Assessment) -> Table:
-    """Every score with its 95 % interval for the terminal: one column per model."""
-    table = Table("score (95 % interval)", caption=RESEARCH_USE)
-    for model in assessment.models:
-        table.add_column(Text(printable(model.model)), justify="right")
-    for key in ScoreKey:
-        table.add_row(key.label, *(model.score(key).describe() for model in assessment.models))
-    for place, reliability in enumerate(assessment.models[0].reliability):
-        found = [model.reliability[place] for model in assessment.models]
-        table.add_row(f"calibration error, {reliability.what}", *(of.calibration_error.describe() for of in found))
-        table.add_row("  expected if perfectly calibrated", *(number(of.by_chance) for of in found))
-    return table
-
-
 def comparisons_table(assessment: Assessment) -> Table:
     """Every pair of models: differences on the same photographs with intervals, and p-values corrected by Holm."""
-    table = Table("models", "kappa", "p", "accuracy", "p (McNemar)", "right only by first, second", "kappa between")
+    table = Table(
+        *("first - second", "kappa (95 % CI)", "p", "accuracy (95 % CI)", "p (McNemar)"),
+        *("correct only by first, second", "kappa between them"),
+    )
     for pair in assessment.comparisons:
         table.add_row(
             Text(printable(f"{pair.first} - {pair.second}")),
             *(pair.kappa_difference.describe(), p_value(pair.kappa_p)),
             *(pair.accuracy_difference.describe(), p_value(pair.mcnemar_p)),
-            *(f"{pair.num_first_only}, {pair.num_second_only}", number(pair.agreement_kappa)),
+            *(f"{pair.num_first_only}, {pair.num_second_only}", describe_number(pair.agreement_kappa)),
         )
     return table
 
@@ -171,25 +156,24 @@ def evaluation_json(assessment: Assessment, leakage: Mapping[str, str]) -> str:
 def dataset_summary(dataset: PreparedDataset) -> str:
     """What preprocessing made, in a few lines of plain text, with the reasons of failures counted."""
     usable = [row for row in dataset.rows if row.error is None]
-    per_grade = Counter(row.grade for row in usable)
-    per_split = Counter(row.split for row in usable if row.split)
+    grades, splits = Counter(row.grade for row in usable), Counter(row.split for row in usable)
+    reasons = Counter(row.error for row in dataset.rows if row.error)
     lines = [
-        f"data set {dataset.name}: {len(usable)} of {len(dataset.rows)} photographs ready in {dataset.directory}",
-        "grades: " + ", ".join(f"{int(grade)}: {per_grade[grade]}" for grade in Grade),
-        "splits: " + ", ".join(f"{split}: {count}" for split, count in sorted(per_split.items())),
-        f"copies with conflicting grades: {sum(row.conflict for row in dataset.rows)} photographs",
+        f"data set {dataset.name}: {len(usable)} of {len(dataset.rows)} photographs prepared in {dataset.directory}",
+        "photographs of each grade: " + ", ".join(f"{grade.label} {grades[grade]}" for grade in Grade),
+        "photographs of each split: " + ", ".join(f"{split} {splits[split]}" for split in _SPLITS if splits[split]),
+        f"duplicates with conflicting grades: {sum(row.conflict for row in dataset.rows)}",
         _quality_summary(usable),
+        *(f"not prepared, {count}: {reason}" for reason, count in reasons.most_common(10)),
     ]
-    for reason, count in Counter(row.error for row in dataset.rows if row.error).most_common(10):
-        lines.append(f"not ready, {count}: {reason}")
     return printable("\n".join(lines))
 
 
 def _quality_summary(rows: Sequence[ManifestRow]) -> str:
     flagged = [row.quality.reasons for row in rows if row.quality is not None and not row.quality.gradable]
     counts = Counter(reason for reasons in flagged for reason in reasons)
-    named = ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
-    return f"doubtful quality: {len(flagged)} photographs" + (f" ({named})" if named else "")
+    named = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+    return f"photographs of doubtful quality: {len(flagged)}" + (f" ({named})" if named else "")
 
 
 def prediction_line(prediction: Prediction) -> str:
@@ -211,12 +195,8 @@ def write_evaluation(assessment: Assessment, sets: Sequence[PredictionSet], fold
     write_atomically(folder / "evaluation.json", evaluation_json(assessment, leakage) + "\n")
     for predictions in sets:
         write_predictions(predictions, folder / f"predictions-{predictions.model}.csv")
-    draw_confusion_matrices(model_evaluations(assessment), folder / "confusion.png")
-
-
-def model_evaluations(assessment: Assessment) -> list[ModelEvaluation]:
-    """The plain scores of each model, for the table and the figure of confusion matrices."""
-    return [ModelEvaluation(model=each.model, evaluation=each.evaluation) for each in assessment.models]
+    evaluations = [ModelEvaluation(model=each.model, evaluation=each.evaluation) for each in assessment.models]
+    draw_confusion_matrices(evaluations, folder / "confusion.png")
 
 
 def models_table(models: Sequence[StoredModel], *, default: str) -> Table:
@@ -226,7 +206,7 @@ def models_table(models: Sequence[StoredModel], *, default: str) -> Table:
         name = Text(printable(model.name) + (" (default)" if model.name == default else ""))
         where = "shipped" if model.shipped else "store"
         size = f"{model.size_bytes / 1e6:.1f}"
-        table.add_row(name, model.arch, number(model.kappa), model.created, size, model.hash[:12], where)
+        table.add_row(name, model.arch, describe_number(model.kappa), model.created, size, model.hash[:12], where)
     return table
 
 
