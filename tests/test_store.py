@@ -68,7 +68,7 @@ def test_without_the_variable_the_system_decides(value: str | None, monkeypatch:
 
 
 @pytest.mark.parametrize("name", ["a", "0", "aptos2019", "A-b_c.d", "x" * 64, "nullify", "console.1"])
-def test_a_name_is_kept(name: str) -> None:
+def test_a_valid_name_is_returned(name: str) -> None:
     assert store.checked_name(name) == name
 
 
@@ -95,9 +95,9 @@ def test_a_name_is_kept(name: str) -> None:
         "COM1.x",
     ],
 )
-def test_what_is_no_folder_name_everywhere_is_refused(name: str) -> None:
+def test_a_name_that_is_invalid_on_some_system_is_refused(name: str) -> None:
     for place in (store.dataset_directory, store.model_directory, store.run_directory):
-        with pytest.raises(StoreError, match="is not a name; expected up to 64 letters"):
+        with pytest.raises(StoreError, match="is not a valid name; expected up to 64 letters"):
             place(name)
 
 
@@ -131,14 +131,14 @@ def test_a_dataset_is_found_by_name_and_by_path(tmp_path: Path) -> None:
     assert store.resolve_dataset(str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
 
 
-@pytest.mark.parametrize("wanted", [NO_SUCH_NAME, "../eyes", "x" * 5000, "a\0b"])
-def test_an_unknown_dataset_is_refused_with_those_there_are(wanted: str) -> None:
+@pytest.mark.parametrize("name", [NO_SUCH_NAME, "../eyes", "x" * 5000, "a\0b"])
+def test_an_unknown_dataset_is_refused_with_those_there_are(name: str) -> None:
     add_dataset("eyes")
     with pytest.raises(StoreError, match=r"no data set .*\(eyes\).*dataset\.json"):
-        store.resolve_dataset(wanted)
+        store.resolve_dataset(name)
 
 
-def test_datasets_are_listed_with_what_they_hold() -> None:
+def test_datasets_are_listed_with_their_size() -> None:
     folder = add_dataset("eyes")
     (folder / "pictures").mkdir()
     (folder / "pictures" / "a.png").write_bytes(b"12345")
@@ -209,12 +209,12 @@ def test_without_a_name_the_default_is_taken_and_an_own_model_may_replace_it(shi
     assert store.resolve_model(None) == own
 
 
-@pytest.mark.parametrize("wanted", [NO_SUCH_NAME, "../own", "y" * 5000, "a\0b"])
-def test_an_unknown_model_is_refused_with_those_there_are(wanted: str, shipped: Path) -> None:
+@pytest.mark.parametrize("name", [NO_SUCH_NAME, "../own", "y" * 5000, "a\0b"])
+def test_an_unknown_model_is_refused_with_those_there_are(name: str, shipped: Path) -> None:
     add_model(store.model_directory("own"))
     add_model(shipped / "ours")
     with pytest.raises(StoreError, match=r"no model .*\(own, ours\).*fundusgrade train"):
-        store.resolve_model(wanted)
+        store.resolve_model(name)
 
 
 def test_a_folder_without_weights_is_no_model(shipped: Path, tmp_path: Path) -> None:

@@ -1,27 +1,27 @@
 """Everything that fundusgrade raises on purpose.
 
     FundusgradeError
-    ├── UngradableError            one photograph cannot be graded; a run records the reason and goes on
-    │   ├── UnreadableImageError       the file is not a picture that can be decoded safely
-    │   └── NoRetinaError              the picture decodes, but no retina is found in it
-    ├── DatasetError               a data set is missing, not recognized, or contradicts itself
-    ├── StoreError                 the user data directory: unknown or ambiguous name, cannot be written
+    ├── UngradableError            one photograph cannot be graded; its row holds the reason, and the run continues
+    │   ├── UnreadableImageError       the file is not an image that can be decoded safely
+    │   └── NoRetinaError              the image is decoded, but no retina is found in it
+    ├── DatasetError               a data set is missing, not recognized, or has contradictory labels
+    ├── StoreError                 the user data directory: a name is unknown or ambiguous, or a file cannot be written
     ├── CheckpointError            a file is not a checkpoint this version can use
     ├── ExportError                a model cannot be exported in this format
-    ├── WeightsUnavailableError    pretrained weights cannot be had on this machine
-    ├── DeviceError                the device or precision asked for is not there
-    ├── TrainingError              a training run cannot be started, resumed, or has diverged
-    ├── ExplanationError           this architecture or target cannot be explained
-    └── MetricsError               the numbers asked for are not defined on these inputs
+    ├── WeightsUnavailableError    pretrained weights are not available on this machine
+    ├── DeviceError                the requested device or precision is not available
+    ├── TrainingError              a training run cannot be started or resumed, or has diverged
+    ├── ExplanationError           this architecture or target has no explanation
+    └── MetricsError               a metric is not defined on these inputs
 
-A message says what happened, to which file or key, what was expected, and what to do about it.
+A message says what happened, to which file or key, what was expected, and what to do.
 """
 
 from __future__ import annotations
 
 
 class FundusgradeError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and correct."""
 
 
 class UngradableError(FundusgradeError):
@@ -33,7 +33,7 @@ class UnreadableImageError(UngradableError):
 
 
 class NoRetinaError(UngradableError):
-    """The picture was decoded, but it holds no field of view that could be a retina."""
+    """The image was decoded, but no field of view that could be a retina was found in it."""
 
 
 class DatasetError(FundusgradeError):
@@ -41,7 +41,7 @@ class DatasetError(FundusgradeError):
 
 
 class StoreError(FundusgradeError):
-    """A name is unknown or ambiguous in the user data directory, or the directory cannot be written."""
+    """A name is unknown or ambiguous in the user data directory, or a file cannot be written."""
 
 
 class CheckpointError(FundusgradeError):
@@ -49,7 +49,7 @@ class CheckpointError(FundusgradeError):
 
 
 class ExportError(FundusgradeError):
-    """A model cannot be exported in this format, or there is nothing to check or to quantize it on."""
+    """A model cannot be exported in this format, or there are no images to check or quantize it with."""
 
 
 class WeightsUnavailableError(FundusgradeError):
@@ -57,11 +57,11 @@ class WeightsUnavailableError(FundusgradeError):
 
 
 class DeviceError(FundusgradeError):
-    """The device or the precision asked for does not exist on this machine."""
+    """The requested device or precision does not exist on this machine."""
 
 
 class TrainingError(FundusgradeError):
-    """A training run cannot be started or resumed, or its loss is no longer a number."""
+    """A training run cannot be started or resumed, or its loss is no longer finite."""
 
 
 class ExplanationError(FundusgradeError):

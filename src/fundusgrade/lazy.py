@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first asked for."""
+"""Lazy import of the public names of a package."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from importlib import import_module
 def lazy_attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], object]:
     """The `__getattr__` of a package (PEP 562) whose public names, the keys, are defined in the modules named.
 
-    PyTorch takes seconds and OpenCV a fraction of one to import; help answers at once because nothing that a command
-    does not need is imported. Raises AttributeError for any other name, as Python expects.
+    PyTorch takes seconds to import and OpenCV a fraction of one; help is fast because a command imports only what it
+    needs. The function raises AttributeError for any other name, as Python expects.
     """
 
     def get(name: str) -> object:

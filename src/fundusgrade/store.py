@@ -1,11 +1,11 @@
-"""The user data directory: data sets and models by name, written so that a reader never sees half a file.
+"""The user data directory: data sets and models by name, each file written atomically.
 
-    <home>/datasets/<name>/   dataset.json, manifest.csv, overview.png, pictures/
+    <home>/datasets/<name>/   dataset.json, manifest.csv, overview.png, pictures/, pixels.cache
     <home>/models/<name>/     model.safetensors, model.json, README.md, metrics.jsonl, curves.png
     <home>/runs/<name>/       a training run that is not finished yet
-    <home>/predictions/<name>.csv    what cross-validated networks say of photographs that they have not seen
+    <home>/predictions/<name>.csv    predictions of cross-validation, each by the model that was not trained on it
 
-`FUNDUSGRADE_HOME` moves the directory. Models that ship with the package are found by name too.
+The environment variable `FUNDUSGRADE_HOME` moves the directory. Models that ship with the package have names too.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from fundusgrade.errors import StoreError
 from fundusgrade.files import HOME_VARIABLE, file_lock, write_atomically
 
 DATASET_FILE = "dataset.json"
-# Pictures that training has decoded, kept beside them (`kept_pixels`): no part of the data set.
 PIXELS_FILE = "pixels.cache"
+"""Decoded images, see `data.pixel_cache`; not counted in the size of the data set."""
 MODEL_FILE = "model.safetensors"
 MODEL_JSON = "model.json"
 MODEL_FILES = (MODEL_FILE, MODEL_JSON, "README.md", "metrics.jsonl", "curves.png")
-# The model that predict, explain and evaluate use when none is named; see weights/README.md for how it was chosen.
 DEFAULT_MODEL = "aptos-efficientnet-lite0"
+"""The model that predict, explain and evaluate use when none is named; weights/README.md says how it was chosen."""
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 # Windows reserves these, also with a suffix.
 _DEVICE_NAME = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
@@ -44,21 +44,26 @@ class StoredDataset:
     created: str
     num_photographs: int
     size_bytes: int
+    """Size of all files but the pixel cache."""
     hash: str
+    """SHA-256 of the manifest, in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredModel:
-    """A model as `fundusgrade models` lists it; `kappa` is that of its validation split."""
+    """A model as `fundusgrade models` lists it."""
 
     name: str
     path: Path
     created: str
     arch: str
     kappa: float | None
+    """Quadratic weighted kappa on the validation split."""
     size_bytes: int
     hash: str
+    """SHA-256 of the weights, in hexadecimal."""
     shipped: bool
+    """Whether it comes with the package."""
 
 
 def home() -> Path:
@@ -68,27 +73,27 @@ def home() -> Path:
 
 
 def dataset_directory(name: str) -> Path:
-    """Where the data set of this name is or will be."""
+    """Folder of the data set of this name; it need not exist yet."""
     return home() / "datasets" / checked_name(name)
 
 
 def model_directory(name: str) -> Path:
-    """Where the model of this name is or will be."""
+    """Folder of the model of this name; it need not exist yet."""
     return home() / "models" / checked_name(name)
 
 
 def run_directory(name: str) -> Path:
-    """Where a training run keeps its state until its model is installed."""
+    """Folder of a training run, used until its model is installed."""
     return home() / "runs" / checked_name(name)
 
 
 def predictions_file(name: str) -> Path:
-    """Where pooled predictions of this name are kept."""
+    """File of the pooled cross-validation predictions of this name."""
     return home() / "predictions" / f"{checked_name(name)}.csv"
 
 
 def resolve_predictions(name_or_path: str) -> Path:
-    """A file of predictions, by name in the store or by path. Raises StoreError where there is none."""
+    """A file of predictions given by path or by name in the store. Raises StoreError where there is none."""
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -97,21 +102,21 @@ def resolve_predictions(name_or_path: str) -> Path:
     if _NAME.fullmatch(name_or_path) and named.is_file():
         return named
     known = sorted(each.stem for each in folder.glob("*.csv")) if folder.is_dir() else []
-    raise StoreError(f"no predictions {name_or_path!r}: neither a file nor a name in {folder}; {_listed(known)}")
+    raise StoreError(f"no predictions {name_or_path!r}: neither a file nor a name in {folder} ({_listed(known)})")
 
 
 def checked_name(name: str) -> str:
-    """Return the name, or raise StoreError if it could not be a folder's name on every system."""
+    """The name itself. Raises StoreError where some system does not allow it as the name of a folder."""
     if not _NAME.fullmatch(name) or _DEVICE_NAME.fullmatch(name):
         raise StoreError(
-            f"{name!r} is not a name; expected up to 64 letters, digits, '.', '_' or '-', the first a letter or digit, "
-            "the last no '.', and none that a system reserves, such as 'nul'"
+            f"{name!r} is not a valid name; expected up to 64 letters, digits, '.', '_' or '-', the first a letter or "
+            "digit, the last not '.', and no name that Windows reserves, such as 'nul'"
         )
     return name
 
 
 def name_from(text: str, otherwise: str) -> str:
-    """A name of letters that every file system takes, from any text; `otherwise` where none are left."""
+    """A name that every file system allows, made from any text; `otherwise` where no character remains."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or otherwise
 
 
@@ -163,18 +168,18 @@ def resolve_model(name_or_path: str | None) -> Path:
 
     Raises StoreError where there is none of that name.
     """
-    wanted = name_or_path or DEFAULT_MODEL
+    name = name_or_path or DEFAULT_MODEL
     models = list_models()
     for model in models:
-        if model.name == wanted:
+        if model.name == name:
             return model.path
-    path = Path(wanted)
+    path = Path(name)
     for candidate in (path, path / MODEL_FILE):
         if _is_file(candidate):
             return candidate
     names = [model.name for model in models]
     raise StoreError(
-        f"no model {wanted!r}: neither a name in the store ({_listed(names)}) nor a file; "
+        f"no model {name!r}: neither a name in the store ({_listed(names)}) nor a file; "
         "train one with `fundusgrade train` or give the path of a model.safetensors"
     )
 
@@ -186,7 +191,7 @@ def install_model(directory: Path, name: str) -> Path:
     """
     target = model_directory(name)
     if not _is_file(directory / MODEL_FILE):
-        raise StoreError(f"no {MODEL_FILE} in {directory}: the run is not finished; go on with it by `--resume`")
+        raise StoreError(f"no {MODEL_FILE} in {directory}: the run is not finished; resume it with --resume")
     files = [directory / file for file in MODEL_FILES if _is_file(directory / file)]
     with file_lock(target):
         for path in sorted(files, key=lambda path: path.name == MODEL_FILE):
@@ -205,7 +210,7 @@ def _which_dataset(names: list[str]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names) if names else "which is empty"
+    return ", ".join(names) or "which is empty"
 
 
 def _stored_dataset(folder: Path) -> StoredDataset:
@@ -238,7 +243,7 @@ def _stored_model(path: Path, *, shipped: bool) -> StoredModel:
 
 
 def _size_of_files(folder: Path) -> int:
-    """Bytes of all files below but kept pixels; one that a running command takes away meanwhile counts nothing."""
+    """Bytes of all files below, without the pixel cache; a file that is removed meanwhile is not counted."""
     total = 0
     for path in folder.rglob("*"):
         if path.name == PIXELS_FILE:
@@ -253,7 +258,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, object]:
-    """A JSON object, or an empty one: a damaged description must not hide the other entries of a list."""
+    """A JSON object, or an empty one for a damaged file, which must not hide the other entries of a list."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

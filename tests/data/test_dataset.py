@@ -1,4 +1,4 @@
-"""A prepared data set: every photograph has its row, nothing leaks between splits, and no work is done twice."""
+"""A prepared data set: every photograph has its row, nothing leaks between splits, and no work is repeated."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def recompressed(data: bytes) -> bytes:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """All that can happen to a photograph: copies, near copies, both eyes of a patient, and troubles."""
+    """Everything that can be with a photograph: copies, near copies, both eyes of a patient, and errors."""
     folder = tmp_path / "mixed"
     folder.mkdir()
     files = {f"{i}.png": eye_png(i) for i in range(6)} | {
@@ -89,8 +89,8 @@ def manifest(dataset: PreparedDataset) -> bytes:
     return (dataset.directory / MANIFEST_FILE).read_bytes()
 
 
-class Counter:
-    """Notes what is prepared; `stop_after` photographs it is as if the user pressed Ctrl-C."""
+class Recorder:
+    """Records which photographs are preprocessed; after `stop_after` of them it is as if the user pressed Ctrl-C."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> None:
         self.sources: list[str] = []
@@ -104,8 +104,8 @@ class Counter:
         self.sources.append(Path(task.sample.source).stem)
         return self.real(task)
 
-    def taken(self) -> list[str]:
-        """What was prepared since the last call."""
+    def since_last_call(self) -> list[str]:
+        """The photographs that were preprocessed since the last call."""
         sources, self.sources = self.sources, []
         return sources
 
@@ -136,7 +136,7 @@ def test_images_are_those_of_the_recipe(small: Path) -> None:
             assert np.array_equal(stored, preprocess_photograph(photograph, recipe).image)
 
 
-def test_trouble_is_a_row_with_the_reason(mixed: Path) -> None:
+def test_a_photograph_that_cannot_be_used_is_a_row_with_the_reason(mixed: Path) -> None:
     rows = by_stem(prepare(mixed))
     reasons = {stem: row.error or "" for stem, row in rows.items() if row.error}
     assert list(reasons) == ["black", "cut_short", "no_grade", "missing"]
@@ -193,7 +193,7 @@ def test_the_description_counts(mixed: Path) -> None:
 
 
 def test_copies_are_recognized_whatever_the_recipe(mixed: Path) -> None:
-    """So that models on different pictures are compared on the same splits."""
+    """So that models of different recipes are compared on the same splits."""
     one = prepare(mixed, "one")
     two = prepare(mixed, "two", recipe=PreprocessRecipe(method=Method.CLAHE, size_px=40))
     three = prepare(mixed, "three", recipe=PreprocessRecipe())
@@ -208,7 +208,7 @@ def test_photographs_without_labels_have_no_split(small: Path) -> None:
     assert all((dataset.directory / row.image).is_file() for row in dataset.rows)
 
 
-def test_images_of_like_names_do_not_meet(tmp_path: Path) -> None:
+def test_images_of_similar_names_do_not_overwrite_each_other(tmp_path: Path) -> None:
     sources = ["a.png", "a.jpg", "a.jpg.png", "x/a.png", "../x/a.png", "/x/a.png", "B.png", "b.jpg", "only.tif"]
     (tmp_path / "f").mkdir()
     samples = []
@@ -234,20 +234,20 @@ def test_rows_that_name_no_file_at_all_are_rows(small: Path) -> None:
     assert [row.error is None for row in dataset.rows] == [True] * 5 + [False] * 3
 
 
-# The overview
+# The contact sheet
 
 
-def test_the_overview_shows_every_grade(mixed: Path) -> None:
+def test_the_contact_sheet_shows_every_grade(mixed: Path) -> None:
     dataset = prepare(mixed)
     sheet = read_image(dataset.directory / CONTACT_SHEET_FILE)
     assert sheet.shape == (5 * (HEADING_PX + TILE_PX), NUM_COLUMNS * TILE_PX, 3)
     tile = sheet[HEADING_PX : HEADING_PX + TILE_PX, :TILE_PX]
     assert tile[TILE_PX // 2, TILE_PX // 2, 0] > 1.3 * tile[TILE_PX // 2, TILE_PX // 2, 2] > 0, "red, not blue"
-    assert (sheet[HEADING_PX : HEADING_PX + TILE_PX, -TILE_PX:] == 255).all(), "paper where there is no picture"
+    assert (sheet[HEADING_PX : HEADING_PX + TILE_PX, -TILE_PX:] == 255).all(), "white where there is no image"
     assert (sheet[:HEADING_PX] < 128).any(), "a title"
 
 
-def test_the_overview_is_spread_over_a_section(tmp_path: Path) -> None:
+def test_the_contact_sheet_is_evenly_spaced_over_a_section(tmp_path: Path) -> None:
     paths = []
     for value in range(39):
         paths.append(tmp_path / f"{value}.png")
@@ -258,7 +258,7 @@ def test_the_overview_is_spread_over_a_section(tmp_path: Path) -> None:
     assert shown[0] == 0 and shown[-1] >= 180 and (np.diff(shown) > 0).all()
 
 
-def test_the_overview_of_nothing_is_white(small: Path) -> None:
+def test_the_contact_sheet_of_no_images_is_white(small: Path) -> None:
     for path in (small / "train_images").iterdir():
         path.write_bytes(b"")
     dataset = prepare(small)
@@ -266,35 +266,35 @@ def test_the_overview_of_nothing_is_white(small: Path) -> None:
     assert (read_image(dataset.directory / CONTACT_SHEET_FILE) == 255).all()
 
 
-# Doing no work twice
+# Repeating no work
 
 
 def test_a_finished_data_set_is_not_prepared_again(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(mixed)
     before = manifest(first)
-    count = Counter(monkeypatch)
+    recorder = Recorder(monkeypatch)
     second = prepare(mixed)
-    assert sorted(count.taken()) == ["black", "cut_short"], "only what failed is tried again"
+    assert sorted(recorder.since_last_call()) == ["black", "cut_short"], "only what failed is tried again"
     assert (manifest(second), second) == (before, first)
 
 
 def test_only_what_changed_is_prepared_again(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = prepare(small)
     before = manifest(dataset)
-    count = Counter(monkeypatch)
+    recorder = Recorder(monkeypatch)
     (dataset.directory / by_stem(dataset)["eye3"].image).unlink()
     prepare(small)
-    assert count.taken() == ["eye3"]
+    assert recorder.since_last_call() == ["eye3"]
     assert manifest(dataset) == before
     (small / "train_images" / "eye1.png").write_bytes(eye_png(9))
     changed = by_stem(prepare(small))["eye1"]
-    assert count.taken() == ["eye1"]
+    assert recorder.since_last_call() == ["eye1"]
     assert changed.sha256 != by_stem(dataset)["eye1"].sha256
     expected = preprocess_photograph(plain_retina(96, 9).photograph, RECIPE).image
     assert np.array_equal(read_image(dataset.directory / changed.image), expected)
     (small / "train_images" / "eye1.png").touch()
     prepare(small)
-    assert count.taken() == [], "the content counts, not the date"
+    assert recorder.since_last_call() == [], "the content counts, not the date"
 
 
 @pytest.mark.parametrize("damage", ["cut", "cut and ended", "bytes"])
@@ -305,48 +305,48 @@ def test_a_line_that_was_cut_short_costs_one_photograph(
     before, records = manifest(dataset), dataset.directory / RECORDS_FILE
     data = records.read_bytes()[:-40]
     records.write_bytes(data + {"cut": b"", "cut and ended": b"\n", "bytes": b"\xff\x00"}[damage])
-    count = Counter(monkeypatch)
+    recorder = Recorder(monkeypatch)
     prepare(small)
-    assert count.taken() == ["eye4"]
+    assert recorder.since_last_call() == ["eye4"]
     assert manifest(dataset) == before
     prepare(small)
-    assert count.taken() == [], "the cut line did not swallow the next one"
+    assert recorder.since_last_call() == [], "the cut line did not damage the next one"
 
 
-def test_lines_of_another_program_are_passed_over(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_another_program_are_ignored(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = prepare(small)
     with (dataset.directory / RECORDS_FILE).open("a") as file:
         file.write('\n[1]\nnull\n{"source": "train_images/eye0.png"}\n{"unknown": 1}\n')
-    count = Counter(monkeypatch)
+    recorder = Recorder(monkeypatch)
     prepare(small)
-    assert count.taken() == []
+    assert recorder.since_last_call() == []
 
 
-def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(
+def test_an_interrupted_run_resumes_and_ends_as_an_uninterrupted_one(
     mixed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = prepare(mixed, "whole")
     with monkeypatch.context() as patch:
-        Counter(patch, stop_after=4)
+        Recorder(patch, stop_after=4)
         with pytest.raises(KeyboardInterrupt):
             prepare(mixed, "stopped")
     directory = store.dataset_directory("stopped")
     assert not (directory / store.DATASET_FILE).exists() and not (directory / MANIFEST_FILE).exists()
-    assert [dataset.name for dataset in store.list_datasets()] == ["whole"], "half a data set is none"
-    count = Counter(monkeypatch)
+    assert [dataset.name for dataset in store.list_datasets()] == ["whole"], "an unfinished data set is not listed"
+    recorder = Recorder(monkeypatch)
     resumed = prepare(mixed, "stopped")
-    assert len(count.taken()) == 11 - 4
+    assert len(recorder.since_last_call()) == 11 - 4
     assert manifest(resumed) == manifest(whole)
     for row in whole.graded_rows():
         assert (resumed.directory / row.image).read_bytes() == (whole.directory / row.image).read_bytes()
-    overviews = [(dataset.directory / CONTACT_SHEET_FILE).read_bytes() for dataset in (whole, resumed)]
-    assert overviews[0] == overviews[1]
+    sheets = [(dataset.directory / CONTACT_SHEET_FILE).read_bytes() for dataset in (whole, resumed)]
+    assert sheets[0] == sheets[1]
 
 
 def test_labels_may_change_without_preparing_again(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = (small / "train.csv").read_text()
     prepare(small)
-    count = Counter(monkeypatch)
+    recorder = Recorder(monkeypatch)
     (small / "train.csv").write_text(labels.replace("eye2,2", "eye2,7"))
     broken = by_stem(prepare(small))["eye2"]
     assert (broken.grade, broken.split, broken.image) == (None, None, "")
@@ -354,17 +354,17 @@ def test_labels_may_change_without_preparing_again(small: Path, monkeypatch: pyt
     (small / "train.csv").write_text(labels.replace("eye2,2", "eye2,4"))
     mended = by_stem(prepare(small))["eye2"]
     assert (mended.grade, mended.error, mended.split is not None) == (Grade.PROLIFERATIVE, None, True)
-    assert count.taken() == []
+    assert recorder.since_last_call() == []
 
 
-def test_new_photographs_join(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_photographs_are_added(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(small)
     (small / "train_images" / "eye5.png").write_bytes(eye_png(5))
     with (small / "train.csv").open("a") as file:
         file.write("eye5,0\n")
-    count = Counter(monkeypatch)
+    recorder = Recorder(monkeypatch)
     grown = prepare(small)
-    assert count.taken() == ["eye5"]
+    assert recorder.since_last_call() == ["eye5"]
     assert manifest(grown) == manifest(prepare(small, "anew"))
 
 
@@ -383,11 +383,11 @@ def test_progress_counts_what_is_done_already(small: Path) -> None:
 
 
 def test_worker_processes_give_the_same_data_set(mixed: Path) -> None:
-    alone = prepare(mixed, "alone")
-    together = prepare_dataset(found_in(mixed), name="together", recipe=RECIPE, num_workers=2)
-    assert manifest(together) == manifest(alone)
-    for row in alone.graded_rows():
-        assert (together.directory / row.image).read_bytes() == (alone.directory / row.image).read_bytes()
+    single = prepare(mixed, "single")
+    parallel = prepare_dataset(found_in(mixed), name="parallel", recipe=RECIPE, num_workers=2)
+    assert manifest(parallel) == manifest(single)
+    for row in single.graded_rows():
+        assert (parallel.directory / row.image).read_bytes() == (single.directory / row.image).read_bytes()
 
 
 def test_a_killed_worker_process_is_explained(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,9 +429,9 @@ def test_another_recipe_needs_another_name(other: PreprocessRecipe, small: Path)
 def test_an_unfinished_data_set_may_change_its_recipe(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = prepare(small)
     (dataset.directory / store.DATASET_FILE).unlink()
-    count = Counter(monkeypatch)
+    recorder = Recorder(monkeypatch)
     again = prepare(small, recipe=PreprocessRecipe(method=Method.NATURAL, size_px=40))
-    assert len(count.taken()) == 5
+    assert len(recorder.since_last_call()) == 5
     assert {read_image(again.directory / row.image).shape for row in again.rows} == {(40, 40, 3)}
 
 
@@ -491,12 +491,12 @@ def test_a_store_that_cannot_be_written_is_named(small: Path, home: Path) -> Non
         prepare(small)
 
 
-def test_a_name_that_is_none_is_refused(small: Path) -> None:
-    with pytest.raises(StoreError, match="is not a name"):
+def test_an_invalid_name_is_refused(small: Path) -> None:
+    with pytest.raises(StoreError, match="is not a valid name"):
         prepare(small, "../elsewhere")
 
 
-def test_seeds_deal_anew(tmp_path: Path) -> None:
+def test_another_seed_gives_another_split(tmp_path: Path) -> None:
     """Twelve photographs of one grade: another seed, another split; the same seed, the same."""
     for i in range(12):
         (tmp_path / "0").mkdir(exist_ok=True)
@@ -518,7 +518,7 @@ def test_seeds_deal_anew(tmp_path: Path) -> None:
 
 @pytest.fixture
 def many() -> PreparedDataset:
-    """60 photographs in memory: 40 alone, 10 pairs of copies; two more without a picture or a grade."""
+    """60 photographs in memory: 40 single ones, 10 pairs of copies; two more without an image or a grade."""
     rng = np.random.default_rng(0)
     rows = [
         memory_row(i, grade=Grade(int(rng.integers(0, 5))), group=i if i < 40 else 40 + (i - 40) // 2)
@@ -543,7 +543,7 @@ def test_with_folds_every_photograph_is_a_test_photograph_exactly_once(many: Pre
 
 
 @pytest.mark.parametrize("fold", range(1, 6))
-def test_a_fold_never_parts_a_group(many: PreparedDataset, fold: int) -> None:
+def test_a_fold_never_separates_a_group(many: PreparedDataset, fold: int) -> None:
     splits = defaultdict(set)
     for row in many.with_fold(fold).graded_rows():
         splits[row.group].add(row.split)
@@ -562,7 +562,7 @@ def test_what_has_no_grade_or_image_is_in_no_fold(many: PreparedDataset) -> None
         assert [row.split for row in many.with_fold(fold, 2).rows[60:]] == [None, None]
 
 
-def test_the_same_fold_is_dealt_alike_whatever_splits_there_were(many: PreparedDataset) -> None:
+def test_a_fold_does_not_depend_on_the_splits_before(many: PreparedDataset) -> None:
     first = many.with_fold(2)
     assert first == many.with_fold(2) == many.with_fold(4).with_fold(2)
     assert first.rows != many.with_fold(3).rows

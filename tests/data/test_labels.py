@@ -1,4 +1,4 @@
-"""Label files and folders as data sets publish them: each layout is read, and what is not clear is said."""
+"""Label files and folders as data sets publish them: each layout is read, and what is ambiguous is an error."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_aptos_with_any_suffix_and_photographs_without_label(tmp_path: Path) -> 
     assert found.num_unlabeled_left_out == 1
 
 
-def test_eyepacs_tells_patient_and_eye_by_the_name(tmp_path: Path) -> None:
+def test_eyepacs_gives_patient_and_eye_in_the_name(tmp_path: Path) -> None:
     add_photographs(tmp_path, "10_left.jpeg", "10_right.jpeg", "13_left.jpeg")
     write_labels(tmp_path, "image,level", "10_left,0", "10_right,1", "13_left.jpeg,0", name="trainLabels.csv")
     found = find_samples([tmp_path])
@@ -73,7 +73,7 @@ def test_eyepacs_tells_patient_and_eye_by_the_name(tmp_path: Path) -> None:
     ]
 
 
-def test_eyepacs_columns_count_more_than_the_name(tmp_path: Path) -> None:
+def test_eyepacs_columns_have_precedence_over_the_name(tmp_path: Path) -> None:
     add_photographs(tmp_path, "10_left.jpeg", "11_left.jpeg", "scan.jpeg")
     lines = "image,level,patient,eye,quality", "10_left,0,P7,right,good", "11_left,1,,,good", "scan,2,,,good"
     write_labels(tmp_path, *lines, name="labels.csv")
@@ -125,7 +125,7 @@ def test_folders_by_name(tmp_path: Path) -> None:
         ("Proliferative DR", 4),
     ],
 )
-def test_folder_names_are_taken_in_many_spellings(name: str, grade: int, tmp_path: Path) -> None:
+def test_folder_names_are_recognized_in_many_spellings(name: str, grade: int, tmp_path: Path) -> None:
     other = "Moderate" if grade != 2 else "Mild"
     add_photographs(tmp_path, f"{name}/a.png", f"{other}/b.png")
     grades = {sample.source: sample.grade for sample in find_samples([tmp_path]).samples}
@@ -199,7 +199,7 @@ def test_a_missing_photograph_is_a_row_with_the_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("grade", ["", "5", "-1", "-0.5", "2.7", "two", "nan", "inf", "1e999", "0x1"])
-def test_a_grade_that_is_none_is_a_row_with_the_reason(grade: str, tmp_path: Path) -> None:
+def test_an_invalid_grade_is_a_row_with_the_reason(grade: str, tmp_path: Path) -> None:
     add_photographs(tmp_path, "a.png", "b.png")
     write_labels(tmp_path, "id_code,diagnosis", f"a,{grade}", "b,1")
     bad, good = find_samples([tmp_path]).samples
@@ -225,7 +225,7 @@ def test_one_name_in_two_folders_is_a_row_with_both_places(tmp_path: Path) -> No
     assert clear.error is None
 
 
-def test_a_path_tells_photographs_of_one_name_apart(tmp_path: Path) -> None:
+def test_a_path_distinguishes_photographs_of_one_name(tmp_path: Path) -> None:
     add_photographs(tmp_path, "left/001.png", "right/001.png", "002.png", "old/002.png")
     lines = "image,level", "left/001.png,1", "right/001,2", "./002.png,3", f"{tmp_path}/old/002.png,4"
     write_labels(tmp_path, *lines)
@@ -292,7 +292,7 @@ def test_rows_that_contradict_each_other_are_an_error(tmp_path: Path) -> None:
         find_samples([tmp_path])
 
 
-def test_a_row_that_says_the_same_twice_is_none(tmp_path: Path) -> None:
+def test_a_repeated_row_is_no_contradiction(tmp_path: Path) -> None:
     add_photographs(tmp_path, "a.png", "b.png")
     write_labels(tmp_path, "id_code,diagnosis", "a,2", "a.png,2")
     found = find_samples([tmp_path])
@@ -300,7 +300,7 @@ def test_a_row_that_says_the_same_twice_is_none(tmp_path: Path) -> None:
     assert found.num_unlabeled_left_out == 1
 
 
-def test_two_label_files_are_asked_about(tmp_path: Path) -> None:
+def test_two_label_files_are_an_error(tmp_path: Path) -> None:
     add_photographs(tmp_path, "a.png")
     for name in ("one.csv", "two.csv"):
         write_labels(tmp_path, "id_code,diagnosis", "a,2", name=name)
@@ -380,5 +380,5 @@ def test_columns_come_in_pairs() -> None:
     for image, grade in (("file", None), (None, "dr")):
         with pytest.raises(DatasetError, match="needed together"):
             label_columns(image, grade, None, None, None)
-    with pytest.raises(DatasetError, match="go with --image-column and --grade-column"):
+    with pytest.raises(DatasetError, match="need --image-column and --grade-column"):
         label_columns(None, None, "who", None, None)

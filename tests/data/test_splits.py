@@ -76,7 +76,7 @@ def test_different_eyes_are_far_apart() -> None:
     assert min(itertools.starmap(different_bits, itertools.combinations(prints, 2))) > 1.2 * MAX_DIFFERENT_BITS
 
 
-def test_cells_outside_the_disc_say_nothing() -> None:
+def test_cells_outside_the_field_of_view_have_no_influence() -> None:
     """Light or dark on the whole, the corners' bits are the same: else one sign would turn all of them at once."""
     y, x = np.mgrid[:96, :96] - 47.5
     mask = np.hypot(x, y) <= 48
@@ -96,7 +96,7 @@ def test_a_fingerprint_is_256_bits() -> None:
 # Groups
 
 
-def test_equal_files_near_copies_and_patients_are_tied() -> None:
+def test_equal_files_near_copies_and_patients_are_grouped() -> None:
     first, second, third = (random_bits(seed) for seed in range(3))
     grouping = group_photographs(
         [
@@ -114,7 +114,7 @@ def test_equal_files_near_copies_and_patients_are_tied() -> None:
     assert (grouping.num_copy_groups, grouping.num_copy_photographs) == (2, 4)
 
 
-def test_ties_reach_on() -> None:
+def test_groups_are_transitive() -> None:
     """A copy of a near copy of a patient's photograph belongs to that patient's other photographs."""
     bits = random_bits(0)
     chain = [
@@ -133,7 +133,7 @@ def test_ties_reach_on() -> None:
         assert len(set(groups)) == 2
 
 
-def test_what_is_not_known_ties_nothing() -> None:
+def test_unknown_fingerprints_and_patients_group_nothing() -> None:
     grouping = group_photographs([identity("a"), identity("b"), identity("c", random_bits(0)), identity("d")])
     assert grouping.groups == (0, 1, 2, 3)
     assert grouping.num_copy_groups == grouping.num_exact_groups == 0
@@ -179,7 +179,7 @@ def parts_of_groups(groups: list[int], parts: tuple[int, ...]) -> dict[int, set[
 
 
 @pytest.mark.parametrize("fractions", [FRACTIONS, FOLDS])
-def test_a_set_like_aptos_is_dealt_fairly_and_keeps_groups_whole(fractions: tuple[float, ...]) -> None:
+def test_a_set_like_aptos_is_stratified_and_keeps_groups_whole(fractions: tuple[float, ...]) -> None:
     groups, grades = aptos_like()
     parts = split_groups(groups, grades, fractions, seed=0)
     assert {len(found) for found in parts_of_groups(groups, parts).values()} == {1}
@@ -203,7 +203,7 @@ def test_the_numbers_of_groups_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("fractions", [FRACTIONS, FOLDS])
-def test_tiny_sets_are_dealt_too(fractions: tuple[float, ...]) -> None:
+def test_tiny_sets_are_split_too(fractions: tuple[float, ...]) -> None:
     rng = np.random.default_rng(0)
     for size in range(1, 11):
         for _ in range(5):
@@ -218,7 +218,7 @@ def test_one_photograph_goes_to_training() -> None:
     assert split_groups([5], [Grade.SEVERE], FRACTIONS, seed=0) == (0,)
 
 
-def test_a_set_that_is_one_group_is_not_torn() -> None:
+def test_a_set_that_is_one_group_is_not_split() -> None:
     assert len(set(split_groups([1] * 20, [Grade(i % 5) for i in range(20)], FRACTIONS, seed=0))) == 1
 
 

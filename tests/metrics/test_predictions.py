@@ -229,7 +229,7 @@ def test_predictions_are_found_by_name_and_by_path(simulated: PredictionSet, wri
     write_predictions(simulated, store.predictions_file("pooled"))
     assert store.resolve_predictions("pooled") == home / "predictions" / "pooled.csv"
     assert store.resolve_predictions(str(written)) == written
-    with pytest.raises(StoreError, match=r"no predictions 'other': neither a file nor a name in .*; pooled"):
+    with pytest.raises(StoreError, match=r"no predictions 'other': neither a file nor a name in .* \(pooled"):
         store.resolve_predictions("other")
 
 

@@ -63,7 +63,7 @@ def test_a_plan_finds_the_only_data_set_and_names_the_model_after_both(home: Pat
 
 
 def test_a_name_that_is_no_folder_s_is_refused() -> None:
-    with pytest.raises(StoreError, match="is not a name"):
+    with pytest.raises(StoreError, match="is not a valid name"):
         plan(name="../elsewhere")
 
 

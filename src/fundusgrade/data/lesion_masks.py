@@ -1,4 +1,4 @@
-"""Masks of lesions beside photographs, and how well a heat map agrees with them.
+"""Masks of lesions beside photographs.
 
 The layout is IDRiD's: images/NAME.jpg, and masks/NAME_MA.png, _HE, _EX, _SE of the photograph's size, white on lesions.
 """
@@ -17,15 +17,17 @@ from fundusgrade.photographs.images import read_image
 from fundusgrade.photographs.sources import FoundImage, find_files
 
 LESION_NAMES = {"MA": "microaneurysms", "HE": "haemorrhages", "EX": "hard exudates", "SE": "soft exudates"}
-"""What the ends of the masks' names stand for."""
+"""The kinds of lesions, by the suffix of their masks' names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LesionMask:
-    """Where a photograph shows lesions of one kind, one of `LESION_NAMES`: (H, W)."""
+    """Lesions of one kind in a photograph."""
 
     kind: str
+    """One of `LESION_NAMES`."""
     mask: NDArray[np.bool_]
+    """(H, W), true on lesions."""
 
 
 def find_lesion_photographs(folder: Path) -> list[FoundImage]:
@@ -48,14 +50,14 @@ def read_lesions(name: str, folder: Path, shape: tuple[int, ...]) -> tuple[Lesio
         if mask.shape != shape[:2]:
             raise DatasetError(
                 f"{path} has {mask.shape[1]} x {mask.shape[0]} pixels, its photograph {shape[1]} x {shape[0]}; "
-                "give masks of the photograph's pixels"
+                "give masks of the same size as the photograph"
             )
         masks.append(LesionMask(kind=kind, mask=mask))
     return tuple(masks)
 
 
 def any_lesion(lesions: Sequence[LesionMask]) -> NDArray[np.bool_]:
-    """Where a photograph shows lesions of any kind, (H, W)."""
+    """The union of masks of all kinds, (H, W)."""
     union: NDArray[np.bool_] = np.any([each.mask for each in lesions], axis=0)
     return union
 
