@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: messages and progress on stderr, results on stdout."""
+"""Output to a terminal: results on standard output, messages and progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -17,54 +17,46 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-_WIDE = 400
+ERROR = "[bold red]Error:[/] "
+WARNING = "[bold red]Warning:[/] "
+_FILE_WIDTH = 400
 
 
 def console(*, quiet: bool = False) -> Console:
-    """Where everything goes that is not a result."""
+    """A console on standard error; it prints nothing if `quiet`."""
     return Console(stderr=True, quiet=quiet)
 
 
 def message(text: str, *, lead: str = "") -> None:
-    """A line for people, taken as it is; `lead` may hold markup."""
+    """Print one line on standard error; markup is interpreted in `lead` only, such as `ERROR`."""
     console().print(lead + escape(text), soft_wrap=True, highlight=False)
 
 
 def show(table: Table) -> None:
-    """A result: on stdout, and as wide as it needs to be where no terminal limits it."""
+    """Print a table on standard output: as wide as the terminal, or 400 columns where it goes to a file or a pipe."""
     out = Console()
     if not out.is_terminal:
-        out = Console(width=_WIDE)
+        out = Console(width=_FILE_WIDTH)
     out.print(table)
 
 
 @contextlib.contextmanager
-def counting(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for something that reports (done, total)."""
-    from fundusgrade.terminal import progress_bar
+def progress(description: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar during the block, which reports (number done, total number) to the function it receives."""
+    with progress_bar(Console(stderr=True, force_terminal=False) if hidden else console()) as bar:
+        task = bar.add_task(description, total=None, rate="")
 
-    with progress_bar(Console(stderr=True, force_terminal=False) if hidden else console()) as progress:
-        task = progress.add_task(what, total=None, rate="")
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, rate=f"{bar.tasks[0].speed or 0:.1f}/s")
 
-        def show_progress(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, rate=f"{progress.tasks[0].speed or 0:.1f}/s")
-
-        yield show_progress
-
-
-def silence_stdout() -> None:
-    """Whoever read the results has enough; what is still buffered must not fail once more when Python ends."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def command() -> str:
-    """The command as it was given, for whoever wants to run it again."""
-    return shlex.join(["fundusgrade", *sys.argv[1:]])
+        yield report
 
 
 def progress_bar(console: Console, *, unit: str = "photographs") -> Progress:
-    """A bar with count, rate and time left; it is silent where stderr is not a terminal."""
+    """A bar with count, rate and remaining time; it shows nothing where the console is quiet or not a terminal.
+
+    Tasks need a field `rate`, the text behind the unit.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -78,3 +70,14 @@ def progress_bar(console: Console, *, unit: str = "photographs") -> Progress:
         disable=console.quiet or not console.is_terminal,
         transient=True,
     )
+
+
+def silence_stdout() -> None:
+    """Discard further output: the reader has closed the pipe, and writing buffered text at exit would fail again."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def command() -> str:
+    """The command line of this process, quoted for a shell."""
+    return shlex.join(["fundusgrade", *sys.argv[1:]])

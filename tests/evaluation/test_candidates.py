@@ -233,7 +233,9 @@ def test_values_of_columns_are_those_of_the_manifest(eyes: PreparedDataset) -> N
 
 @pytest.mark.parametrize("column", ["camera", "", "QUALITY"])
 def test_a_column_that_the_manifest_lacks_is_refused(column: str, eyes: PreparedDataset) -> None:
-    with pytest.raises(DatasetError, match=rf"--by {column}: the manifest has no such column; expected quality, eye"):
+    with pytest.raises(
+        DatasetError, match=rf"--subgroup {column}: the manifest has no such column; expected quality, eye"
+    ):
         manifest_columns(eyes, ["eye", column], [eyes.rows[0].source])
 
 

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from fundusgrade.errors import DatasetError
-from fundusgrade.evaluation.audit import CONTROL, LESIONS
 from fundusgrade.evaluation.interventions import (
+    CONTROL,
     CUT_FRACTION,
     INTERVENTIONS,
+    LESIONS,
     SQUASHED_ASPECT,
     measure_interventions,
     measure_lesions,

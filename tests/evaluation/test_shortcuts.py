@@ -12,7 +12,8 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.errors import DatasetError
-from fundusgrade.evaluation.audit import CONTROL, LESIONS, Audit, InterventionEffect, conclusion
+from fundusgrade.evaluation.audit import Audit, conclusion
+from fundusgrade.evaluation.interventions import CONTROL, LESIONS, InterventionEffect
 from fundusgrade.evaluation.shortcuts import ShortcutProbe, measure_shortcuts, out_of_fold, outline_features
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 from fundusgrade.reports.figures import draw_audit

@@ -33,10 +33,10 @@ def test_a_container_gets_its_share_of_the_machine(
     quota = tmp_path / "cpu.max"
     monkeypatch.setattr(concurrency, "_QUOTA_FILE", quota)
     for content, num_workers, reason in (
-        ("400000 100000\n", 4, "4 cores are this container's share"),
-        ("50000 100000\n", 1, "1 core is this container's share"),
-        ("max 100000\n", concurrency.MAX_WORKERS, "96 cores may be used"),
-        ("nonsense", concurrency.MAX_WORKERS, "96 cores may be used"),
+        ("400000 100000\n", 4, "4 cores are this container's limit"),
+        ("50000 100000\n", 1, "1 core is this container's limit"),
+        ("max 100000\n", concurrency.MAX_WORKERS, "96 cores are available"),
+        ("nonsense", concurrency.MAX_WORKERS, "96 cores are available"),
     ):
         quota.write_text(content)
         chosen = choose_concurrency(CPU, size_px=224)
@@ -62,7 +62,7 @@ def test_a_large_image_makes_small_batches_on_a_gpu(cores: None) -> None:
 def test_what_is_asked_for_is_taken(cores: None) -> None:
     chosen = choose_concurrency(CPU, size_px=224, num_workers=3, batch_size=5)
     assert (chosen.num_workers, chosen.batch_size) == (3, 5)
-    assert chosen.describe() == "3 workers, 5 photographs at a time: workers as asked; as many as asked"
+    assert chosen.describe() == "3 workers, 5 photographs at a time: workers as requested; batch size as requested"
 
 
 def test_threads_leave_no_trace() -> None:

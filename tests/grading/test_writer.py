@@ -1,4 +1,4 @@
-"""Rows reach their file whole, in every format, and a stopped run goes on to the same bytes."""
+"""Rows reach their file whole, in every format, and a resumed run ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ import pytest
 
 from fundusgrade.errors import StoreError
 from fundusgrade.grades import Grade, Prediction, Ungraded
+from fundusgrade.grading.reader import read_rows
+from fundusgrade.grading.resume import ResumeRequest, RowProvenance
 from fundusgrade.grading.rows import COLUMNS, RANGE_COLUMNS
 from fundusgrade.grading.shards import Shard, merge_shards, parse_shard, shard_of_launcher
-from fundusgrade.grading.writer import Job, PredictionWriter, read_rows
+from fundusgrade.grading.writer import PredictionWriter
 
 HEADER = (
     "image,grade,label,p0,p1,p2,p3,p4,expected_grade,referable_probability,gradable,quality_reasons,"
@@ -234,19 +236,34 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
         PredictionWriter(tmp_path / "out.xlsx")
 
 
-# --- going on ---------------------------------------------------------------------------------------------------------
+# --- resuming ---------------------------------------------------------------------------------------------------------
 
 NAMES = [f"eye{number:02d}.png" for number in range(20)] + ODD_NAMES
 
 
-def job(names: Sequence[str] = NAMES, *, resume: bool = False, overwrite: bool = False, **made_by: object) -> Job:
-    made = {"model": "m", "precision": "float32"} | made_by
-    return Job(names=names, made_by=made, batch_size=4, resume=resume, overwrite=overwrite)
+PROVENANCE = RowProvenance(
+    fundusgrade="1.2.3",
+    model="m",
+    description="0" * 64,
+    device="cpu",
+    precision="float32",
+    batch_size=4,
+    require_gradable=False,
+    tta=False,
+    score_limit=None,
+)
 
 
-def write_all(path: Path, wanted: Job, *, stop_after: int | None = None) -> PredictionWriter:
+def request(
+    names: Sequence[str] = NAMES, *, resume: bool = False, overwrite: bool = False, precision: str = "float32"
+) -> ResumeRequest:
+    provenance = dataclasses.replace(PROVENANCE, precision=precision)
+    return ResumeRequest(names=names, provenance=provenance, resume=resume, overwrite=overwrite)
+
+
+def write_all(path: Path, wanted: ResumeRequest, *, stop_after: int | None = None) -> PredictionWriter:
     """Write the rows that are missing; a stop leaves the files as a kill would."""
-    with PredictionWriter(path, job=wanted) as writer:
+    with PredictionWriter(path, request=wanted) as writer:
         for number in range(writer.num_kept, len(wanted.names)):
             if number == stop_after:
                 raise InterruptedError
@@ -257,7 +274,7 @@ def write_all(path: Path, wanted: Job, *, stop_after: int | None = None) -> Pred
 def stopped(path: Path, after: int, cut: int = 0) -> Path:
     """A run that was stopped, whose last bytes a kill took; returns its partial file."""
     with pytest.raises(InterruptedError):
-        write_all(path, job(), stop_after=after)
+        write_all(path, request(), stop_after=after)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("r+b") as file:
         file.truncate(partial.stat().st_size - cut)
@@ -268,10 +285,10 @@ def stopped(path: Path, after: int, cut: int = 0) -> Path:
 @pytest.mark.parametrize(("after", "cut"), [(0, 0), (3, 0), (9, 0), (9, 1), (9, 40), (24, 5), (26, 0)])
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, suffix: str, after: int, cut: int) -> None:
     whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
-    uninterrupted = write_all(whole, job())
+    uninterrupted = write_all(whole, request())
     stopped(path, after, cut)
     assert not path.exists()
-    writer = write_all(path, job(resume=True))
+    writer = write_all(path, request(resume=True))
     assert path.read_bytes() == whole.read_bytes()
     assert writer.num_kept % 4 == 0
     assert after - 4 - bool(cut) < writer.num_kept <= after
@@ -285,62 +302,62 @@ def test_rows_of_a_stopped_run_are_not_lost_by_accident(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     partial = stopped(path, 6)
     before = partial.read_bytes()
-    with pytest.raises(StoreError, match="--resume to go on with it or --overwrite"):
-        write_all(path, job())
+    with pytest.raises(StoreError, match="resume it with --resume, or discard it with --overwrite"):
+        write_all(path, request())
     assert partial.read_bytes() == before
-    assert write_all(path, job(overwrite=True)).num_kept == 0
+    assert write_all(path, request(overwrite=True)).num_kept == 0
     assert len(list(read_rows(path))) == len(NAMES)
 
 
 def test_rows_made_otherwise_are_not_added_to(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     stopped(path, 6)
-    with pytest.raises(StoreError, match="precision was float32, is bfloat16"):
-        write_all(path, job(resume=True, precision="bfloat16"))
+    with pytest.raises(StoreError, match="written with precision float32; this run has precision bfloat16"):
+        write_all(path, request(resume=True, precision="bfloat16"))
     (tmp_path / "out.csv.partial.json").unlink()
-    with pytest.raises(StoreError, match="not known"):
-        write_all(path, job(resume=True))
+    with pytest.raises(StoreError, match="not known what wrote its rows"):
+        write_all(path, request(resume=True))
 
 
 @pytest.mark.parametrize("names", [["other.png", *NAMES], NAMES[:3]])
 def test_rows_of_other_photographs_are_not_added_to(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "out.csv"
     stopped(path, 6)
-    with pytest.raises(StoreError, match="not the photographs that it was begun with"):
-        write_all(path, job(names, resume=True))
+    with pytest.raises(StoreError, match="was written for other photographs"):
+        write_all(path, request(names, resume=True))
 
 
 def test_what_is_finished_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
-    write_all(path, job(resume=True))
+    write_all(path, request(resume=True))
     before = path.stat()
-    writer = write_all(path, job(resume=True))
+    writer = write_all(path, request(resume=True))
     assert (writer.was_finished, writer.num_kept, path.stat().st_mtime_ns) == (True, len(NAMES), before.st_mtime_ns)
     assert writer.num_graded + writer.num_ungraded == len(NAMES)
-    with pytest.raises(StoreError, match="other photographs' rows"):
-        write_all(path, job(NAMES[:-1], resume=True))
-    with pytest.raises(StoreError, match="precision was float32, is bfloat16"):
-        write_all(path, job(resume=True, precision="bfloat16"))
+    with pytest.raises(StoreError, match="was written for other photographs"):
+        write_all(path, request(NAMES[:-1], resume=True))
+    with pytest.raises(StoreError, match="written with precision float32; this run has precision bfloat16"):
+        write_all(path, request(resume=True, precision="bfloat16"))
     assert path.stat().st_mtime_ns == before.st_mtime_ns
-    assert not write_all(path, job(NAMES[:-1])).was_finished
+    assert not write_all(path, request(NAMES[:-1])).was_finished
 
 
 def test_a_partial_file_with_other_columns_is_not_lost(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
-    with pytest.raises(InterruptedError), PredictionWriter(path, with_ranges=True, job=job()) as writer:
+    with pytest.raises(InterruptedError), PredictionWriter(path, with_ranges=True, request=request()) as writer:
         for name in NAMES[:6]:
             writer.write(result_of(name))
         raise InterruptedError
-    with pytest.raises(StoreError, match="--resume to go on with it or --overwrite"):
-        write_all(path, job())
+    with pytest.raises(StoreError, match="resume it with --resume, or discard it with --overwrite"):
+        write_all(path, request())
 
 
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
-    with PredictionWriter(tmp_path / "out.csv", job=job()) as writer:
+    with PredictionWriter(tmp_path / "out.csv", request=request()) as writer:
         writer.write(result_of(NAMES[0]))
         with (
             pytest.raises(StoreError, match="another process"),
-            PredictionWriter(tmp_path / "out.csv", job=job(resume=True)),
+            PredictionWriter(tmp_path / "out.csv", request=request(resume=True)),
         ):
             pass
         for number, name in enumerate(NAMES[1:], start=1):
@@ -358,13 +375,13 @@ def test_a_name_that_no_file_can_have_is_an_error(tmp_path: Path, name: str) -> 
 
 def test_a_damaged_parquet_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    write_all(path, job())
+    write_all(path, request())
     path.write_bytes(path.read_bytes()[:-20] + bytes(20))
     with pytest.raises(StoreError, match="not a whole file of predictions"):
         list(read_rows(path))
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
+# --- shards ----------------------------------------------------------------------------------------------------------
 
 
 def test_parts_hold_every_entry_once() -> None:
@@ -396,7 +413,7 @@ def write_part(path: Path, number: int, count: int = 3, model: str = "m", *, wit
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_merged_parts_are_the_file_of_one_process(tmp_path: Path, suffix: str) -> None:
     whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
-    write_all(whole, job())
+    write_all(whole, request())
     parts = [write_part(path, number) for number in (1, 2, 3)]
     assert parts[1].name == f"out.2-of-3.{suffix}"
     assert merge_shards(path, NAMES) == len(NAMES) // 5
@@ -405,10 +422,10 @@ def test_merged_parts_are_the_file_of_one_process(tmp_path: Path, suffix: str) -
 
 def test_a_merge_finds_what_is_missing_twice_or_foreign(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
-    with pytest.raises(StoreError, match=r"the parts of .* are none"):
+    with pytest.raises(StoreError, match=r"the shards of .* are none"):
         merge_shards(path, NAMES)
     parts = {number: write_part(path, number) for number in (1, 3)}
-    with pytest.raises(StoreError, match=r"parts are missing: .*out\.2-of-3\.csv"):
+    with pytest.raises(StoreError, match=r"shards are missing: .*out\.2-of-3\.csv"):
         merge_shards(path, NAMES)
     parts[2] = write_part(path, 2)
     content = parts[2].read_text()
@@ -429,7 +446,7 @@ def test_a_merge_finds_what_is_missing_twice_or_foreign(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="expected 'eye"):
         merge_shards(path, NAMES[1:])
     write_part(path, 1, count=2)
-    with pytest.raises(StoreError, match="of one N"):
+    with pytest.raises(StoreError, match="for a single N"):
         merge_shards(path, NAMES)
     assert not path.exists()
 
@@ -438,8 +455,8 @@ def test_parts_that_were_made_otherwise_are_not_merged(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     for number, precision in ((1, "float32"), (2, "bfloat16")):
         shard = Shard(number=number, count=2)
-        write_all(shard.file(path), job(shard.of(NAMES), precision=precision))
-    with pytest.raises(StoreError, match="not made alike"):
+        write_all(shard.file(path), request(shard.of(NAMES), precision=precision))
+    with pytest.raises(StoreError, match="different models or with different options"):
         merge_shards(path, NAMES)
 
 

@@ -1,12 +1,14 @@
-"""The command-line application: it registers every command and is the one error boundary.
+"""The command-line application: it registers every command and is the only place that handles the library's errors.
 
-Nothing heavy is imported before a command runs, so that help answers at once. Results go to stdout or to files,
-everything else to stderr. Exit codes: 0 done, 1 error, 2 usage, 3 finished with ungraded photographs.
+PyTorch, OpenCV and NumPy are imported only when a command runs, so that help appears at once. Results go to standard
+output or to files, everything else to standard error. Exit codes: 0 success, 1 error, 2 usage error, 3 success with
+ungraded photographs, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -15,29 +17,29 @@ from typer.core import TyperGroup
 from fundusgrade import __version__
 from fundusgrade.commands.audit import audit
 from fundusgrade.commands.evaluate import evaluate
-from fundusgrade.commands.explain import explain, faithfulness
+from fundusgrade.commands.explain import explain
 from fundusgrade.commands.export import export
+from fundusgrade.commands.faithfulness import faithfulness
 from fundusgrade.commands.lists import list_datasets, list_models
+from fundusgrade.commands.merge import merge
 from fundusgrade.commands.options import EXIT_ERROR, EXIT_INTERRUPTED
-from fundusgrade.commands.predict import merge, predict
+from fundusgrade.commands.predict import predict
 from fundusgrade.commands.preprocess import preprocess
 from fundusgrade.commands.train import train
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.grades import RESEARCH_USE
-from fundusgrade.terminal import message, silence_stdout
+from fundusgrade.terminal import ERROR, message, silence_stdout
 from fundusgrade.text import error_text
-
-_ERROR = "[bold red]Error:[/] "
 
 
 class _ErrorBoundary(TyperGroup):
-    """Turns the library's errors into one readable message and an exit code; nothing else does."""
+    """Prints an error of the library as one message and ends with an exit code; other errors are defects of ours."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except FundusgradeError as error:
-            message(str(error), lead=_ERROR)
+            message(str(error), lead=ERROR)
             for note in getattr(error, "__notes__", ()):
                 message(note)
             raise typer.Exit(EXIT_ERROR) from None
@@ -53,14 +55,16 @@ class _ErrorBoundary(TyperGroup):
             if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
                 raise
             silence_stdout()
-            message(f"cannot write the results: {error_text(error)}; make room, or write elsewhere", lead=_ERROR)
+            message(
+                f"cannot write the results: {error_text(error)}; free some disk space, or write elsewhere", lead=ERROR
+            )
             raise typer.Exit(EXIT_ERROR) from None
 
 
 app = typer.Typer(
     cls=_ErrorBoundary,
     name="fundusgrade",
-    help="Grade diabetic retinopathy in fundus photographs, and show what the grade rests on.",
+    help="Grade diabetic retinopathy in fundus photographs, and highlight the regions that drove the grade.",
     epilog=RESEARCH_USE,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -73,22 +77,40 @@ def main() -> None:
     app()
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"fundusgrade {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _common(
+def _global_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Options that come before the command."""
 
 
-for _command in (preprocess, train, evaluate, audit, predict, merge, explain, faithfulness, export):
-    app.command()(_command)
-app.command("models")(list_models)
-app.command("datasets")(list_datasets)
+def _help(command: Callable[..., None]) -> str:
+    """A command's docstring with one line for each paragraph, which Typer wraps at the width of the terminal."""
+    paragraphs = (command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "preprocess": preprocess,
+    "train": train,
+    "evaluate": evaluate,
+    "audit": audit,
+    "predict": predict,
+    "merge": merge,
+    "explain": explain,
+    "faithfulness": faithfulness,
+    "export": export,
+    "models": list_models,
+    "datasets": list_datasets,
+}
+
+for _name, _command in _COMMANDS.items():
+    app.command(_name, help=_help(_command), epilog=RESEARCH_USE)(_command)

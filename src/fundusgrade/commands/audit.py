@@ -3,73 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from fundusgrade.commands.options import DataArgument, DeviceOption, LesionsOption, PrecisionOption
 from fundusgrade.options import DeviceName, Precision, Split
-from fundusgrade.terminal import counting, message, show
-
-if TYPE_CHECKING:
-    from fundusgrade.data.dataset import PreparedDataset
-    from fundusgrade.evaluation.audit import InterventionEffect
-    from fundusgrade.evaluation.shortcuts import ShortcutProbe
-    from fundusgrade.grading.grader import Grader
-
-
-AUDIT_LIMIT = 300
+from fundusgrade.terminal import message, progress, show
 
 
 def audit(
-    data: Annotated[str, typer.Argument(help="Data set, by name or folder.")],
-    model: Annotated[str | None, typer.Option(help="Model to change photographs for, by name or path.")] = None,
-    split: Annotated[Split, typer.Option(help="Photographs that are changed.")] = Split.TEST,
-    limit: Annotated[int, typer.Option(min=1, help="Photographs that are changed at most.")] = AUDIT_LIMIT,
-    lesions: Annotated[Path | None, typer.Option(help="Folder with images/ and masks/ in IDRiD's layout.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for audit.json and audit.png.")] = None,
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
-    precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
+    data: DataArgument,
+    model: Annotated[
+        str | None, typer.Option(help="Model whose robustness to measure, by name or path (default: none).")
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Split whose photographs are changed to test the model.")] = Split.TEST,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of photographs to change, chosen at random.")] = 300,
+    lesions: LesionsOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write audit.json and audit.png to (default: none).")
+    ] = None,
+    device: DeviceOption = DeviceName.AUTO,
+    precision: PrecisionOption = Precision.AUTO,
 ) -> None:
-    """Show what gives the grade away without any retina, and whether a model minds how a photograph was taken."""
+    """Measure shortcut learning, and a model's robustness to acquisition changes.
+
+    Shortcuts: how well the outline of the field of view, file properties, and color and sharpness predict the grade.
+    Robustness: how much the expected grade changes when photographs are cropped, squashed, compressed or tinted, and,
+    with --lesions, when lesions are covered.
+    """
     from fundusgrade import store
     from fundusgrade.data.dataset import load_dataset
-    from fundusgrade.evaluation.audit import Audit, conclusion
+    from fundusgrade.evaluation.audit import audit_dataset, conclusion
     from fundusgrade.grading.grader import Grader
-    from fundusgrade.reports import tables
+    from fundusgrade.reports.tables import audit_tables, write_audit
 
     dataset = load_dataset(store.resolve_dataset(data))
-    probes, name = show_shortcuts(dataset), None
-    effects: tuple[InterventionEffect, ...] = ()
-    if model is not None:
-        grader = Grader.load(model, device=device, precision=precision)
-        name, effects = grader.name, show_interventions(dataset, grader, split, limit, lesions)
-    found = Audit(data=dataset.name, model=name, probes=probes, effects=effects)
-    typer.echo(conclusion(found))
+    grader = None if model is None else Grader.load(model, device=device, precision=precision)
+    with progress("auditing") as on_progress:
+        audits = audit_dataset(dataset, [grader], split.value, limit=limit, lesions=lesions, on_progress=on_progress)
+    for table in audit_tables(audits):
+        show(table)
+    typer.echo(conclusion(*audits))
     if out is not None:
-        tables.write_audit(found, out)
+        write_audit(audits[0], out)
         message(f"written: {out / 'audit.json'!s}, {out / 'audit.png'!s}")
-
-
-def show_shortcuts(dataset: PreparedDataset) -> tuple[ShortcutProbe, ...]:
-    """Measure and show what gives the grade away."""
-    from fundusgrade.evaluation.shortcuts import measure_shortcuts
-    from fundusgrade.reports import tables
-
-    with counting("measuring") as on_progress:
-        probes = measure_shortcuts(dataset, on_progress=on_progress)
-    show(tables.shortcuts_table(probes))
-    return probes
-
-
-def show_interventions(
-    dataset: PreparedDataset, grader: Grader, split: Split, limit: int, lesions: Path | None
-) -> tuple[InterventionEffect, ...]:
-    """Measure and show how a model minds changes of the photographs."""
-    from fundusgrade.evaluation.interventions import measure_interventions, measure_lesions
-    from fundusgrade.reports import tables
-
-    with counting("changing") as on_progress:
-        effects = measure_interventions(grader, dataset, split.value, limit=limit, on_progress=on_progress)
-    effects += measure_lesions(grader, lesions) if lesions is not None else ()
-    show(tables.interventions_table(effects, model=grader.name))
-    return effects

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fundusgrade.commands.audit import AUDIT_LIMIT, show_interventions, show_shortcuts
-from fundusgrade.commands.options import wanted_models
+from fundusgrade.commands.options import (
+    AllowLeakageOption,
+    DeviceOption,
+    ModelsOption,
+    PrecisionOption,
+    TtaOption,
+    chosen_models,
+)
 from fundusgrade.files import write_atomically
 from fundusgrade.options import DeviceName, Precision, Split
-from fundusgrade.terminal import command, message, show
+from fundusgrade.terminal import command, message, progress, show
 
 if TYPE_CHECKING:
     from fundusgrade.data.dataset import PreparedDataset
@@ -23,28 +29,54 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[list[str] | None, typer.Option(help="Model, by name or path; several stand side by side.")] = None,
+    model: ModelsOption = None,
     predictions: Annotated[
-        list[str] | None, typer.Option(help="Predictions made before (`train --folds`), by name or path.")
+        list[str] | None,
+        typer.Option(
+            help="Stored predictions, such as those of `train --folds`, by name or path; repeat to compare several."
+        ),
     ] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Data set, by name or folder; several are joined.")] = None,
-    split: Annotated[Split, typer.Option(help="Which photographs.")] = Split.TEST,
-    common: Annotated[bool, typer.Option("--common", help="Only the photographs that all models graded.")] = False,
-    by: Annotated[list[str] | None, typer.Option(help="Score subgroups too: quality, eye, site, ...")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, confusion.png, predictions.")] = None,
-    report: Annotated[Path | None, typer.Option(help="HTML file for the whole report.")] = None,
-    images: Annotated[int, typer.Option(min=0, help="Worst errors of each model shown in the report.")] = 6,
-    audit: Annotated[bool, typer.Option("--audit", help="Audit data and models too; see `fundusgrade audit`.")] = False,
-    coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="How often sets hold the true grade.")] = 0.9,
-    tta: Annotated[bool, typer.Option("--tta", help="Grade each photograph mirrored too.")] = False,
-    allow_leakage: Annotated[
-        bool, typer.Option("--allow-leakage", help="Score photographs of the training, too.")
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Prepared data set, by name or folder; repeat to combine several (default: that of the predictions, "
+            "or the only one)."
+        ),
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Split to evaluate on.")] = Split.TEST,
+    common: Annotated[
+        bool, typer.Option("--common", help="Evaluate only the photographs that all models graded.")
     ] = False,
-    draws: Annotated[int, typer.Option(min=100, help="Draws of the bootstrap.")] = 1000,
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
-    precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
+    subgroup: Annotated[
+        list[str] | None,
+        typer.Option(help="Also evaluate subgroups: quality, eye, site, origin (data set) ...; repeat for several."),
+    ] = None,
+    coverage: Annotated[
+        float, typer.Option(min=0.5, max=0.99, help="Target coverage of the conformal prediction sets.")
+    ] = 0.9,
+    resamples: Annotated[
+        int, typer.Option(min=100, help="Number of bootstrap resamples for confidence intervals.")
+    ] = 1000,
+    tta: TtaOption = False,
+    allow_leakage: AllowLeakageOption = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Also audit the data set and each model; see `fundusgrade audit`.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for evaluation.json, confusion.png and the predictions (default: none)."),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML report to write (default: none).")] = None,
+    images: Annotated[
+        int, typer.Option(min=0, help="Number of each model's largest errors that the report shows as images.")
+    ] = 6,
+    device: DeviceOption = DeviceName.AUTO,
+    precision: PrecisionOption = Precision.AUTO,
 ) -> None:
-    """Score models on the same photographs, with intervals, and compare them; write a report."""
+    """Evaluate models on the same photographs: metrics with 95 % confidence intervals, and comparisons in pairs.
+
+    Photographs that were used to train or select a model are refused unless --allow-leakage is given.
+    """
     from fundusgrade.data.join import open_dataset
     from fundusgrade.evaluation.candidates import (
         assess_candidates,
@@ -55,28 +87,27 @@ def evaluate(
 
     files = [candidate_from_file(each, split.value) for each in predictions or ()]
     dataset = open_dataset(data or [file.predictions.data for file in files[:1]])
-    wanted = wanted_models(model) if model or not files else []
     candidates = files + [
         candidate_from_model(
             each, dataset, split.value, device=device, precision=precision, tta=tta, allow_leakage=allow_leakage
         )
-        for each in wanted
+        for each in (chosen_models(model) if model or not files else ())
     ]
     candidates = only_common(candidates) if common else candidates
     found = assess_candidates(
-        candidates, dataset, part=split.value, columns=by or (), coverage=coverage, num_resamples=draws
+        candidates, dataset, part=split.value, columns=subgroup or (), coverage=coverage, num_resamples=resamples
     )
     _show_assessment(found, candidates, out)
-    audited = _audit_candidates(candidates, dataset, split, out) if audit else []
+    audits = _audit_candidates(candidates, dataset, split, out) if audit else []
     if report is not None:
-        _write_report(report, candidates, dataset, found, images, audited)
+        _write_report(report, candidates, dataset, found, images, audits)
 
 
 def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:
-    """Files in `out`, tables on stdout, the leakage of each model on stderr."""
+    """Files in `out`, tables on standard output, the leakage of each model on standard error."""
     from fundusgrade.reports import tables
 
-    # Files come first: whoever reads the tables may have enough and close the pipe.
+    # Files come first: the reader of the tables may close the pipe early.
     if out is not None:
         tables.write_evaluation(found, [replace(each.predictions, leakage=each.leakage) for each in candidates], out)
     show(tables.scores_table(found))
@@ -91,19 +122,19 @@ def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Pa
 def _audit_candidates(
     candidates: Sequence[Candidate], dataset: PreparedDataset, split: Split, out: Path | None
 ) -> list[Audit]:
-    """Audit the data once, and each model that is at hand."""
-    from fundusgrade.evaluation.audit import Audit, conclusion
+    """Audit the data set once, and each model that is available."""
+    from fundusgrade.evaluation.audit import audit_dataset, conclusion
     from fundusgrade.reports import tables
 
-    probes, audited = show_shortcuts(dataset), []
-    for candidate in candidates:
-        name = candidate.predictions.model
-        effects = show_interventions(dataset, candidate.grader, split, AUDIT_LIMIT, None) if candidate.grader else ()
-        audited.append(Audit(data=dataset.name, model=name if effects else None, probes=probes, effects=effects))
-        if out is not None:
-            tables.write_audit(audited[-1], out / f"audit-{name}")
-    typer.echo(conclusion(*audited))
-    return audited
+    with progress("auditing") as on_progress:
+        audits = audit_dataset(dataset, [each.grader for each in candidates], split.value, on_progress=on_progress)
+    for table in tables.audit_tables(audits):
+        show(table)
+    if out is not None:
+        for candidate, audit in zip(candidates, audits, strict=True):
+            tables.write_audit(audit, out / f"audit-{candidate.predictions.model}")
+    typer.echo(conclusion(*audits))
+    return audits
 
 
 def _write_report(
@@ -112,11 +143,11 @@ def _write_report(
     dataset: PreparedDataset,
     found: Assessment,
     num_images: int,
-    audited: Sequence[Audit],
+    audits: Sequence[Audit],
 ) -> None:
     from fundusgrade.reports.describe import report_context
     from fundusgrade.reports.html.page import report_html
 
-    context = report_context(candidates, dataset, found, num_images=num_images, audits=audited, command=command())
+    context = report_context(candidates, dataset, found, num_images=num_images, audits=audits, command=command())
     write_atomically(path, report_html(found, context))
     message(f"written: {path!s}")

@@ -1,4 +1,4 @@
-"""The commands `models` and `datasets`: what is in the store."""
+"""The commands `models` and `datasets`: what the user data directory holds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fundusgrade.terminal import message, show
 
 
 def list_models() -> None:
-    """List the models of the store and those that ship with the package."""
+    """List the trained models and the models that are shipped with fundusgrade."""
     from fundusgrade import store
     from fundusgrade.reports import tables
 
@@ -17,11 +17,11 @@ def list_models() -> None:
 
 
 def list_datasets() -> None:
-    """List the prepared data sets of the store."""
+    """List the prepared data sets."""
     from fundusgrade import store
     from fundusgrade.reports import tables
 
     found = store.list_datasets()
     show(tables.datasets_table(found))
     if not found:
-        message("no data set yet; make one with `fundusgrade preprocess FOLDER`")
+        message("no data set yet; prepare one with `fundusgrade preprocess FOLDER`")

@@ -1,13 +1,142 @@
-"""Options that several commands share, exit codes, and the models that a command was asked for."""
+"""Options and arguments that several commands share, each declared once with its meaning, and the exit codes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fundusgrade.errors import DatasetError, StoreError
+from fundusgrade.options import DeviceName, Precision, Split
+from fundusgrade.terminal import message, show
+
+if TYPE_CHECKING:
+    from fundusgrade.evaluation.findings import Findings
+    from fundusgrade.explanation.heat_map import ExplainOptions
+    from fundusgrade.grading.grader import Grader
+    from fundusgrade.photographs.sources import FoundImage
+
 EXIT_ERROR = 1
+EXIT_UNGRADED = 3
 EXIT_INTERRUPTED = 130
 
-EXIT_UNGRADED = 3
+DeviceOption = Annotated[
+    DeviceName, typer.Option("--device", help="Where to compute; auto takes a GPU if PyTorch can use one.")
+]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        "--precision", help="Floating-point format of the network; auto takes a 16-bit format where it is fast."
+    ),
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Model, by name or path (default: the shipped model).")
+]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="Model, by name or path; repeat to compare several (default: the shipped model)."),
+]
+DataArgument = Annotated[str, typer.Argument(help="Prepared data set, by name or folder.")]
+SplitOption = Annotated[Split, typer.Option("--split", help="Split of the data set to take photographs from.")]
+LesionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--lesions",
+        help="Folder with photographs in images/ and lesion masks in masks/, named as in the IDRiD data set.",
+    ),
+]
+AllowLeakageOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-leakage",
+        help="Accept images that were used to train or select the model; the results then state the leakage.",
+    ),
+]
+TtaOption = Annotated[
+    bool,
+    typer.Option("--tta", help="Test-time augmentation: average the outputs for an image and its mirror images."),
+]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        help="Score to explain: the predicted grade, referable (moderate or worse), the expected grade (weighted by "
+        "probability), or one grade, 0-4 or its name.",
+    ),
+]
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="Attribution method: integrated, grad-cam, hirescam, grad-cam++, layercam, eigen-cam, rollout or auto; "
+        "METHOD@LAYER takes the feature maps of a CAM method from layer last, middle, fine or all. Repeat to compare "
+        "several (default: auto, integrated gradients; for `faithfulness` all that fit the model).",
+    ),
+]
+PhotographsArgument = Annotated[
+    list[Path] | None, typer.Argument(help="Photographs, folders of photographs and .zip archives.")
+]
+ListOption = Annotated[
+    Path | None, typer.Option("--list", help="Text file with one path of a photograph or folder per line.")
+]
 
 
-def wanted_models(named: list[str] | None) -> list[str | None]:
-    """The models to use: those named, or the shipped one."""
-    return list(named) if named else [None]
+def find_photographs(named: Sequence[Path] | None, list_file: Path | None = None) -> list[FoundImage]:
+    """The photographs of `PhotographsArgument` and `ListOption`, in order. Raises DatasetError where there are none."""
+    from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_images
+
+    if not named and list_file is None:
+        raise typer.BadParameter("name photographs, folders of photographs, or a --list")
+    found = find_images([*(named or []), *(_read_list(list_file) if list_file is not None else [])])
+    if not found:
+        where = ", ".join(map(str, [*(named or []), *([list_file] if list_file else [])]))
+        raise DatasetError(
+            f"no photographs in {where}; expected files that end in {', '.join(sorted(PHOTOGRAPH_SUFFIXES))}, or .zip "
+            "archives of them"
+        )
+    return found
+
+
+def chosen_models(named: Sequence[str] | None) -> Sequence[str | None]:
+    """The models of `ModelsOption`; [None], the shipped one, where none is named."""
+    return named or [None]
+
+
+def load_graders(named: Sequence[str] | None, device: DeviceName, precision: Precision) -> list[Grader]:
+    """A grader for each model of `ModelsOption`. Raises as `Grader.load`."""
+    from fundusgrade.grading.grader import Grader
+
+    return [Grader.load(each, device=device, precision=precision) for each in chosen_models(named)]
+
+
+def explain_options(methods: Sequence[str] | None, target: str, tiles: int = 1) -> list[ExplainOptions]:
+    """`MethodsOption` and `TargetOption` as options of the library. Raises ExplanationError for unknown names."""
+    from fundusgrade.explanation.heat_map import ExplainOptions, parse_method
+    from fundusgrade.explanation.targets import parse_target
+
+    chosen = parse_target(target)
+    parsed = [parse_method(each) for each in methods or ["auto"]]
+    return [ExplainOptions(target=chosen, method=method, layer=layer, tiles=tiles) for method, layer in parsed]
+
+
+def show_findings(findings: Findings) -> None:
+    """Print all tables of a test of heat maps on standard output."""
+    from fundusgrade.reports.findings_tables import findings_tables
+
+    for table in findings_tables(findings):
+        show(table)
+
+
+def report_skipped(reason: str) -> None:
+    """Print why a photograph was left out of a test."""
+    message(f"left out: {reason}")
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise StoreError(f"--list {path}: {error.strerror or error}; expected a text file of paths") from error
+    return [Path(line.removesuffix("\r")) for line in lines if line.strip()]

@@ -1,4 +1,4 @@
-"""The command `preprocess`: a labeled folder becomes a ready data set."""
+"""The command `preprocess`: labeled photographs become a prepared data set."""
 
 from __future__ import annotations
 
@@ -9,25 +9,69 @@ import typer
 
 from fundusgrade.commands.options import EXIT_UNGRADED
 from fundusgrade.photographs.recipe import MAX_SIZE_PX, MIN_SIZE_PX, Method, Outline, PreprocessRecipe
-from fundusgrade.terminal import counting
+from fundusgrade.terminal import progress
+
+_LABEL_FILE = "Label file"
 
 
 def preprocess(
-    sources: Annotated[list[Path], typer.Argument(help="A labeled data set's folder, or photographs and folders.")],
-    name: Annotated[str | None, typer.Option(help="Name in the store; the folder's name if not given.")] = None,
-    method: Annotated[Method, typer.Option(help="How colors are treated.")] = Method.BEN_GRAHAM,
-    outline: Annotated[Outline, typer.Option(help="What is kept: what all cameras show, or all.")] = Outline.BAND,
-    size: Annotated[int, typer.Option(min=MIN_SIZE_PX, max=MAX_SIZE_PX, help="Side of the pictures, px.")] = 224,
-    labels: Annotated[Path | None, typer.Option(help="The label file, where it is not recognized.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the photograph's name.")] = None,
-    grade_column: Annotated[str | None, typer.Option(help="Column of the grade, 0-4.")] = None,
-    patient_column: Annotated[str | None, typer.Option(help="Column of the patient; never split apart.")] = None,
-    eye_column: Annotated[str | None, typer.Option(help="Column of the eye.")] = None,
-    site_column: Annotated[str | None, typer.Option(help="Column of the clinic or camera.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")] = None,
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of a labeled data set, or photographs and folders of photographs without labels."),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the data set (default: the folder's name).")] = None,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="Color processing: Ben Graham's subtraction of the local average color, natural colors, or CLAHE "
+            "(contrast-limited adaptive histogram equalization)."
+        ),
+    ] = Method.BEN_GRAHAM,
+    outline: Annotated[
+        Outline,
+        typer.Option(
+            help="Part of the retina to keep: crop to the horizontal band that all cameras show, or keep the full disc."
+        ),
+    ] = Outline.BAND,
+    size: Annotated[
+        int, typer.Option(min=MIN_SIZE_PX, max=MAX_SIZE_PX, help="Side of the preprocessed images in pixels.")
+    ] = 224,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV file of labels (default: recognized by its columns).", rich_help_panel=_LABEL_FILE),
+    ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the photograph's file name (default: recognized).", rich_help_panel=_LABEL_FILE),
+    ] = None,
+    grade_column: Annotated[
+        str | None, typer.Option(help="Column of the grade, 0-4 (default: recognized).", rich_help_panel=_LABEL_FILE)
+    ] = None,
+    patient_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the patient; photographs of one patient stay in the same split (default: recognized).",
+            rich_help_panel=_LABEL_FILE,
+        ),
+    ] = None,
+    eye_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the eye, left or right (default: recognized).", rich_help_panel=_LABEL_FILE),
+    ] = None,
+    site_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the clinic or camera (default: recognized).", rich_help_panel=_LABEL_FILE),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random splits.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of worker processes (default: one per core).")
+    ] = None,
 ) -> None:
-    """Make a ready data set: preprocessed images, leak-safe splits, a manifest. Goes on where it was stopped."""
+    """Prepare a data set: preprocess its photographs, and split them by patient and duplicate group.
+
+    The splits into training, validation and test images prevent leakage. An interrupted command resumes automatically.
+    The exit code is 3 if a photograph cannot be preprocessed.
+    """
     from fundusgrade import store
     from fundusgrade.data import prepare
     from fundusgrade.data.label_files import label_columns
@@ -36,7 +80,7 @@ def preprocess(
 
     columns = label_columns(image_column, grade_column, patient_column, eye_column, site_column)
     found = find_samples(sources, labels=labels, columns=columns)
-    with counting("preparing") as on_progress:
+    with progress("preprocessing") as on_progress:
         prepared = prepare.prepare_dataset(
             found,
             name=name or store.name_from(sources[0].resolve().name, "dataset"),

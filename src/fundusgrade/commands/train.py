@@ -7,54 +7,182 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fundusgrade.commands.options import EXIT_INTERRUPTED
+from fundusgrade.commands.options import EXIT_INTERRUPTED, DeviceOption, PrecisionOption
 from fundusgrade.options import NUM_FOLDS, ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe
 from fundusgrade.terminal import console
 
 if TYPE_CHECKING:
     from fundusgrade.training.runs import RunRequest
 
+_OPTIMIZATION = "Optimization and augmentation"
+_OUTPUT = "Output, loss and decision rule"
+_FOLDS = "Cross-validation"
+
 
 def train(
     arch: Annotated[
-        str, typer.Option(help="cnn, resnet50, vit (ViT-B/16), a name of timm, hf-hub:..., local-dir:...")
+        str,
+        typer.Option(
+            help="Architecture: cnn (small, from scratch), resnet50, vit (ViT-B/16), a model name of timm, "
+            "hf-hub:OWNER/NAME, or local-dir:FOLDER."
+        ),
     ] = "resnet50",
-    data: Annotated[list[str] | None, typer.Option(help="Data set, by name or folder; several count alike.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model; DATA-ARCH if not given.")] = None,
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.AUTO,
-    precision: Annotated[Precision, typer.Option(help="Number format of the network's arithmetic.")] = Precision.AUTO,
-    recipe: Annotated[Recipe, typer.Option(help="Loss, weights and decision, where not named.")] = Recipe.DEFAULT,
-    init_weights: Annotated[Path | None, typer.Option(help="Pretrained weights, a .safetensors file.")] = None,
-    pretrained: Annotated[bool, typer.Option(help="Start from timm's pretrained weights.")] = True,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.")] = None,
-    batch_size: Annotated[int, typer.Option(min=2, help="Photographs per step, of all processes.")] = 32,
-    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Highest learning rate.")] = None,
-    layer_decay: Annotated[float | None, typer.Option(min=0.1, max=1.0, help="Rate of a layer over the next.")] = None,
-    head: Annotated[Head | None, typer.Option(help="What the last layer says; the loss's if not given.")] = None,
-    loss: Annotated[Loss | None, typer.Option(help="What is minimized; the head's if not given.")] = None,
-    class_weights: Annotated[ClassWeights | None, typer.Option(help="Weight of rare grades.")] = None,
-    decision: Annotated[Decision | None, typer.Option(help="How probabilities become a grade.")] = None,
-    calibrate: Annotated[
-        bool | None, typer.Option("--calibrate/--no-calibrate", help="Fit confidence and thresholds on validation.")
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Prepared data set, by name or folder; repeat to combine data sets with equal weight (default: the "
+            "only one)."
+        ),
     ] = None,
-    mixup: Annotated[float, typer.Option(min=0.0, max=1.0, help="Mix pairs of photographs; 0 for none.")] = 0.0,
-    degrade: Annotated[
-        bool, typer.Option("--degrade", help="Half of the photographs smaller, softer, compressed.")
+    name: Annotated[str | None, typer.Option(help="Name of the model (default: DATA-ARCH).")] = None,
+    init_weights: Annotated[
+        Path | None, typer.Option(help="Pretrained weights to start from, a .safetensors file.")
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option(help="Start from timm's pretrained weights, which are downloaded, or from random weights.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Random seed of initialization, batches and augmentation.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Discard a model or an interrupted run of this name and start over.")
     ] = False,
-    ema_decay: Annotated[float, typer.Option(min=0.0, max=0.9999, help="Memory of the weights' average.")] = 0.99,
-    patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better kappa before stopping.")] = None,
-    folds: Annotated[int | None, typer.Option(min=2, help="Train this many folds, each tested on the rest.")] = None,
-    fold: Annotated[int | None, typer.Option(min=1, help="Train one fold only, of 5 if --folds is not given.")] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Grade the folds' photographs mirrored too.")] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder of a log for TensorBoard.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or run of this name.")] = False,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard logs (default: none).")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile.")] = False,
+    device: DeviceOption = DeviceName.AUTO,
+    precision: PrecisionOption = Precision.AUTO,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of epochs (default: 12; 40 for cnn).", rich_help_panel=_OPTIMIZATION),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Early stopping: epochs without a better validation kappa (default: 5; 12 for cnn).",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=2, help="Images per optimization step, of all processes.", rich_help_panel=_OPTIMIZATION),
+    ] = 32,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Maximum learning rate of AdamW, after warm-up (default: 5e-4; 3e-4 for vision transformers, 2e-3 for "
+            "cnn).",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=1.0,
+            help="Layer-wise learning-rate decay factor (default: 0.75 for vision transformers, else 1).",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = None,
+    ema_decay: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.9999,
+            help="Decay per step of the exponential moving average (EMA) of the weights; 0 for none.",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = 0.99,
+    mixup: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Mixup of image pairs: parameter of the beta distribution; 0 for none.",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = 0.0,
+    degrade: Annotated[
+        bool,
+        typer.Option(
+            "--degrade",
+            help="Augment with lower image quality: half of the images are shrunk, blurred and compressed.",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = False,
+    recipe: Annotated[
+        Recipe,
+        typer.Option(
+            help="Defaults of the options below: this project's, or those of the reference study (softmax, inverse "
+            "class frequencies, most probable grade, no calibration).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = Recipe.DEFAULT,
+    head: Annotated[
+        Head | None,
+        typer.Option(
+            help="Output head: class probabilities, a regression of severity, or cumulative (ordinal) probabilities "
+            "(default: implied by --loss, else cumulative).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    loss: Annotated[
+        Loss | None,
+        typer.Option(
+            help="Loss function: cross-entropy, cross-entropy with soft ordinal labels or with expected squared "
+            "distance, smooth L1, or squared error (default: implied by --head, else cross-entropy).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    class_weights: Annotated[
+        ClassWeights | None,
+        typer.Option(
+            help="Class weights in the loss: inverse frequency, its square root, or inverse effective number of "
+            "samples (default: sqrt).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    decision: Annotated[
+        Decision | None,
+        typer.Option(
+            help="Decision rule: the most probable grade, or thresholds of the expected grade, chosen for kappa on the "
+            "validation split (default: thresholds).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Calibrate probabilities and choose thresholds on the validation split (default: calibrate).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Cross-validate with this number of folds; the out-of-fold predictions are pooled.",
+            rich_help_panel=_FOLDS,
+        ),
+    ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Train this fold only, of --folds or {NUM_FOLDS}.", rich_help_panel=_FOLDS),
+    ] = None,
+    tta: Annotated[
+        bool,
+        typer.Option(
+            "--tta",
+            help="Test-time augmentation of the out-of-fold predictions: average over mirror images.",
+            rich_help_panel=_FOLDS,
+        ),
+    ] = False,
 ) -> None:
-    """Train a network, keep its best epoch by validation kappa, and install it in the store.
+    """Train a network on a prepared data set, and keep the weights of the epoch with the best validation kappa.
 
-    Processes that torchrun starts with this command train it together.
+    The model is stored with its preprocessing, calibration and a model card. Under torchrun, all processes train one
+    network together.
     """
     from fundusgrade.training.options import TrainOptions
     from fundusgrade.training.runs import RunRequest
@@ -89,7 +217,7 @@ def train(
 
 
 def _train(request: RunRequest, device: DeviceName, precision: Precision, *, in_folds: bool, tta: bool) -> None:
-    """Train with the processes that torchrun started, if it did; the first of them speaks."""
+    """Train together with the other processes of torchrun, if there are any; only the main process prints."""
     from fundusgrade.networks.device import choose_device
     from fundusgrade.training import cross_validation, distributed, runs
 

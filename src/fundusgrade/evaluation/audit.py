@@ -1,39 +1,25 @@
-"""What an audit finds: shortcuts in a data set, and a model's robustness to acquisition changes."""
+"""An audit: shortcuts in a data set, and a model's robustness to acquisition changes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from fundusgrade.evaluation.shortcuts import ShortcutProbe
-from fundusgrade.metrics.estimates import Estimate, describe_number
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.evaluation.interventions import (
+    CONTROL,
+    LESIONS,
+    InterventionEffect,
+    measure_interventions,
+    measure_lesions,
+)
+from fundusgrade.evaluation.shortcuts import ShortcutProbe, measure_shortcuts
+from fundusgrade.grading.grader import Grader
+from fundusgrade.metrics.estimates import describe_number
 
-LESIONS = "lesions covered"
-CONTROL = "as much retina elsewhere covered"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InterventionEffect:
-    """Absolute change of the expected grade, 0 to 4, over the photographs that an intervention applies to.
-
-    `mean_low` and `mean_high` bound the 95 % interval of the mean, `flip_fraction` is the share whose predicted grade
-    changes, `num_lost` counts photographs in which no retina was found after the change. Changes are None where no
-    photograph could be graded twice.
-    """
-
-    name: str
-    num_photographs: int
-    mean_change: float | None
-    mean_low: float | None
-    mean_high: float | None
-    percentile_95: float | None
-    flip_fraction: float | None
-    num_lost: int
-
-    @property
-    def mean_estimate(self) -> Estimate:
-        """The mean change with its interval."""
-        return Estimate(value=self.mean_change, low=self.mean_low, high=self.mean_high)
+LIMIT = 300
+"""Photographs that are changed in an audit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +30,31 @@ class Audit:
     model: str | None
     probes: tuple[ShortcutProbe, ...]
     effects: tuple[InterventionEffect, ...]
+
+
+def audit_dataset(
+    dataset: PreparedDataset,
+    graders: Sequence[Grader | None],
+    split: str,
+    *,
+    limit: int = LIMIT,
+    lesions: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Audit]:
+    """Audit a data set once, and each model on up to `limit` photographs of a split; None audits the data set only.
+
+    `lesions` is a folder with photographs and lesion masks in IDRiD's layout, for the positive control. Raises
+    DatasetError where photographs are missing or too few.
+    """
+    probes, audits = measure_shortcuts(dataset, on_progress=on_progress), []
+    for grader in graders:
+        effects: tuple[InterventionEffect, ...] = ()
+        if grader is not None:
+            effects = measure_interventions(grader, dataset, split, limit=limit, on_progress=on_progress)
+            effects += measure_lesions(grader, lesions) if lesions is not None else ()
+        name = None if grader is None else grader.name
+        audits.append(Audit(data=dataset.name, model=name, probes=probes, effects=effects))
+    return audits
 
 
 def conclusion(*audits: Audit) -> str:

@@ -180,7 +180,9 @@ def _cell(row: ManifestRow | None, name: str) -> str:
     if name == "quality":
         return "" if row is None or row.quality is None else "gradable" if row.quality.gradable else "doubtful"
     if name not in ManifestRow.__dataclass_fields__:
-        raise DatasetError(f"--by {name}: the manifest has no such column; expected quality, eye, site, conflict, ...")
+        raise DatasetError(
+            f"--subgroup {name}: the manifest has no such column; expected quality, eye, site, conflict, ..."
+        )
     value = None if row is None else getattr(row, name)
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.lesion_masks import any_lesion, find_lesion_photographs, read_lesions
 from fundusgrade.errors import DatasetError, NoRetinaError, UngradableError
-from fundusgrade.evaluation.audit import CONTROL, LESIONS, InterventionEffect
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.bootstrap import Resamples, estimate_mean, resample
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.field_of_view import FieldOfView, find_field_of_view
 from fundusgrade.photographs.images import encode_jpeg, read_image
 from fundusgrade.photographs.pixels import Image
 
+LESIONS = "lesions covered"
+CONTROL = "as much retina elsewhere covered"
 CUT_FRACTION = 0.75
 SQUASHED_ASPECT = 0.75
 _LESION_SIDE_PX = 1024
@@ -33,6 +35,30 @@ _CHUNK = 32
 
 Change = Callable[[Image, FieldOfView], Image | None]
 """Changes a photograph (H, W, 3); returns None where the change does not apply to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterventionEffect:
+    """Absolute change of the expected grade, 0 to 4, over the photographs that an intervention applies to.
+
+    `mean_low` and `mean_high` bound the 95 % interval of the mean, `flip_fraction` is the share whose predicted grade
+    changes, `num_lost` counts photographs in which no retina was found after the change. Changes are None where no
+    photograph could be graded twice.
+    """
+
+    name: str
+    num_photographs: int
+    mean_change: float | None
+    mean_low: float | None
+    mean_high: float | None
+    percentile_95: float | None
+    flip_fraction: float | None
+    num_lost: int
+
+    @property
+    def mean_estimate(self) -> Estimate:
+        """The mean change with its interval."""
+        return Estimate(value=self.mean_change, low=self.mean_low, high=self.mean_high)
 
 
 def measure_interventions(

@@ -1,4 +1,4 @@
-"""How many photographs are graded at a time and by how many workers, and the threads that do it."""
+"""How many workers load photographs, how many photographs go through the network at once, and the worker pools."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import torch
 
 from fundusgrade.networks.device import CPU_BATCH, DeviceChoice, allowed_cores
 
-# A GPU wants many photographs at once, as far as a small one's memory reaches (at 224 px; less at more).
+# A large batch uses a GPU well; this one fits the memory of a small GPU at 224 px, and is reduced for larger images.
 GPU_BATCH = 64
 _GPU_BATCH_PX = 224
-# Beyond this many, photographs of a disk or a network come no faster, and each worker may hold one in full.
+# More workers do not read faster from a disk or a network, and each may hold a whole photograph in memory.
 MAX_WORKERS = 32
 _QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concurrency:
-    """Workers that make photographs ready, photographs that go through the network at once, and why so many."""
+    """Number of workers that load and preprocess photographs, batch size of the network, and the reason for both."""
 
     num_workers: int
     batch_size: int
@@ -38,7 +38,7 @@ class Concurrency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPools:
-    """Where photographs are made ready, and where the network runs: on a CPU these are the same."""
+    """The pool that loads and preprocesses photographs and the pool that runs the network; the same one on a CPU."""
 
     photographs: ThreadPoolExecutor
     network: ThreadPoolExecutor
@@ -47,30 +47,30 @@ class WorkerPools:
 def choose_concurrency(
     choice: DeviceChoice, *, size_px: int, num_workers: int | None = None, batch_size: int | None = None
 ) -> Concurrency:
-    """What fits this machine and a network for pictures of `size_px`, or what was asked for."""
-    num_cores, of_what = _cores()
+    """Workers and batch size for this machine and images of `size_px`, where they are not given."""
+    num_cores, core_limit = _cores()
     on_cpu = choice.device.type == "cpu"
-    fitting = CPU_BATCH if on_cpu else max(1, round(GPU_BATCH * min(1.0, (_GPU_BATCH_PX / size_px) ** 2)))
-    workers_why = f"{num_cores} {of_what}" if num_workers is None else "workers as asked"
-    batch_why = "as many as asked" if batch_size is not None else _batch_reason(on_cpu=on_cpu)
+    fitting_batch = CPU_BATCH if on_cpu else max(1, round(GPU_BATCH * min(1.0, (_GPU_BATCH_PX / size_px) ** 2)))
+    workers_reason = f"{num_cores} {core_limit}" if num_workers is None else "workers as requested"
+    batch_reason = "batch size as requested" if batch_size is not None else _batch_reason(on_cpu=on_cpu)
     return Concurrency(
         num_workers=num_workers or min(MAX_WORKERS, num_cores),
-        batch_size=batch_size or fitting,
-        reason=f"{workers_why}; {batch_why}",
+        batch_size=batch_size or fitting_batch,
+        reason=f"{workers_reason}; {batch_reason}",
     )
 
 
 @contextlib.contextmanager
 def worker_pools(concurrency: Concurrency, choice: DeviceChoice) -> Iterator[WorkerPools]:
-    """Threads at this pace; what nobody has begun is dropped at the end, so that a reader may stop early.
+    """Pools of worker threads for the block; tasks that have not started when it ends are cancelled.
 
-    Meanwhile OpenCV, and on a CPU PyTorch in these threads, compute on one core each: photographs side by side keep all
-    cores busy without waiting for each other, and results do not depend on how many there are.
+    During the block OpenCV, and on a CPU PyTorch within these threads, use one core each: photographs in parallel use
+    all cores without threads that wait for each other, and results do not depend on the number of workers.
     """
     on_cpu = choice.device.type == "cpu"
     num_threads, num_opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
     cv2.setNumThreads(1)
-    photographs = ThreadPoolExecutor(concurrency.num_workers, initializer=_compute_alone if on_cpu else None)
+    photographs = ThreadPoolExecutor(concurrency.num_workers, initializer=_use_one_core if on_cpu else None)
     network = photographs if on_cpu else ThreadPoolExecutor(1)
     try:
         yield WorkerPools(photographs=photographs, network=network)
@@ -81,30 +81,28 @@ def worker_pools(concurrency: Concurrency, choice: DeviceChoice) -> Iterator[Wor
         torch.set_num_threads(num_threads)
 
 
-def _compute_alone() -> None:
+def _use_one_core() -> None:
     torch.set_num_threads(1)
 
 
 def _batch_reason(*, on_cpu: bool) -> str:
-    if on_cpu:
-        return "each worker runs the network on its own small batch"
-    return "a GPU is filled by a large batch"
+    return "each worker runs the network on its own small batch" if on_cpu else "a large batch uses the GPU well"
 
 
 def _cores() -> tuple[int, str]:
-    """How many cores there are for this process, and what says so: a container's share counts, not the machine."""
+    """Number of cores for this process, and what limits it: the processes of a launch, a container, or the system."""
     allowed, quota = allowed_cores(), _quota()
-    num_beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if num_beside > 1:
-        num_own = max(1, min(allowed, quota or allowed) // num_beside)
-        return num_own, f"{'core' if num_own == 1 else 'cores'} for each of {num_beside} processes"
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if num_processes > 1:
+        num_own = max(1, min(allowed, quota or allowed) // num_processes)
+        return num_own, f"{'core' if num_own == 1 else 'cores'} for each of {num_processes} processes"
     if quota is not None and quota < allowed:
-        return quota, "core is this container's share" if quota == 1 else "cores are this container's share"
-    return allowed, "core may be used" if allowed == 1 else "cores may be used"
+        return quota, f"{'core is' if quota == 1 else 'cores are'} this container's limit"
+    return allowed, f"{'core is' if allowed == 1 else 'cores are'} available"
 
 
 def _quota() -> int | None:
-    """Whole cores of the control group (Linux, version 2), at least 1; None where it has no limit."""
+    """Cores that the control group allows (Linux, cgroup v2), rounded down, at least 1; None without a limit."""
     try:
         limit, period = _QUOTA_FILE.read_text(encoding="ascii").split()
         return max(1, int(limit) // int(period))

@@ -10,10 +10,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import write_atomically
-from fundusgrade.grading.rows import RowFormat, WrittenRow, name_in_row
+from fundusgrade.grading.reader import read_rows
+from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_rows, json_rows, name_in_row, row_format
 
 _SUFFIX = ".json"
 _REMEDY = "rerun with the same options and photographs, or start over with --overwrite instead of --resume"
@@ -100,14 +102,50 @@ def check_provenance(path: Path, provenance: RowProvenance) -> None:
         raise StoreError(f"{path} was written with {before}; this run has {now}: {_REMEDY}")
 
 
-def matching_rows(
-    rows: Iterator[WrittenRow], names: Sequence[str], path: Path, row_format: RowFormat
-) -> Iterator[KeptRow]:
-    """The rows of a file, checked against the photographs' names. Raises StoreError at a row of another photograph."""
+def resumable_rows(file: BinaryIO, path: Path, stored_as: RowFormat, request: ResumeRequest) -> list[KeptRow]:
+    """The rows of an interrupted run that are kept, from a file that is read behind its header; none for a new run.
+
+    Whole batches are kept, so that the network sees the same batches as without the interruption. Raises StoreError
+    where rows are neither to be resumed nor overwritten, or are not those of this run.
+    """
+    start = file.tell()
+    if next(_rows(file, stored_as), None) is None:
+        return []
+    if not request.resume:
+        if request.overwrite:
+            return []
+        raise StoreError(
+            f"{path} has the rows of an interrupted run; resume it with --resume, or discard it with --overwrite"
+        )
+    check_provenance(path, request.provenance)
+    file.seek(start)
+    rows = list(_matching(_rows(file, stored_as), request.names, path, stored_as))
+    batch_size = request.provenance.batch_size
+    return rows if len(rows) == len(request.names) else rows[: len(rows) // batch_size * batch_size]
+
+
+def finished_rows(path: Path, request: ResumeRequest) -> list[KeptRow]:
+    """The rows of a finished file. Raises StoreError where they are not all rows that this run would write."""
+    check_provenance(path, request.provenance)
+    rows = list(_matching(read_rows(path), request.names, path, row_format(path)))
+    if len(rows) < len(request.names):
+        raise StoreError(
+            f"{path} has {len(rows)} rows for {len(request.names)} photographs: the file was written for other "
+            f"photographs; {_REMEDY}"
+        )
+    return rows
+
+
+def _rows(file: BinaryIO, stored_as: RowFormat) -> Iterator[WrittenRow]:
+    return csv_rows(file) if stored_as is RowFormat.CSV else json_rows(file)
+
+
+def _matching(rows: Iterator[WrittenRow], names: Sequence[str], path: Path, stored_as: RowFormat) -> Iterator[KeptRow]:
+    """The rows of a file, each checked against its photograph's name."""
     expected_names = iter(names)
     for number, row in enumerate(rows, start=1):
         expected = next(expected_names, None)
-        if expected is None or row.image != name_in_row(expected, row_format):
+        if expected is None or row.image != name_in_row(expected, stored_as):
             raise StoreError(
                 f"{path}: row {number} is about {row.image!r}, expected {expected or 'no more rows'!r}: the file was "
                 f"written for other photographs; {_REMEDY}"

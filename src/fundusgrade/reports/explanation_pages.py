@@ -15,6 +15,7 @@ import numpy as np
 from fundusgrade.data.lesion_masks import LESION_NAMES, read_lesions
 from fundusgrade.explanation.explainer import Explanation, Explanations
 from fundusgrade.files import write_atomically
+from fundusgrade.grades import Prediction
 from fundusgrade.photographs.sources import FoundImage
 from fundusgrade.reports.figures import draw_explanations
 from fundusgrade.reports.html.environment import render
@@ -118,10 +119,9 @@ def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> st
     return render("explanations.html", title=title, entries=entries, command=command)
 
 
-def entry_of(name: str, figure: str, explanations: Explanations) -> IndexEntry:
-    """The index entry of an explained photograph."""
-    lines = tuple(prediction_line(each.prediction) for each in explanations[0])
-    return IndexEntry(name=name, figure=figure, lines=lines)
+def entry_of(name: str, figure: str, predictions: Sequence[Prediction]) -> IndexEntry:
+    """The index entry of an explained photograph, with the prediction of each model."""
+    return IndexEntry(name=name, figure=figure, lines=tuple(map(prediction_line, predictions)))
 
 
 def _quoted(path: str) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fundusgrade.errors import MetricsError
-from fundusgrade.evaluation.audit import CONTROL, LESIONS, Audit
+from fundusgrade.evaluation.audit import Audit
+from fundusgrade.evaluation.interventions import CONTROL, LESIONS
 from fundusgrade.grades import GRADE_LABELS, NUM_GRADES
 from fundusgrade.plots import BLUE, VERMILION, new_figure, save_figure
 from fundusgrade.reports.overlay import MarkedRegion

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fundusgrade.evaluation.assessment import Assessment
-from fundusgrade.evaluation.audit import Audit, InterventionEffect, conclusion
+from fundusgrade.evaluation.audit import Audit, conclusion
+from fundusgrade.evaluation.interventions import InterventionEffect
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade, Prediction
 from fundusgrade.metrics.comparison import p_value
@@ -122,6 +123,12 @@ def interventions_table(effects: Sequence[InterventionEffect], *, model: str) ->
         numbers = (of.mean_estimate.describe(), describe_number(of.percentile_95), changed)
         table.add_row(of.name, f"{of.num_photographs}{lost}", *numbers)
     return table
+
+
+def audit_tables(audits: Sequence[Audit]) -> list[Table]:
+    """The shortcuts of the data set that was audited, then the effects of interventions on each model."""
+    effects = [interventions_table(each.effects, model=each.model) for each in audits if each.model is not None]
+    return [shortcuts_table(audits[0].probes), *effects]
 
 
 def write_audit(audit: Audit, folder: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from markupsafe import Markup
 
 from fundusgrade.evaluation.assessment import Assessment, assess
-from fundusgrade.evaluation.audit import Audit, InterventionEffect
+from fundusgrade.evaluation.audit import Audit
+from fundusgrade.evaluation.interventions import InterventionEffect
 from fundusgrade.evaluation.shortcuts import ShortcutProbe
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.metrics.predictions import PredictionSet

@@ -1,0 +1,101 @@
+"""Explanations written to files: the figure of one photograph, or a folder of figures with an index page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fundusgrade.errors import DatasetError, UngradableError
+from fundusgrade.explanation.explainer import explain_photograph
+from fundusgrade.explanation.heat_map import ExplainOptions
+from fundusgrade.files import make_folder, write_atomically
+from fundusgrade.grades import Prediction
+from fundusgrade.grading.grader import Grader
+from fundusgrade.photographs.loading import DECODING_MARGIN
+from fundusgrade.photographs.sources import FoundImage
+from fundusgrade.reports.explanation_pages import (
+    INDEX_FILE,
+    IndexEntry,
+    draw_figure,
+    entry_of,
+    figure_names,
+    index_html,
+    write_arrays,
+)
+
+_FIGURE_PHOTOGRAPH_PX = 1200
+"""Figures show photographs at this size at most; raw heat maps and outlines of lesions need all pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureRequest:
+    """What the figures show: a column for each model, a row for each method, outlines of the lesions in `masks`.
+
+    `arrays` asks for the heat maps as .npz files beside the figures.
+    """
+
+    graders: Sequence[Grader]
+    methods: Sequence[ExplainOptions]
+    masks: Path | None = None
+    arrays: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenFigure:
+    """The prediction of each model, and the files that were written, the figure first."""
+
+    predictions: tuple[Prediction, ...]
+    paths: tuple[Path, ...]
+
+
+def write_figure(photograph: FoundImage, request: FigureRequest, path: Path) -> WrittenFigure:
+    """Explain a photograph and draw the figure of it.
+
+    Raises UngradableError where it cannot be graded, DatasetError where a lesion mask does not fit, StoreError where
+    nothing can be written.
+    """
+    explained = explain_photograph(photograph, request.graders, request.methods, at_least_px=_photograph_px(request))
+    draw_figure(explained, path, request.masks)
+    arrays = write_arrays(explained, path.with_suffix("")) if request.arrays else []
+    return WrittenFigure(predictions=tuple(each.prediction for each in explained[0]), paths=(path, *arrays))
+
+
+def write_figures(
+    photographs: Sequence[FoundImage],
+    request: FigureRequest,
+    folder: Path,
+    command: str,
+) -> Generator[IndexEntry, None, None]:
+    """Draw the figures of many photographs into a folder, one after the other, then an index page of them.
+
+    A photograph that cannot be explained is an entry with the reason. The index page names the `command`, and is
+    written also where the generator is closed early. Raises StoreError where nothing can be written.
+    """
+    entries: list[IndexEntry] = []
+    try:
+        for photograph, name in zip(photographs, figure_names(photographs), strict=True):
+            entries.append(_entry(photograph, name, request, folder))
+            yield entries[-1]
+    finally:
+        if folder.is_dir():
+            title = f"Explanations of {len(entries)} photographs"
+            write_atomically(folder / INDEX_FILE, index_html(entries, title=title, command=command))
+
+
+def _entry(photograph: FoundImage, name: str, request: FigureRequest, folder: Path) -> IndexEntry:
+    make_folder((folder / name).parent)
+    try:
+        written = write_figure(photograph, request, folder / name)
+    except (UngradableError, DatasetError) as error:
+        return IndexEntry(name=photograph.name, reason=str(error))
+    return entry_of(photograph.name, name, written.predictions)
+
+
+def _photograph_px(request: FigureRequest) -> int | None:
+    """Pixels per side at which a photograph is decoded; None for all."""
+    if request.arrays or request.masks is not None:
+        return None
+    largest = max(grader.recipe.size_px for grader in request.graders) * max(each.tiles for each in request.methods)
+    return max(_FIGURE_PHOTOGRAPH_PX, math.ceil(DECODING_MARGIN * largest))

@@ -1,0 +1,30 @@
+"""`audit`: data sets and models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fundusgrade.photographs.images import read_image
+from tests.command_line import Outcome
+from tests.models_for_tests import install_model, save_labeled_photographs
+
+
+def test_audit_of_data_and_model_shows_tables_a_sentence_and_writes_files(workplace: Path) -> None:
+    save_labeled_photographs(workplace / "eyes", 60)
+    assert Outcome("fundusgrade preprocess eyes --method natural --size 64").code == 0
+    install_model()
+    alone = Outcome("fundusgrade audit eyes")
+    assert alone.code == 0
+    assert "color and sharpness" in alone.stdout and "Without any retina" in alone.stdout
+    outcome = Outcome("fundusgrade audit eyes --model tiny --limit 4 --out found --device cpu --precision float32")
+    assert outcome.code == 0
+    assert "cut above and below" in outcome.stdout and "was not measured" in outcome.stdout
+    written = json.loads((workplace / "found" / "audit.json").read_text())
+    assert (written["data"], written["model"]) == ("eyes", "tiny")
+    assert [probe["num_photographs"] for probe in written["probes"]] == [60] * 5
+    assert written["conclusion"] in outcome.stdout.replace("\n", " ")
+    assert read_image(workplace / "found" / "audit.png").shape[0] > 300
+    evaluated = Outcome("fundusgrade evaluate --model tiny --audit --out scores --device cpu --precision float32")
+    assert evaluated.code == 0
+    assert (workplace / "scores" / "audit-tiny" / "audit.json").is_file()

@@ -1,0 +1,176 @@
+"""`explain`: figures, raw heat maps and folders of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fundusgrade.photographs.images import read_image
+from tests.command_line import Outcome
+from tests.models_for_tests import install_model, save_photographs
+
+
+def test_explain_verbatim(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [1])[0].rename("eye.png")
+    outcome = Outcome("fundusgrade explain eye.png --out heat.png")
+    assert outcome.code == 0
+    assert re.fullmatch(r"eye\.png: grade [0-4] .+, p = \d\.\d\d, referable \d\.\d\d \(tiny\)\n", outcome.stdout)
+    assert outcome.stderr == "written: heat.png\n"
+    assert min(read_image(workplace / "heat.png").shape[:2]) > 500
+    assert sorted(path.name for path in workplace.iterdir()) == ["eye.png", "heat.png"]
+
+
+def test_explain_makes_a_column_per_model(workplace: Path) -> None:
+    for number in range(3):
+        install_model(f"cnn-{number}", seed=number)
+    save_photographs(workplace, [1])
+    widths = []
+    for count in (1, 3):
+        chosen = " ".join(f"--model cnn-{number}" for number in range(count))
+        outcome = Outcome(f"fundusgrade explain eye01.png {chosen} --out {count}.png")
+        assert outcome.code == 0
+        assert [f"(cnn-{number})" in outcome.stdout for number in range(3)] == [number < count for number in range(3)]
+        assert outcome.stdout.count("\n") == count
+        with Image.open(f"{count}.png") as figure:
+            widths.append(figure.width)
+    assert widths[1] - widths[0] > 2 * 600
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("predicted", None),
+        ("referable", "referable"),
+        ("0", "grade 0 No DR"),
+        ("no_dr", "grade 0 No DR"),
+        ("Severe", "grade 3 Severe"),
+    ],
+)
+def test_explain_targets(target: str, expected: str | None, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fundusgrade.reports import explanation_pages
+
+    drawn = []
+    monkeypatch.setattr(explanation_pages, "draw_explanations", lambda rows, out, **named: drawn.extend(rows[0]))
+    install_model()
+    save_photographs(workplace, [1])
+    assert Outcome(f"fundusgrade explain eye01.png --target {target}").code == 0
+    predicted = drawn[0].prediction.grade
+    assert drawn[0].target.name == (expected or f"grade {int(predicted)} {predicted.label}")
+
+
+def test_explain_refuses_an_unknown_target_before_anything_else() -> None:
+    outcome = Outcome("fundusgrade explain gone.png --target edema --model gone")
+    assert outcome.code == 1
+    assert "Error: cannot explain 'edema'" in outcome.stderr
+    assert "predicted, referable, expected, a grade 0 to 4" in outcome.stderr
+
+
+def test_explain_names_its_figure_after_the_photograph(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [1])
+    assert Outcome("fundusgrade explain images/eye01.png").code == 0
+    assert (workplace / "eye01-explained.png").is_file()
+
+
+def test_explain_draws_a_row_per_method(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [1])
+    heights = []
+    for words in ("", "--method auto --method grad-cam@fine"):
+        assert Outcome(f"fundusgrade explain eye01.png {words} --out heat.png").code == 0
+        with Image.open("heat.png") as figure:
+            heights.append(figure.height)
+    assert heights[1] > heights[0] + 600
+
+
+def test_explain_saves_raw_maps(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [1])
+    outcome = Outcome("fundusgrade explain eye01.png --arrays --target expected --out heat.png")
+    assert outcome.code == 0
+    assert "written: heat-tiny-integrated.npz" in outcome.stderr
+    with np.load("heat-tiny-integrated.npz") as content:
+        assert content["heat"].shape == (160, 160)
+        assert str(content["target"]) == "expected"
+
+
+def test_explain_makes_a_folder_with_an_index_and_goes_on(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images" / "clinic", [1, 2])
+    (workplace / "images" / "bad.png").write_bytes(b"")
+    outcome = Outcome("fundusgrade explain images --out maps")
+    assert outcome.code == 3
+    assert outcome.stdout.count("(tiny)\n") == 2
+    assert "not explained: images/bad.png: the file is empty" in outcome.stderr
+    assert "written: maps/index.html" in outcome.stderr
+    files = sorted(path.relative_to("maps").as_posix() for path in Path("maps").rglob("*") if path.is_file())
+    assert files == ["clinic/eye01-explained.jpg", "clinic/eye02-explained.jpg", "index.html"]
+    page = Path("maps/index.html").read_text()
+    assert page.count("<img ") == 2 and "the file is empty" in page
+    assert "fundusgrade" in page
+
+
+def test_explain_tests_its_maps(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [1])
+    outcome = Outcome("fundusgrade explain eye01.png --faithfulness --method grad-cam --target referable")
+    assert outcome.code == 0
+    for word in ("perturbation", "concentration", "randomization", "stability", "│ random ", "center", "ROAD"):
+        assert word in outcome.stdout
+
+
+@pytest.mark.parametrize("option", ["--method gradcam", "--method integrated@fine"])
+def test_explain_refuses_an_unknown_method_before_anything_else(option: str) -> None:
+    outcome = Outcome(f"fundusgrade explain gone.png {option} --model gone")
+    assert outcome.code == 1
+    assert "Error: cannot explain by" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gone.png"], "Error: gone.png: the file does not exist"),
+        (["[red]gone.png"], "Error: [red]gone.png: the file does not exist"),
+        (["eye01.png", "--out", "heat.gif"], "unknown picture suffix '.gif'"),
+        (["eye01.png", "--out", "missing/heat.png"], "the folder missing does not exist"),
+    ],
+)
+def test_explain_says_what_was_wrong(words: list[str], message: str, workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [1])
+    outcome = Outcome(["explain", *words])
+    assert outcome.code == 1
+    assert message in outcome.stderr
+
+
+def test_a_mask_that_does_not_fit_does_not_end_the_run(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [1, 2])
+    (workplace / "masks").mkdir()
+    Image.fromarray(np.zeros((20, 20), np.uint8)).resize((40, 40)).save("masks/eye01_HE.png")
+    outcome = Outcome("fundusgrade explain images --out maps --masks masks")
+    assert outcome.code == 3
+    assert "eye01_HE.png has 40 x 40 pixels, its photograph 160 x 160" in outcome.stderr
+    assert Path("maps/eye02-explained.jpg").is_file()
+
+
+def test_several_photographs_need_a_folder(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [1, 2])
+    outcome = Outcome("fundusgrade explain images --out heat.png")
+    assert outcome.code == 1
+    assert "--out heat.png: several photographs need a folder" in outcome.stderr
+
+
+def test_one_photograph_is_explained_alike_alone_and_in_a_folder(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [1])
+    assert Outcome("fundusgrade explain images --arrays --out maps").code == 0
+    assert Outcome("fundusgrade explain images/eye01.png --arrays --out one.png").code == 0
+    with np.load("maps/eye01-explained-tiny-integrated.npz") as one, np.load("one-tiny-integrated.npz") as other:
+        assert np.array_equal(one["heat"], other["heat"])

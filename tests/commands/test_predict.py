@@ -1,0 +1,155 @@
+"""`predict`: a row for every photograph, whatever its name or content, on standard output or in a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fundusgrade.grades import Prediction
+from fundusgrade.grading.grader import Grader
+from fundusgrade.options import DeviceName, Precision
+from fundusgrade.photographs.images import read_image, write_image
+from tests.command_line import COLUMNS, Outcome, rows_of
+from tests.models_for_tests import install_model, save_broken_files, save_photographs
+
+
+def test_predict_verbatim(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [2, 0])
+    save_photographs(workplace / "images" / "left", [1])
+    outcome = Outcome("fundusgrade predict images/ --csv out.csv")
+    assert (outcome.code, outcome.stdout) == (0, "")
+    rows = rows_of((workplace / "out.csv").read_bytes().decode())
+    assert [row["image"] for row in rows] == ["images/eye00.png", "images/eye02.png", "images/left/eye01.png"]
+    for row in rows:
+        numbers = [float(row[f"p{grade}"]) for grade in range(5)]
+        assert sum(numbers) == pytest.approx(1, abs=3e-4)
+        assert int(row["grade"]) == int(np.argmax(numbers))
+        assert float(row["expected_grade"]) == pytest.approx(sum(g * p for g, p in enumerate(numbers)), abs=1e-3)
+        assert float(row["referable_probability"]) == pytest.approx(sum(numbers[2:]), abs=3e-4)
+        assert (row["model"], row["error"]) == ("tiny", "")
+    assert re.search(r"^model tiny; (cpu|cuda|mps), ", outcome.stderr)
+    assert "wrote 3 rows to out.csv: 3 graded, 0 failed, 0 of doubtful quality" in outcome.stderr
+
+
+def test_predict_writes_nothing_but_csv_to_standard_output(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [0, 1])
+    outcome = Outcome("fundusgrade predict eye00.png eye01.png --precision float32 --device cpu")
+    assert outcome.code == 0
+    assert [row["image"] for row in rows_of(outcome.stdout)] == ["eye00.png", "eye01.png"]
+    assert "wrote 2 rows to standard output: 2 graded, 0 failed" in outcome.stderr
+    expected = Grader.load("tiny", device=DeviceName.CPU, precision=Precision.FLOAT32).grade(Path("eye01.png"))
+    assert isinstance(expected, Prediction)
+    assert rows_of(outcome.stdout)[1]["p3"] == f"{expected.probabilities[3]:.4f}"
+
+
+def test_predict_goes_on_past_every_broken_file_and_says_so_at_the_end(workplace: Path) -> None:
+    install_model()
+    reasons = save_broken_files(workplace / "images")
+    assert len(reasons) >= 12
+    save_photographs(workplace / "images", [0, 1, 2])
+    outcome = Outcome("fundusgrade predict images gone.png --csv out.csv")
+    assert outcome.code == 3
+    rows = {Path(row["image"]).name: row for row in rows_of((workplace / "out.csv").read_bytes().decode())}
+    assert set(rows) == {*reasons, "gone.png", "eye00.png", "eye01.png", "eye02.png"}
+    for name, reason in (reasons | {"gone.png": "does not exist"}).items():
+        assert reason in rows[name]["error"], name
+        assert {rows[name][column] for column in COLUMNS[1:10]} == {""}
+    assert all(rows[f"eye0{seed}.png"]["grade"] in set("01234") for seed in range(3))
+    assert f"wrote {len(reasons) + 4} rows to out.csv: 3 graded, {len(reasons) + 1} failed" in outcome.stderr
+
+
+def test_predict_writes_no_formula(workplace: Path) -> None:
+    install_model()
+    source = save_photographs(workplace, [0])[0]
+    names = ["=1+1.png", "+1.png", "@SUM(A1).png", "-1.png", "\t=1.png"]
+    for name in names:
+        shutil.copy(source, workplace / name)
+    outcome = Outcome(["predict", "--", *names])
+    assert outcome.code == 0
+    assert [row["image"] for row in rows_of(outcome.stdout)] == [f"'{name}".replace("\t", "\t'") for name in names]
+
+
+def test_predict_takes_any_file_name(workplace: Path) -> None:
+    install_model()
+    source = save_photographs(workplace, [0])[0]
+    names = ["größe 眼.png", "[bold]eye.png", os.fsdecode(b"eye\xff.png"), 'a,"b".png']
+    for name in names:
+        shutil.copy(source, workplace / name)
+    outcome = Outcome(["predict", *names])
+    assert outcome.code == 0
+    assert [row["image"] for row in rows_of(outcome.stdout)] == [names[0], names[1], "eye\\udcff.png", names[3]]
+
+
+def test_predict_without_photographs_is_an_error(workplace: Path) -> None:
+    install_model()
+    (workplace / "empty").mkdir()
+    (workplace / "empty" / "notes.txt").touch()
+    outcome = Outcome("fundusgrade predict empty --csv out.csv")
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert (
+        "Error: no photographs in empty; expected files that end in .bmp, .dcm, .dicom, .jpeg, .jpg, .png,"
+        in outcome.stderr
+    )
+    assert not (workplace / "out.csv").exists()
+
+
+def test_predict_to_a_place_that_cannot_be_written_is_an_error(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [0])
+    (workplace / "file").touch()
+    outcome = Outcome("fundusgrade predict eye00.png --csv file/out.csv")
+    assert outcome.code == 1
+    assert "Error: cannot write file/out.csv" in outcome.stderr
+
+
+def test_predict_with_coverage_adds_ranges_that_hold_the_grade(labeled: Path, workplace: Path) -> None:
+    assert Outcome("fundusgrade preprocess labeled --size 64 --workers 1").code == 0
+    assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name ranged").code == 0
+    predict = "fundusgrade predict labeled --model ranged --device cpu --csv out.csv --coverage"
+    both = Outcome(f"{predict} 0.9 --tta")
+    assert both.code == 1 and "--coverage cannot be combined with --tta" in both.stderr
+    assert Outcome(f"{predict} 0.9").code == 0
+    header, *rows = list(csv.reader(io.StringIO((workplace / "out.csv").read_text())))
+    assert header == [*COLUMNS, "grade_low", "grade_high"]
+    for row in rows:
+        low, high = int(row[-2]), int(row[-1])
+        assert 0 <= low <= int(row[1]) <= high <= 4
+
+
+def test_a_model_without_conformity_gives_no_ranges(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [0])
+    outcome = Outcome("fundusgrade predict images --coverage 0.9")
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert "--coverage" in outcome.stderr
+
+
+def test_require_gradable_withholds_what_is_in_doubt(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [0])
+    sharp = read_image(workplace / "images" / "eye00.png")
+    blurred = cv2.GaussianBlur(sharp, (0, 0), 6)
+    write_image(workplace / "images" / "blurred.png", np.asarray(blurred, np.uint8))
+    outcome = Outcome("fundusgrade predict images --csv out.csv")
+    assert outcome.code == 0
+    assert "2 graded, 0 failed, 1 of doubtful quality" in outcome.stderr
+    doubted, good = rows_of((workplace / "out.csv").read_text())
+    assert (doubted["gradable"], doubted["quality_reasons"]) == ("no", "out of focus or veiled")
+    assert (good["gradable"], good["quality_reasons"]) == ("yes", "")
+    assert doubted["grade"] != ""
+    withheld = Outcome("fundusgrade predict images --csv out.csv --require-gradable")
+    assert withheld.code == 3
+    doubted, good = rows_of((workplace / "out.csv").read_text())
+    assert (doubted["grade"], doubted["gradable"]) == ("", "no")
+    assert doubted["error"] == "not gradable: out of focus or veiled"
+    assert good["grade"] != ""

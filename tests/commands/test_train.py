@@ -1,0 +1,49 @@
+"""`train`: from a prepared data set to an installed model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from fundusgrade import store
+from tests.command_line import Outcome
+from tests.models_for_tests import install_dataset
+
+
+def test_preprocess_then_train_then_evaluate(labeled: Path, home: Path) -> None:
+    """The five commands of a beginner, on a data set of 20 drawn eyes."""
+    made = Outcome("fundusgrade preprocess labeled --size 64 --workers 1")
+    assert made.code == 0
+    assert "data set labeled: 20 of 20 photographs ready" in made.stdout
+    trained = Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --precision float32")
+    assert trained.code == 0, trained.stderr
+    assert "best epoch 1: validation kappa" in trained.stdout
+    assert "device: cpu, float32: as asked" in trained.stderr
+    assert sorted(path.name for path in (home / "models" / "labeled-cnn").iterdir()) == sorted(store.MODEL_FILES)
+    evaluated = Outcome("fundusgrade evaluate --model labeled-cnn --device cpu --precision float32")
+    assert evaluated.code == 0
+    assert "Quadratic weighted kappa" in evaluated.stdout
+
+
+@pytest.mark.parametrize("options", ["", " --overwrite", " --resume"])
+def test_train_on_a_missing_gpu_is_refused_before_anything_is_fetched_or_lost(
+    options: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*arguments: object, **options: object) -> None:
+        raise AssertionError("weights were fetched")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(timm, "create_model", fetch)
+    install_dataset("drawn")
+    if options:
+        (home / "runs" / "drawn-vit").mkdir(parents=True)
+        (home / "runs" / "drawn-vit" / "state.safetensors").write_bytes(b"hours of work")
+    before = sorted(home.rglob("*"))
+    outcome = Outcome("fundusgrade train --arch vit --device cuda" + options)
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert "Error: --device cuda: this machine has none that PyTorch" in outcome.stderr
+    assert "use --device auto or --device cpu, or install a PyTorch built for your GPU" in outcome.stderr
+    assert sorted(home.rglob("*")) == before
