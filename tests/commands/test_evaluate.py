@@ -61,7 +61,7 @@ def test_folds_are_trained_pooled_compared_and_reported(labeled: Path, home: Pat
     assert "each image was graded by one of 3 networks, trained without it" in evaluated.stderr
     page = Path("out/report.html").read_text(encoding="utf-8")
     assert RESEARCH_USE in page and page.count("data:image/jpeg") >= 1
-    assert page.count("How training went") == 2 and "own-fold3" in page
+    assert page.count("Learning curve") == 2 and "own-fold3" in page
     written = json.loads(Path("out/evaluation.json").read_text())
     assert [model["evaluation"]["num_photographs"] for model in written["models"]] == [20, 20]
 
