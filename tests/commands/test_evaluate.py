@@ -36,7 +36,7 @@ def test_evaluate_shows_a_table_and_writes_files(workplace: Path) -> None:
     assert [model["evaluation"]["kappa"] for model in written["models"]] == [each.kappa for each in expected]
     assert [model["evaluation"]["num_photographs"] for model in written["models"]] == [20, 20]
     assert [(pair["first"], pair["second"]) for pair in written["comparisons"]] == [("cnn-a", "cnn-b")]
-    row = next(line for line in outcome.stdout.splitlines() if "Quadratic weighted kappa" in line)
+    row = next(line for line in outcome.stdout.splitlines() if "quadratic weighted kappa" in line)
     assert [f"{each.kappa:.3f}" in row for each in expected] == [True, True]
     assert "cnn-a" in outcome.stdout and "cnn-b" in outcome.stdout
     assert read_image(workplace / "results" / "confusion.png").shape[0] > 500

@@ -136,7 +136,7 @@ def test_explain_refuses_an_unknown_method_before_anything_else(option: str) -> 
     [
         (["gone.png"], "Error: gone.png: the file does not exist"),
         (["[red]gone.png"], "Error: [red]gone.png: the file does not exist"),
-        (["eye01.png", "--out", "heat.gif"], "unknown picture suffix '.gif'"),
+        (["eye01.png", "--out", "heat.gif"], "unknown image suffix '.gif'"),
         (["eye01.png", "--out", "missing/heat.png"], "the folder missing does not exist"),
     ],
 )

@@ -11,8 +11,8 @@ def test_preprocess_ends_with_a_code_of_its_own_where_photographs_failed(labeled
     (labeled / "3" / "broken.png").write_bytes(b"")
     outcome = Outcome("fundusgrade preprocess labeled --size 64 --workers 1")
     assert outcome.code == 3
-    assert "20 of 21 photographs ready" in outcome.stdout
-    assert "not ready, 1: the file is empty" in outcome.stdout
+    assert "20 of 21 photographs prepared" in outcome.stdout
+    assert "not prepared, 1: the file is empty" in outcome.stdout
 
 
 def test_preprocess_names_what_it_cannot_find() -> None:

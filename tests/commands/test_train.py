@@ -17,7 +17,7 @@ def test_preprocess_then_train_then_evaluate(labeled: Path, home: Path) -> None:
     """The five commands of a beginner, on a data set of 20 drawn eyes."""
     made = Outcome("fundusgrade preprocess labeled --size 64 --workers 1")
     assert made.code == 0
-    assert "data set labeled: 20 of 20 photographs ready" in made.stdout
+    assert "data set labeled: 20 of 20 photographs prepared" in made.stdout
     trained = Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --precision float32")
     assert trained.code == 0, trained.stderr
     assert "best epoch 1: validation kappa" in trained.stdout
@@ -25,7 +25,7 @@ def test_preprocess_then_train_then_evaluate(labeled: Path, home: Path) -> None:
     assert sorted(path.name for path in (home / "models" / "labeled-cnn").iterdir()) == sorted(store.MODEL_FILES)
     evaluated = Outcome("fundusgrade evaluate --model labeled-cnn --device cpu --precision float32")
     assert evaluated.code == 0
-    assert "Quadratic weighted kappa" in evaluated.stdout
+    assert "quadratic weighted kappa" in evaluated.stdout
 
 
 @pytest.mark.parametrize("options", ["", " --overwrite", " --resume"])
