@@ -10,7 +10,7 @@ from fundusgrade.reports.html.formats import count, data_uri, interval, number, 
 
 def test_numbers() -> None:
     assert [number(-0.5), number(None), number(math.nan), number(1, 0)] == ["−0.500", "undefined", "undefined", "1"]
-    assert [percent(0.125, 1), percent(None), count(12345)] == ["12.5 %", "undefined", "12,345"]
+    assert [percent(0.125, 1), percent(None), count(12345)] == ["12.5\N{NO-BREAK SPACE}%", "undefined", "12,345"]
 
 
 def test_intervals_say_when_there_is_none() -> None:

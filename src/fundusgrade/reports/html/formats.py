@@ -7,8 +7,6 @@ import math
 
 from fundusgrade.metrics.estimates import Estimate, describe_number
 
-UNDEFINED = "undefined"
-
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number with a true minus sign; "undefined" for None and NaN."""
@@ -16,8 +14,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None, digits: int = 0) -> str:
-    """A fraction as a percentage; "undefined" for None and NaN."""
-    return UNDEFINED if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
+    """A fraction as a percentage, which no line break divides; "undefined" for None and NaN."""
+    return "undefined" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def count(value: int) -> str:
