@@ -73,7 +73,7 @@ def test_nothing_to_check_on(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="nothing to quantize on"):
         export_model(ExportRequest(format=ExportFormat.ONNX, model="tiny", int8=True, check=False))
     prepared_dataset(store.dataset_directory("other"))
-    with pytest.raises(DatasetError, match=r"'other' is .*the model 'tiny' needs .*prepare it again"):
+    with pytest.raises(DatasetError, match=r"'other' is .*the model 'tiny' needs .*again with"):
         export_model(ExportRequest(format=ExportFormat.ONNX, model="tiny", data="other"))
     assert not list(tmp_path.iterdir())
 

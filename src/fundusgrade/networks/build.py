@@ -34,7 +34,7 @@ def network_spec(
 ) -> NetworkSpec:
     """The network that `arch` names, for preprocessed images of size_px x size_px.
 
-    `arch` is "cnn", "resnet50", "vit", any name of timm, or a place in the layout of timm's hub (`timm_hub`).
+    `arch` is "cnn", "resnet50", "vit", any name of timm, or a network in the layout of timm's hub (`timm_hub`).
     `band_rows` are the first row that shows the retina and the one after the last, in px; all rows if None. Raises
     WeightsUnavailableError for an unknown name.
     """
@@ -64,7 +64,7 @@ def network_spec(
 
 
 def _hub_spec(arch: str, size_px: int, band_rows: tuple[int, int] | None, head: Head) -> NetworkSpec:
-    """The network that `config.json` describes. All that it says is kept: a trained model does not need the file."""
+    """The network that `config.json` describes; all of it is copied, so that a trained model does not need the file."""
     found = read_hub_network(arch)
     if not timm.is_model(found.architecture):
         raise WeightsUnavailableError(
@@ -94,7 +94,7 @@ def _rows(size_px: int, band_rows: tuple[int, int] | None, step: int) -> tuple[i
 
 
 def _patch_px(timm_name: str) -> int | None:
-    """Side of a vision transformer's patches, as its name says; None for others."""
+    """Side of a vision transformer's patches, read from its name; None for other architectures."""
     found = re.search(r"patch(\d+)", timm_name)
     return int(found.group(1)) if found else None
 

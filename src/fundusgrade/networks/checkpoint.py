@@ -1,6 +1,6 @@
-"""A model's weights with everything needed to use them: one safetensors file whose header carries the description.
+"""A model's weights with everything needed to use them: one safetensors file whose header holds the description.
 
-One atomic write so replaces both; `model.json` beside it is a copy for people. Nothing here reads pickle.
+One file, so that one atomic write replaces both; `model.json` beside it is a copy for people. Pickle is never read.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"the weights in {path} are not those that were saved (hash differs); copy the file again"
         )
     fingerprints = _pop_fingerprints(state, path)
-    # building and filling fail in many ways where the description is sound JSON, but of no network that exists here
+    # Building and loading fail in many ways where the description is correct JSON, but of a network unknown here.
     try:
         network = _network_with_weights(description.network, state)
     except (RuntimeError, ValueError, TypeError, AssertionError, WeightsUnavailableError) as error:
@@ -115,13 +115,13 @@ def _network_with_weights(spec: NetworkSpec, state: Mapping[str, Tensor]) -> Gra
     network = GradingNetwork(spec, backbone)
     _check_shapes(network, state)
     if any(buffer.is_meta and name not in state for name, buffer in network.named_buffers()):
-        network = build_network(spec)  # it computes tables that no file holds, such as relative positions
-    # Copies, as safetensors maps the file into memory, and a mapped file cannot be replaced on every system.
-    own = {
+        network = build_network(spec)  # some networks compute tables that are not stored, such as relative positions
+    # Copies: safetensors maps the file into memory, and Windows cannot replace a mapped file.
+    copies = {
         name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
         for name, tensor in state.items()
     }
-    network.load_state_dict(own, assign=True)
+    network.load_state_dict(copies, assign=True)
     return network
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: network, preprocessing, provenance, thresholds; as JSON, checked when read."""
+"""The description of a model: its network, preprocessing, provenance and thresholds, as JSON that is checked."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _network(described: dict[str, Any]) -> NetworkSpec:
         arguments=dict(described.get("arguments", {})),
     )
     top, bottom = spec.rows or (0, spec.size_px)
-    # timm reads other names as places from which it would fetch a description of its own.
+    # For other names, such as "hf-hub:...", timm would download a description.
     if spec.timm_name is not None and not timm.is_model(spec.timm_name.split(".")[0]):
         raise ValueError(f"timm {timm.__version__} has no network {spec.timm_name!r}")
     if spec.size_px != int(described["recipe"]["size_px"]) or not 0 <= top < bottom <= spec.size_px:

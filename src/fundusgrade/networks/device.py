@@ -1,4 +1,4 @@
-"""Where and how precisely to compute: one function chooses, and says why."""
+"""Device and precision: one function chooses both, with the reason."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 from fundusgrade.errors import DeviceError
 from fundusgrade.options import DeviceName, Precision
 
-# On a CPU each worker runs the network alone on its own batch: a few photographs fill one core's vector units, and
-# small batches end together.
+# Images per batch on a CPU, where each worker runs a batch of its own on one core: a few images use its vector units
+# fully, and with small batches all workers finish at nearly the same time.
 CPU_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceChoice:
-    """The device and precision to use (never "auto"), and the reason in words; whether training compiles networks.
+    """The device and precision to use (never "auto"), with the reason in words.
 
-    `runtime` names what computes instead of PyTorch, and how precisely; None where PyTorch does.
+    `compiled` says whether training compiles the network. `runtime` names the runtime and number format of an exported
+    graph, as "onnxruntime int8"; None where PyTorch computes.
     """
 
     device: torch.device
@@ -30,7 +31,7 @@ class DeviceChoice:
     runtime: str | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Context in which the network computes at the chosen precision."""
+        """A context in which PyTorch computes at the chosen precision."""
         if self.precision is Precision.FLOAT32:
             return contextlib.nullcontext()
         dtype = torch.bfloat16 if self.precision is Precision.BFLOAT16 else torch.float16
@@ -43,9 +44,9 @@ class DeviceChoice:
 
 
 def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO) -> DeviceChoice:
-    """Choose what is fastest here, or check what was asked for.
+    """Choose the fastest device and precision of this machine where they are `auto`; else those that are given.
 
-    Raises DeviceError where the machine lacks it: there is no quiet fallback.
+    Raises DeviceError where the machine does not have them: there is no silent fallback.
     """
     available = {DeviceName.CUDA: torch.cuda.is_available(), DeviceName.MPS: torch.backends.mps.is_available()}
     if device is DeviceName.AUTO:
@@ -63,7 +64,7 @@ def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = P
 
 
 def _own_device(device: DeviceName) -> torch.device:
-    """Where torchrun has started several processes on this machine, each has a GPU of its own."""
+    """The device of this process: one GPU each where torchrun has started several processes on this machine."""
     local_rank, num_local = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if num_local == 1 or device is DeviceName.CPU:
         return torch.device(device.value)
@@ -79,9 +80,9 @@ def _own_device(device: DeviceName) -> torch.device:
 def choose_for_graph(
     runtime: str, device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO
 ) -> DeviceChoice:
-    """The choice for an exported graph, which `runtime` computes, as "onnxruntime int8": there is only one.
+    """The only choice for an exported graph: the CPU, at the precision of `runtime`, as "onnxruntime int8".
 
-    Raises DeviceError where something else was asked for.
+    Raises DeviceError where another device or precision is requested.
     """
     if device not in (DeviceName.AUTO, DeviceName.CPU):
         raise DeviceError(
@@ -95,21 +96,21 @@ def choose_for_graph(
         )
     return DeviceChoice(
         device=torch.device("cpu"),
-        precision=Precision.FLOAT32,  # of what PyTorch does before and after the graph
+        precision=Precision.FLOAT32,  # of what PyTorch computes before and after the graph
         reason="an exported graph runs as it was exported",
         runtime=runtime,
     )
 
 
-def _choose_precision(device: DeviceName, asked: Precision) -> tuple[Precision, str]:
-    if asked is Precision.FLOAT16 and device is DeviceName.CPU:
+def _choose_precision(device: DeviceName, requested: Precision) -> tuple[Precision, str]:
+    if requested is Precision.FLOAT16 and device is DeviceName.CPU:
         raise DeviceError(
             "--precision float16 needs a GPU: on a CPU it is slower than float32; use --precision auto or bfloat16"
         )
-    if asked is Precision.BFLOAT16 and device is DeviceName.CUDA and not torch.cuda.is_bf16_supported():
+    if requested is Precision.BFLOAT16 and device is DeviceName.CUDA and not torch.cuda.is_bf16_supported():
         raise DeviceError("--precision bfloat16: this GPU does not have it; use --precision float16 or auto")
-    if asked is not Precision.AUTO:
-        return asked, "precision as asked"
+    if requested is not Precision.AUTO:
+        return requested, "precision as asked"
     if device is DeviceName.CUDA:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision.BFLOAT16, "this GPU computes bfloat16 fast, and it needs no loss scaling"
@@ -120,11 +121,11 @@ def _choose_precision(device: DeviceName, asked: Precision) -> tuple[Precision, 
 
 
 def cpu_has_bfloat16() -> bool:
-    """AVX512-BF16 or AMX, as PyTorch reads the processor; older versions of it cannot tell."""
+    """Whether PyTorch finds AVX512-BF16 or AMX instructions; False with versions that cannot detect them."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def allowed_cores() -> int:
-    """How many cores this process may use of the machine's."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,17 +21,17 @@ NUM_CUTS = NUM_GRADES - 1
 NO_OFFSETS = (0.0,) * NUM_GRADES
 MIDDLES = tuple(grade + 0.5 for grade in range(NUM_CUTS))
 NUM_OUTPUTS = {Head.SOFTMAX: NUM_GRADES, Head.REGRESSION: 1, Head.CUMULATIVE: NUM_CUTS}
-# Before it is calibrated, a severity is taken to be right to about this much: the scale of a logistic distribution.
+# Scale of the logistic distribution of a severity before calibration.
 SEVERITY_SCALE = 0.25
 _SMALLEST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """How outputs are turned into probabilities.
+    """Parameters that turn outputs of a head into calibrated probabilities.
 
-    `temperature` > 0 divides logits, and is a severity's uncertainty; `offsets` (5) are added to a softmax's logits;
-    `cutpoints` (4), rising, are the severities at which a grade and the next are equally likely.
+    `temperature` > 0 divides the logits, and scales the uncertainty of a severity; `offsets` (5) are added to the
+    logits of a softmax head first; `cutpoints` (4), rising, are the severities between two neighboring grades.
     """
 
     temperature: float = 1.0
@@ -43,7 +43,7 @@ UNCALIBRATED = Calibration()
 
 
 def grade_logits(head: Head, outputs: Tensor, calibration: Calibration = UNCALIBRATED) -> Tensor:
-    """Outputs (B, n) of a head -> calibrated logits (B, 5), whose softmax are the probabilities of the grades."""
+    """Outputs (B, n) of a head, n by NUM_OUTPUTS -> calibrated logits (B, 5): their softmax are the probabilities."""
     if head is Head.SOFTMAX:
         offsets = torch.tensor(calibration.offsets, dtype=outputs.dtype, device=outputs.device)
         return (outputs + offsets) / calibration.temperature

@@ -1,4 +1,4 @@
-"""Inference: a network moved to its device, image batches -> outputs -> probabilities."""
+"""Inference: preprocessed images -> outputs of the head -> probabilities of the five grades."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from fundusgrade.networks.tensors import scale_pixels
 
 
 def to_device(network: GradingNetwork, choice: DeviceChoice) -> GradingNetwork:
-    """Move a network to the chosen device, in the memory layout that is fast there."""
+    """Move a network to the chosen device, to channels-last memory format if it runs faster so."""
     if network.prefers_channels_last:
         return network.to(choice.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     return network.to(choice.device)
 
 
 def to_memory_format(network: GradingNetwork, images: Tensor) -> Tensor:
-    """Give a batch the network's memory layout."""
+    """A batch of images (B, 3, H, W) in the memory format of the network."""
     return images.contiguous(memory_format=torch.channels_last) if network.prefers_channels_last else images
 
 
 def predict_probabilities(
     network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, batch_size: int = 32, *, tta: bool = False
 ) -> NDArray[np.float64]:
-    """Probabilities (N, 5) of preprocessed pictures (N, 3, S, S) uint8, in evaluation mode."""
+    """Probabilities (N, 5) of preprocessed images (N, 3, S, S) uint8, in evaluation mode.
+
+    Raises CheckpointError as `predict_outputs`.
+    """
     return to_probabilities(network.spec, predict_outputs(network, pixels, choice, batch_size, tta=tta))
 
 
@@ -37,7 +40,11 @@ def predict_probabilities(
 def predict_outputs(
     network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, batch_size: int = 32, *, tta: bool = False
 ) -> Tensor:
-    """Outputs of the head (N, n) float32 on the CPU; with `tta` the mean over the four mirrored pictures."""
+    """Outputs of the head (N, n) float32 on the CPU, for preprocessed images (N, 3, S, S) uint8, in evaluation mode.
+
+    With `tta` (test-time augmentation) they are means over the four horizontal and vertical flips. Raises
+    CheckpointError where an output is not a finite number.
+    """
     was_training = network.training
     network.eval()
     starts = range(0, len(pixels), batch_size)
@@ -49,7 +56,7 @@ def predict_outputs(
 
 
 def to_probabilities(spec: NetworkSpec, outputs: Tensor, calibration: Calibration | None = None) -> NDArray[np.float64]:
-    """Outputs (N, n) -> probabilities (N, 5), by the network's own calibration if no other is given."""
+    """Outputs (N, n) -> probabilities (N, 5) float64, by the network's own calibration if `calibration` is None."""
     chosen = spec.calibration if calibration is None else calibration
     return torch.softmax(grade_logits(spec.head, outputs.double(), chosen), dim=1).cpu().numpy()
 
@@ -61,7 +68,7 @@ def _predict_batch(network: GradingNetwork, pixels: Tensor, choice: DeviceChoice
         outputs = torch.stack([network.outputs(to_memory_format(network, view)) for view in views]).mean(dim=0)
     if not torch.isfinite(outputs).all():
         raise CheckpointError(
-            f"the network {network.spec.arch} gave values that are not numbers at {choice.precision.value}; "
+            f"the network {network.spec.arch} gave values that are not finite at {choice.precision.value}; "
             "try --precision float32; if that does not help, the checkpoint is damaged"
         )
     return outputs.cpu()

@@ -1,6 +1,6 @@
-"""The model card: what a model is, what it was trained on, how well it grades, and what it must not be used for.
+"""The model card: network, training data and options, validation scores and limitations, as Markdown.
 
-Follows the sections of Mitchell et al., Model Cards for Model Reporting (FAT* 2019).
+After Mitchell et al., Model Cards for Model Reporting (FAT* 2019).
 """
 
 from __future__ import annotations
@@ -26,25 +26,23 @@ _OPTIONS = (
 )
 
 
-def model_card(description: CheckpointDescription, limits: Sequence[str] = ()) -> str:
-    """Markdown for README.md beside the checkpoint; `limits` are added to those that hold for every model."""
-    what = description.network.timm_name or description.network.arch
+def model_card(description: CheckpointDescription) -> str:
+    """The text of README.md beside the checkpoint."""
+    network = description.network.timm_name or description.network.arch
     sections = [
         f"# {description.name}",
         RESEARCH_USE,
-        f"Grades diabetic retinopathy (ICDR 0-4) from a fundus photograph with `{what}`.",
+        f"Grades diabetic retinopathy in a fundus photograph (ICDR severity scale, 0 to 4) with `{network}`.",
         "## Model",
         _model_lines(description),
         "## Training",
         _training_lines(description),
         "## Validation split",
         _validation_lines(description),
-        "## Use and limits",
+        "## Limitations",
         _bullets(
-            "for research and teaching; no decision about a patient may rest on it",
-            "grades one photograph, not an eye or a patient, and does not see macular edema reliably",
-            "photographs from other cameras, other populations or of poor quality are graded worse, often much worse",
-            *limits,
+            "grades one photograph, not an eye or a patient, and does not detect macular edema reliably",
+            "less accurate, often much less, on photographs of other cameras, other populations or poor quality",
         ),
     ]
     return "\n\n".join(sections) + "\n"
@@ -57,9 +55,9 @@ def _model_lines(description: CheckpointDescription) -> str:
         f"architecture: {network.arch}" + (f" (timm `{network.timm_name}`)" if network.timm_name else ""),
         f"input: {rows}{recipe.size_px} x {recipe.size_px} px, preprocessing `{recipe.method.value}`, "
         f"outline `{recipe.outline.value}`",
-        f"start: {description.provenance.init}",
-        f"head: {network.head.value}; {_calibration(description)}",
-        f"grade: {_decision(description)}",
+        f"initial weights: {description.provenance.init}",
+        f"output head: {network.head.value}, {_calibration(description)}",
+        f"decision: {_decision(description)}",
         f"weights SHA-256: `{description.weights_sha256}`",
     )
 
@@ -68,21 +66,21 @@ def _training_lines(description: CheckpointDescription) -> str:
     provenance = description.provenance
     options = {name: provenance.options.get(name) for name in _OPTIONS}
     return _bullets(
-        f"data: `{provenance.data_name}`, manifest SHA-256 `{provenance.data_hash}`",
+        f"data set: `{provenance.data_name}`, manifest SHA-256 `{provenance.data_hash}`",
         f"loss: {provenance.options.get('loss', 'cross-entropy')}, "
-        f"classes weighted by `--class-weights {provenance.options.get('class_weights')}`",
+        f"with `--class-weights {provenance.options.get('class_weights')}`",
         "options: " + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
-        f"kept: epoch {provenance.metrics.get('best_epoch')}, the best by validation quadratic weighted kappa",
+        f"selected epoch: {provenance.metrics.get('best_epoch')}, of highest validation quadratic weighted kappa",
         "versions: " + ", ".join(f"{name} {value}" for name, value in provenance.versions.items()),
     )
 
 
 def _validation_lines(description: CheckpointDescription) -> str:
-    left_out = ("best_epoch",)
-    metrics = {name: value for name, value in description.provenance.metrics.items() if name not in left_out}
+    metrics = {name: value for name, value in description.provenance.metrics.items() if name != "best_epoch"}
     return _bullets(
         *(f"{name.replace('_', ' ')}: {_number(value)}" for name, value in metrics.items()),
-        "these figures chose epoch and thresholds, so they are a little too good; measure with `fundusgrade evaluate`",
+        "epoch, calibration and thresholds were chosen on this split, so these scores are optimistic; "
+        "`fundusgrade evaluate` measures them on other photographs",
     )
 
 
@@ -91,22 +89,22 @@ def _bullets(*lines: str) -> str:
 
 
 def _calibration(description: CheckpointDescription) -> str:
-    """What turns the head's outputs into probabilities."""
+    """The parameters that were fitted, in words."""
     calibration, head = description.network.calibration, description.network.head
     if calibration == UNCALIBRATED:
         return "not calibrated"
-    told = [f"temperature {calibration.temperature:.2f}"]
+    fitted = [f"temperature {calibration.temperature:.2f}"]
     if head is Head.SOFTMAX and calibration.offsets != NO_OFFSETS:
-        told.append("class weights partly or wholly undone")
+        fitted.append("logit offsets against the class weights")
     if head is Head.REGRESSION:
-        told.append(f"cutpoints {_listed(calibration.cutpoints)}")
-    return f"calibrated on validation: {', '.join(told)}"
+        fitted.append(f"cutpoints {_listed(calibration.cutpoints)}")
+    return f"calibrated on the validation split ({', '.join(fitted)})"
 
 
 def _decision(description: CheckpointDescription) -> str:
     if description.thresholds is None:
-        return "the most probable one"
-    return f"thresholds of the expected grade, chosen on validation: {_listed(description.thresholds)}"
+        return "the most probable grade"
+    return f"thresholds of the expected grade, chosen on the validation split: {_listed(description.thresholds)}"
 
 
 def _listed(values: Sequence[float]) -> str:

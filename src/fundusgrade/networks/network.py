@@ -14,16 +14,17 @@ from fundusgrade.options import Head
 
 CNN = "cnn"
 
-# Where a regression begins: near the mean grade of the usual data sets.
+# Initial bias of a regression head: near the mean grade of the usual data sets.
 INITIAL_SEVERITY = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
-    """Everything needed to build a network again: `arch` as the user names it, input size in px, normalization.
+    """Everything needed to build a network again.
 
-    `rows` are the first row of the picture that the network looks at and the one after the last; None stands for all.
-    `arguments` are those that timm builds the network with beside its name: numbers, words and lists of them.
+    `arch` is the architecture as the user names it, `timm_name` timm's name, None for the small CNN. Images are
+    size_px x size_px; of them the network uses rows `rows[0]` to `rows[1]` (exclusive), all if None. `mean` and `std`
+    normalize each color channel. `arguments` are passed to timm beside the name: numbers, strings and lists of them.
     """
 
     arch: str
@@ -38,13 +39,13 @@ class NetworkSpec:
 
     @property
     def input_px(self) -> tuple[int, int]:
-        """Height and width of what the network looks at."""
+        """Height and width of the network's input, in px."""
         top, bottom = self.rows or (0, self.size_px)
         return bottom - top, self.size_px
 
 
 class SmallCnn(nn.Module):
-    """Three convolution layers and a linear one, trained from scratch: the baseline of the comparison."""
+    """Three convolution layers and a linear one, trained from scratch: the baseline of comparisons."""
 
     def __init__(self, num_outputs: int = NUM_GRADES, dropout: float = 0.2) -> None:
         super().__init__()
@@ -59,14 +60,14 @@ class SmallCnn(nn.Module):
             nn.init.constant_(self.classifier.bias, INITIAL_SEVERITY)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalized pictures (B, 3, S, S) -> outputs of the head (B, n)."""
+        """Normalized images (B, 3, H, W) -> outputs of the head (B, n)."""
         pooled = self.features(x).mean(dim=(2, 3))
         logits: Tensor = self.classifier(self.dropout(pooled))
         return logits
 
 
 class GradingNetwork(nn.Module):
-    """A backbone with a head; pictures (B, 3, S, S) in [0, 1] -> logits (B, 5). It normalizes by itself."""
+    """A backbone with a head: images (B, 3, S, S) in [0, 1], which it normalizes itself -> logits (B, 5)."""
 
     mean: Tensor
     std: Tensor
@@ -79,29 +80,29 @@ class GradingNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S) float in [0, 1] -> calibrated logits (B, 5), float32."""
+        """Images (B, 3, S, S) float in [0, 1] -> calibrated logits (B, 5) float32."""
         return grade_logits(self.spec.head, self.outputs(images), self.spec.calibration)
 
     def outputs(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S) float in [0, 1] -> outputs of the head (B, n), float32, as the loss wants them.
+        """Images (B, 3, S, S) float in [0, 1] -> outputs of the head (B, n) float32, the input of the loss.
 
-        Pictures may also be given as only those rows that the network looks at.
+        Images may also consist of the network's rows only, (B, 3, rows, S).
         """
         outputs: Tensor = self.backbone(self.normalized(images))
         return outputs.float()
 
     def normalized(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S) in [0, 1] -> what the backbone takes (B, 3, rows, S): its rows, normalized."""
+        """Images (B, 3, S, S) float in [0, 1] -> normalized rows of the network (B, 3, rows, S)."""
         if self.spec.rows is not None and images.shape[2] == self.spec.size_px:
             top, bottom = self.spec.rows
             images = images[:, :, top:bottom]
         return (images - self.mean) / self.std
 
     def calibrate(self, calibration: Calibration) -> None:
-        """Read the outputs with another calibration from now on."""
+        """Use another calibration from now on."""
         self.spec = replace(self.spec, calibration=calibration)
 
     @property
     def prefers_channels_last(self) -> bool:
-        """Convolutions run faster with channels last; a transformer gains nothing."""
+        """Whether it has convolutions, which are faster in channels-last memory format; patch embeddings are not."""
         return any(isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in self.modules())

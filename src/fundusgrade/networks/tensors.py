@@ -17,49 +17,50 @@ from fundusgrade.errors import DatasetError
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import Outline
 
-# How far augmentation goes. Retinas have no up or down for a lesion, and cameras differ in light, color and distance.
+# Largest rotation of augmentation, in radians either way: any, as lesions look alike in every orientation.
 ANY_TURN = math.pi
-# A band that is turned far is no longer where the network looks.
+# A band that is rotated further leaves the rows that the network uses.
 BAND_TURN = math.radians(20)
 
-_AT_ONCE = 256
+_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledImages:
-    """A split: where its pictures are, its `grades` (N,) int64, and the gray value around the retina.
-
-    `stored` (M, 3, S, S) uint8 may hold others too and lie in a file; `index` (N,) says which of them are the split's,
-    all where there is none. `max_turn` is how far a picture may be turned without losing what it shows, in radians.
-    `rows` are those that batches hold, all where there are none. `weights` (N,) say how much each picture counts in the
-    loss; all count alike where there are none. `degraded` (N, 3, S, S) are the same pictures as a worse camera would
-    show them; where there are any, half of the pictures of an epoch come from them.
-    """
+    """The preprocessed images of a split with their grades, and what augmentation must know of them."""
 
     stored: Tensor
+    """Images (M, 3, S, S) uint8, which may include others than the split's and be mapped from a file."""
     grades: Tensor
+    """Grades (N,) int64; -1 where there is none."""
     fill: int
+    """Gray value outside of the retina, 0 to 255."""
     index: Tensor | None = None
+    """Positions (N,) of the split's images in `stored`; all in their order if None."""
     max_turn: float = ANY_TURN
+    """Largest rotation in augmentation, in radians either way."""
     rows: tuple[int, int] | None = None
+    """First row of an image that the network uses and the one after the last; all if None."""
     weights: Tensor | None = None
+    """Weights (N,) of the images in the loss; equal if None."""
     degraded: Tensor | None = None
+    """The same images (N, 3, S, S) uint8 in worse quality, used for half of the images of an epoch; None without."""
 
     def __len__(self) -> int:
         return len(self.grades)
 
     @property
     def pixels(self) -> Tensor:
-        """All pictures of the split (N, 3, S, S) uint8, in memory."""
+        """All images of the split (N, 3, S, S) uint8, in memory."""
         return self.at(torch.arange(len(self)))
 
     def at(self, chosen: Tensor) -> Tensor:
-        """The pictures at these positions of the split (n, 3, S, S) uint8, where they are stored."""
+        """The images at these positions of the split (n, 3, S, S) uint8, on the device where they are stored."""
         index = chosen if self.index is None else self.index[chosen]
         return self.stored[send(index, self.stored.device)]
 
     def on(self, device: torch.device) -> LabeledImages:
-        """The same, on a GPU if its pictures take at most half of the memory that is free there."""
+        """The same images, on a GPU if they need at most half of its free memory."""
         if device.type != "cuda":
             return self
         shape = (len(self), *self.stored.shape[1:])
@@ -67,14 +68,14 @@ class LabeledImages:
         if copies * math.prod(shape) > torch.cuda.mem_get_info(device)[0] / 2:
             return self
         stored = torch.empty(shape, dtype=torch.uint8, device=device)
-        for part in torch.split(torch.arange(len(self)), _AT_ONCE):
+        for part in torch.split(torch.arange(len(self)), _CHUNK):
             stored[part[0] : part[-1] + 1] = self.at(part)
         degraded = None if self.degraded is None else self.degraded.to(device)
         return replace(self, stored=stored, index=None, degraded=degraded)
 
 
 def load_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> LabeledImages:
-    """The pictures of these rows. Raises DatasetError where there are none or one is of another size."""
+    """The preprocessed images of these rows. Raises DatasetError where there are none or one is of another size."""
     if not rows:
         raise DatasetError(f"the data set {dataset.name!r} has no graded photographs in this split; see its manifest")
     decoded = load_decoded_images(dataset, rows)
@@ -89,22 +90,22 @@ def load_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Labele
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Put a tensor on a device without waiting for what the device is doing."""
+    """Copy a tensor to a device, to a GPU asynchronously."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def to_tensor(image: Image) -> Tensor:
-    """A preprocessed picture (S, S, 3) uint8 -> (3, S, S) float32 in [0, 1]. The only way from pixels to a tensor."""
+    """A preprocessed image (S, S, 3) uint8 -> (3, S, S) float32 in [0, 1]. The only way from pixels to a tensor."""
     return scale_pixels(to_pixels(image))
 
 
 def to_pixels(image: Image) -> Tensor:
-    """A preprocessed picture (S, S, 3) uint8 -> (3, S, S) uint8, for batches that are scaled on the device."""
+    """A preprocessed image (S, S, 3) uint8 -> (3, S, S) uint8, for batches that are scaled on the device."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def scale_pixels(pixels: Tensor) -> Tensor:
-    """uint8 -> float32 in [0, 1], for one picture or a batch, on any device."""
+    """uint8 -> float32 in [0, 1], for one image or a batch, on any device."""
     return pixels.to(torch.float32).div_(255)

@@ -1,4 +1,4 @@
-"""A model in the layout of timm's hub: whoever has timm can load the network, and train on from it."""
+"""A model exported in the layout of timm's hub, from which timm loads the network, for inference or for training."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.timm_hub import CONFIG_FILE, WEIGHTS_FILE
 
 DESCRIPTION_FILE = "fundusgrade.json"
-# What timm must know of the architecture to adapt it; the rest of its own description is of other weights.
-_KEPT = ("first_conv", "classifier", "fixed_input_size")
+# Of timm's own description, which is of other weights, what is needed to adapt the architecture.
+_COPIED_KEYS = ("first_conv", "classifier", "fixed_input_size")
 _CARD_HEADER = """---
 library_name: timm
 pipeline_tag: image-classification
@@ -27,14 +27,14 @@ tags: [image-classification, timm, diabetic-retinopathy, fundus-photography]
 _CARD_USE = """
 ## With timm
 
-`timm.create_model("hf-hub:OWNER/NAME", pretrained=True)`, or `"local-dir:FOLDER"`, builds the bare network. What its
-outputs mean, calibration, thresholds and preprocessing are in `fundusgrade.json`; timm's own transforms prepare a
-photograph otherwise, and grades would be wrong.
+`timm.create_model("hf-hub:OWNER/NAME", pretrained=True)`, or `"local-dir:FOLDER"`, builds the network without its
+calibration. Head, calibration, thresholds and preprocessing are described in `fundusgrade.json`. timm's own transforms
+are a different preprocessing, with which grades would be wrong.
 """
 
 
 def write_hub_folder(checkpoint: Checkpoint, folder: Path) -> tuple[Path, ...]:
-    """Write config, weights, card and our description; returns their paths.
+    """Write config.json, model.safetensors, README.md and fundusgrade.json into `folder`; returns their paths.
 
     Raises ExportError for a network that is not timm's, StoreError where the folder cannot be written.
     """
@@ -56,11 +56,11 @@ def write_hub_folder(checkpoint: Checkpoint, folder: Path) -> tuple[Path, ...]:
 
 
 def _config(network: GradingNetwork) -> dict[str, object]:
-    """timm's description of the network. A picture is as large as what the network sees: nothing is cropped."""
+    """timm's description of the network; images have the size of its input, nothing is cropped."""
     spec, backbone = network.spec, network.backbone
-    model: Any = backbone  # timm's attributes
+    model: Any = backbone  # for timm's attributes
     assert spec.timm_name is not None, "only timm's networks have one"
-    kept = {name: model.pretrained_cfg[name] for name in _KEPT if model.pretrained_cfg.get(name) is not None}
+    kept = {name: model.pretrained_cfg[name] for name in _COPIED_KEYS if model.pretrained_cfg.get(name) is not None}
     fixed_size = {"img_size": list(spec.input_px)} if kept.get("fixed_input_size") else {}
     return {
         "architecture": spec.timm_name.split(".")[0],

@@ -1,6 +1,6 @@
 """Networks in the layout of timm's hub: `config.json` and `model.safetensors`, in a folder or in a repository.
 
-A name says where: `local-dir:FOLDER`, or `hf-hub:OWNER/NAME`, with `@REVISION` behind it where it is not the newest.
+Named `local-dir:FOLDER` or `hf-hub:OWNER/NAME`, with `@REVISION` appended for another revision than the newest.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from fundusgrade.errors import WeightsUnavailableError
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _FOLDER, _REPOSITORY = "local-dir", "hf-hub"
-# What the data and the head decide, not the network that training starts from.
-_OURS = frozenset({"num_classes", "img_size", "in_chans"})
+# Arguments that data and head determine, not the pretrained network.
+_DETERMINED = frozenset({"num_classes", "img_size", "in_chans"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubNetwork:
-    """An architecture of timm, the arguments that it is built with, and the normalization, where one is told."""
+    """An architecture of timm, its arguments, and the normalization of its color channels, None where not given."""
 
     architecture: str
     arguments: Mapping[str, object]
@@ -30,66 +30,72 @@ class HubNetwork:
 
 
 def is_hub_name(arch: str) -> bool:
-    """Whether a name of an architecture says where its description is."""
+    """Whether the name of an architecture is that of a folder or repository."""
     return arch.partition(":")[0] in (_FOLDER, _REPOSITORY)
 
 
 def short_name(arch: str) -> str:
-    """The last part of a name; the whole of one that says no place."""
-    kind, _, place = arch.partition(":")
+    """The last part of the path of a folder or repository; any other name unchanged."""
+    kind, _, location = arch.partition(":")
     if not is_hub_name(arch):
         return arch
-    return (Path(place).resolve().name if kind == _FOLDER else place.rpartition("/")[2]) or kind
+    return (Path(location).resolve().name if kind == _FOLDER else location.rpartition("/")[2]) or kind
 
 
 def public_name(arch: str) -> str:
-    """A name as it is written down: of a folder's path its last part only."""
+    """A name as it is recorded in models: of a folder's path only its last part."""
     return f"{_FOLDER}:{short_name(arch)}" if arch.startswith(f"{_FOLDER}:") else arch
 
 
 def read_hub_network(arch: str) -> HubNetwork:
-    """What `config.json` says of the network that `arch` names.
+    """Read `config.json` of the network that `arch` names.
 
-    Raises WeightsUnavailableError where it cannot be had, or describes a network that numbers and words cannot.
+    Raises WeightsUnavailableError where it cannot be read, or has an argument other than numbers, strings and lists.
     """
     path = hub_file(arch, CONFIG_FILE)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        told = config.get("pretrained_cfg", config)
-        found = HubNetwork(
+        pretrained = config.get("pretrained_cfg", config)
+        network = HubNetwork(
             architecture=str(config["architecture"]),
-            arguments={key: value for key, value in dict(config.get("model_args") or {}).items() if key not in _OURS},
-            mean=_numbers(told.get("mean")),
-            std=_numbers(told.get("std")),
+            arguments={
+                key: value for key, value in dict(config.get("model_args") or {}).items() if key not in _DETERMINED
+            },
+            mean=_three_numbers(pretrained.get("mean")),
+            std=_three_numbers(pretrained.get("std")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsUnavailableError(
             f"--arch {arch}: {path} does not describe a network of timm ({error!r}); expected the {CONFIG_FILE} that "
             "`fundusgrade export --format hub` or timm's own export writes"
         ) from error
-    odd = [name for name, value in found.arguments.items() if not _is_plain(value)]
-    if odd:
+    unsupported = [name for name, value in network.arguments.items() if not _is_plain(value)]
+    if unsupported:
         raise WeightsUnavailableError(
-            f"--arch {arch}: its argument {odd[0]!r} is {found.arguments[odd[0]]!r}, and a model file can only record "
-            "numbers, words and lists of them; name timm's architecture itself, and its weights with --init-weights"
+            f"--arch {arch}: its argument {unsupported[0]!r} is {network.arguments[unsupported[0]]!r}, and model files "
+            "record only numbers, strings and lists; name timm's architecture itself, and its weights with "
+            "--init-weights"
         )
-    return found
+    return network
 
 
 def hub_file(arch: str, name: str) -> Path:
-    """A file of the folder, or of the repository, downloaded once. Raises WeightsUnavailableError without it."""
-    kind, _, place = arch.partition(":")
+    """The path of a file of the folder, or of the repository, from which it is downloaded once.
+
+    Raises WeightsUnavailableError where there is none, or the hub cannot be reached.
+    """
+    kind, _, location = arch.partition(":")
     if kind == _FOLDER:
-        path = Path(place).expanduser() / name
+        path = Path(location).expanduser() / name
         if not path.is_file():
             raise WeightsUnavailableError(
                 f"--arch {arch}: no file {path}; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as "
                 "`fundusgrade export --format hub` writes it"
             )
         return path
-    from huggingface_hub import hf_hub_download  # timm's own client, which brings what it needs
+    from huggingface_hub import hf_hub_download  # slow to import
 
-    repository, _, revision = place.partition("@")
+    repository, _, revision = location.partition("@")
     try:
         return Path(hf_hub_download(repository, name, revision=revision or None))
     except Exception as error:  # the client raises its own, its transport's and the operating system's errors
@@ -106,7 +112,7 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
-def _numbers(values: object) -> tuple[float, ...] | None:
+def _three_numbers(values: object) -> tuple[float, ...] | None:
     if values is None:
         return None
     if not isinstance(values, list) or len(values) != 3:
