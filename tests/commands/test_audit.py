@@ -16,7 +16,7 @@ def test_audit_of_data_and_model_shows_tables_a_sentence_and_writes_files(workpl
     install_model()
     alone = Outcome("fundusgrade audit eyes")
     assert alone.code == 0
-    assert "color and sharpness" in alone.stdout and "Without any retina" in alone.stdout
+    assert "color and sharpness" in alone.stdout and "Shortcut learning: from the" in alone.stdout
     outcome = Outcome("fundusgrade audit eyes --model tiny --limit 4 --out found --device cpu --precision float32")
     assert outcome.code == 0
     assert "cut above and below" in outcome.stdout and "was not measured" in outcome.stdout

@@ -291,7 +291,7 @@ def test_a_file_is_not_scored_on_a_part_that_it_does_not_hold(predicted: Predict
         ("whole", "train", "--split train: the stored predictions of tiny are of test photographs"),
         ("whole", "all", "--split all"),
         ("whole", "validation", "the file of tiny holds no validation photographs"),
-        ("crossed", "validation", "its folds share validation photographs"),
+        ("crossed", "validation", "its folds overlap in validation photographs"),
     ):
         with pytest.raises(DatasetError, match=reason):
             candidate_from_file(name, part)

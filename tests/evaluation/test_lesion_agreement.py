@@ -23,21 +23,21 @@ def test_an_uninformative_map_has_the_share_of_the_area() -> None:
     coverage = np.zeros((8, 8), np.float32)
     coverage[:2] = 1
     found = measure_agreement(np.ones((8, 8), np.float32), EVERYWHERE, coverage)
-    assert (found.heat_share, found.area_share, found.lift, found.average_precision) == (0.25, 0.25, 1.0, 0.25)
+    assert (found.heat_fraction, found.area_fraction, found.lift, found.average_precision) == (0.25, 0.25, 1.0, 0.25)
 
 
 def test_a_map_of_the_lesions_is_right_everywhere() -> None:
     coverage = np.zeros((8, 8), np.float32)
     coverage[2:4, 2:4] = 1
     found = measure_agreement(coverage.copy(), EVERYWHERE, coverage)
-    assert (found.heat_share, found.lift, found.average_precision, found.peak_on_lesion) == (1.0, 16.0, 1.0, True)
+    assert (found.heat_fraction, found.lift, found.average_precision, found.peak_on_lesion) == (1.0, 16.0, 1.0, True)
 
 
 def test_a_peak_beside_the_lesion_is_a_miss() -> None:
     coverage, heat = np.zeros((8, 8), np.float32), np.zeros((8, 8), np.float32)
     coverage[2, 2], heat[2, 2], heat[5, 5] = 1, 1.0, 3.0
     found = measure_agreement(heat, EVERYWHERE, coverage)
-    assert (found.heat_share, found.peak_on_lesion) == (0.25, False)
+    assert (found.heat_fraction, found.peak_on_lesion) == (0.25, False)
 
 
 def test_nothing_outside_of_the_mask_counts() -> None:

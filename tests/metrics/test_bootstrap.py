@@ -11,7 +11,7 @@ from fundusgrade.metrics.bootstrap import (
     draw_weights,
     estimate,
     estimate_mean,
-    estimate_share,
+    estimate_proportion,
     from_weights,
     percentile_interval,
     resample,
@@ -114,7 +114,7 @@ def test_undefined_scores_and_scores_that_no_resample_changes_have_no_bounds() -
     assert estimate(np.full(51, np.nan), resamples) == undefined
     assert estimate(np.ones(51), resamples) == Estimate(value=1.0, low=None, high=None)
     assert estimate(np.array([0.5] + [np.nan] * 50), resamples) == Estimate(value=0.5, low=None, high=None)
-    assert estimate_share(resamples, np.ones(3, bool), np.zeros(3, bool)) == undefined
+    assert estimate_proportion(resamples, np.ones(3, bool), np.zeros(3, bool)) == undefined
 
 
 def test_share_of_all_or_none_has_the_exact_bound_of_as_many_groups() -> None:
@@ -122,9 +122,9 @@ def test_share_of_all_or_none_has_the_exact_bound_of_as_many_groups() -> None:
     resamples = resample(np.zeros(20, int), groups, num_resamples=50)
     everyone = np.ones(20, bool)
     exact = stats.binomtest(10, 10).proportion_ci()
-    found = estimate_share(resamples, everyone, everyone)
+    found = estimate_proportion(resamples, everyone, everyone)
     assert (found.value, found.low, found.high) == (1.0, pytest.approx(exact.low), 1.0)
-    found = estimate_share(resamples, ~everyone, everyone)
+    found = estimate_proportion(resamples, ~everyone, everyone)
     assert (found.value, found.low, found.high) == (0.0, 0.0, pytest.approx(1 - exact.low))
 
 
@@ -149,7 +149,7 @@ def test_intervals_of_shares_hold_the_truth() -> None:
         luck = np.where(rng.random((60, 1)) < 0.6, rng.random((60, 1)), rng.random((60, 2)))
         right = (luck < 0.85).ravel()
         resamples = resample(np.zeros(120, int), np.repeat(np.arange(60), 2), num_resamples=400, seed=seed)
-        found = estimate_share(resamples, right, np.ones(120, bool))
+        found = estimate_proportion(resamples, right, np.ones(120, bool))
         assert found.low is not None and found.high is not None
         hits += found.low <= 0.85 <= found.high
     assert 0.91 <= hits / 300 <= 0.985

@@ -32,8 +32,8 @@ from fundusgrade.metrics.scores import (
     binary_decision,
     estimate_kappa,
     find_score,
+    proportion_off_by,
     score_predictions,
-    share_off_by,
 )
 
 MIN_SUBGROUP = 20
@@ -241,7 +241,7 @@ def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, resamples: Resam
         value=subgroup.value,
         num_photographs=len(here),
         kappa=estimate_kappa(here.grades, here.predicted, resamples),
-        accuracy=share_off_by(here, resamples, range(1)),
+        accuracy=proportion_off_by(here, resamples, range(1)),
         referable_auc=estimate(areas, resamples),
     )
 

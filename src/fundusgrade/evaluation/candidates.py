@@ -83,8 +83,8 @@ def _part_of(predictions: PredictionSet, part: str) -> PredictionSet:
         )
     if predictions.test.folds.any():
         raise DatasetError(
-            f"--split validation: {predictions.model} was cross-validated, and its folds share validation photographs; "
-            "leave --split out, or name the network of one fold with --model"
+            f"--split validation: {predictions.model} was cross-validated, and its folds overlap in validation "
+            "photographs; leave --split out, or name the network of one fold with --model"
         )
     if not len(predictions.validation):
         raise DatasetError(f"--split validation: the file of {predictions.model} holds no validation photographs")
@@ -154,7 +154,7 @@ def assess_candidates(
 def only_common(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates with the photographs that all of them graded; how many remain is added to `leakage`.
 
-    Raises DatasetError where they share none.
+    Raises DatasetError where they have none in common.
     """
     restricted = []
     for candidate, shared in zip(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fundusgrade.evaluation.landmarks import Landmarks, Spot
 
-PEAK_SHARE = 0.5
-"""Regions of at least this share of the highest heat count as peaks."""
+PEAK_FRACTION = 0.5
+"""Regions of at least this fraction of the highest heat count as peaks."""
 
 COARSE_SIGMA_FRACTION = 1 / 14
 """Sigma, of the image's side, that brings fine and coarse maps to one resolution: half a cell of a 7 x 7 grid."""
@@ -22,7 +22,7 @@ COARSE_SIGMA_FRACTION = 1 / 14
 class Concentration:
     """Measures of a heat map within the visible retina; all are None where there is no heat.
 
-    `half_area` is the smallest share of the retina that holds half of the heat, 0.5 for a uniform map. `entropy` is
+    `half_area` is the smallest fraction of the retina that holds half of the heat, 0.5 for a uniform map. `entropy` is
     that of the heat over the pixels, 1 for a uniform map and 0 for one pixel. `num_peaks` counts separate regions of at
     least half the highest heat. Distances from the hottest pixel are in radii of the field of view, None where the
     landmark is not known.
@@ -49,7 +49,7 @@ def measure_concentration(
     return Concentration(
         half_area=_half_area(inside),
         entropy=float(-(positive * np.log(positive)).sum() / math.log(len(inside))),
-        num_peaks=count_regions(heat >= PEAK_SHARE * heat.max()),
+        num_peaks=count_regions(heat >= PEAK_FRACTION * heat.max()),
         disc_distance=_distance(float(x), float(y), landmarks.optic_disc, radius_px),
         fovea_distance=_distance(float(x), float(y), landmarks.fovea, radius_px),
     )
@@ -65,9 +65,9 @@ def count_regions(mask: NDArray[np.bool_]) -> int:
     return int(cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0]) - 1
 
 
-def _half_area(shares: NDArray[np.float64]) -> float:
-    """The share of the pixels that hold half of the total of 1, the last pixel counted in part."""
-    ranked = np.sort(shares)[::-1]
+def _half_area(fractions: NDArray[np.float64]) -> float:
+    """The fraction of the pixels that hold half of the total of 1, the last pixel counted in part."""
+    ranked = np.sort(fractions)[::-1]
     held = np.cumsum(ranked)
     last = int(np.searchsorted(held, 0.5))
     before = held[last - 1] if last else 0.0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.evaluation.baselines import BASELINES, RANDOMIZED, is_baseline
-from fundusgrade.metrics.bootstrap import MIN_VALUES, Resamples, estimate_mean, estimate_share
+from fundusgrade.metrics.bootstrap import MIN_VALUES, Resamples, estimate_mean, estimate_proportion
 from fundusgrade.metrics.comparison import bootstrap_p, correct_by_holm
 from fundusgrade.metrics.estimates import Estimate
 
@@ -75,7 +75,7 @@ class Findings:
     over_baselines: tuple[Difference, ...]
 
 
-IS_SHARE = frozenset({"peak on lesion"})
+BINARY_MEASURES = frozenset({"peak on lesion"})
 """Measures that are yes or no for each photograph."""
 
 COMPARED_BETWEEN_MODELS = ("concentration", "concentration, one resolution")
@@ -112,8 +112,8 @@ def _columns(measured: Sequence[Measured], num_photographs: int) -> _Columns:
 def _finding(key: _Key, values: NDArray[np.float64], resamples: Resamples) -> Finding:
     model, method, test, measure = key
     defined = ~np.isnan(values)
-    if measure in IS_SHARE:
-        mean = estimate_share(resamples, np.nan_to_num(values) > 0, defined)
+    if measure in BINARY_MEASURES:
+        mean = estimate_proportion(resamples, np.nan_to_num(values) > 0, defined)
         mean = mean if defined.sum() >= MIN_VALUES else replace(mean, low=None, high=None)
     else:
         mean = estimate_mean(values, resamples)

@@ -41,9 +41,9 @@ Change = Callable[[Image, FieldOfView], Image | None]
 class InterventionEffect:
     """Absolute change of the expected grade, 0 to 4, over the photographs that an intervention applies to.
 
-    `mean_low` and `mean_high` bound the 95 % interval of the mean, `flip_fraction` is the share whose predicted grade
-    changes, `num_lost` counts photographs in which no retina was found after the change. Changes are None where no
-    photograph could be graded twice.
+    `mean_low` and `mean_high` bound the 95 % interval of the mean, `flip_fraction` is the proportion whose predicted
+    grade changes, `num_lost` counts photographs in which no retina was found after the change. Changes are None where
+    no photograph could be graded twice.
     """
 
     name: str
@@ -218,10 +218,10 @@ def _other_aspect(field_of_view: FieldOfView) -> float:
     return (SQUASHED_ASPECT if is_round else 1.0) / field_of_view.aspect
 
 
-def _resized(photograph: Image, share_x: float, share_y: float) -> Image:
+def _resized(photograph: Image, factor_x: float, factor_y: float) -> Image:
     height, width = photograph.shape[:2]
-    interpolation = cv2.INTER_AREA if min(share_x, share_y) < 1 else cv2.INTER_CUBIC
-    size = (round(width * share_x), round(height * share_y))
+    interpolation = cv2.INTER_AREA if min(factor_x, factor_y) < 1 else cv2.INTER_CUBIC
+    size = (round(width * factor_x), round(height * factor_y))
     return np.asarray(cv2.resize(photograph, size, interpolation=interpolation), np.uint8)
 
 
@@ -258,8 +258,8 @@ def _photographs_with_lesions(folder: Path) -> Iterator[tuple[Image, NDArray[np.
         union = any_lesion(read_lesions(found.path.stem, folder / "masks", photograph.shape))
         scale = min(1.0, _LESION_SIDE_PX / max(photograph.shape[:2]))
         small = _resized(photograph, scale, scale) if scale < 1 else photograph
-        share = cv2.resize(union.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
-        yield small, share > 0.1
+        fraction = cv2.resize(union.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
+        yield small, fraction > 0.1
 
 
 def _mirrored(mask: NDArray[np.bool_], field_of_view: FieldOfView) -> NDArray[np.bool_]:

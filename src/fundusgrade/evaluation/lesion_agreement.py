@@ -17,23 +17,23 @@ _SAMPLES_PER_PX = 4
 class Agreement:
     """How well heat agrees with lesions; all is None where there is no heat or no lesion.
 
-    `heat_share` is the share of the heat that lies on lesions, `area_share` the share of the retina that they cover,
-    and `lift` their ratio, 1 for an uninformative map. `average_precision` is that of pixels ranked by heat, by chance
-    `area_share`; `peak_on_lesion` says whether the hottest pixel touches a lesion.
+    `heat_fraction` is the fraction of the heat that lies on lesions, `area_fraction` the fraction of the retina that
+    they cover, and `lift` their ratio, 1 for an uninformative map. `average_precision` is that of pixels ranked by
+    heat, by chance `area_fraction`; `peak_on_lesion` says whether the hottest pixel touches a lesion.
     """
 
-    heat_share: float | None
-    area_share: float | None
+    heat_fraction: float | None
+    area_fraction: float | None
     lift: float | None
     average_precision: float | None
     peak_on_lesion: bool | None
 
 
-NO_AGREEMENT = Agreement(heat_share=None, area_share=None, lift=None, average_precision=None, peak_on_lesion=None)
+NO_AGREEMENT = Agreement(heat_fraction=None, area_fraction=None, lift=None, average_precision=None, peak_on_lesion=None)
 
 
 def lesion_coverage(mask: NDArray[np.bool_], placement: Placement, size_px: int) -> NDArray[np.float32]:
-    """The share of each pixel of the preprocessed image (S, S) that the mask (H, W) of the photograph covers."""
+    """The fraction of each pixel of the preprocessed image (S, S) that the mask (H, W) of the photograph covers."""
     placed, count = placement.resized_to(*mask.shape), _SAMPLES_PER_PX
     middle = (count - 1) / 2
     matrix = np.array(
@@ -48,24 +48,24 @@ def lesion_coverage(mask: NDArray[np.bool_], placement: Placement, size_px: int)
 
 
 def measure_agreement(values: NDArray[np.float32], mask: NDArray[np.bool_], coverage: NDArray[np.float32]) -> Agreement:
-    """Compare heat (S, S) >= 0 with the share (S, S) of each pixel that lesions cover, within the mask (S, S)."""
+    """Compare heat (S, S) >= 0 with the fraction (S, S) of each pixel that lesions cover, within the mask (S, S)."""
     heat, covered = values[mask].astype(np.float64), coverage[mask].astype(np.float64)
     if heat.sum() <= 0 or covered.sum() <= 0:
         return NO_AGREEMENT
-    heat_share, area_share = float(heat @ covered / heat.sum()), float(covered.mean())
+    heat_fraction, area_fraction = float(heat @ covered / heat.sum()), float(covered.mean())
     return Agreement(
-        heat_share=heat_share,
-        area_share=area_share,
-        lift=heat_share / area_share,
+        heat_fraction=heat_fraction,
+        area_fraction=area_fraction,
+        lift=heat_fraction / area_fraction,
         average_precision=weighted_average_precision(heat, covered),
         peak_on_lesion=bool(covered[heat.argmax()] > 0),
     )
 
 
 def weighted_average_precision(scores: NDArray[np.float64], positive: NDArray[np.float64]) -> float:
-    """Average precision of N pixels ranked by scores (N,), of which a share (N,) each is positive.
+    """Average precision of N pixels ranked by scores (N,), of which a fraction (N,) each is positive.
 
-    Pixels of equal score share one threshold, as in scikit-learn.
+    Pixels of equal score have one threshold, as in scikit-learn.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]

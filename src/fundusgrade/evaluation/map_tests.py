@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fundusgrade.evaluation.baselines import BASELINES, baseline_map
 from fundusgrade.evaluation.concentration import coarsened, measure_concentration
 from fundusgrade.evaluation.lesion_agreement import measure_agreement
-from fundusgrade.evaluation.perturbation import FRACTIONS, measure_curves, measure_road
+from fundusgrade.evaluation.perturbation import FRACTIONS, MapTest, measure_curves, measure_road
 from fundusgrade.evaluation.samples import PreparedSample
 
 # The fraction at which deletion and insertion are also reported by themselves.
@@ -48,8 +48,15 @@ def concentration_measures(sample: PreparedSample, values: NDArray[np.float32]) 
 def perturbation_measures(sample: PreparedSample, values: NDArray[np.float32]) -> list[MapMeasure]:
     """Deletion, insertion and ROAD in the order of heat (S, S)."""
     grader = sample.grader
-    setting = (grader.network, sample.prepared.image, sample.outline, values, sample.target, grader.choice)
-    curves, road = measure_curves(*setting), measure_road(*setting)
+    test = MapTest(
+        network=grader.network,
+        image=sample.prepared.image,
+        outline=sample.outline,
+        heat=values,
+        target=sample.target,
+        choice=grader.choice,
+    )
+    curves, road = measure_curves(test), measure_road(test)
     early = FRACTIONS.index(_EARLY)
     return _measures(
         "perturbation",
@@ -72,10 +79,10 @@ def lesion_measures(sample: PreparedSample, values: NDArray[np.float32]) -> list
         found += _measures(
             lesions.test,
             {
-                "heat on lesions": agreement.heat_share,
+                "heat on lesions": agreement.heat_fraction,
                 "heat on lesions / their area": agreement.lift,
                 "average precision": agreement.average_precision,
-                "average precision by chance": agreement.area_share,
+                "average precision by chance": agreement.area_fraction,
                 "peak on lesion": None if peak is None else float(peak),
             },
         )

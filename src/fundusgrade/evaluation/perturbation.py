@@ -31,6 +31,21 @@ FRACTIONS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 ROAD_FRACTIONS = (0.05, 0.2, 0.5)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MapTest:
+    """Heat (S, S) of an image (S, S, 3) within the outline (S, S), and the network that it explains.
+
+    The target must be resolved: `PREDICTED` is not.
+    """
+
+    network: GradingNetwork
+    image: Image
+    outline: NDArray[np.bool_]
+    heat: NDArray[np.float32]
+    target: Target
+    choice: DeviceChoice
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curves:
     """The target's probability at `FRACTIONS`, and the areas under both curves, in [0, 1].
@@ -44,23 +59,17 @@ class Curves:
     insertion_area: float
 
 
-def measure_curves(
-    network: GradingNetwork,
-    image: Image,
-    outline: NDArray[np.bool_],
-    heat: NDArray[np.float32],
-    target: Target,
-    choice: DeviceChoice,
-) -> Curves:
-    """Deletion and insertion on an image (S, S, 3), in the order of heat (S, S) within the outline (S, S)."""
-    original, baseline = to_tensor(image), to_tensor(blurred_baseline(image, outline))
-    order = _hottest_first(heat, outline)
+def measure_curves(test: MapTest) -> Curves:
+    """Deletion and insertion in the order of heat."""
+    outline = test.outline
+    original, baseline = to_tensor(test.image), to_tensor(blurred_baseline(test.image, outline))
+    order = _hottest_first(test.heat, outline)
     selected = np.zeros((len(FRACTIONS), outline.size), np.bool_)
     for row, fraction in enumerate(FRACTIONS):
         selected[row, order[: round(fraction * len(order))]] = True
     hottest = torch.from_numpy(selected.reshape(-1, 1, *outline.shape))
     images = torch.cat([torch.where(hottest, baseline, original), torch.where(hottest, original, baseline)])
-    values = target_probabilities(network, images, target, choice)
+    values = target_probabilities(test.network, images, test.target, test.choice)
     deletion, insertion = values[: len(FRACTIONS)], values[len(FRACTIONS) :]
     return Curves(
         deletion=tuple(deletion),
@@ -70,23 +79,16 @@ def measure_curves(
     )
 
 
-def measure_road(
-    network: GradingNetwork,
-    image: Image,
-    outline: NDArray[np.bool_],
-    heat: NDArray[np.float32],
-    target: Target,
-    choice: DeviceChoice,
-) -> float:
+def measure_road(test: MapTest) -> float:
     """ROAD: half the difference of the target's probability without the least and without the most relevant pixels.
 
     The mean over `ROAD_FRACTIONS` of the retina, in [-0.5, 0.5]; 0 for an uninformative map.
     """
     from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 
-    top, bottom = network.spec.rows or (0, len(image))
-    original, inside = to_tensor(image), outline[top:bottom]
-    order = _hottest_first(heat[top:bottom], inside)
+    top, bottom = test.network.spec.rows or (0, len(test.image))
+    original, inside = to_tensor(test.image), test.outline[top:bottom]
+    order = _hottest_first(test.heat[top:bottom], inside)
     imputer, images = NoisyLinearImputer(noise=0.01), []
     for fraction in ROAD_FRACTIONS:
         count = round(fraction * len(order))
@@ -100,7 +102,7 @@ def measure_road(
                 torch.manual_seed(0)
                 filled[:, top:bottom] = imputer(original[:, top:bottom], mask)
             images.append(filled)
-    values = target_probabilities(network, torch.stack(images), target, choice)
+    values = target_probabilities(test.network, torch.stack(images), test.target, test.choice)
     return float(np.mean([least - most for most, least in zip(values[::2], values[1::2], strict=True)]) / 2)
 
 
@@ -121,4 +123,4 @@ def target_probabilities(
     """The target's probability for images (B, 3, S, S) in [0, 1], by `target_shares`; the target must be resolved."""
     with choice.autocast():
         logits = network(to_memory_format(network, images.to(choice.device)))
-    return [float(share) for share in target_shares(target, logits.float()).cpu()]
+    return [float(value) for value in target_shares(target, logits.float()).cpu()]

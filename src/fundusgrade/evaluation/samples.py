@@ -30,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LesionCoverage:
-    """The share of each pixel (S, S) that lesions cover; `test` is "lesions" for all kinds, else the kind."""
+    """The fraction of each pixel (S, S) that lesions cover; `test` is "lesions" for all kinds, else the kind."""
 
     test: str
     coverage: NDArray[np.float32]

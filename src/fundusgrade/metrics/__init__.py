@@ -8,15 +8,26 @@ from fundusgrade.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from fundusgrade.metrics.classification import evaluate_predictions, quadratic_weighted_kappa
+    from fundusgrade.metrics.estimates import Estimate
     from fundusgrade.metrics.predictions import PredictionSet
+    from fundusgrade.metrics.score_keys import ScoreKey
     from fundusgrade.metrics.scores import score_predictions
 
-__all__ = ["PredictionSet", "evaluate_predictions", "quadratic_weighted_kappa", "score_predictions"]
+__all__ = [
+    "Estimate",
+    "PredictionSet",
+    "ScoreKey",
+    "evaluate_predictions",
+    "quadratic_weighted_kappa",
+    "score_predictions",
+]
 
 __getattr__ = lazy_attributes(
     __name__,
     {
+        "Estimate": "estimates",
         "PredictionSet": "predictions",
+        "ScoreKey": "score_keys",
         "evaluate_predictions": "classification",
         "quadratic_weighted_kappa": "classification",
         "score_predictions": "scores",

@@ -18,7 +18,7 @@ def weighted_aucs(
 ) -> NDArray[np.float64]:
     """Area under the ROC curve (M,), 0 to 1, for each row of weights (M, N) of N photographs with scores (N,).
 
-    The share of pairs of a positive and a negative in which the positive has the higher score; ties count one half
+    The proportion of pairs of a positive and a negative in which the positive has the higher score; ties count one half
     (Hanley and McNeil, Radiology 1982). NaN where a row has no positive or no negative photograph.
     """
     order = np.argsort(scores, kind="stable")

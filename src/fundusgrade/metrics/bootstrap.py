@@ -177,31 +177,31 @@ def measure_correction(value: float, scores: NDArray[np.float64], group_weights:
     )
 
 
-def estimate_share(resamples: Resamples, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
-    """The share of the photographs `among` (N,) that are `hits` (N,), with its interval; undefined among none.
+def estimate_proportion(resamples: Resamples, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
+    """The proportion of the photographs `among` (N,) that are `hits` (N,), with its interval; undefined among none.
 
-    The share of few photographs jumps from resample to resample. Its bounds are Wilson's (JASA 1927) for the number of
+    A proportion of few photographs has few possible values. Its bounds are Wilson's (JASA 1927) for the number of
     independent photographs that vary as much as the resamples do (Dean and Pagano, Journal of Survey Statistics and
     Methodology 2015). Where all or none are hits no resample can differ: the bound is then exact (Clopper and Pearson,
     Biometrika 1934) for as many groups that were all alike.
     """
     counts = resamples.totals(np.stack([hits & among, among], axis=1))
-    shares = ratio(counts[:, 0], counts[:, 1])
-    if np.isnan(shares[0]):
+    proportions = ratio(counts[:, 0], counts[:, 1])
+    if np.isnan(proportions[0]):
         return UNDEFINED
-    value, defined = float(shares[0]), shares[1:][~np.isnan(shares[1:])]
+    value, defined = float(proportions[0]), proportions[1:][~np.isnan(proportions[1:])]
     if value in (0.0, 1.0):
         bound = TAILS[0] ** (1 / len(np.unique(resamples.groups[among])))
         low, high = (bound, 1.0) if value else (0.0, 1 - bound)
         return Estimate(value=value, low=low, high=high)
-    if len(defined) < _LEAST_DEFINED * (len(shares) - 1) or not defined.size or np.ptp(defined) < _ROUNDING:
+    if len(defined) < _LEAST_DEFINED * (len(proportions) - 1) or not defined.size or np.ptp(defined) < _ROUNDING:
         return Estimate(value=value, low=None, high=None)
     low, high = _wilson_bounds(value, value * (1 - value) / float(defined.var()))
     return Estimate(value=value, low=low, high=high)
 
 
-def _wilson_bounds(share: float, count: float) -> tuple[float, float]:
+def _wilson_bounds(proportion: float, count: float) -> tuple[float, float]:
     normal = _NORMAL.inv_cdf(TAILS[1])
-    center = share + normal**2 / (2 * count)
-    reach = normal * (share * (1 - share) / count + normal**2 / (4 * count**2)) ** 0.5
+    center = proportion + normal**2 / (2 * count)
+    reach = normal * (proportion * (1 - proportion) / count + normal**2 / (4 * count**2)) ** 0.5
     return (center - reach) / (1 + normal**2 / count), (center + reach) / (1 + normal**2 / count)

@@ -82,7 +82,7 @@ def _compare(
     second_matrices: NDArray[np.float64],
     resamples: Resamples,
 ) -> PairedComparison:
-    """One pair, p-values uncorrected; the resamples are the same for both, so what they share cancels."""
+    """One pair, p-values uncorrected; the resamples are the same for both, so common variation cancels."""
     one, other = first.test, second.test
     right, other_right = one.predicted == one.grades, other.predicted == other.grades
     num_first_only, num_second_only = int((right & ~other_right).sum()), int((other_right & ~right).sum())

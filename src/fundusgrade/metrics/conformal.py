@@ -2,7 +2,7 @@
 
 The set of a photograph grows from the predicted grade, each time by the more probable neighbor (ordinal adaptive
 prediction sets: Lu, Angelopoulos and Pomerantz, MICCAI 2022), up to a limit chosen on validation. Where validation and
-new photographs are exchangeable, the share of sets that hold the true grade is at least the target coverage (split
+new photographs are exchangeable, the proportion of sets that hold the true grade is at least the target coverage (split
 conformal prediction: Vovk, Gammerman and Shafer 2005).
 
 A set is never empty: the predicted grade is always in it. It therefore scores 0, so that the limit is fitted to the
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.errors import MetricsError
 from fundusgrade.grades import NUM_GRADES
-from fundusgrade.metrics.bootstrap import Resamples, estimate_share
+from fundusgrade.metrics.bootstrap import Resamples, estimate_proportion
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
 
@@ -32,7 +32,7 @@ NO_LIMIT = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetCoverage:
-    """Prediction sets of the photographs of one grade: the share that holds the true grade, and their mean size.
+    """Prediction sets of the photographs of one grade: the proportion that holds the true grade, and their mean size.
 
     `grade` is None for all photographs; `mean_size` is 1 to 5 grades, None without photographs.
     """
@@ -105,7 +105,7 @@ def _set_coverage(
     return SetCoverage(
         grade=grade,
         num_photographs=int(among.sum()),
-        covered=estimate_share(resamples, (low <= test.grades) & (test.grades <= high), among),
+        covered=estimate_proportion(resamples, (low <= test.grades) & (test.grades <= high), among),
         mean_size=float((high - low + 1)[among].mean()) if among.any() else None,
     )
 

@@ -28,7 +28,7 @@ def kappas(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def accuracies(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of photographs (M,) whose predicted grade is the true one, 0 to 1; NaN without photographs."""
+    """Proportion of photographs (M,) whose predicted grade is the true one, 0 to 1; NaN without photographs."""
     return ratio(_hits(matrices).sum(axis=1), matrices.sum(axis=(1, 2)))
 
 

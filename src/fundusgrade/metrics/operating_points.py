@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.grades import NUM_GRADES
-from fundusgrade.metrics.bootstrap import Resamples, estimate_share
+from fundusgrade.metrics.bootstrap import Resamples, estimate_proportion
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
@@ -51,7 +51,7 @@ class DecisionCurve:
 class RiskCoverage:
     """Selective prediction: scores of the photographs that remain when the least certain are deferred to people.
 
-    `coverages` are the shares of photographs that remain.
+    `coverages` are the proportions of photographs that remain.
     """
 
     coverages: tuple[float, ...]
@@ -117,10 +117,10 @@ def _operating_point(
         what=decision.name,
         aim=f"{side} {aim:.2f}",
         threshold=float(np.mean(chosen)),
-        sensitivity=estimate_share(resamples, called, positive),
-        specificity=estimate_share(resamples, ~called, ~positive),
-        positive_predictive_value=estimate_share(resamples, positive, called),
-        negative_predictive_value=estimate_share(resamples, ~positive, ~called),
+        sensitivity=estimate_proportion(resamples, called, positive),
+        specificity=estimate_proportion(resamples, ~called, ~positive),
+        positive_predictive_value=estimate_proportion(resamples, positive, called),
+        negative_predictive_value=estimate_proportion(resamples, ~positive, ~called),
     )
 
 
@@ -144,7 +144,7 @@ def draw_decision_curves(photographs: ScoredPhotographs) -> tuple[DecisionCurve,
 
 
 def net_benefit(positive: NDArray[np.bool_], called: NDArray[np.bool_], threshold: float) -> float:
-    """True positives less false positives times the odds of the threshold, as a share of all photographs (N,)."""
+    """True positives less false positives times the odds of the threshold, per photograph, of N photographs (N,)."""
     harm = threshold / (1 - threshold)
     return float(((positive & called).sum() - harm * (~positive & called).sum()) / len(positive))
 
@@ -164,8 +164,8 @@ def measure_risk_coverage(photographs: ScoredPhotographs) -> RiskCoverage:
     order = np.argsort(grade_variances(photographs.probabilities), kind="stable")
     kappas, accuracies, off_by_two = [], [], []
     for coverage in COVERAGES:
-        kept = order[: max(1, round(coverage * len(order)))]
-        grades, predicted = photographs.grades[kept], photographs.predicted[kept]
+        remaining = order[: max(1, round(coverage * len(order)))]
+        grades, predicted = photographs.grades[remaining], photographs.predicted[remaining]
         kappas.append(quadratic_weighted_kappa(grades, predicted))
         accuracies.append(float((grades == predicted).mean()))
         off_by_two.append(float((np.abs(grades - predicted) >= 2).mean()))

@@ -19,7 +19,7 @@ _NUM_SIMULATIONS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReliabilityBin:
-    """Photographs of similar confidence: their mean confidence, and the observed share of correct answers, 0 to 1."""
+    """Photographs of similar confidence: mean confidence, and observed proportion of correct answers, 0 to 1."""
 
     num_photographs: int
     confidence: float

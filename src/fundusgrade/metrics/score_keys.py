@@ -58,33 +58,38 @@ F1_KEYS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """A binary decision: its name, the grade from which on it is answered with yes, and the keys of its scores."""
+    """A binary decision: its name, and the grade from which on it is answered with yes."""
 
     name: str
     from_grade: int
-    auc: ScoreKey
-    sensitivity: ScoreKey
-    specificity: ScoreKey
-    auc_delong: ScoreKey
+
+    @property
+    def auc(self) -> ScoreKey:
+        """The area under the ROC curve of the decision's probability."""
+        return self._key("auc")
+
+    @property
+    def auc_delong(self) -> ScoreKey:
+        """The same area with DeLong's interval."""
+        return self._key("auc_delong")
+
+    @property
+    def sensitivity(self) -> ScoreKey:
+        """The sensitivity of the predicted grade."""
+        return self._key("sensitivity")
+
+    @property
+    def specificity(self) -> ScoreKey:
+        """The specificity of the predicted grade."""
+        return self._key("specificity")
+
+    def _key(self, score: str) -> ScoreKey:
+        return ScoreKey(f"{self.name.replace('-', '_')}_{score}")
 
 
 DECISIONS = (
-    Decision(
-        name="referable",
-        from_grade=int(REFERABLE_FROM),
-        auc=ScoreKey.REFERABLE_AUC,
-        sensitivity=ScoreKey.REFERABLE_SENSITIVITY,
-        specificity=ScoreKey.REFERABLE_SPECIFICITY,
-        auc_delong=ScoreKey.REFERABLE_AUC_DELONG,
-    ),
-    Decision(
-        name="sight-threatening",
-        from_grade=int(SIGHT_THREATENING_FROM),
-        auc=ScoreKey.SIGHT_THREATENING_AUC,
-        sensitivity=ScoreKey.SIGHT_THREATENING_SENSITIVITY,
-        specificity=ScoreKey.SIGHT_THREATENING_SPECIFICITY,
-        auc_delong=ScoreKey.SIGHT_THREATENING_AUC_DELONG,
-    ),
+    Decision(name="referable", from_grade=int(REFERABLE_FROM)),
+    Decision(name="sight-threatening", from_grade=int(SIGHT_THREATENING_FROM)),
 )
 
 _LABELS = {

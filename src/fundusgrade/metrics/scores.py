@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics import confusion
 from fundusgrade.metrics.auc import delong_interval, weighted_aucs
-from fundusgrade.metrics.bootstrap import Resamples, estimate, estimate_share
+from fundusgrade.metrics.bootstrap import Resamples, estimate, estimate_proportion
 from fundusgrade.metrics.estimates import Estimate, mean_of_defined
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.score_keys import DECISIONS, F1_KEYS, Decision, ScoreKey
@@ -33,8 +33,8 @@ class NamedEstimate:
 def score_predictions(photographs: ScoredPhotographs, resamples: Resamples) -> tuple[NamedEstimate, ...]:
     """All scores of N photographs with intervals from their resamples, in the order of `ScoreKey`."""
     found: dict[ScoreKey, Estimate] = {
-        ScoreKey.ACCURACY: share_off_by(photographs, resamples, range(1)),
-        ScoreKey.OFF_BY_TWO: share_off_by(photographs, resamples, range(2, NUM_GRADES)),
+        ScoreKey.ACCURACY: proportion_off_by(photographs, resamples, range(1)),
+        ScoreKey.OFF_BY_TWO: proportion_off_by(photographs, resamples, range(2, NUM_GRADES)),
         ScoreKey.MACRO_AUC: estimate(macro_aucs(photographs, resamples), resamples),
         **_matrix_scores(weighted_matrices(resamples, photographs.grades, photographs.predicted), resamples),
         **{key: estimate(scores, resamples) for key, scores in probability_scores(photographs, resamples).items()},
@@ -84,10 +84,10 @@ def _matrix_scores(matrices: NDArray[np.float64], resamples: Resamples) -> dict[
     }
 
 
-def share_off_by(photographs: ScoredPhotographs, resamples: Resamples, distances: range) -> Estimate:
-    """Share of photographs whose predicted grade is off by one of the distances; `range(1)` gives the accuracy."""
+def proportion_off_by(photographs: ScoredPhotographs, resamples: Resamples, distances: range) -> Estimate:
+    """Proportion of photographs whose predicted grade is off by one of the distances; `range(1)` gives the accuracy."""
     off = np.isin(np.abs(photographs.grades - photographs.predicted), distances)
-    return estimate_share(resamples, off, np.ones_like(off))
+    return estimate_proportion(resamples, off, np.ones_like(off))
 
 
 # Scores of probabilities
@@ -143,7 +143,7 @@ def _decision_scores(
     called = photographs.predicted >= decision.from_grade
     return {
         decision.auc: estimate(weighted_aucs(resamples.weights, positive, scores), resamples),
-        decision.sensitivity: estimate_share(resamples, called, positive),
-        decision.specificity: estimate_share(resamples, ~called, ~positive),
+        decision.sensitivity: estimate_proportion(resamples, called, positive),
+        decision.specificity: estimate_proportion(resamples, ~called, ~positive),
         decision.auc_delong: delong_interval(positive, scores, photographs.groups),
     }
