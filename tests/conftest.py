@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prepared import eye_png
+from tests.prepared import write_small
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Networks of tests are tiny: more threads would mostly wait for each other, long where the machine is busy.
@@ -34,9 +34,5 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """Five photographs of different eyes, one of each grade, in APTOS's layout."""
-    folder = tmp_path / "small"
-    (folder / "train_images").mkdir(parents=True)
-    for i in range(5):
-        (folder / "train_images" / f"eye{i}.png").write_bytes(eye_png(i))
-    (folder / "train.csv").write_text("id_code,diagnosis\n" + "".join(f"eye{i},{i}\n" for i in range(5)))
-    return folder
+    write_small(tmp_path / "small")
+    return tmp_path / "small"

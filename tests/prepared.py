@@ -98,3 +98,11 @@ def eye_png(seed: int) -> bytes:
 
 def png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def write_small(folder: Path) -> None:
+    """Five photographs of different eyes, one of each grade, in APTOS's layout."""
+    (folder / "train_images").mkdir(parents=True)
+    for i in range(5):
+        (folder / "train_images" / f"eye{i}.png").write_bytes(eye_png(i))
+    (folder / "train.csv").write_text("id_code,diagnosis\n" + "".join(f"eye{i},{i}\n" for i in range(5)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -38,7 +39,7 @@ from fundusgrade.grades import Grade
 from fundusgrade.photographs.images import read_image
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.drawn_eyes import plain_retina, preprocess_photograph
-from tests.prepared import RECIPE, dataset_in_memory, eye_png, memory_row, png
+from tests.prepared import RECIPE, dataset_in_memory, eye_png, memory_row, png, write_small
 
 GROUPED_BY = ("group", "patient")
 
@@ -48,11 +49,9 @@ def recompressed(data: bytes) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
-@pytest.fixture
-def mixed(tmp_path: Path) -> Path:
+def write_mixed(folder: Path) -> Path:
     """Everything that can be with a photograph: copies, near copies, both eyes of a patient, and errors."""
-    folder = tmp_path / "mixed"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     files = {f"{i}.png": eye_png(i) for i in range(6)} | {
         "copy.png": eye_png(0),
         "near.jpg": recompressed(eye_png(1)),
@@ -70,6 +69,11 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    return write_mixed(tmp_path / "mixed")
+
+
 def found_in(folder: Path) -> Samples:
     if (folder / "train.csv").exists():
         return find_samples([folder])
@@ -79,6 +83,32 @@ def found_in(folder: Path) -> Samples:
 
 def prepare(folder: Path, name: str = "eyes", *, recipe: PreprocessRecipe = RECIPE, seed: int = 0) -> PreparedDataset:
     return prepare_dataset(found_in(folder), name=name, recipe=recipe, seed=seed, num_workers=1)
+
+
+@pytest.fixture(scope="module")
+def prepared_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a data set that was prepared from photographs like those of `small`."""
+    folder = tmp_path_factory.mktemp("before")
+    write_small(folder / "small")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(files.HOME_VARIABLE, str(folder / "home"))
+        return prepare(folder / "small").directory
+
+
+@pytest.fixture(scope="module")
+def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """The data set of `mixed`, for tests that only look at it."""
+    folder = tmp_path_factory.mktemp("mixed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(files.HOME_VARIABLE, str(folder / "home"))
+        return prepare(write_mixed(folder / "mixed"))
+
+
+@pytest.fixture
+def finished(small: Path, home: Path, prepared_before: Path) -> PreparedDataset:
+    """The finished data set of `small`, its images copied: preparing them is what takes time."""
+    shutil.copytree(prepared_before, home / "datasets" / "eyes")
+    return prepare(small)
 
 
 def by_stem(dataset: PreparedDataset) -> dict[str, ManifestRow]:
@@ -113,9 +143,8 @@ class Recorder:
 # What is written
 
 
-def test_the_manifest_has_a_row_for_every_photograph(mixed: Path) -> None:
-    dataset = prepare(mixed)
-    with (dataset.directory / MANIFEST_FILE).open(newline="", encoding="utf-8") as file:
+def test_the_manifest_has_a_row_for_every_photograph(mixed_dataset: PreparedDataset) -> None:
+    with (mixed_dataset.directory / MANIFEST_FILE).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     wanted = ["image", "source", "grade", "split", "fold", "group", "patient", "eye", "site", "error"]
     assert list(rows[0])[:10] == wanted and tuple(rows[0]) == MANIFEST_COLUMNS
@@ -136,8 +165,8 @@ def test_images_are_those_of_the_recipe(small: Path) -> None:
             assert np.array_equal(stored, preprocess_photograph(photograph, recipe).image)
 
 
-def test_a_photograph_that_cannot_be_used_is_a_row_with_the_reason(mixed: Path) -> None:
-    rows = by_stem(prepare(mixed))
+def test_a_photograph_that_cannot_be_used_is_a_row_with_the_reason(mixed_dataset: PreparedDataset) -> None:
+    rows = by_stem(mixed_dataset)
     reasons = {stem: row.error or "" for stem, row in rows.items() if row.error}
     assert list(reasons) == ["black", "cut_short", "no_grade", "missing"]
     assert "no retina found" in reasons["black"]
@@ -165,8 +194,8 @@ def test_copies_and_patients_are_one_group_in_one_split_and_fold(mixed: Path) ->
             assert {len(place) for place in places.values()} == {1}
 
 
-def test_copies_with_different_grades_are_marked(mixed: Path) -> None:
-    rows = by_stem(prepare(mixed))
+def test_copies_with_different_grades_are_marked(mixed_dataset: PreparedDataset) -> None:
+    rows = by_stem(mixed_dataset)
     assert [stem for stem, row in rows.items() if row.conflict] == ["0", "copy"]
 
 
@@ -237,9 +266,8 @@ def test_rows_that_name_no_file_at_all_are_rows(small: Path) -> None:
 # The contact sheet
 
 
-def test_the_contact_sheet_shows_every_grade(mixed: Path) -> None:
-    dataset = prepare(mixed)
-    sheet = read_image(dataset.directory / CONTACT_SHEET_FILE)
+def test_the_contact_sheet_shows_every_grade(mixed_dataset: PreparedDataset) -> None:
+    sheet = read_image(mixed_dataset.directory / CONTACT_SHEET_FILE)
     assert sheet.shape == (5 * (HEADING_PX + TILE_PX), NUM_COLUMNS * TILE_PX, 3)
     tile = sheet[HEADING_PX : HEADING_PX + TILE_PX, :TILE_PX]
     assert tile[TILE_PX // 2, TILE_PX // 2, 0] > 1.3 * tile[TILE_PX // 2, TILE_PX // 2, 2] > 0, "red, not blue"
@@ -278,20 +306,21 @@ def test_a_finished_data_set_is_not_prepared_again(mixed: Path, monkeypatch: pyt
     assert (manifest(second), second) == (before, first)
 
 
-def test_only_what_changed_is_prepared_again(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = prepare(small)
-    before = manifest(dataset)
+def test_only_what_changed_is_prepared_again(
+    finished: PreparedDataset, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = manifest(finished)
     recorder = Recorder(monkeypatch)
-    (dataset.directory / by_stem(dataset)["eye3"].image).unlink()
+    (finished.directory / by_stem(finished)["eye3"].image).unlink()
     prepare(small)
     assert recorder.since_last_call() == ["eye3"]
-    assert manifest(dataset) == before
+    assert manifest(finished) == before
     (small / "train_images" / "eye1.png").write_bytes(eye_png(9))
     changed = by_stem(prepare(small))["eye1"]
     assert recorder.since_last_call() == ["eye1"]
-    assert changed.sha256 != by_stem(dataset)["eye1"].sha256
+    assert changed.sha256 != by_stem(finished)["eye1"].sha256
     expected = preprocess_photograph(plain_retina(96, 9).photograph, RECIPE).image
-    assert np.array_equal(read_image(dataset.directory / changed.image), expected)
+    assert np.array_equal(read_image(finished.directory / changed.image), expected)
     (small / "train_images" / "eye1.png").touch()
     prepare(small)
     assert recorder.since_last_call() == [], "the content counts, not the date"
@@ -299,23 +328,23 @@ def test_only_what_changed_is_prepared_again(small: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("damage", ["cut", "cut and ended", "bytes"])
 def test_a_line_that_was_cut_short_costs_one_photograph(
-    damage: str, small: Path, monkeypatch: pytest.MonkeyPatch
+    damage: str, finished: PreparedDataset, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = prepare(small)
-    before, records = manifest(dataset), dataset.directory / RECORDS_FILE
+    before, records = manifest(finished), finished.directory / RECORDS_FILE
     data = records.read_bytes()[:-40]
     records.write_bytes(data + {"cut": b"", "cut and ended": b"\n", "bytes": b"\xff\x00"}[damage])
     recorder = Recorder(monkeypatch)
     prepare(small)
     assert recorder.since_last_call() == ["eye4"]
-    assert manifest(dataset) == before
+    assert manifest(finished) == before
     prepare(small)
     assert recorder.since_last_call() == [], "the cut line did not damage the next one"
 
 
-def test_lines_of_another_program_are_ignored(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = prepare(small)
-    with (dataset.directory / RECORDS_FILE).open("a") as file:
+def test_lines_of_another_program_are_ignored(
+    finished: PreparedDataset, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (finished.directory / RECORDS_FILE).open("a") as file:
         file.write('\n[1]\nnull\n{"source": "train_images/eye0.png"}\n{"unknown": 1}\n')
     recorder = Recorder(monkeypatch)
     prepare(small)
@@ -343,9 +372,10 @@ def test_an_interrupted_run_resumes_and_ends_as_an_uninterrupted_one(
     assert sheets[0] == sheets[1]
 
 
-def test_labels_may_change_without_preparing_again(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_may_change_without_preparing_again(
+    finished: PreparedDataset, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     labels = (small / "train.csv").read_text()
-    prepare(small)
     recorder = Recorder(monkeypatch)
     (small / "train.csv").write_text(labels.replace("eye2,2", "eye2,7"))
     broken = by_stem(prepare(small))["eye2"]
@@ -368,9 +398,8 @@ def test_new_photographs_are_added(small: Path, monkeypatch: pytest.MonkeyPatch)
     assert manifest(grown) == manifest(prepare(small, "anew"))
 
 
-def test_progress_counts_what_is_done_already(small: Path) -> None:
-    dataset = prepare(small)
-    (dataset.directory / dataset.rows[0].image).unlink()
+def test_progress_counts_what_is_done_already(finished: PreparedDataset, small: Path) -> None:
+    (finished.directory / finished.rows[0].image).unlink()
     steps: list[tuple[int, int]] = []
     prepare_dataset(
         found_in(small),
@@ -419,16 +448,17 @@ def test_a_killed_worker_process_is_explained(mixed: Path, monkeypatch: pytest.M
     ],
     ids=["method", "size", "version"],
 )
-def test_another_recipe_needs_another_name(other: PreprocessRecipe, small: Path) -> None:
-    before = manifest(prepare(small))
+def test_another_recipe_needs_another_name(other: PreprocessRecipe, finished: PreparedDataset, small: Path) -> None:
+    before = manifest(finished)
     with pytest.raises(DatasetError, match=r"made with natural, band at 32 px \(version 2\), you asked for .*--name"):
         prepare(small, recipe=other)
     assert manifest(prepare(small)) == before
 
 
-def test_an_unfinished_data_set_may_change_its_recipe(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = prepare(small)
-    (dataset.directory / store.DATASET_FILE).unlink()
+def test_an_unfinished_data_set_may_change_its_recipe(
+    finished: PreparedDataset, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (finished.directory / store.DATASET_FILE).unlink()
     recorder = Recorder(monkeypatch)
     again = prepare(small, recipe=PreprocessRecipe(method=Method.NATURAL, size_px=40))
     assert len(recorder.since_last_call()) == 5
@@ -436,26 +466,26 @@ def test_an_unfinished_data_set_may_change_its_recipe(small: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"recipe": 1}', '{"recipe": {"method": "magic", "size_px": 32}}'])
-def test_a_damaged_data_set_says_so_and_can_be_made_again(text: str, small: Path) -> None:
-    dataset = prepare(small)
-    (dataset.directory / store.DATASET_FILE).write_text(text)
+def test_a_damaged_data_set_says_so_and_can_be_made_again(text: str, finished: PreparedDataset, small: Path) -> None:
+    (finished.directory / store.DATASET_FILE).write_text(text)
     with pytest.raises(DatasetError, match=r"cannot be read .*make it again with `fundusgrade preprocess`"):
-        load_dataset(dataset.directory)
-    assert prepare(small) == dataset
-    assert load_dataset(dataset.directory) == dataset
+        load_dataset(finished.directory)
+    assert prepare(small) == finished
+    assert load_dataset(finished.directory) == finished
 
 
 @pytest.mark.parametrize("text", [None, "image,source\na,b\n", "\x00", "{good}extra,line\n"])
-def test_a_damaged_manifest_says_so_and_can_be_made_again(text: str | None, small: Path) -> None:
-    dataset = prepare(small)
-    path = dataset.directory / MANIFEST_FILE
+def test_a_damaged_manifest_says_so_and_can_be_made_again(
+    text: str | None, finished: PreparedDataset, small: Path
+) -> None:
+    path = finished.directory / MANIFEST_FILE
     if text is None:
         path.unlink()
     else:
         path.write_text(text.replace("{good}", path.read_text()))
     with pytest.raises(DatasetError, match="cannot be read"):
-        load_dataset(dataset.directory)
-    assert prepare(small) == dataset
+        load_dataset(finished.directory)
+    assert prepare(small) == finished
 
 
 def test_a_data_set_is_read_as_it_was_written(mixed: Path) -> None:
@@ -476,11 +506,10 @@ def test_odd_names_come_back(tmp_path: Path) -> None:
     assert load_dataset(dataset.directory) == dataset
 
 
-def test_rows_of_a_split(mixed: Path) -> None:
-    dataset = prepare(mixed)
-    everything = dataset.graded_rows()
-    assert len(everything) == 8 and dataset.graded_rows("all") == everything
-    splits = [dataset.graded_rows(split) for split in ("train", "validation", "test")]
+def test_rows_of_a_split(mixed_dataset: PreparedDataset) -> None:
+    everything = mixed_dataset.graded_rows()
+    assert len(everything) == 8 and mixed_dataset.graded_rows("all") == everything
+    splits = [mixed_dataset.graded_rows(split) for split in ("train", "validation", "test")]
     assert sorted(row.source for rows in splits for row in rows) == sorted(row.source for row in everything)
     assert all(row.error is None and row.grade is not None for row in everything)
 
