@@ -1,4 +1,4 @@
-"""The device and precision are what was asked for or what is fastest here, with the reason, and never a fallback."""
+"""Device and precision are those requested or the fastest here, with the reason, and never a silent fallback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever the last layer says, the probabilities are those of the textbook formula."""
+"""The probabilities that follow from the outputs of each head are those of the textbook formula."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CALIBRATED = Calibration(temperature=1.7, offsets=(0.5, -1.0, 0.25, -2.0, 0.0), 
 
 
 def outputs_of(head: Head, *, spread: float = 2.0) -> NDArray[np.float64]:
-    """Outputs that reach from doubt to certainty; those of cumulative questions do not fall by themselves."""
+    """Outputs (N, n) from uncertain to certain; cumulative probabilities from them do not always decrease."""
     return np.random.default_rng(0).normal(1.5, spread, (NUM_PHOTOGRAPHS, NUM_OUTPUTS[head]))
 
 
@@ -41,21 +41,21 @@ def probabilities_of(
     return np.asarray(torch.softmax(logits, dim=1).numpy(), np.float64)
 
 
-def from_worse(worse: NDArray[np.float64]) -> NDArray[np.float64]:
+def from_cumulative(cumulative: NDArray[np.float64]) -> NDArray[np.float64]:
     """P(grade = k) = P(grade > k - 1) - P(grade > k)."""
-    return -np.diff(worse, axis=1, prepend=1.0, append=0.0)
+    return -np.diff(cumulative, axis=1, prepend=1.0, append=0.0)
 
 
 @pytest.mark.parametrize("calibration", [UNCALIBRATED, CALIBRATED], ids=["uncalibrated", "calibrated"])
 @pytest.mark.parametrize("head", list(Head))
-def test_every_head_ends_in_probabilities_that_sum_to_one(head: Head, calibration: Calibration) -> None:
+def test_probabilities_of_every_head_sum_to_one(head: Head, calibration: Calibration) -> None:
     for spread in (0.1, 2.0, 50.0):
         probabilities = probabilities_of(head, outputs_of(head, spread=spread), calibration)
         assert np.isfinite(probabilities).all() and (probabilities >= 0).all()
         assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-12)
 
 
-def test_a_softmax_adds_offsets_and_then_divides_by_the_temperature() -> None:
+def test_softmax_adds_offsets_and_then_divides_by_the_temperature() -> None:
     outputs = outputs_of(Head.SOFTMAX)
     expected = softmax((outputs + np.array(CALIBRATED.offsets)) / CALIBRATED.temperature, axis=1)
     assert probabilities_of(Head.SOFTMAX, outputs, CALIBRATED) == pytest.approx(expected, abs=1e-12)
@@ -63,7 +63,7 @@ def test_a_softmax_adds_offsets_and_then_divides_by_the_temperature() -> None:
 
 
 @pytest.mark.parametrize("calibration", [UNCALIBRATED, CALIBRATED], ids=["uncalibrated", "calibrated"])
-def test_a_severity_is_read_as_an_ordered_logit(calibration: Calibration) -> None:
+def test_regression_is_an_ordered_logit_model(calibration: Calibration) -> None:
     """P(grade <= k) is the logistic distribution function at the k-th cutpoint, around the severity."""
     outputs = outputs_of(Head.REGRESSION)
     scale = SEVERITY_SCALE * calibration.temperature
@@ -72,22 +72,22 @@ def test_a_severity_is_read_as_an_ordered_logit(calibration: Calibration) -> Non
     assert probabilities_of(Head.REGRESSION, outputs, calibration) == pytest.approx(expected, abs=FLOOR)
 
 
-def test_a_severity_at_a_cutpoint_is_as_often_worse_as_not() -> None:
-    for cut, place in enumerate(CALIBRATED.cutpoints):
-        (probabilities,) = probabilities_of(Head.REGRESSION, np.array([[place]]), CALIBRATED)
+def test_at_a_cutpoint_grades_below_and_above_are_equally_likely() -> None:
+    for cut, cutpoint in enumerate(CALIBRATED.cutpoints):
+        (probabilities,) = probabilities_of(Head.REGRESSION, np.array([[cutpoint]]), CALIBRATED)
         assert probabilities[: cut + 1].sum() == pytest.approx(0.5, abs=FLOOR)
 
 
-def test_questions_that_contradict_each_other_are_never_answered_with_a_rising_probability() -> None:
-    """Worse than 1 cannot be likelier than worse than 0: the smallest answer so far holds."""
+def test_cumulative_probabilities_that_increase_are_replaced_by_their_running_minimum() -> None:
+    """P(grade > 1) cannot exceed P(grade > 0)."""
     outputs = outputs_of(Head.CUMULATIVE)
-    answers = 1 / (1 + np.exp(-outputs / CALIBRATED.temperature))
-    assert (np.diff(answers, axis=1) > 0).any(), "some contradict each other"
-    expected = from_worse(np.minimum.accumulate(answers, axis=1))
+    cumulative = 1 / (1 + np.exp(-outputs / CALIBRATED.temperature))
+    assert (np.diff(cumulative, axis=1) > 0).any(), "some increase"
+    expected = from_cumulative(np.minimum.accumulate(cumulative, axis=1))
     assert probabilities_of(Head.CUMULATIVE, outputs, CALIBRATED) == pytest.approx(expected, abs=FLOOR)
 
 
-def test_cumulative_answers_by_hand() -> None:
+def test_cumulative_probabilities_by_hand() -> None:
     outputs = np.log(np.array([[0.9, 0.6, 0.3, 0.1]]) / (1 - np.array([[0.9, 0.6, 0.3, 0.1]])))
     (probabilities,) = probabilities_of(Head.CUMULATIVE, outputs)
     assert probabilities == pytest.approx([0.1, 0.3, 0.3, 0.2, 0.1], abs=1e-9)
@@ -104,7 +104,7 @@ def test_a_higher_temperature_makes_every_head_less_certain(head: Head) -> None:
 
 
 @pytest.mark.parametrize("head", list(Head))
-def test_certainty_beyond_all_numbers_is_still_finite_and_can_be_learned_from(head: Head) -> None:
+def test_extreme_outputs_give_finite_logits_and_gradients(head: Head) -> None:
     outputs = torch.full((1, NUM_OUTPUTS[head]), 1e4, requires_grad=True)
     logits = grade_logits(head, outputs)
     assert torch.isfinite(logits).all()
@@ -112,7 +112,7 @@ def test_certainty_beyond_all_numbers_is_still_finite_and_can_be_learned_from(he
     assert outputs.grad is not None and torch.isfinite(outputs.grad).all()
 
 
-def test_nothing_is_calibrated_unless_it_was() -> None:
+def test_the_default_calibration_changes_nothing() -> None:
     assert Calibration(temperature=1.0, offsets=NO_OFFSETS, cutpoints=MIDDLES) == UNCALIBRATED
     assert (NO_OFFSETS, MIDDLES) == ((0.0,) * 5, (0.5, 1.5, 2.5, 3.5))
     assert {head: NUM_OUTPUTS[head] for head in Head} == {
