@@ -350,7 +350,7 @@ def test_a_network_of_no_numbers_is_an_error_and_not_a_grade(tmp_path: Path) -> 
     grader = load()
     with torch.no_grad():
         next(grader.network.parameters()).fill_(float("nan"))
-    with pytest.raises(CheckpointError, match="not numbers"):
+    with pytest.raises(CheckpointError, match="not finite"):
         grader.grade(save_photographs(tmp_path, [0])[0])
 
 
