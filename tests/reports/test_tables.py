@@ -114,7 +114,7 @@ def test_one_line_for_people() -> None:
 
 def row(number: int, grade: Grade | None, **changes: Any) -> ManifestRow:
     usual = ManifestRow(
-        image=f"pictures/{number}.png",
+        image=f"images/{number}.png",
         source=f"{number}.jpg",
         grade=grade,
         split="train",

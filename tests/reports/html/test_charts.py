@@ -204,7 +204,7 @@ def test_an_axis_without_given_ends_holds_all_values_and_the_reference() -> None
     svg = dotted(row(of(0.2, -0.5, 0.3)), row(of(7.0, 6.0, 8.0)), frame=frame, reference=9.0)
     (line,) = strokes(svg, "currentColor")
     places = [x for x, _ in markers(svg, 0)] + [line[0][0][0]]
-    # From -0.5 to 9 with 6 % of that as room at both sides: 9.5 of 10.64 units.
+    # From -0.5 to 9 with 6 % of that as margin at both ends: 9.5 of 10.64 units.
     assert min(places) == pytest.approx(10 + 304 * 0.57 / 10.64, abs=1e-3)
     assert max(places) == pytest.approx(10 + 304 * 10.07 / 10.64, abs=1e-3)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _TEXT = 380, 12  # units of the drawing; a phone shows a unit as about a CSS pixel
 _LABEL_HEIGHT, _DOT_HEIGHT, _FOOT, _LABEL_CHARACTERS = 20, 17, 44, 44
-# Stand-ins that matplotlib writes and the style sheet's colors replace; the first six are Okabe and Ito's.
+# Colors that matplotlib writes, to be replaced by names of the style sheet; the first six are Okabe and Ito's.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _INK, _FAINT = "#010203", "#040506"
 _STYLE_NAMES = {
@@ -188,13 +188,13 @@ def _last(line: Series) -> float:
 
 
 def _ends(rows: Sequence[DotRow], reference: float | None) -> tuple[float, float]:
-    """From the lowest to the highest value, with some room."""
+    """From the lowest to the highest value, with a margin at both ends."""
     given = [value for row in rows for of in row.dots for value in (of.value, of.low, of.high)]
     values = [value for value in given if value is not None and math.isfinite(value)]
     values += [] if reference is None else [reference]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    room = 0.06 * (high - low) or 0.05
-    return low - room, high + room
+    margin = 0.06 * (high - low) or 0.05
+    return low - margin, high + margin
 
 
 def _new_chart(height: int, *, left: int, right: int, top: int) -> tuple[Figure, Axes]:
@@ -247,8 +247,8 @@ def _for_page(svg: str, description: str) -> Markup:
     used = set(re.findall(r'(?:href="#|url\(#)([\w.-]+)', body))
     body = re.sub(r' id="([\w.-]+)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", body)
     body = re.sub(r'xlink:href="#|href="#', f'href="#{prefix}-', body).replace("url(#", f"url(#{prefix}-")
-    for stand_in, name in _STYLE_NAMES.items():
-        body = body.replace(stand_in, name)
+    for color, name in _STYLE_NAMES.items():
+        body = body.replace(color, name)
     body = re.sub(r"font(-family)?: ?[^;\"]*'DejaVu Sans'[^;\"]*;?", _font_size, body)
     body = re.sub(r">\s+<", "><", body)
     box = re.search(r'viewBox="([^"]+)"', svg)

@@ -153,7 +153,7 @@ class NetBenefitRange:
 
 
 def net_benefit_ranges(assessment: Assessment) -> tuple[NetBenefitRange, ...]:
-    """One of each decision that curves were drawn for."""
+    """One of each decision with a decision curve."""
     decisions = dict.fromkeys(of.what for model in assessment.models for of in model.decision_curves)
     return tuple(net_benefit_range(assessment, what) for what in decisions)
 
@@ -190,7 +190,7 @@ class SubgroupTable:
 
 
 def subgroup_tables(assessment: Assessment) -> tuple[SubgroupTable, ...]:
-    """One table of each column that was asked for."""
+    """One table of each requested column."""
     found: dict[str, dict[str, dict[str, Subgroup]]] = {}
     for model in assessment.models:
         for of in model.subgroups:
