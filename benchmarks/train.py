@@ -21,9 +21,10 @@ from fundusgrade.data.join import open_dataset
 from fundusgrade.data.pixel_cache import write_pixel_cache
 from fundusgrade.networks.device import DeviceChoice, choose_device
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.training import loop as training_loop
-from fundusgrade.training.batches import Batch, training_batches
+from fundusgrade.training.batches import Batch, load_splits, training_batches
+from fundusgrade.training.loop import train_step
 from fundusgrade.training.options import TrainOptions
+from fundusgrade.training.state import start_run
 
 ARCHS = ["cnn", "tf_efficientnet_lite0", "resnet50", "vit_small_patch14_dinov2"]
 
@@ -61,8 +62,8 @@ def measure(
     dataset = open_dataset([data])
     write_pixel_cache(dataset)
     torch.manual_seed(0)
-    run = training_loop._start_run(dataset, options, choice, resume=False)
-    images, _ = training_loop._load_splits(dataset, options, choice, rows=run.network.spec.rows)
+    run = start_run(dataset, options, choice, resume=False)
+    images, _ = load_splits(dataset, options, choice, rows=run.network.spec.rows)
     run.network.train()
 
     def endless() -> Iterator[Batch]:
@@ -76,7 +77,8 @@ def measure(
         synchronize(choice)
         started = time.perf_counter()
         for _ in range(num_steps):
-            loop._train_step(run, next_batch(), options, choice)
+            train_step(run, next_batch(), options, choice)
+            run.average.update(run.network)
         synchronize(choice)
         return num_steps * len(kept.grades) / (time.perf_counter() - started)
 

@@ -14,8 +14,9 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 from fundusgrade.metrics.classification import decide_grades, quadratic_weighted_kappa
 from fundusgrade.networks.heads import MIDDLES, NO_OFFSETS, NUM_OUTPUTS, UNCALIBRATED, Calibration, grade_logits
 from fundusgrade.options import Head
-from fundusgrade.training import calibration
-from fundusgrade.training.calibration import SHARES, choose_offsets, fit_calibration, fit_thresholds, frequency_offsets
+from fundusgrade.training import thresholds as thresholds_module
+from fundusgrade.training.calibration import UNDONE_FRACTIONS, choose_offsets, fit_calibration, frequency_offsets
+from fundusgrade.training.thresholds import fit_thresholds
 from tests.scored import MIX
 
 Floats = NDArray[np.float64]
@@ -206,12 +207,12 @@ def test_nothing_is_undone_where_nothing_was_weighted() -> None:
 def test_offsets_for_the_most_probable_grade_are_those_of_highest_kappa() -> None:
     logits, grades, counts = weighted_world(1.0, seed=3)
     kappas = []
-    for share in SHARES:
+    for share in UNDONE_FRACTIONS:
         shifted = logits + share * np.log(counts / counts.sum())
         kappas.append(cohen_kappa_score(grades, shifted.argmax(axis=1), weights="quadratic"))
-    assert len(set(kappas)) == len(SHARES), "the shares must differ for this test to say something"
+    assert len(set(kappas)) == len(UNDONE_FRACTIONS), "the shares must differ for this test to say something"
     chosen = choose_offsets(torch.from_numpy(logits), grades, counts, class_weight_power=1.0)
-    best = SHARES[int(np.argmax(kappas))]
+    best = UNDONE_FRACTIONS[int(np.argmax(kappas))]
     assert chosen == Calibration(offsets=frequency_offsets(counts, best))
     predicted = read(Head.SOFTMAX, logits, chosen).argmax(axis=1)
     assert quadratic_weighted_kappa(grades, predicted) == pytest.approx(max(kappas))
@@ -303,13 +304,13 @@ def test_thresholds_beat_those_in_the_middle_on_other_photographs_too() -> None:
 
 def test_the_merit_that_is_searched_is_scikit_learn_s() -> None:
     grades, expected = draw_expected((0.3, 0.8, 2.4, 3.1), 0.3)
-    steps, num_bins = calibration._STEPS, calibration._NUM_BINS
+    steps, num_bins = thresholds_module._STEPS, thresholds_module._NUM_BINS
     bins = (expected * steps).round().astype(int)
     counts = np.zeros((5, num_bins))
     np.add.at(counts, (grades, bins), 1)
     below = np.concatenate([np.zeros((5, 1)), counts.cumsum(axis=1)], axis=1)
     edges, candidates = np.array([20, 60, 110, 170]), np.array([30, 60, 90])
-    merits = calibration._merits(below, edges, 1, candidates)
+    merits = thresholds_module._merits(below, edges, 1, candidates)
     for candidate, found in zip(candidates, merits, strict=True):
         tried = (20, int(candidate), 110, 170)
         assert found == pytest.approx(merit(grades, bins.astype(np.float64), tried), abs=1e-12)

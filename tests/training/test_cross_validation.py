@@ -220,7 +220,7 @@ def test_a_stopped_fold_is_no_finished_one_and_ends_after_resuming_as_if_never_s
         interrupt_in_run(patch, 2, epoch=2)
         assert run(options, overwrite=True).interrupted
     assert not store.predictions_file("toy").exists(), "nothing is pooled before all are trained"
-    with pytest.raises(TrainingError, match=r"the run 'toy-fold2' was stopped before its end; add --resume"):
+    with pytest.raises(TrainingError, match=r"the run 'toy-fold2' is unfinished; add --resume"):
         run(options)
     trained = Trained(monkeypatch)
     assert not run(options, resume=True).interrupted

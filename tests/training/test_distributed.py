@@ -25,11 +25,11 @@ from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.tensors import LabeledImages
 from fundusgrade.options import Head, Loss, Precision
 from fundusgrade.training import batch_norm, distributed
-from fundusgrade.training.batch_norm import SharedBatchNorm, share_statistics
+from fundusgrade.training.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
 from fundusgrade.training.batches import Batch, training_batches
 from fundusgrade.training.distributed import SINGLE_PROCESS, ProcessGroup
-from fundusgrade.training.loop import _refuse_small_batches
 from fundusgrade.training.losses import graded_loss
+from fundusgrade.training.mosaic import TRAIN_BATCH_FILE
 from fundusgrade.training.state import RunState
 from tests.models_for_tests import install_dataset, photographs_of
 from tests.worker_for_tests import keep_the_last
@@ -63,7 +63,7 @@ def together(
     )
 
 
-def alone(home: Path, *words: str) -> None:
+def in_this_process(home: Path, *words: str) -> None:
     """The same command in this process."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(files.HOME_VARIABLE, str(home))
@@ -78,7 +78,7 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(files.HOME_VARIABLE, str(home))
         install_dataset("toy")
-    alone(home, *EFFICIENTNET, "--name", "one")
+    in_this_process(home, *EFFICIENTNET, "--name", "one")
     done = together(home, *EFFICIENTNET, "--name", "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model two: ") == done.stderr.count("epoch  train loss") == 1
@@ -112,13 +112,13 @@ def assert_alike(home: Path, one: str, other: str, tolerance: float) -> None:
         assert a == pytest.approx(b, rel=3 * tolerance)
 
 
-# Who has which pictures
+# Which process computes which images
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("count", [8, 9, 13, 32])
 def test_every_image_is_with_one_process_and_with_its_partner(count: int, size: int) -> None:
-    parts = [ProcessGroup(rank=rank, size=size).positions(count) for rank in range(size)]
+    parts = [ProcessGroup(rank=rank, size=size).batch_indices(count) for rank in range(size)]
     assert sorted(torch.cat(parts).tolist()) == list(range(count))
     for part in parts:
         assert part.tolist() == sorted(part.tolist())
@@ -127,8 +127,8 @@ def test_every_image_is_with_one_process_and_with_its_partner(count: int, size: 
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 20])
-def test_stretches_follow_each_other(count: int) -> None:
-    parts = [list(range(count))[ProcessGroup(rank=rank, size=3).stretch(count)] for rank in range(3)]
+def test_slices_of_the_ranks_follow_each_other(count: int) -> None:
+    parts = [list(range(count))[ProcessGroup(rank=rank, size=3).rank_slice(count)] for rank in range(3)]
     assert [number for part in parts for number in part] == list(range(count))
 
 
@@ -144,9 +144,9 @@ def noise(count: int) -> LabeledImages:
     )
 
 
-def batches_of(images: LabeledImages, us: ProcessGroup) -> list[Batch]:
+def batches_of(images: LabeledImages, group: ProcessGroup) -> list[Batch]:
     cpu = torch.device("cpu")
-    return list(training_batches(images, 9, seed=3, epoch=2, device=cpu, mixup=0.4, us=us))
+    return list(training_batches(images, 9, seed=3, epoch=2, device=cpu, mixup=0.4, group=group))
 
 
 @pytest.mark.parametrize("is_degraded", [False, True])
@@ -158,16 +158,16 @@ def test_parts_of_a_batch_are_the_batch_bit_for_bit(is_degraded: bool, rows: tup
     whole = batches_of(images, SINGLE_PROCESS)
     parts = [batches_of(replace(images, rows=rows), ProcessGroup(rank=rank, size=2)) for rank in range(2)]
     assert len(whole) == len(parts[0]) == len(parts[1]) == 2
-    for batch, *shares in zip(whole, *parts, strict=True):
+    for batch, *own_parts in zip(whole, *parts, strict=True):
         top, bottom = rows or (0, 32)
-        for rank, share in enumerate(shares):
-            own = ProcessGroup(rank=rank, size=2).positions(9)
-            assert torch.equal(share.images, batch.images[own][:, :, top:bottom])
-            assert torch.equal(share.grades, batch.grades[own])
-            assert torch.equal(share.weights, batch.weights[own])
-            assert torch.equal(share.mirrored()[0], batch.mirrored()[0][own])
-            assert share.share == batch.share < 1
-        assert batch.portion == 1
+        for rank, part in enumerate(own_parts):
+            own = ProcessGroup(rank=rank, size=2).batch_indices(9)
+            assert torch.equal(part.images, batch.images[own][:, :, top:bottom])
+            assert torch.equal(part.grades, batch.grades[own])
+            assert torch.equal(part.weights, batch.weights[own])
+            assert torch.equal(part.mixup_partners()[0], batch.mixup_partners()[0][own])
+            assert part.mixup_weight == batch.mixup_weight < 1
+        assert batch.loss_scale == 1
 
 
 def test_the_mean_of_the_parts_losses_is_the_loss_of_the_batch() -> None:
@@ -177,9 +177,11 @@ def test_the_mean_of_the_parts_losses_is_the_loss_of_the_batch() -> None:
     (whole, _) = batches_of(images, SINGLE_PROCESS)
 
     def loss_of(batch: Batch, own: Tensor) -> Tensor:
-        return batch.portion * graded_loss(Head.SOFTMAX, Loss.CROSS_ENTROPY, outputs[own], batch.grades, batch.weights)
+        return batch.loss_scale * graded_loss(
+            Head.SOFTMAX, Loss.CROSS_ENTROPY, outputs[own], batch.grades, batch.weights
+        )
 
-    losses = [loss_of(part, ProcessGroup(rank=rank, size=2).positions(9)) for rank, part in enumerate(parts)]
+    losses = [loss_of(part, ProcessGroup(rank=rank, size=2).batch_indices(9)) for rank, part in enumerate(parts)]
     assert float(sum(losses)) / 2 == pytest.approx(float(loss_of(whole, torch.arange(9))), rel=1e-6)
 
 
@@ -187,7 +189,7 @@ def test_the_mean_of_the_parts_losses_is_the_loss_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, timm.layers.BatchNormAct2d])
-def test_shared_statistics_of_one_process_are_those_of_the_norm_it_replaces(kind: type[nn.BatchNorm2d]) -> None:
+def test_synchronized_statistics_of_one_process_are_those_of_the_layer_it_replaces(kind: type[nn.BatchNorm2d]) -> None:
     torch.manual_seed(0)
     norm = kind(6)
     nn.init.normal_(norm.weight)
@@ -208,7 +210,7 @@ def test_shared_statistics_of_one_process_are_those_of_the_norm_it_replaces(kind
     state = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
     expected = outcome(norm)
     norm.load_state_dict(state)
-    shared = SharedBatchNorm(norm)
+    shared = SynchronizedBatchNorm(norm)
     assert list(shared.state_dict()) == list(state)
     found = outcome(shared)
     assert found.keys() == expected.keys()
@@ -216,13 +218,13 @@ def test_shared_statistics_of_one_process_are_those_of_the_norm_it_replaces(kind
         assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-5), name
 
 
-def test_sharing_statistics_keeps_the_names_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synchronizing_statistics_keeps_the_names_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     network = timm.create_model("test_efficientnet")
     names, parameters = list(network.state_dict()), list(network.parameters())
-    share_statistics(network)
-    assert not any(isinstance(module, SharedBatchNorm) for module in network.modules())
+    synchronize_batch_norm(network)
+    assert not any(isinstance(module, SynchronizedBatchNorm) for module in network.modules())
     monkeypatch.setattr(batch_norm, "process_group", lambda: ProcessGroup(rank=0, size=2))
-    share_statistics(network)
+    synchronize_batch_norm(network)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert list(network.state_dict()) == names
     assert all(a is b for a, b in zip(network.parameters(), parameters, strict=True))
@@ -234,6 +236,8 @@ def test_sharing_statistics_keeps_the_names_of_weights(monkeypatch: pytest.Monke
 def test_two_processes_end_as_one(shared_home: Path) -> None:
     assert_alike(shared_home, "one", "two", ROUNDING)
     assert not (shared_home / "runs" / "two").exists()
+    mosaics = [(shared_home / "models" / name / TRAIN_BATCH_FILE).read_bytes() for name in ("one", "two")]
+    assert mosaics[0] == mosaics[1]
 
 
 def test_a_run_whose_process_is_killed_is_restarted_to_the_same_weights(shared_home: Path) -> None:
@@ -248,16 +252,16 @@ def test_a_run_whose_process_is_killed_says_so_and_is_resumed_by_one_process(sha
     assert killed.returncode != 0
     assert "Error: another process of this run ended" in killed.stderr
     assert "same command and --resume" in killed.stderr
-    assert "fundusgrade/training.py" not in killed.stderr, "no traceback of ours"
+    assert "fundusgrade/training/" not in killed.stderr, "no traceback of ours"
     assert not (shared_home / "models" / "killed").exists()
-    alone(shared_home, *EFFICIENTNET, "--name", "killed", "--resume")
+    in_this_process(shared_home, *EFFICIENTNET, "--name", "killed", "--resume")
     assert_alike(shared_home, "one", "killed", ROUNDING)
 
 
 def test_folds_of_degraded_images_are_trained_together_and_pooled_once(home: Path) -> None:
     words = ["--arch", "test_vit", "--epochs", "1", "--folds", "2", "--degrade"]
     with photographs_of(install_dataset("toy")):
-        alone(home, *words, "--name", "one")
+        in_this_process(home, *words, "--name", "one")
         done = together(home, *words, "--name", "two", program=("-m", "fundusgrade"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("out of fold: 20 photographs") == 1
@@ -271,10 +275,10 @@ def test_folds_of_degraded_images_are_trained_together_and_pooled_once(home: Pat
 
 
 def test_too_small_batches_are_refused() -> None:
-    with pytest.raises(TrainingError, match=r"batches of 5 photographs are too small for 3 processes.*for each, 6"):
-        _refuse_small_batches(5, ProcessGroup(rank=0, size=3))
-    _refuse_small_batches(6, ProcessGroup(rank=0, size=3))
-    _refuse_small_batches(1, SINGLE_PROCESS)
+    with pytest.raises(TrainingError, match=r"batches of 5 photographs are too small for 3 processes.*per process, 6"):
+        ProcessGroup(rank=0, size=3).check_batch_size(5)
+    ProcessGroup(rank=0, size=3).check_batch_size(6)
+    SINGLE_PROCESS.check_batch_size(1)
 
 
 def test_one_process_of_a_machine_uses_its_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,10 +286,10 @@ def test_one_process_of_a_machine_uses_its_first_gpu(monkeypatch: pytest.MonkeyP
     chosen: list[int] = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(distributed, "_meet", lambda backend: None)
+    monkeypatch.setattr(distributed, "_init_process_group", lambda backend: None)
     monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
     for name, number in (("cuda", 0), ("cuda:3", 3)):
         choice = DeviceChoice(device=torch.device(name), precision=Precision.FLOAT32, reason="test")
-        with distributed.joined(choice):
+        with distributed.joined_group(choice):
             pass
         assert chosen.pop() == number

@@ -21,6 +21,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
@@ -38,42 +39,24 @@ from fundusgrade.networks.inference import predict_outputs, predict_probabilitie
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
-from fundusgrade.training import loop
-from fundusgrade.training.batches import training_batches
+from fundusgrade.training import loop, validation
+from fundusgrade.training.batches import load_splits, training_batches
 from fundusgrade.training.history import METRICS_FILE, EpochRecord, read_history
-from fundusgrade.training.loop import TrainResult, learning_rate_factor, log_loss, train
+from fundusgrade.training.loop import TrainResult, train, train_step
 from fundusgrade.training.losses import class_weights, graded_loss
+from fundusgrade.training.mosaic import TRAIN_BATCH_FILE
+from fundusgrade.training.optimizer import learning_rate_factor
 from fundusgrade.training.options import TrainOptions
-from fundusgrade.training.state import STATE_FILE
+from fundusgrade.training.state import STATE_FILE, load_state, start_run
+from fundusgrade.training.validation import log_loss
 from tests.prepared import prepared_dataset
+from tests.training.observing import CtrlC, Quiet
 
 FLOAT32 = choose_device(DeviceName.CPU, Precision.FLOAT32)
 BFLOAT16 = choose_device(DeviceName.CPU, Precision.BFLOAT16)
 QUICK = TrainOptions(arch="cnn", epochs=3, batch_size=8)
 # Validation scores the network alone: nothing is fitted afterwards.
 UNFITTED = replace(QUICK, calibrate=False)
-
-
-class Quiet:
-    """Watches nothing."""
-
-    def batch_done(self, epoch: int, step: int, num_steps: int, num_images: int) -> None:
-        """Nothing."""
-
-    def epoch_done(self, record: EpochRecord, is_best: bool) -> None:
-        """Nothing."""
-
-
-class CtrlC(Quiet):
-    """Interrupts after a step of an epoch."""
-
-    def __init__(self, epoch: int, step: int) -> None:
-        self.moment = (epoch, step)
-
-    def batch_done(self, epoch: int, step: int, num_steps: int, num_images: int) -> None:
-        if (epoch, step) == self.moment:
-            assert step < num_steps, "in the middle of an epoch"
-            raise KeyboardInterrupt
 
 
 class Notebook(Quiet):
@@ -97,7 +80,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 def scripted(monkeypatch: pytest.MonkeyPatch, kappas: list[float | None]) -> None:
     """Let validation find these kappas."""
     waiting = iter(kappas)
-    monkeypatch.setattr(loop, "evaluate_predictions", lambda *_: SimpleNamespace(kappa=next(waiting), accuracy=0.5))
+    monkeypatch.setattr(
+        validation, "evaluate_predictions", lambda *_: SimpleNamespace(kappa=next(waiting), accuracy=0.5)
+    )
 
 
 def weights_in(directory: Path) -> dict[str, Tensor]:
@@ -260,7 +245,7 @@ def test_several_data_sets_count_alike_in_the_loss(tmp_path: Path) -> None:
     both = concatenate_datasets([first, second])
     rows = both.graded_rows("train")
     options = replace(QUICK, class_weights=ClassWeights.NONE).filled()
-    weights = loop._weighted(load_images(both, rows), both, options).weights
+    weights = load_splits(both, options, FLOAT32, rows=None)[0].weights
     assert weights is not None
     for name in (first.name, second.name):
         share = sum(float(weight) for weight, row in zip(weights, rows, strict=True) if row.origin == name)
@@ -292,6 +277,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert equal(*states)
 
 
+def test_the_averaged_weights_are_those_of_pytorch_to_the_bit(toy: PreparedDataset) -> None:
+    """PyTorch's average of the first step is its weights; each later step moves it by 1 - decay of the difference."""
+    options = replace(QUICK, arch="test_efficientnet", pretrained=False, ema_decay=0.7).filled()
+    run = start_run(toy, options, FLOAT32, resume=False)
+    average = get_ema_multi_avg_fn(options.ema_decay)  # type: ignore[no-untyped-call]
+    reference = AveragedModel(run.network, multi_avg_fn=average, use_buffers=True)
+    training, _ = load_splits(toy, options, FLOAT32, rows=run.network.spec.rows)
+    batches = training_batches(training, 8, seed=0, epoch=1, device=torch.device("cpu"))
+    for step, batch in enumerate(batches, start=1):
+        train_step(run, batch, options, FLOAT32)
+        run.average.update(run.network, step=step)
+        reference.update_parameters(run.network)
+    expected = {name: t for name, t in reference.module.state_dict().items() if t.is_floating_point()}
+    assert step == 5
+    assert equal({name: run.averaged_network.state_dict()[name] for name in expected}, expected)
+    assert not equal({name: run.network.state_dict()[name] for name in expected}, expected)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
 def test_a_compiled_network_trains_as_any_other(tmp_path: Path, toy: PreparedDataset) -> None:
     options = replace(QUICK, epochs=1, arch="test_resnet", pretrained=False)
@@ -310,15 +313,15 @@ def test_a_compiled_network_trains_as_any_other(tmp_path: Path, toy: PreparedDat
 def test_a_step_does_not_wait_for_the_gpu(toy: PreparedDataset, arch: str) -> None:
     choice = choose_device(DeviceName.CUDA)
     options = replace(QUICK, arch=arch, pretrained=False).filled()
-    run = loop._start_run(toy, options, choice, resume=False)
-    images, _ = loop._load_splits(toy, options, choice, rows=run.network.spec.rows)
+    run = start_run(toy, options, choice, resume=False)
+    images, _ = load_splits(toy, options, choice, rows=run.network.spec.rows)
     assert images.pixels.is_cuda
     batches = training_batches(images, 8, seed=0, epoch=1, device=choice.device, mixup=0.2)
-    loop._train_step(run, next(batches), options, choice)
+    train_step(run, next(batches), options, choice)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches:
-            loop._train_step(run, batch, options, choice)
+            train_step(run, batch, options, choice)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -335,8 +338,8 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, toy: PreparedDa
 def test_moments_come_back_in_the_layout_of_their_parameters(tmp_path: Path, toy: PreparedDataset) -> None:
     train(toy, replace(QUICK, epochs=1), FLOAT32, tmp_path, observer=Quiet())
     options = replace(QUICK, epochs=1).filled()
-    run = loop._start_run(toy, options, FLOAT32, resume=True)
-    loop.load_state(run, tmp_path / STATE_FILE, toy, options)
+    run = start_run(toy, options, FLOAT32, resume=True)
+    load_state(run, tmp_path / STATE_FILE, toy, options)
     assert any(not parameter.is_contiguous() for parameter in run.network.parameters())
     for parameter in run.network.parameters():
         assert run.optimizer.state[parameter]["exp_avg"].stride() == parameter.stride()
@@ -359,10 +362,10 @@ def test_an_interrupt_in_the_first_epoch_leaves_nothing(tmp_path: Path, toy: Pre
     result = train(toy, QUICK, FLOAT32, tmp_path / "run", observer=CtrlC(1, 2))
     expected = TrainResult(directory=tmp_path / "run", history=(), best_epoch=0, outcome="interrupted")
     assert result == expected
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [TRAIN_BATCH_FILE]
 
 
-@pytest.mark.parametrize("function", ["_save_best", "save_state"])
+@pytest.mark.parametrize("function", ["save_best_model", "save_state"])
 def test_an_epoch_interrupted_while_it_is_saved_does_not_count(
     tmp_path: Path, toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
@@ -537,7 +540,7 @@ def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path, toy: PreparedDatas
     options = replace(QUICK, learning_rate=1e38)
     with pytest.raises(TrainingError, match=r"loss of epoch 1 is nan.*--overwrite and a lower --learning-rate"):
         train(toy, options, FLOAT32, tmp_path / "run", observer=Quiet())
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [TRAIN_BATCH_FILE]
 
 
 @pytest.mark.parametrize(

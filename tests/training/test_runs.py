@@ -21,7 +21,7 @@ from fundusgrade.photographs.images import read_image
 from fundusgrade.training.history import EpochRecord
 from fundusgrade.training.observers import TrainingProgress
 from fundusgrade.training.options import TrainOptions
-from fundusgrade.training.runs import FinishedRun, RunPlan, RunRequest, mark_launch, plan_run, run_training
+from fundusgrade.training.runs import FinishedRun, RunPlan, RunRequest, plan_run, record_launch, run_training
 from fundusgrade.training.state import STATE_FILE
 from tests.prepared import prepared_dataset
 
@@ -137,7 +137,7 @@ def test_an_unfinished_run_is_neither_lost_nor_mixed_up(home: Path, monkeypatch:
     with monkeypatch.context() as patched:
         interrupt_in(patched, epoch=2)
         run(plan())
-    with pytest.raises(TrainingError, match=r"'toy-cnn' was stopped before its end; add --resume .* or --overwrite"):
+    with pytest.raises(TrainingError, match=r"'toy-cnn' is unfinished; add --resume .* or --overwrite"):
         plan()
     with pytest.raises(TrainingError, match="seed was 0, is 3"):
         run(plan(options=replace(QUICK, seed=3), resume=True))
@@ -232,19 +232,19 @@ def test_a_launch_goes_on_by_itself_only_with_its_own_run(monkeypatch: pytest.Mo
     directory = store.run_directory("net")
     files.write_atomically(directory / STATE_FILE, b"state")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")
-    with pytest.raises(TrainingError, match="--resume to go on or --overwrite"):
+    with pytest.raises(TrainingError, match="--resume to resume it, or --overwrite"):
         plan(name="net")
     assert not plan(name="net", overwrite=True).resume
-    mark_launch(directory)
+    record_launch(directory)
     assert plan(name="net").resume
     assert plan(name="net", overwrite=True).resume, "this launch has given the old run up already"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 8")
-    with pytest.raises(TrainingError, match="--resume to go on or --overwrite"):
+    with pytest.raises(TrainingError, match="--resume to resume it, or --overwrite"):
         plan(name="net")
     # Without an id of its own a launch is known by the agent that starts its processes.
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    mark_launch(directory)
+    record_launch(directory)
     assert plan(name="net").resume
     monkeypatch.setattr(os, "getppid", lambda: -1)
-    with pytest.raises(TrainingError, match="--resume to go on or --overwrite"):
+    with pytest.raises(TrainingError, match="--resume to resume it, or --overwrite"):
         plan(name="net")

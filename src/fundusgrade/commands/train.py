@@ -221,7 +221,7 @@ def _train(request: RunRequest, device: DeviceName, precision: Precision, *, in_
     from fundusgrade.networks.device import choose_device
     from fundusgrade.training import cross_validation, distributed, runs
 
-    with distributed.joined(choose_device(device, precision)) as process_group:
+    with distributed.joined_group(choose_device(device, precision)) as process_group:
         screen = console(quiet=not process_group.is_main_process)
         if in_folds:
             finished = cross_validation.cross_validate(

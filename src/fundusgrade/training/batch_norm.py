@@ -1,4 +1,4 @@
-"""Batch normalization with statistics shared by all processes."""
+"""Batch normalization with statistics of the whole batch, over all processes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 from fundusgrade.training.distributed import process_group
 
 
-def share_statistics(network: nn.Module) -> None:
-    """Let batch normalization see the batches of all processes, if there are several; names of weights stay."""
+def synchronize_batch_norm(network: nn.Module) -> None:
+    """Let batch normalization use the batches of all processes, if there are several; names of weights stay."""
     if process_group().size == 1:
         return
     for module in network.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                setattr(module, name, SharedBatchNorm(child))
+                setattr(module, name, SynchronizedBatchNorm(child))
 
 
-class SharedBatchNorm(nn.Module):
+class SynchronizedBatchNorm(nn.Module):
     """Batch normalization over the batches of all processes (as torch's SyncBatchNorm, which needs a GPU).
 
-    It takes the weights and statistics of another one, and where that is timm's, its dropout and activation.
+    It takes over the weights and statistics of another layer, and where that is timm's, its dropout and activation.
     """
 
     weight: Tensor | None
@@ -41,7 +41,7 @@ class SharedBatchNorm(nn.Module):
         self.act = getattr(norm, "act", nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, ...) -> normalized maps of the same shape and type."""
+        """Feature maps (B, C, ...) -> normalized feature maps of the same shape and type."""
         if self.training:
             mean, variance = self._statistics(x.float())
         else:
@@ -55,34 +55,34 @@ class SharedBatchNorm(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (C,) of all processes' maps; each tells its own, weighted by how many values it has."""
+        """Mean and variance (C,) over all processes, from each one's own and its number of values."""
         dims = [dim for dim in range(x.ndim) if dim != 1]
         own_variance, own_mean = torch.var_mean(x, dim=dims, correction=0)
         own_count = torch.full_like(own_mean, x.numel() / x.shape[1])
-        own, us = torch.stack([own_count, own_mean, own_variance]), process_group()
-        told = [own if rank == us.rank else torch.zeros_like(own) for rank in range(us.size)]
-        counts, means, variances = _Total.apply(torch.stack(told)).unbind(dim=1)
+        own, group = torch.stack([own_count, own_mean, own_variance]), process_group()
+        by_rank = [own if rank == group.rank else torch.zeros_like(own) for rank in range(group.size)]
+        counts, means, variances = _AllReduce.apply(torch.stack(by_rank)).unbind(dim=1)
         count = counts.sum(dim=0)
         mean = (counts * means).sum(dim=0) / count
         variance = (counts * (variances + (means - mean).square())).sum(dim=0) / count
-        self._remember(mean.detach(), (variance * count / (count - 1)).detach())
+        self._update_running_statistics(mean.detach(), (variance * count / (count - 1)).detach())
         return mean, variance
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
         self.num_batches_tracked += 1
         weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, weight)
         self.running_var.lerp_(variance, weight)
 
 
-class _Total(torch.autograd.Function):
-    """The sum over all processes, through which gradients flow back to each."""
+class _AllReduce(torch.autograd.Function):
+    """The sum over all processes, with the gradients of all."""
 
     @staticmethod
     def forward(ctx: object, tensor: Tensor) -> Tensor:
-        return process_group().total(tensor)
+        return process_group().all_reduce(tensor)
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return process_group().total(gradient)
+        return process_group().all_reduce(gradient)

@@ -1,4 +1,4 @@
-"""Batches of training images: their order, their augmentation, mixup, and each process's slice."""
+"""Batches of training images: which images, in which order, their augmentation and mixup, each process's part."""
 
 from __future__ import annotations
 
@@ -11,40 +11,68 @@ from torch import Tensor
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
-from fundusgrade.networks.tensors import LabeledImages, send, to_pixels
+from fundusgrade.networks.device import DeviceChoice
+from fundusgrade.networks.tensors import LabeledImages, load_images, send, to_pixels
 from fundusgrade.training.augmentation import augment, draw_changes
 from fundusgrade.training.degrade import degraded_images
 from fundusgrade.training.distributed import SINGLE_PROCESS, ProcessGroup
+from fundusgrade.training.losses import class_weights
+from fundusgrade.training.options import TrainOptions
 
-DEGRADED_SHARE = 0.5
+DEGRADED_FRACTION = 0.5
 
-# A processor changes a few pictures in its cache much faster than a whole batch in memory that it asks for anew.
-_IN_CACHE = 8
+# A processor augments a few images, which its cache holds, much faster than a whole batch in newly allocated memory.
+_CPU_CHUNK = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One process's part of a batch: augmented pictures (B, 3, h, S) float32 in [0, 1], their grades and weights (B,).
+    """One process's part of a batch: augmented images (B, 3, h, S) float32 in [0, 1], their grades and weights (B,).
 
-    Where two pictures were mixed into one, the first has `share` of it and the other, as `mirrored` has them, the rest.
-    The mean over all processes of the parts' weighted mean losses, each times its `portion`, is the whole batch's loss.
+    With mixup each image is `mixup_weight` times one image plus the rest times its partner (`mixup_partners`). The mean
+    over all processes of their weighted mean losses, each times its `loss_scale`, is the loss of the whole batch.
     """
 
     images: Tensor
     grades: Tensor
     weights: Tensor
-    share: float = 1.0
-    portion: float = 1.0
+    mixup_weight: float = 1.0
+    loss_scale: float = 1.0
 
-    def mirrored(self) -> tuple[Tensor, Tensor]:
-        """Grades and weights of the other picture of each mixture: the batch from its end."""
+    def mixup_partners(self) -> tuple[Tensor, Tensor]:
+        """Grades and weights of each image's mixup partner: the batch in reverse order."""
         return self.grades.flip(0), self.weights.flip(0)
+
+
+def load_splits(
+    dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice, rows: tuple[int, int] | None
+) -> tuple[LabeledImages, LabeledImages]:
+    """The training and the validation split, on the device where its memory allows.
+
+    `rows` are the image rows that the network uses, all where None. Raises DatasetError where a split is empty.
+    """
+    graded = dataset.graded_rows("train")
+    training = replace(_weighted(load_images(dataset, graded), dataset, options), rows=rows)
+    if options.degrade:
+        training = with_degraded(training, dataset, graded, seed=options.seed)
+    validation = load_images(dataset, dataset.graded_rows("validation"))
+    return training.on(choice.device), validation.on(choice.device)
+
+
+def _weighted(training: LabeledImages, dataset: PreparedDataset, options: TrainOptions) -> LabeledImages:
+    """Images with their weights in the loss: by grade, and so that combined data sets have equal total weight."""
+    assert options.class_weights is not None, "options are filled before use"
+    origins = [row.origin or dataset.name for row in dataset.graded_rows("train")]
+    names, number, counts = np.unique(origins, return_inverse=True, return_counts=True)
+    by_origin = torch.from_numpy(len(origins) / (len(names) * counts))[number].float()
+    by_grade = class_weights(training.grades, options.class_weights)[training.grades]
+    return replace(training, weights=by_grade * by_origin)
 
 
 def with_degraded(
     images: LabeledImages, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int
 ) -> LabeledImages:
-    """The same with degraded pictures beside them; where degrading leaves no retina, the picture as it is."""
+    """The same with degraded images beside them; where no retina is found after degrading, the image as it is."""
     degraded = images.pixels
     for index, image in enumerate(degraded_images(dataset, rows, seed=seed)):
         if image is not None:
@@ -53,7 +81,7 @@ def with_degraded(
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
-    """Batches of an epoch: a rest that is smaller than a batch is left to another epoch, unless it is all there is."""
+    """Batches per epoch: an incomplete last batch is dropped, unless it is the only one."""
     return max(1, num_images // batch_size)
 
 
@@ -65,42 +93,43 @@ def training_batches(
     epoch: int,
     device: torch.device,
     mixup: float = 0.0,
-    us: ProcessGroup = SINGLE_PROCESS,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
-    """One epoch in an order and with changes that follow from seed and epoch alone, so that a run can be resumed.
+    """One epoch, whose order and augmentation follow from seed and epoch alone, so that a run can be resumed.
 
-    With `mixup` > 0 pairs of pictures are mixed by shares from Beta(mixup, mixup) (Zhang et al., ICLR 2018). Each
-    process draws the same for the whole batch, and makes only its own pictures.
+    With `mixup` > 0 pairs of images are mixed with weights from Beta(mixup, mixup) (Zhang et al., ICLR 2018). Every
+    process draws the random numbers of the whole batch, and computes only its own images.
     """
-    generator = torch.Generator().manual_seed(_mixed_seed(seed, epoch))
+    generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
     order = torch.randperm(len(images), generator=generator)
     weights = torch.ones(len(images)) if images.weights is None else images.weights
     for step in range(num_batches(len(images), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
-        own = us.positions(len(chosen))
+        own = group.batch_indices(len(chosen))
         is_degraded = None if images.degraded is None else _draw_degraded(len(chosen), generator)[own]
         changes = draw_changes(len(chosen), generator, images.max_turn)[own]
-        pixels = send(_picked(images, chosen[own], is_degraded), device)
-        at_once = _IN_CACHE if device.type == "cpu" else len(own)
-        parts = zip(torch.split(pixels, at_once), torch.split(send(changes, device), at_once), strict=True)
-        changed = torch.cat([augment(part, images.fill / 255, how, images.rows) for part, how in parts])
-        share = _mixing_share(mixup, _mixed_seed(seed, epoch) + step)
-        if share < 1:
-            changed = share * changed + (1 - share) * changed.flip(0)
+        pixels = send(_pixels_of(images, chosen[own], is_degraded), device)
+        chunk = _CPU_CHUNK if device.type == "cpu" else len(own)
+        parts = zip(torch.split(pixels, chunk), torch.split(send(changes, device), chunk), strict=True)
+        augmented = torch.cat([augment(part, images.fill / 255, change, images.rows) for part, change in parts])
+        mixup_weight = _draw_mixup_weight(mixup, _epoch_seed(seed, epoch) + step)
+        if mixup_weight < 1:
+            augmented = mixup_weight * augmented + (1 - mixup_weight) * augmented.flip(0)
         yield Batch(
-            images=changed,
+            images=augmented,
             grades=send(images.grades[chosen[own]], device),
             weights=send(weights[chosen[own]], device),
-            share=share,
-            portion=us.size * float(weights[chosen[own]].sum() / weights[chosen].sum().clamp(min=1e-12)),
+            mixup_weight=mixup_weight,
+            loss_scale=group.size * float(weights[chosen[own]].sum() / weights[chosen].sum().clamp(min=1e-12)),
         )
 
 
 def _draw_degraded(count: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=generator) < DEGRADED_SHARE
+    return torch.rand(count, generator=generator) < DEGRADED_FRACTION
 
 
-def _picked(images: LabeledImages, chosen: Tensor, is_degraded: Tensor | None) -> Tensor:
+def _pixels_of(images: LabeledImages, chosen: Tensor, is_degraded: Tensor | None) -> Tensor:
+    """The chosen images (n, 3, S, S) uint8, degraded where `is_degraded` (n,) says so."""
     if images.degraded is None or is_degraded is None:
         return images.at(chosen)
     device = images.degraded.device
@@ -108,12 +137,12 @@ def _picked(images: LabeledImages, chosen: Tensor, is_degraded: Tensor | None) -
     return torch.where(send(is_degraded, device).view(-1, 1, 1, 1), degraded, images.at(chosen))
 
 
-def _mixing_share(alpha: float, seed: int) -> float:
-    """Share of the first of two mixed pictures, at least one half; 1 where nothing is mixed."""
-    share = float(np.random.default_rng(seed).beta(alpha, alpha)) if alpha > 0 else 1.0
-    return max(share, 1 - share)
+def _draw_mixup_weight(alpha: float, seed: int) -> float:
+    """The weight of the first of two mixed images, from 0.5 to 1; 1 without mixup."""
+    weight = float(np.random.default_rng(seed).beta(alpha, alpha)) if alpha > 0 else 1.0
+    return max(weight, 1 - weight)
 
 
-def _mixed_seed(seed: int, epoch: int) -> int:
-    """Streams of neighboring seeds and epochs must not meet."""
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """A seed for each pair of seed and epoch; streams of neighboring pairs are independent."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,4 +1,4 @@
-"""Folds: train each, and pool what the networks say of the photographs that they have not seen."""
+"""Cross-validation: train a network for each fold, and pool the out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from fundusgrade.training.runs import (
     clear_run,
     default_name,
     is_of_this_launch,
-    mark_launch,
     plan_run,
+    record_launch,
     run_training,
 )
 from fundusgrade.training.state import STATE_FILE
@@ -38,33 +38,32 @@ from fundusgrade.training.state import STATE_FILE
 def cross_validate(
     request: RunRequest, *, device: DeviceName, precision: Precision, console: Console, tta: bool = False
 ) -> FinishedRun:
-    """Train the folds that are not there yet, one after the other, and pool the predictions of all.
+    """Train the folds that are not in the store yet, one after the other, and pool the out-of-fold predictions.
 
-    Each fold is a run of its own that can be stopped and resumed; with a `fold` in the options only that one is
-    trained. To overwrite gives all folds up at once, so that what is there after a stop is of the new training. Raises
-    TrainingError where a fold was stopped before its end and is neither resumed nor given up, or where a fold that is
-    there already was trained with other options or on other data. Of several processes that train together the first
-    grades and pools.
+    Each fold is a run of its own that can be interrupted and resumed; with a `fold` in the options only that one is
+    trained. Overwriting discards all folds first, so that after an interruption the store holds folds of the new
+    training only. Raises TrainingError where a fold is unfinished and neither resumed nor overwritten, or where a fold
+    in the store was trained with other options or on other data. Of several processes the main one grades and pools.
     """
-    wanted, dataset, choice = request.options, request.dataset(), choose_device(device, precision)
-    name = store.checked_name(request.name or default_name(dataset, wanted))
+    options, dataset, choice = request.options, request.dataset(), choose_device(device, precision)
+    name = store.checked_name(request.name or default_name(dataset, options))
     if name.endswith(TTA_SUFFIX):
         raise TrainingError(f"--name {name}: names that end with {TTA_SUFFIX} are those of predictions with --tta")
-    folds = range(1, wanted.num_folds + 1)
-    if request.overwrite and wanted.fold is None:
+    folds = range(1, options.num_folds + 1)
+    if request.overwrite and options.fold is None:
         if not request.resume and process_group().is_main_process:
-            _give_up(name, folds)
+            _discard_folds(name, folds)
         request = replace(request, overwrite=False)
-    process_group().wait()
-    kept = [fold for fold in folds if fold != wanted.fold and _is_trained(fold_name(name, fold))]
-    _refuse_other_training(name, kept, wanted, dataset)
-    for fold in folds if wanted.fold is None else (wanted.fold,):
+    process_group().barrier()
+    kept = [fold for fold in folds if fold != options.fold and _is_trained(fold_name(name, fold))]
+    _check_same_training(name, kept, options, dataset)
+    for fold in folds if options.fold is None else (options.fold,):
         if fold in kept:
             console.print(f"fold {fold}: {fold_name(name, fold)} is in the store", highlight=False)
             continue
-        console.print(f"fold {fold} of {wanted.num_folds}", highlight=False)
-        of_fold = replace(request, name=fold_name(name, fold), options=replace(wanted, fold=fold))
-        if wanted.fold is None and request.resume and not _is_begun(fold_name(name, fold)):
+        console.print(f"fold {fold} of {options.num_folds}", highlight=False)
+        of_fold = replace(request, name=fold_name(name, fold), options=replace(options, fold=fold))
+        if options.fold is None and request.resume and not _is_unfinished(fold_name(name, fold)):
             of_fold = replace(of_fold, resume=False)
         finished = run_training(plan_run(of_fold), device=device, precision=precision, console=console)
         console.print(finished.summary, highlight=False, soft_wrap=True)
@@ -72,7 +71,7 @@ def cross_validate(
             return finished
     if not process_group().is_main_process:
         return FinishedRun(path=None, summary="", interrupted=False)
-    finished = pool_folds(name, dataset, num_folds=wanted.num_folds, choice=choice, tta=tta)
+    finished = pool_folds(name, dataset, num_folds=options.num_folds, choice=choice, tta=tta)
     clear_run(store.run_directory(name))
     return finished
 
@@ -80,10 +79,10 @@ def cross_validate(
 def pool_folds(
     name: str, dataset: PreparedDataset, *, num_folds: int, choice: DeviceChoice, tta: bool = False
 ) -> FinishedRun:
-    """Grade each fold's photographs with the network that was trained without it, and write all in one file.
+    """Grade each fold's photographs with the network trained without them, and write all predictions into one file.
 
-    Where mirrored photographs are graded too (`tta`), the file's name ends with TTA_SUFFIX. Folds that were not trained
-    are left out. Raises TrainingError where there are none, or where one is not of this data set.
+    With test-time augmentation (`tta`) the file's name ends with TTA_SUFFIX. Untrained folds are left out. Raises
+    TrainingError where no fold is trained, or where one was trained on another data set.
     """
     trained = [fold for fold in range(1, num_folds + 1) if _is_trained(fold_name(name, fold))]
     if not trained:
@@ -102,26 +101,26 @@ def pool_folds(
     return FinishedRun(path=path, summary=_summary(pooled, path, missing), interrupted=False)
 
 
-def _give_up(name: str, folds: Sequence[int]) -> None:
-    """Remove all folds, but not what was trained before a restart: this launch has done so already."""
-    mark = store.run_directory(name)
-    if is_of_this_launch(mark):
+def _discard_folds(name: str, folds: Sequence[int]) -> None:
+    """Remove all folds; nothing where this torchrun launch has done so before a restart."""
+    directory = store.run_directory(name)
+    if is_of_this_launch(directory):
         return
     for fold in folds:
         shutil.rmtree(store.model_directory(fold_name(name, fold)), ignore_errors=True)
         clear_run(store.run_directory(fold_name(name, fold)))
-    mark_launch(mark)
+    record_launch(directory)
 
 
-def _refuse_other_training(name: str, folds: Sequence[int], options: TrainOptions, dataset: PreparedDataset) -> None:
-    """Pooled networks are one model only where they were trained alike, on the same data."""
-    wanted = {key: value for key, value in options.filled().recorded().items() if key != "fold"}
+def _check_same_training(name: str, folds: Sequence[int], options: TrainOptions, dataset: PreparedDataset) -> None:
+    """Raise TrainingError where folds have other options or data: their predictions must not be pooled."""
+    expected = {key: value for key, value in options.filled().recorded().items() if key != "fold"}
     for fold in folds:
         path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
         provenance = read_description(path).provenance
-        _refuse_other_data(name, provenance, dataset, fold, options.num_folds)
+        _check_same_data(name, provenance, dataset, fold, options.num_folds)
         used = provenance.options
-        different = [f"{key} {used[key]}" for key, value in wanted.items() if key in used and used[key] != value]
+        different = [f"{key} {used[key]}" for key, value in expected.items() if key in used and used[key] != value]
         if different:
             raise TrainingError(
                 f"{fold_name(name, fold)} is in the store, trained with {', '.join(different)}; choose another --name, "
@@ -129,16 +128,16 @@ def _refuse_other_training(name: str, folds: Sequence[int], options: TrainOption
             )
 
 
-def _is_begun(name: str) -> bool:
+def _is_unfinished(name: str) -> bool:
     return (store.run_directory(name) / STATE_FILE).is_file()
 
 
 def _is_trained(name: str) -> bool:
-    """Whether a fold is finished: one that was stopped has its best epoch in the store, and its state beside it."""
-    return (store.model_directory(name) / store.MODEL_FILE).is_file() and not _is_begun(name)
+    """Whether a fold is finished: an interrupted one has its best epoch in the store too, but also a saved state."""
+    return (store.model_directory(name) / store.MODEL_FILE).is_file() and not _is_unfinished(name)
 
 
-def _refuse_other_data(name: str, provenance: Provenance, dataset: PreparedDataset, fold: int, num_folds: int) -> None:
+def _check_same_data(name: str, provenance: Provenance, dataset: PreparedDataset, fold: int, num_folds: int) -> None:
     used = (provenance.data_hash, provenance.options.get("fold"), provenance.options.get("num_folds"))
     if used != (dataset.hash, fold, num_folds):
         raise TrainingError(
@@ -150,10 +149,10 @@ def _refuse_other_data(name: str, provenance: Provenance, dataset: PreparedDatas
 def _grade_fold(
     name: str, dataset: PreparedDataset, fold: int, num_folds: int, choice: DeviceChoice, tta: bool
 ) -> PredictionSet:
-    """Predictions of one fold's photographs and of the photographs on which its network was chosen."""
+    """Predictions of one fold's test and validation photographs by its network."""
     path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
     checkpoint = load_checkpoint(path)
-    _refuse_other_data(name, checkpoint.description.provenance, dataset, fold, num_folds)
+    _check_same_data(name, checkpoint.description.provenance, dataset, fold, num_folds)
     grader = Grader(checkpoint, choice, tta=tta)
     return predict_dataset(grader, dataset.with_fold(fold, num_folds), "test", fold=fold)
 

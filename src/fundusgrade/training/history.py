@@ -13,14 +13,14 @@ from fundusgrade.plots import BLUE, VERMILION, new_figure, save_figure
 
 
 def draw_training_curves(records: Sequence[EpochRecord], best_epoch: int, path: Path) -> None:
-    """Draw loss and kappa over the epochs into a PNG, with the best epoch marked; an undefined kappa leaves a gap.
+    """Plot loss and kappa over the epochs into a PNG, with the best epoch marked; an undefined kappa leaves a gap.
 
     Raises MetricsError without records, StoreError where the file cannot be written.
     """
     from matplotlib.ticker import MaxNLocator
 
     if not records:
-        raise MetricsError("There are no epochs to draw: no epoch was finished.")
+        raise MetricsError("no training curves to draw: the run completed no epoch")
     epochs = [record.epoch for record in records]
     kappas = [math.nan if record.validation_kappa is None else record.validation_kappa for record in records]
     figure = new_figure(width_inches=9, height_inches=4)
@@ -47,7 +47,10 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
-    """One line of metrics.jsonl. Validation figures are those of the averaged weights."""
+    """One line of metrics.jsonl. Validation scores are those of the averaged weights, before calibration.
+
+    `learning_rate` is that of the last step; `seconds` and `images_per_second` are of the training steps alone.
+    """
 
     epoch: int
     train_loss: float

@@ -1,4 +1,4 @@
-"""A training run as TensorBoard shows it: one file of events for a run, a point for every epoch."""
+"""Observers of a training run: progress in the terminal, and an event log for TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+class TrainingObserver(Protocol):
+    """What the training loop calls after each batch and each epoch; steps and epochs count from 1."""
+
+    def batch_done(self, epoch: int, step: int, num_steps: int, num_images: int) -> None: ...
+    def epoch_done(self, record: EpochRecord, is_best: bool) -> None: ...
+
+
 class TrainingProgress:
-    """Shows a training run: a bar for the epoch under way, a row for each one that is done."""
+    """Prints a progress bar for the current epoch and a row for each completed one."""
 
     def __init__(self, console: Console, num_epochs: int) -> None:
         self._console = console
@@ -38,7 +45,7 @@ class TrainingProgress:
         self._progress.stop()
 
     def batch_done(self, epoch: int, step: int, num_steps: int, num_images: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if step == 1:
             self._progress.reset(self._task, total=num_steps, description=f"epoch {epoch}/{self._num_epochs}")
         elapsed = self._progress.tasks[0].elapsed or 0.0
@@ -46,7 +53,7 @@ class TrainingProgress:
         self._progress.update(self._task, completed=step, rate=rate)
 
     def epoch_done(self, record: EpochRecord, is_best: bool) -> None:
-        """Print the epoch's row; a star marks the best so far."""
+        """Print the epoch's row, with a star where it is the best so far."""
         kappa = "  none" if record.validation_kappa is None else f"{record.validation_kappa:6.3f}"
         accuracy = "   none" if record.validation_accuracy is None else f"{record.validation_accuracy:7.1%}"
         self._console.print(
@@ -56,7 +63,7 @@ class TrainingProgress:
         )
 
 
-_NAMES = {
+_SCALARS = {
     "loss/training": "train_loss",
     "loss/validation": "validation_loss",
     "validation/kappa": "validation_kappa",
@@ -67,19 +74,19 @@ _NAMES = {
 
 
 class EventLog:
-    """Writes each epoch's figures, and lets another observer watch too."""
+    """Writes each epoch's figures as TensorBoard scalars, and passes every call on to another observer."""
 
     def __init__(self, writer: SummaryWriter, other: TrainingObserver) -> None:
         self._writer = writer
         self._other = other
 
     def batch_done(self, epoch: int, step: int, num_steps: int, num_images: int) -> None:
-        """Only the other one wants to know."""
+        """Pass on."""
         self._other.batch_done(epoch, step, num_steps, num_images)
 
     def epoch_done(self, record: EpochRecord, is_best: bool) -> None:
-        """Write the epoch's figures; one that is undefined has no point."""
-        for name, field in _NAMES.items():
+        """Write the epoch's figures, without those that are undefined."""
+        for name, field in _SCALARS.items():
             if (value := getattr(record, field)) is not None:
                 self._writer.add_scalar(name, value, record.epoch)
         self._writer.flush()
@@ -87,7 +94,7 @@ class EventLog:
 
 
 def check_event_log(folder: Path | None) -> None:
-    """Raises TrainingError where events are wanted, but TensorBoard is not installed."""
+    """Raise TrainingError where an event log is requested, but TensorBoard is not installed."""
     if folder is not None:
         _summary_writer()
 
@@ -98,8 +105,8 @@ def log_events(
 ) -> Iterator[TrainingObserver]:
     """An observer that also writes events to folder/name; the observer itself where there is no folder.
 
-    A run that is resumed adds to its points; another one of this name makes TensorBoard forget those that are there.
-    Raises TrainingError where TensorBoard is not installed or the folder cannot be written.
+    A resumed run continues its log; a new run of the same name replaces the earlier one in TensorBoard. Raises
+    TrainingError where TensorBoard is not installed or the folder cannot be written.
     """
     if folder is None:
         yield observer
@@ -123,10 +130,3 @@ def _summary_writer() -> type[SummaryWriter]:
             "the option out"
         ) from error
     return SummaryWriter
-
-
-class TrainingObserver(Protocol):
-    """Whoever wants to watch: a progress bar, a test."""
-
-    def batch_done(self, epoch: int, step: int, num_steps: int, num_images: int) -> None: ...
-    def epoch_done(self, record: EpochRecord, is_best: bool) -> None: ...

@@ -1,4 +1,4 @@
-"""A training run from its name to an installed model: where it may be, what it leaves, when it is cleared away."""
+"""A training run from its name to an installed model: its directory, what it may overwrite, what it leaves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fundusgrade.networks.device import choose_device
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.timm_hub import short_name
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.training.distributed import launch, process_group
+from fundusgrade.training.distributed import launch_id, process_group
 from fundusgrade.training.history import draw_training_curves
 from fundusgrade.training.loop import TrainResult, train
 from fundusgrade.training.observers import TrainingProgress, check_event_log, log_events
@@ -33,9 +33,9 @@ _LAUNCH_FILE = "launch"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """A run that may begin: its data, options (filled), name and directory.
+    """A run that may start: its data, options (filled), name and directory.
 
-    `compiled` asks for torch.compile, `events` is the folder of a log for TensorBoard.
+    `compiled` requests torch.compile, `events` is the folder of an event log for TensorBoard.
     """
 
     dataset: PreparedDataset
@@ -49,7 +49,7 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedRun:
-    """What to tell the user; `path` is None where no epoch was finished, and in processes that only help."""
+    """What to print; `path` is None where no epoch was completed, and in all processes but the main one."""
 
     path: Path | None
     summary: str
@@ -58,7 +58,7 @@ class FinishedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What a user asks to be trained: data sets by name or folder (the only one if empty), a name or None, options."""
+    """A user's request: data sets by name or folder (the only one if empty), name of the model or None, options."""
 
     options: TrainOptions
     data: tuple[str, ...] = ()
@@ -69,15 +69,15 @@ class RunRequest:
     events: Path | None = None
 
     def dataset(self) -> PreparedDataset:
-        """The data to train on: one set, or several joined. Raises StoreError or DatasetError where it cannot be."""
+        """The data to train on, one data set or several combined. Raises StoreError or DatasetError."""
         return open_dataset(self.data)
 
 
 def plan_run(request: RunRequest) -> RunPlan:
-    """Find data and a place for the run. Raises TrainingError where it would overwrite what was not given up.
+    """Find the data and the directory of a run. Raises TrainingError where it would overwrite without `overwrite`.
 
-    A run that torchrun starts again, because one of its processes died, goes on from its last whole epoch by itself:
-    where the state is of the same launch.
+    A run that torchrun restarts, because one of its processes ended, resumes automatically from its last complete
+    epoch: its state is of the same launch.
     """
     dataset, options, resume, overwrite = request.dataset(), request.options, request.resume, request.overwrite
     if options.fold is not None:
@@ -94,7 +94,7 @@ def plan_run(request: RunRequest) -> RunPlan:
         raise TrainingError(f"no unfinished run {name!r} to resume{finished}; start it without --resume")
     if not resume and not overwrite and has_state:
         raise TrainingError(
-            f"the run {name!r} was stopped before its end; add --resume to go on or --overwrite to restart"
+            f"the run {name!r} is unfinished; add --resume to resume it, or --overwrite to discard it and start over"
         )
     if not resume and not overwrite and has_model:
         raise TrainingError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
@@ -110,85 +110,85 @@ def plan_run(request: RunRequest) -> RunPlan:
 
 
 def default_name(dataset: PreparedDataset, options: TrainOptions) -> str:
-    """DATA-ARCH, in letters that a name may have."""
+    """DATA-ARCH, without characters that a name must not have."""
     return store.name_from(f"{dataset.name}-{short_name(options.arch)}".replace(SEPARATOR, "-"), dataset.name)
 
 
 def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:
-    """Train, install the best epoch in the store with its card and curves, and clear the run's state if it is done.
+    """Train, install the best epoch in the store with its model card and curves, and remove the run if it is finished.
 
-    Of several processes that train together, the first does all but the training.
+    Of several processes that train together, the main one does all but the training.
     """
-    us, choice = process_group(), replace(choose_device(device, precision), compiled=plan.compiled)
-    us.wait()  # all have made their plan: from here on, what is in the store changes
+    group, choice = process_group(), replace(choose_device(device, precision), compiled=plan.compiled)
+    group.barrier()  # all processes have made their plan: from here on the store changes
     check_event_log(plan.events)
-    if us.is_main_process:
+    if group.is_main_process:
         if not plan.resume:
             clear_run(plan.directory)
         make_folder(plan.directory)
-        mark_launch(plan.directory)
-        shared = f", {us.size} processes" if us.size > 1 else ""
+        record_launch(plan.directory)
+        shared = f", {group.size} processes" if group.size > 1 else ""
         console.print(f"device: {choice.describe()}{shared}", highlight=False, soft_wrap=True)
-        if trouble := write_pixel_cache(plan.dataset):
-            console.print(trouble, highlight=False, soft_wrap=True)
-    us.wait()
+        if warning := write_pixel_cache(plan.dataset):
+            console.print(warning, highlight=False, soft_wrap=True)
+    group.barrier()
     with (
         TrainingProgress(console, plan.options.epochs or 0) as progress,
-        log_events(progress, plan.events if us.is_main_process else None, plan.name, resume=plan.resume) as observer,
+        log_events(progress, plan.events if group.is_main_process else None, plan.name, resume=plan.resume) as observer,
     ):
         result = train(plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume)
-    finished = _finish(plan, result) if us.is_main_process else _helped(result)
+    finished = _finish(plan, result) if group.is_main_process else _without_output(result)
     if not finished.interrupted:
-        us.wait()
+        group.barrier()
     return finished
 
 
-def _helped(result: TrainResult) -> FinishedRun:
+def _without_output(result: TrainResult) -> FinishedRun:
     return FinishedRun(path=None, summary="", interrupted=result.outcome == "interrupted")
 
 
 def _finish(plan: RunPlan, result: TrainResult) -> FinishedRun:
     interrupted = result.outcome == "interrupted"
     if result.best_epoch == 0:
-        return FinishedRun(path=None, summary="stopped before the first epoch's end; nothing saved", interrupted=True)
-    best = _document(result)
+        return FinishedRun(path=None, summary="interrupted in the first epoch; nothing saved", interrupted=True)
+    description = _write_documents(result)
     path = store.install_model(plan.directory, plan.name)
     if not interrupted:
         clear_run(plan.directory)
-    return FinishedRun(path=path, summary=_summary(plan, result, best, path), interrupted=interrupted)
+    return FinishedRun(path=path, summary=_summary(plan, result, description, path), interrupted=interrupted)
 
 
-def mark_launch(directory: Path) -> None:
-    """Write down which launch by torchrun works on a run, if one does."""
-    if (own := launch()) is not None:
+def record_launch(directory: Path) -> None:
+    """Record which torchrun launch works on a run, if one does."""
+    if (own := launch_id()) is not None:
         write_atomically(directory / _LAUNCH_FILE, own)
 
 
 def is_of_this_launch(directory: Path) -> bool:
-    """Whether a run was begun, or gone on with, by the launch that this process belongs to."""
+    """Whether a run was started or resumed by the launch that this process belongs to."""
     try:
-        return launch() == (directory / _LAUNCH_FILE).read_text(encoding="utf-8")
+        return launch_id() == (directory / _LAUNCH_FILE).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return False
 
 
 def clear_run(directory: Path) -> None:
-    """Remove a run, its state first: what a kill leaves of the rest is nothing that could be gone on with."""
+    """Remove a run, its state first: what remains after a kill cannot be resumed by mistake."""
     with contextlib.suppress(OSError):
         (directory / STATE_FILE).unlink()
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _document(result: TrainResult) -> CheckpointDescription:
-    """Card and curves beside the checkpoint; returns its description."""
+def _write_documents(result: TrainResult) -> CheckpointDescription:
+    """Write model card and training curves beside the checkpoint; returns its description."""
     description = read_description(result.directory / store.MODEL_FILE)
     write_atomically(result.directory / "README.md", model_card(description))
     draw_training_curves(result.history, result.best_epoch, result.directory / "curves.png")
     return description
 
 
-def _summary(plan: RunPlan, result: TrainResult, best: CheckpointDescription, path: Path) -> str:
-    kappa = best.provenance.metrics["validation_kappa"]
+def _summary(plan: RunPlan, result: TrainResult, description: CheckpointDescription, path: Path) -> str:
+    kappa = description.provenance.metrics["validation_kappa"]
     minutes = sum(record.seconds for record in result.history) / 60
     lines = [
         f"{result.outcome} after {len(result.history)} epochs, {minutes:.1f} minutes of training",
@@ -196,5 +196,5 @@ def _summary(plan: RunPlan, result: TrainResult, best: CheckpointDescription, pa
         f"model {plan.name}: {path}",
     ]
     if result.outcome == "interrupted":
-        lines.append("go on with the same command and --resume")
+        lines.append("resume with the same command and --resume")
     return "\n".join(lines)

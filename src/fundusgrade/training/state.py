@@ -1,4 +1,4 @@
-"""The state of a training run: written after each epoch, read back to resume."""
+"""The state of a training run: made at its start, written after each epoch, read back to resume."""
 
 from __future__ import annotations
 
@@ -11,56 +11,48 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import write_atomically
+from fundusgrade.networks.build import build_network, network_spec, start_network
+from fundusgrade.networks.device import DeviceChoice
+from fundusgrade.networks.inference import to_device
 from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.timm_hub import is_hub_name
+from fundusgrade.options import Precision
+from fundusgrade.training.batch_norm import synchronize_batch_norm
+from fundusgrade.training.distributed import average_gradients
 from fundusgrade.training.history import METRICS_FILE, EpochRecord
+from fundusgrade.training.optimizer import build_optimizer
 from fundusgrade.training.options import TrainOptions
 
 STATE_FILE = "state.safetensors"
-
-
-class WeightAverage(AveragedModel):
-    """The exponential average of a network's weights and statistics; updating it does not wait for a GPU."""
-
-    def __init__(self, network: GradingNetwork, decay: float) -> None:
-        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        super().__init__(network, multi_avg_fn=average, use_buffers=True)
-
-    @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        """As the base class does, which however sends the count of updates to the GPU at every step."""
-        pairs = [*zip(self.module.parameters(), model.parameters(), strict=True)]
-        buffers = [*zip(self.module.buffers(), model.buffers(), strict=True)]
-        assert self.multi_avg_fn is not None, "given at the start"
-        for is_real in (True, False):
-            alike = [pair for pair in (*pairs, *buffers) if pair[0].is_floating_point() is is_real]
-            if self.n_averaged == 0:
-                for averaged, present in alike:
-                    averaged.copy_(present)
-            elif alike:
-                self.multi_avg_fn([pair[0] for pair in alike], [pair[1] for pair in alike], self.n_averaged)
-        self.n_averaged += 1
 
 
 @dataclass(slots=True)
 class RunState:
     """Everything that changes during training and is saved.
 
-    `learner` is the network as a step calls it: pictures -> outputs of the head, perhaps compiled, and with gradients
-    that several processes share.
+    `learner` is the network as a training step calls it: images -> outputs of the head, perhaps compiled, with
+    gradients averaged over all processes. `average` holds the exponential moving average of the network's weights.
     """
 
     network: GradingNetwork
     learner: nn.Module
-    average: AveragedModel
+    average: ModelEmaV3
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     history: list[EpochRecord] = field(default_factory=list)
+
+    @property
+    def averaged_network(self) -> GradingNetwork:
+        """The network with averaged weights: it is validated and saved."""
+        network = self.average.module
+        assert isinstance(network, GradingNetwork), "a copy of the network"
+        return network
 
     @property
     def best_epoch(self) -> int:
@@ -69,8 +61,39 @@ class RunState:
         return 1 + int(np.argmax(kappas)) if kappas else 0
 
 
+def start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice, *, resume: bool) -> RunState:
+    """The state before the first step; a run that is resumed reads no pretrained weights."""
+    assert options.head is not None, "options are filled before use"
+    recipe = dataset.recipe
+    spec = network_spec(options.arch, recipe.size_px, band_rows=recipe.band_rows, head=options.head)
+    init = Path(options.init_weights) if options.init_weights else None
+    hub = options.arch if is_hub_name(options.arch) else None
+    pretrained = options.pretrained
+    start = build_network(spec) if resume else start_network(spec, init_weights=init, pretrained=pretrained, hub=hub)
+    synchronize_batch_norm(start)
+    network = to_device(start, choice)
+    average = ModelEmaV3(network, decay=options.ema_decay)
+    learner = average_gradients(_Learner(network))
+    optimizer = build_optimizer(network, options, choice.device)
+    scaler = torch.amp.GradScaler(choice.device.type, enabled=choice.precision is Precision.FLOAT16)
+    if choice.compiled:
+        learner.compile()
+    return RunState(network=network, learner=learner, average=average, optimizer=optimizer, scaler=scaler)
+
+
+class _Learner(nn.Module):
+    """A network as a module whose call gives the outputs of the head."""
+
+    def __init__(self, network: GradingNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.outputs(images)
+
+
 def save_state(run: RunState, directory: Path, dataset: PreparedDataset, options: TrainOptions) -> None:
-    """Write everything needed to go on, in one file, and the history for people."""
+    """Write everything that resuming needs in one file, and the history as metrics.jsonl."""
     tensors: dict[str, Tensor] = {}
     for prefix, state in (("network", run.network.state_dict()), ("average", run.average.state_dict())):
         tensors |= {f"{prefix}.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
@@ -88,15 +111,15 @@ def save_state(run: RunState, directory: Path, dataset: PreparedDataset, options
 
 
 def load_state(run: RunState, path: Path, dataset: PreparedDataset, options: TrainOptions) -> None:
-    """Put a saved run back into one just started. Raises TrainingError where it was another's or is damaged."""
+    """Restore a saved run. Raises TrainingError where it has other data or options, or its file is damaged."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = json.loads((file.metadata() or {})["run"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        _refuse_other_run(header, dataset, options)
-        run.network.load_state_dict(_below(tensors, "network."))
-        run.average.load_state_dict(_below(tensors, "average."))
-        _load_optimizer(run.optimizer, _below(tensors, "optimizer."))
+        _check_same_run(header, dataset, options)
+        run.network.load_state_dict(_with_prefix(tensors, "network."))
+        run.average.load_state_dict(_with_prefix(tensors, "average."))
+        _load_optimizer(run.optimizer, _with_prefix(tensors, "optimizer."))
         if header["scaler"]:
             run.scaler.load_state_dict(header["scaler"])
         run.history = [EpochRecord(**record) for record in header["history"]]
@@ -107,7 +130,7 @@ def load_state(run: RunState, path: Path, dataset: PreparedDataset, options: Tra
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put moments back in their parameter's memory layout: another one is rounded otherwise, or refused by CUDA."""
+    """Restore moments in their parameter's memory layout: another is rounded differently, or refused by CUDA."""
     parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -119,19 +142,18 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _refuse_other_run(header: Mapping[str, object], dataset: PreparedDataset, options: TrainOptions) -> None:
+def _check_same_run(header: Mapping[str, object], dataset: PreparedDataset, options: TrainOptions) -> None:
     if header["data_hash"] != dataset.hash:
         raise TrainingError(
             f"the data set {dataset.name!r} has changed since this run began; start it again with --overwrite"
         )
-    before, asked = header["options"], options.recorded()
+    before, now = header["options"], options.recorded()
     assert isinstance(before, dict), "written by save_state"
-    different = [
-        f"{name} was {before.get(name)}, is {asked[name]}" for name in asked if before.get(name) != asked[name]
-    ]
+    different = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
     if different:
         raise TrainingError(f"this run began with other options: {'; '.join(different)}; give the same to resume")
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
