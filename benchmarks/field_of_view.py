@@ -25,10 +25,12 @@ MIN_ARC_DEGREES = 120
 TOLERANCE = 0.01
 
 
-def draw_disc(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float64], float]:
+def draw_disc(
+    rng: np.random.Generator, max_radius_px: float = 600
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], float]:
     """A photograph, its true ellipse (center x, y, radius x, y), and how many degrees of the outline are visible."""
     while True:
-        radius_y = rng.uniform(90, 600)
+        radius_y = rng.uniform(90, max_radius_px)
         aspect = rng.uniform(0.6, 1.7)
         radius_x = radius_y * aspect
         width = round(2 * radius_x * rng.uniform(0.75, 1.4))

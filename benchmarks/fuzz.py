@@ -1,12 +1,12 @@
-"""Damage photographs in every way that their formats allow, and see that each is graded or refused with a reason.
+"""Damage photographs in every way that their formats allow, and check that each is graded or refused with a reason.
 
     python benchmarks/fuzz.py [PHOTOGRAPH OR FOLDER ...] [--count 10000] [--seed 0] [--workers 2] [--findings fuzz]
 
-Each mutant (tests/mutations.py) is written to disk and taken in by a worker process along the path that grading takes,
+Each mutant (tests/mutations.py) is written to disk and loaded by a worker process along the path that grading takes,
 with a limit of processor time and of address space. Of those that pass, one in twenty is graded by the shipped model.
-Anything else than a picture or a reason (another exception, a warning, a signal, a hang) is a finding: it is printed,
-its file is kept, and the exit code is 1. What libraries of codecs write to stderr is counted, but no finding.
-Without photographs the samples of docs/samples are used. A number given to --only makes one mutant again.
+Anything else than a preprocessed image or a reason (another exception, a warning, a signal, a hang) is a finding: it is
+printed, its file is kept, and the exit code is 1. What libraries of codecs write to stderr is counted, but no finding.
+Without photographs the samples of docs/samples are used. A number given to --only reproduces one mutant.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SUFFIXES = {"jpeg": ".jpg", "dicom": ".dcm"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a mutant: "picture", "refused" (both as they should be), or a finding, with words and cost."""
+    """What became of a mutant: "loaded", "refused" (both as they should be), or a finding, with its text and cost."""
 
     kind: str
     detail: str
@@ -60,7 +60,7 @@ class Outcome:
 
     @property
     def is_finding(self) -> bool:
-        return self.kind not in ("picture", "refused")
+        return self.kind not in ("loaded", "refused")
 
 
 @dataclass(slots=True)
@@ -91,17 +91,17 @@ def _suffix(name: str) -> str:
     return SUFFIXES.get(_format(name), f".{_format(name)}")
 
 
-def take_in_here(path: Path) -> Outcome:
-    """Take one file in within this process, and say what it was and what it cost."""
+def load_here(path: Path) -> Outcome:
+    """Load one file in this process; returns the outcome and its cost."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory begins anew
-    # Processor time, for how busy the machine is otherwise is no finding.
+    # Processor time, because load on the machine is no finding.
     before, start = _status_bytes("VmRSS"), time.process_time()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             # A file may hold several photographs, or none.
-            taken = [load_photograph(found, PreprocessRecipe()) for found in find_images([path])]
-            kind, detail = "picture" if taken else "refused", ""
+            loaded = [load_photograph(found, PreprocessRecipe()) for found in find_images([path])]
+            kind, detail = "loaded" if loaded else "refused", ""
         except UngradableError as error:
             kind, detail = "memory" if str(error) == NO_MEMORY else "refused", str(error)
         except BaseException as error:
@@ -120,17 +120,17 @@ def _status_bytes(key: str) -> int:
 
 
 def _work(connection: Connection, stderr: Path) -> None:
-    """A worker: limited, and what its libraries say goes to a file. No PyTorch is imported here."""
+    """A worker: limited, and what its libraries write to stderr goes to a file. No PyTorch is imported here."""
     assert "torch" not in sys.modules, "its address space would say nothing of ours"
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while (path := connection.recv()) is not None:
-        connection.send(take_in_here(path))
+        connection.send(load_here(path))
 
 
 class Worker:
-    """A process that takes files in, and is started again where one of them ended it."""
+    """A process that loads files, and is started again where one of them ended it."""
 
     def __init__(self, folder: Path) -> None:
         self._stderr = folder / "stderr"
@@ -183,7 +183,7 @@ def originals_from(paths: Sequence[Path]) -> dict[str, bytes]:
 def fuzz(
     originals: Mapping[str, bytes], seed: int, numbers: Iterator[int], num_workers: int, findings: Path
 ) -> tuple[Tally, dict[str, bytes]]:
-    """Take every mutant in; returns what became of them, and some of those that are pictures."""
+    """Load every mutant; returns the outcomes, and some of those that were loaded."""
     tally, passed, lock = Tally(), {}, threading.Lock()
 
     def work() -> None:
@@ -202,7 +202,7 @@ def fuzz(
                     tally.add(name, outcome)
                     if outcome.is_finding:
                         (findings / f"{name[:150]}{path.suffix}").write_bytes(data)
-                    elif outcome.kind == "picture" and number % GRADE_EVERY == 0:
+                    elif outcome.kind == "loaded" and number % GRADE_EVERY == 0:
                         passed[name] = data
             worker.close()
 
@@ -214,7 +214,7 @@ def fuzz(
 
 
 def grade(passed: Mapping[str, bytes], tally: Tally) -> int:
-    """Grade mutants that are pictures by the shipped model; returns how many have a grade."""
+    """Grade mutants that were loaded by the shipped model; returns how many have a grade."""
     from fundusgrade.grades import Prediction
     from fundusgrade.grading.grader import Grader
 
@@ -227,13 +227,13 @@ def grade(passed: Mapping[str, bytes], tally: Tally) -> int:
             if all(isinstance(each, Prediction) and abs(sum(each.probabilities) - 1) < 1e-3 for each in results):
                 num_graded += 1
             else:
-                tally.findings.append(f"taken in, but not graded: {name}: {results}")
+                tally.findings.append(f"loaded, but not graded: {name}: {results}")
     return num_graded
 
 
 def report(tally: Tally) -> None:
-    """Print outcomes by format, and what was costliest."""
-    kinds = sorted({kind for _, kind in tally.counts}, key=lambda kind: (kind not in ("picture", "refused"), kind))
+    """Print outcomes by format, and the most expensive mutants."""
+    kinds = sorted({kind for _, kind in tally.counts}, key=lambda kind: (kind not in ("loaded", "refused"), kind))
     print(f"\n{'':8s}" + "".join(f"{kind:>12s}" for kind in kinds))
     for form in sorted({form for form, _ in tally.counts}):
         print(f"{form:8s}" + "".join(f"{tally.counts[form, kind]:12d}" for kind in kinds))

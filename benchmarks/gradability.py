@@ -3,8 +3,8 @@
     python benchmarks/gradability.py FOLDER [--labels FILE --column quality] ...
 
 FOLDER holds photographs. With a label file (CSV with a column `image`) the shares are given for each value of the
-column; several folders are measured one after another by calling the program several times. Pictures that are no
-fundus photographs are drawn here and measured at the end.
+column; to measure several folders, run it once for each. Images that are
+no fundus photographs are drawn here and measured at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RECIPE = PreprocessRecipe()
 
 
 def verdict(image: Image) -> tuple[str, ...]:
-    """The reasons against grading; "refused: ..." alone where there is no retina."""
+    """The reasons against grading; only "refused: ..." where there is no retina."""
     try:
         return load_pixels(image, RECIPE).quality.reasons
     except UngradableError as error:

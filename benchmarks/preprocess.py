@@ -1,4 +1,4 @@
-"""What it costs to make a photograph ready, beside what others do, on one core and the same photographs.
+"""The time to preprocess a photograph, compared with other programs, on one core and the same photographs.
 
     python benchmarks/preprocess.py FOLDER [FOLDER ...] [--drive DRIVE] [--size 512] [--repeats 3]
 
@@ -91,7 +91,7 @@ def measure_folder(folder: Path, size_px: int, repeats: int) -> None:
 
 
 def masks_of(photograph: Image) -> dict[str, NDArray[np.bool_]]:
-    """What each program takes for retina, (H, W)."""
+    """What each program finds to be retina, (H, W)."""
     height, width = photograph.shape[:2]
     masks = {"ours": find_field_of_view(photograph).mask(height=height, width=width)}
     with contextlib.suppress(ImportError):

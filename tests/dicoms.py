@@ -1,4 +1,4 @@
-"""DICOM files, written by pydicom as cameras and archives write them, and one that tells all about a patient."""
+"""DICOM files, written by pydicom as cameras and archives write them; some identify a patient in every way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRETS = (
     *("091532", "2.25.987654321987654321", "SN-5550123", "retina clinic workstation", "lives alone", "Elm Street 5"),
     *("private note on her", "study about her"),
 )
-"""What must never be seen of `identify`'s patient."""
+"""What must never be output of `identify`'s patient."""
 
 
 def identify(dataset: Dataset) -> Dataset:
@@ -51,7 +51,7 @@ def identify(dataset: Dataset) -> Dataset:
 def dataset_of(
     values: NDArray[Any] | None = None, *, syntax: str = ExplicitVRLittleEndian, **elements: Any
 ) -> FileDataset:
-    """A data set of one picture (H, W) or (H, W, 3), stored as it is; `elements` replace what follows from it."""
+    """A data set of one image (H, W) or (H, W, 3), stored as it is; `elements` replace what follows from it."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = syntax
     meta.MediaStorageSOPClassUID = OPHTHALMIC_PHOTOGRAPHY
@@ -77,7 +77,7 @@ def dataset_of(
 def encapsulated(
     frames: list[bytes], shape: tuple[int, ...], *, syntax: str = JPEGBaseline8Bit, **elements: Any
 ) -> FileDataset:
-    """A data set of compressed pictures of one shape (H, W, 3)."""
+    """A data set of compressed images of one shape (H, W, 3)."""
     dataset = dataset_of(np.zeros(shape, np.uint8), syntax=syntax)
     dataset.PhotometricInterpretation = "YBR_FULL_422"
     dataset.PixelData = encapsulate(frames)
@@ -97,7 +97,7 @@ def file_bytes(dataset: FileDataset) -> bytes:
 
 
 def jpeg_bytes(image: NDArray[np.uint8], **options: Any) -> bytes:
-    """A picture as a JPEG file."""
+    """An image as a JPEG file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", **{"quality": 90, **options})
     return buffer.getvalue()

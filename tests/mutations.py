@@ -1,8 +1,8 @@
-"""Files that nobody should have to open: structure-aware, seeded mutations of photographs in every format.
+"""Hostile files: structure-aware, seeded mutations of photographs in every format.
 
-Random bytes seldom get past a header. These take a file apart as its format means it (segments, chunks, directories,
-elements), break one thing, and put it together again with lengths and checksums made right where a decoder would
-look at them first. `mutant` is a pure function of originals, seed and number, so any finding can be made again.
+Random bytes seldom get past a header. These mutations parse a file by its format (segments, chunks, directories,
+elements), change one part, and write it again with valid lengths and checksums where a decoder would check them first.
+`mutant` is a pure function of originals, seed and number, so any finding can be reproduced.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def truncate_then_zeros(data: bytes, rng: Random) -> bytes:
     return data[:start] + bytes(len(data) - start)
 
 
-def trailing_junk(data: bytes, rng: Random) -> bytes:
+def trailing_bytes(data: bytes, rng: Random) -> bytes:
     return data + rng.choice((bytes(5000), rng.randbytes(5000), data))
 
 
@@ -131,7 +131,7 @@ def splice_with(other: bytes) -> Mutator:
 
 BYTES: tuple[Mutator, ...] = (
     *(flip_bits, flip_header_bits, run_of_bytes, random_run, insert_bytes, delete_bytes, repeat_bytes),
-    *(truncate, truncate_then_zeros, trailing_junk),
+    *(truncate, truncate_then_zeros, trailing_bytes),
 )
 
 
@@ -262,7 +262,7 @@ def _restart_markers(scan: Segment, rng: Random) -> Segment:
 
 
 def _many_scans(segments: list[Segment], rng: Random) -> list[Segment]:
-    """A scan bomb: a few bytes each, and each lets a decoder walk the whole picture."""
+    """A scan bomb: scans of a few bytes, for each of which a decoder passes over all pixels."""
     scans = [each for each in segments if each.marker == SOS]
     if not scans:
         return segments
@@ -708,9 +708,9 @@ def zip_names(data: bytes, rng: Random) -> bytes:
 
 
 def zip_bomb(data: bytes, rng: Random) -> bytes:
-    """Pictures of zeros that unpack to very much, or an archive within an archive."""
+    """Images of zeros that unpack to a hundred megabytes each, or an archive within an archive."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for number in range(rng.choice((1, 4))):
             archive.writestr(f"{number}.png", rng.choice((b"\x89PNG\r\n\x1a\n" + bytes(10**8), data)))
         archive.writestr("inner.zip", data)

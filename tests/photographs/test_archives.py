@@ -338,7 +338,7 @@ def test_an_archive_in_memory_needs_no_file() -> None:
 
 
 def test_members_that_overlap_are_refused(tmp_path: Path) -> None:
-    """Thousands of names for the same few bytes would unpack to as many large pictures."""
+    """Thousands of names for the same few bytes would unpack to as many large images."""
     path = pack(tmp_path / "a.zip", *(f"{number}.png" for number in range(5)))
     data = bytearray(path.read_bytes())
     starts = [found.start() for found in re.finditer(b"PK\x01\x02", data)]

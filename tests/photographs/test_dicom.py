@@ -1,4 +1,4 @@
-"""Every way to store pixels in a DICOM file is the same picture, and nothing else leaves the file."""
+"""Every way to store pixels in a DICOM file gives the same image, and nothing else leaves the file."""
 
 from __future__ import annotations
 
@@ -363,7 +363,7 @@ def test_missing_elements(keyword: str) -> None:
     assert "its header does not say how the pixels are stored" in reason(file_bytes(dataset))
 
 
-def test_a_dicom_without_a_image_says_so() -> None:
+def test_a_dicom_without_an_image_is_refused() -> None:
     report = dataset_of(None, EncapsulatedDocument=b"%PDF-1.7", MIMETypeOfEncapsulatedDocument="application/pdf")
     assert "holds no image" in reason(file_bytes(report))
     assert "holds no image" in reason(file_bytes(dataset_of(None)))
@@ -379,8 +379,8 @@ def test_no_cut_goes_unnoticed(kind: str) -> None:
         reason(data[:start])
 
 
-def whole(kind: str) -> bytes:
-    image = drawn_photograph(0)
+def whole(kind: str, side_px: int = 160) -> bytes:
+    image = drawn_photograph(0, side_px)
     if kind == "jpeg":
         return file_bytes(identify(encapsulated([jpeg_bytes(image)], image.shape)))
     syntaxes = {"implicit": ImplicitVRLittleEndian, "deflated": DeflatedExplicitVRLittleEndian}
@@ -391,8 +391,8 @@ def whole(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["plain", "implicit", "deflated", "jpeg", "run lengths"])
-def test_hostile_bytes_end_in_a_image_or_a_reason_and_tell_nothing(kind: str) -> None:
-    data, chance = whole(kind), random.Random(0)
+def test_hostile_bytes_end_in_an_image_or_a_reason_and_reveal_nothing(kind: str) -> None:
+    data, chance = whole(kind, side_px=48), random.Random(0)
     for _ in range(300):
         broken = bytearray(data)
         for _ in range(chance.randint(1, 4)):
@@ -535,8 +535,8 @@ def graded(grader: Grader, path: Path) -> Prediction:
 
 
 def test_a_dicom_is_graded_exactly_as_its_photograph(grader: Grader, tmp_path: Path) -> None:
-    for seed in range(4):
-        eye = drawn_photograph(seed, 900)
+    for seed in range(2):
+        eye = drawn_photograph(seed, 700)
         jpeg = jpeg_bytes(eye)
         (tmp_path / "eye.jpg").write_bytes(jpeg)
         Image.fromarray(eye).save(tmp_path / "eye.png")
@@ -558,7 +558,7 @@ def test_withheld_grades_keep_eye_and_camera(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "implicit", "deflated", "jpeg", "run lengths"])
-def test_no_output_of_a_command_tells_who_the_patient_is(
+def test_no_output_of_a_command_identifies_the_patient(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     install_model()
@@ -574,7 +574,10 @@ def test_no_output_of_a_command_tells_who_the_patient_is(
         broken[chance.randrange(132, min(len(data), 1200))] ^= 1 << chance.randrange(8)
         Path(f"in/flipped{number}.dcm").write_bytes(broken)
     told = ""
-    for words in (["predict", "in", "--csv", "out.csv"], ["predict", "in"], ["explain", "in", "--out", "maps"]):
+    few = [
+        f"in/{name}.dcm" for name in ("whole", "cut0", "cut2", "flipped0", "flipped1", "flipped2")
+    ]  # figures are slow
+    for words in (["predict", "in", "--csv", "out.csv"], ["predict", "in"], ["explain", *few, "--out", "maps"]):
         result = CliRunner().invoke(app, [*words, "--model", "tiny", "--device", "cpu"], env={"COLUMNS": "200"})
         assert result.exception is None or isinstance(result.exception, SystemExit)
         assert result.exit_code == 3

@@ -79,9 +79,9 @@ def assert_close(actual: Image, expected: Image, tolerance: float) -> None:
     assert float(np.abs(actual.astype(int) - expected.astype(int)).mean()) <= tolerance
 
 
-PICTURE = make_image()
-PIL_IMAGE = PilImage.fromarray(PICTURE)
-DEEP = PICTURE.astype(np.uint16) * 257
+PIXELS = make_image()
+PIL_IMAGE = PilImage.fromarray(PIXELS)
+DEEP = PIXELS.astype(np.uint16) * 257
 WHOLE = {
     "JPEG": encode(PIL_IMAGE, "JPEG", quality=95, subsampling=0),
     "progressive JPEG": encode(PIL_IMAGE, "JPEG", quality=95, progressive=True),
@@ -98,7 +98,7 @@ WHOLE = {
 LOSSY = {"JPEG", "progressive JPEG", "JPEG TIFF", "WebP"}
 
 
-# --- Whole pictures ---------------------------------------------------------------------------------------------------
+# --- Complete images --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", WHOLE)
@@ -106,7 +106,7 @@ def test_every_format_is_read(kind: str, tmp_path: Path) -> None:
     image = read_data(tmp_path, WHOLE[kind])
     assert image.dtype == np.uint8
     assert image.flags.c_contiguous and image.flags.writeable
-    assert_close(image, PICTURE, 3.0 if kind in LOSSY else 0.0)
+    assert_close(image, PIXELS, 3.0 if kind in LOSSY else 0.0)
 
 
 @pytest.mark.parametrize("compression", ["tiff_adobe_deflate", "packbits", "tiff_lzw"])
@@ -127,15 +127,15 @@ def test_gray_palette_and_one_bit(mode: str, kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_cmyk_has_the_colors_of_rgb(kind: str, tmp_path: Path) -> None:
-    assert_close(read_data(tmp_path, encode(PIL_IMAGE.convert("CMYK"), kind)), PICTURE, 3.0)
+    assert_close(read_data(tmp_path, encode(PIL_IMAGE.convert("CMYK"), kind)), PIXELS, 3.0)
 
 
 def test_first_page_of_many(tmp_path: Path) -> None:
     other = PilImage.new("L", (90, 40), 200)
     data = encode(PIL_IMAGE, "TIFF", save_all=True, append_images=[other, other])
-    np.testing.assert_array_equal(read_data(tmp_path, data), PICTURE)
+    np.testing.assert_array_equal(read_data(tmp_path, data), PIXELS)
     stereo = encode(PIL_IMAGE, "MPO", save_all=True, append_images=[other.convert("RGB")], quality=95)
-    assert_close(read_data(tmp_path, stereo), PICTURE, 5.0)
+    assert_close(read_data(tmp_path, stereo), PIXELS, 5.0)
 
 
 def test_white_is_zero_is_inverted(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_transparent_is_black(kind: str, tmp_path: Path) -> None:
     options = {"format": "WEBP", "lossless": True, "exact": True} if "WebP" in kind else {"format": kind}
     buffer = io.BytesIO()
     image.save(buffer, **options)
-    expected = np.round(PICTURE * (alpha[..., np.newaxis] / 255))
+    expected = np.round(PIXELS * (alpha[..., np.newaxis] / 255))
     assert_close(read_data(tmp_path, buffer.getvalue()), expected.astype(np.uint8), 0.01)
 
 
@@ -220,21 +220,21 @@ def test_damaged_or_strange_extras_do_not_matter(tmp_path: Path) -> None:
     for exif in (bad_exif, b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff"):
         jpeg = WHOLE["JPEG"]
         without_jfif = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[20:]
-        assert_close(read_data(tmp_path, without_jfif), PICTURE, 3.0)
+        assert_close(read_data(tmp_path, without_jfif), PIXELS, 3.0)
         for kind in ("PNG", "WEBP"):
-            assert_close(read_data(tmp_path, encode(PIL_IMAGE, kind, exif=exif)), PICTURE, 5.0)
+            assert_close(read_data(tmp_path, encode(PIL_IMAGE, kind, exif=exif)), PIXELS, 5.0)
     head, rest = WHOLE["PNG"][:33], WHOLE["PNG"][33:]
     extras = (
         chunk(b"acTL", bytes(8)) * 2 + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(5_000_000))) + chunk(b"gAMA", b"")
     )
-    np.testing.assert_array_equal(read_data(tmp_path, head + extras + rest), PICTURE)
+    np.testing.assert_array_equal(read_data(tmp_path, head + extras + rest), PIXELS)
     for extra in ((271, 2, 4000, 0x7FFFFFFF), (305, 2, 100_000, 8), (282, 5, 9, 8), (700, 99, 1, 0)):
-        np.testing.assert_array_equal(read_data(tmp_path, make_tiff(extra)), PICTURE)
+        np.testing.assert_array_equal(read_data(tmp_path, make_tiff(extra)), PIXELS)
 
 
 def make_tiff(*extra: tuple[int, int, int, int], changed: tuple[tuple[int, int], ...] = ()) -> bytes:
     """An uncompressed TIFF; `extra` are entries (tag, type, count, value), `changed` replaces values by tag."""
-    pixels = PICTURE.tobytes()
+    pixels = PIXELS.tobytes()
     single = {256: WIDTH, 257: HEIGHT, 258: 8, 259: 1, 262: 2, 273: 8, 277: 3, 278: HEIGHT, 279: len(pixels)}
     single |= dict(changed)
     entries = sorted([(tag, 4, 1, value) for tag, value in single.items() if tag != 258] + list(extra))
@@ -260,7 +260,7 @@ def test_every_orientation_gives_the_same_upright_image(kind: str, orientation: 
     exif[274] = orientation
     options: dict[str, Any] = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     data = encode(stored, kind, exif=exif, **options)
-    assert_close(read_data(tmp_path, data), PICTURE, 2.0 if kind == "JPEG" else 0.0)
+    assert_close(read_data(tmp_path, data), PIXELS, 2.0 if kind == "JPEG" else 0.0)
     by_pillow = np.asarray(ImageOps.exif_transpose(PilImage.open(io.BytesIO(data))).convert("RGB"))
     np.testing.assert_array_equal(read_data(tmp_path, data), by_pillow)
 
@@ -269,22 +269,22 @@ def test_every_orientation_gives_the_same_upright_image(kind: str, orientation: 
 def test_unknown_orientation_changes_nothing(orientation: int, tmp_path: Path) -> None:
     exif = PilImage.Exif()
     exif[274] = orientation
-    assert_close(read_data(tmp_path, encode(PIL_IMAGE, "JPEG", exif=exif)), PICTURE, 5.0)
+    assert_close(read_data(tmp_path, encode(PIL_IMAGE, "JPEG", exif=exif)), PIXELS, 5.0)
 
 
 def test_16_bit_tiff_is_turned_too(tmp_path: Path) -> None:
     gray = DEEP[..., 0]
     data = encode(PilImage.fromarray(np.rot90(gray).copy()), "TIFF", tiffinfo={274: 6})
-    np.testing.assert_array_equal(read_data(tmp_path, data)[..., 0], PICTURE[..., 0])
+    np.testing.assert_array_equal(read_data(tmp_path, data)[..., 0], PIXELS[..., 0])
 
 
-# --- Broken pictures --------------------------------------------------------------------------------------------------
+# --- Damaged images --------------------------------------------------------------------------------------------------
 
 JPEG, PNG, TIFF = WHOLE["JPEG"], WHOLE["PNG"], WHOLE["TIFF"]
 FRAME = JPEG.index(b"\xff\xc0")
 BROKEN = {
     "empty": (b"", "the file is empty (0 bytes)"),
-    "text": (b"this is no picture\n" * 50, "not an image; expected JPEG, PNG, TIFF, BMP or WebP"),
+    "text": (b"this is no image\n" * 50, "not an image; expected JPEG, PNG, TIFF, BMP or WebP"),
     "GIF": (encode(PIL_IMAGE, "GIF"), "this is a GIF file"),
     "DICOM": (bytes(128) + b"DICM" + bytes(500), "truncated DICOM"),
     "HEIF": (b"\0\0\0\x18ftypheic" + bytes(500), "this is a HEIF, AVIF or video file"),
@@ -372,7 +372,7 @@ def test_bombs_are_refused_from_their_header(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in WHOLE if "WebP" not in kind])
 def test_the_limit_is_ours_not_that_of_the_process(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PilImage, "MAX_IMAGE_PIXELS", 1000)
-    assert read_data(tmp_path, WHOLE[kind]).shape == PICTURE.shape
+    assert read_data(tmp_path, WHOLE[kind]).shape == PIXELS.shape
     monkeypatch.setattr(pixels, "MAX_PIXELS", HEIGHT * WIDTH - 1)
     assert "64 x 48 pixels are more than the 3071 allowed" in reason(tmp_path, WHOLE[kind])
 
@@ -495,32 +495,32 @@ def test_threads_read_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".tif", ".tiff", ".jpg", ".jpeg", ".webp"])
 def test_what_is_written_is_read_back(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"out{suffix}"
-    write_image(path, np.zeros_like(PICTURE))
-    write_image(path, PICTURE)
-    assert_close(read_image(path), PICTURE, 0.0 if suffix.lower() in (".png", ".tif", ".tiff") else 3.0)
+    write_image(path, np.zeros_like(PIXELS))
+    write_image(path, PIXELS)
+    assert_close(read_image(path), PIXELS, 0.0 if suffix.lower() in (".png", ".tif", ".tiff") else 3.0)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_reflected_views_are_written_as_seen(tmp_path: Path) -> None:
-    write_image(tmp_path / "out.png", PICTURE[:, ::-1])
-    np.testing.assert_array_equal(read_image(tmp_path / "out.png"), PICTURE[:, ::-1])
+    write_image(tmp_path / "out.png", PIXELS[:, ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "out.png"), PIXELS[:, ::-1])
 
 
 def test_a_jpeg_in_memory_is_as_large_as_its_quality_asks_for(tmp_path: Path) -> None:
-    assert_close(read_data(tmp_path, encode_jpeg(PICTURE, quality=95)), PICTURE, 3.0)
-    assert len(encode_jpeg(PICTURE, quality=40)) < len(encode_jpeg(PICTURE)) < len(encode_jpeg(PICTURE, quality=95))
+    assert_close(read_data(tmp_path, encode_jpeg(PIXELS, quality=95)), PIXELS, 3.0)
+    assert len(encode_jpeg(PIXELS, quality=40)) < len(encode_jpeg(PIXELS)) < len(encode_jpeg(PIXELS, quality=95))
 
 
 @pytest.mark.parametrize("name", ["out.gif", "out", "out.jpg.exe"])
 def test_unknown_suffix_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"unknown image suffix .*; use \.png, \.jpg, \.webp or \.tif"):
-        write_image(tmp_path / name, PICTURE)
+        write_image(tmp_path / name, PIXELS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_folder_is_not_created(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not exist; create it first"):
-        write_image(tmp_path / "missing" / "out.png", PICTURE)
+        write_image(tmp_path / "missing" / "out.png", PIXELS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -532,7 +532,7 @@ def test_format_limits_are_explained(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_image_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.png"
-    write_image(path, PICTURE)
+    write_image(path, PIXELS)
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -540,9 +540,9 @@ def test_a_failed_write_leaves_the_old_image_and_nothing_else(tmp_path: Path, mo
     for method in ("replace", "open"):
         with monkeypatch.context() as patch, pytest.raises(StoreError, match="no space left on device"):
             patch.setattr(Path, method, fail)
-            write_image(path, np.zeros_like(PICTURE))
+            write_image(path, np.zeros_like(PIXELS))
         assert list(tmp_path.iterdir()) == [path]
-        np.testing.assert_array_equal(read_image(path), PICTURE)
+        np.testing.assert_array_equal(read_image(path), PIXELS)
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,13 +551,13 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_image(tmp_path / "out.png", PICTURE)
+        write_image(tmp_path / "out.png", PIXELS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_written_images_have_ordinary_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
-    write_image(tmp_path / "out.png", PICTURE)
+    write_image(tmp_path / "out.png", PIXELS)
     assert (tmp_path / "out.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 

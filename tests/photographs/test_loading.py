@@ -1,4 +1,4 @@
-"""The way in: reduced decoding changes next to nothing, and measurements travel with the picture."""
+"""Loading: reduced decoding changes next to nothing, and measurements stay with the preprocessed image."""
 
 from __future__ import annotations
 

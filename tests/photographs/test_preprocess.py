@@ -59,7 +59,7 @@ VIEWS = list(views())
 
 
 def field(ellipse: Ellipse, photograph: Image) -> FieldOfView:
-    """The field of view of a drawn disc, as seen to the picture's edges."""
+    """The field of view of a drawn disc, up to the edges of the photograph."""
     height, width = photograph.shape[:2]
     return FieldOfView(
         center_x=ellipse.center_x,
@@ -87,7 +87,7 @@ def forward(placement: Placement, x: float, y: float) -> tuple[float, float]:
 
 
 def flat_retina(size_px: int = 256) -> DrawnEye:
-    """A disc of one color: every structure in its preprocessed picture is made by the preprocessing."""
+    """A disc of one color: every structure in its preprocessed image is made by the preprocessing."""
     eye = plain_retina(size_px)
     y, x = np.mgrid[:size_px, :size_px]
     inside = np.clip((1 - eye.disc.distance(x, y)) * eye.disc.radius_x + 0.5, 0, 1)[..., None]
@@ -199,7 +199,7 @@ def test_the_mask_is_a_whole_disc_where_nothing_is_cut() -> None:
     disc = np.hypot(axis[None], axis[:, None]) <= SIZE_PX / 2
     for recipe in (NATURAL, GRAHAM):
         mask = preprocess_photograph(plain_retina(128).photograph, recipe).mask
-        # The fit may place the edge of a disc that fills the picture a fraction of a pixel beyond it.
+        # The fit may place the edge of a disc that fills the photograph a fraction of a pixel beyond it.
         assert (mask != disc).sum() <= 4
 
 
@@ -235,7 +235,7 @@ def test_ben_graham_draws_no_rim(view: str) -> None:
 
 
 def test_ben_graham_does_not_see_the_light_of_the_flash() -> None:
-    """Half the light gives a weaker picture, but the same gray on average."""
+    """Half the light gives less contrast, but the same gray on average."""
     eye = healthy_eye(200)
     bright, dark = (
         preprocess_photograph((eye.photograph * factor).astype(np.uint8), GRAHAM).image for factor in (1.0, 0.5)
