@@ -1,9 +1,9 @@
-"""What an explanation costs: time beside grading on one 12-megapixel photograph, and memory over many in a row.
+"""The cost of explanations: time compared with grading one 12-megapixel photograph, and memory over many in a row.
 
     python benchmarks/explain.py                 # both, the shipped model
     python benchmarks/explain.py --model NAME --count 100
 
-Times are medians of runs that take turns in one process, and of whole commands; the photograph is drawn here.
+Times are medians of alternating runs in one process, and of whole commands; the photograph is drawn.
 """
 
 from __future__ import annotations
@@ -60,40 +60,40 @@ def draw_photograph(path: Path) -> Path:
 
 
 def compare_calls(grader: Grader, path: Path, repeats: int) -> None:
-    """In one process that has everything loaded."""
-    ways: dict[str, Callable[[], object]] = {"grading twice": lambda: [grader.grade(path) for _ in range(2)]}
-    for method in (Attribution.GRAD_CAM, Attribution.INTEGRATED):
+    """In one process that has imported everything."""
+    calls: dict[str, Callable[[], object]] = {"grading twice": lambda: [grader.grade(path) for _ in range(2)]}
+    for method in (Attribution.GRAD_CAM, Attribution.INTEGRATED_GRADIENTS):
         options = [ExplainOptions(method=method)]
-        ways[f"{method.value}, as shown"] = lambda options=options: explain_photograph(
+        calls[f"{method.value}, as shown"] = lambda options=options: explain_photograph(
             path, [grader], options, at_least_px=1200
         )
-        ways[f"{method.value}, every pixel"] = lambda options=options: explain_photograph(path, [grader], options)
-    report("one process, everything loaded", ways, repeats)
+        calls[f"{method.value}, every pixel"] = lambda options=options: explain_photograph(path, [grader], options)
+    report("one process, everything imported", calls, repeats)
 
 
 def compare_commands(model: str | None, path: Path, repeats: int) -> None:
-    """Whole commands, as a person waits for them."""
+    """Whole commands, imports included."""
     named = ["--model", model] if model else []
     figure = str(path.with_suffix(".png"))
 
     def run(*words: str) -> None:
         subprocess.run([sys.executable, "-m", "fundusgrade", *words, *named], check=True, capture_output=True)
 
-    ways: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], object]] = {
         "grading twice": lambda: [run("predict", str(path)) for _ in range(2)],
-        "integrated": lambda: run("explain", str(path), "--out", figure),
+        "integrated-gradients": lambda: run("explain", str(path), "--out", figure),
         "grad-cam": lambda: run("explain", str(path), "--out", figure, "--method", "grad-cam"),
     }
-    report("whole commands, figure included", ways, repeats)
+    report("whole commands, figure included", calls, repeats)
 
 
-def report(title: str, ways: dict[str, Callable[[], object]], repeats: int) -> None:
-    """Time the ways in turns; print medians, and ratios to the first."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def report(title: str, calls: dict[str, Callable[[], object]], repeats: int) -> None:
+    """Time the calls in alternation; print medians, and ratios to the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 1):
-        for name, way in ways.items():
+        for name, call in calls.items():
             started = time.perf_counter()
-            way()
+            call()
             if repeat:  # the first round warms up
                 seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
@@ -104,7 +104,7 @@ def report(title: str, ways: dict[str, Callable[[], object]], repeats: int) -> N
 
 
 def watch_memory(grader: Grader, folder: Path, count: int) -> None:
-    """Explain and draw many photographs in a row; what the process holds must not grow after the first ones."""
+    """Explain and draw many photographs in a row; the memory of the process must not grow after the first ones."""
     paths = sorted(SAMPLES.glob("*.jpg"))
     held: list[int] = []
     for number in range(count):
@@ -118,7 +118,7 @@ def watch_memory(grader: Grader, folder: Path, count: int) -> None:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds, from Linux."""
+    """Resident memory of this process, as Linux reports it."""
     fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
     return int(fields[1]) * 4096
 

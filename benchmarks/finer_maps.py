@@ -1,4 +1,6 @@
-"""Do finer layers and tiles bring maps closer to lesions? On photographs with masks, in IDRiD's layout.
+"""Agreement of heat maps of the CAM family with lesions, by layer, beside integrated gradients.
+
+The photographs have masks of their lesions, in IDRiD's layout.
 
 python benchmarks/finer_maps.py FOLDER --model NAME [--model NAME ...] [--target referable]
 """
@@ -24,34 +26,32 @@ from fundusgrade.photographs.loading import open_photograph
 
 
 def main() -> None:
-    """Measure and print a row for each model and way."""
+    """Measure, and print a row for each model and method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--target", default="referable")
     chosen = parser.parse_args()
-    print("model | way | heat on lesions / their area | average precision | peak on lesion")
+    print("model | method | heat on lesions / their area | average precision | peak on lesion")
     for name in chosen.model:
         grader = Grader.load(name)
-        for options in ways(parse_target(chosen.target)):
+        for options in methods(parse_target(chosen.target)):
             if fits(grader.network, options):
                 numbers = np.array(list(agreements(grader, chosen.folder, options)))
-                shown = " | ".join(words(column) for column in numbers.T)
-                print(f"{grader.name} | {options.describe()} | {shown}", flush=True)
+                cells = " | ".join(interval_text(column) for column in numbers.T)
+                print(f"{grader.name} | {options.describe()} | {cells}", flush=True)
 
 
-def ways(target: Target) -> Iterator[ExplainOptions]:
-    """The default as it is and in tiles; Grad-CAM and HiResCAM on every layer, and in tiles."""
-    yield ExplainOptions(target=target, method=Attribution.INTEGRATED)
-    yield ExplainOptions(target=target, method=Attribution.INTEGRATED, tiles=2)
+def methods(target: Target) -> Iterator[ExplainOptions]:
+    """Integrated gradients, and Grad-CAM, HiResCAM and LayerCAM on every layer."""
+    yield ExplainOptions(target=target, method=Attribution.INTEGRATED_GRADIENTS)
     for method in (Attribution.GRAD_CAM, Attribution.HIRES_CAM, Attribution.LAYER_CAM):
         for layer in Layer:
             yield ExplainOptions(target=target, method=method, layer=layer)
-    yield ExplainOptions(target=target, method=Attribution.GRAD_CAM, tiles=2)
 
 
 def agreements(grader: Grader, folder: Path, options: ExplainOptions) -> Iterator[tuple[float, float, float]]:
-    """Of each photograph with heat: lift, average precision, and whether the peak lies on a lesion."""
+    """For each photograph with heat: lift, average precision, and whether the peak lies on a lesion."""
     for found in find_lesion_photographs(folder):
         opened = open_photograph(found.path, grader.recipe)
         (explanation,) = explain_opened(grader, opened, [options])
@@ -63,7 +63,7 @@ def agreements(grader: Grader, folder: Path, options: ExplainOptions) -> Iterato
             yield agreement.lift, agreement.average_precision, float(bool(agreement.peak_on_lesion))
 
 
-def words(values: np.ndarray) -> str:
+def interval_text(values: np.ndarray) -> str:
     """The mean with its 95 % interval over photographs."""
     resamples = resample(np.zeros(len(values), np.int64), np.arange(len(values)))
     return estimate_mean(values, resamples).describe(digits=2)

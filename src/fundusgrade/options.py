@@ -109,20 +109,19 @@ class ExportFormat(StrEnum):
 
 
 class Attribution(StrEnum):
-    """How a network's score is traced back to places of the picture; `auto` is the architecture's default."""
+    """Methods that attribute a network's score to the pixels of an image; `auto` is the default method."""
 
     AUTO = "auto"
-    INTEGRATED = "integrated"
+    INTEGRATED_GRADIENTS = "integrated-gradients"
     GRAD_CAM = "grad-cam"
     HIRES_CAM = "hirescam"
     GRAD_CAM_PLUS_PLUS = "grad-cam++"
     LAYER_CAM = "layercam"
-    EIGEN_CAM = "eigen-cam"
-    ROLLOUT = "rollout"
+    ATTENTION_ROLLOUT = "attention-rollout"
 
 
 class Layer(StrEnum):
-    """Which of a network's maps a method of the CAM family reads: the last, finer ones before it, or their mean."""
+    """Which feature map a method of the CAM family uses: the last, one of two finer ones before it, or their mean."""
 
     LAST = "last"
     MIDDLE = "middle"

@@ -40,7 +40,7 @@ OPTIONS = {
     },
     "merge": {"--csv", "--out", "--list"},
     "explain": {
-        *("--out", "--model", "--target", "--method", "--tiles", "--masks", "--arrays", "--faithfulness"),
+        *("--out", "--model", "--target", "--method", "--masks", "--arrays", "--faithfulness"),
         *("--device", "--precision"),
     },
     "faithfulness": {

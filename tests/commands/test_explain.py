@@ -66,7 +66,7 @@ def test_explain_targets(target: str, expected: str | None, workplace: Path, mon
 def test_explain_refuses_an_unknown_target_before_anything_else() -> None:
     outcome = Outcome("fundusgrade explain gone.png --target edema --model gone")
     assert outcome.code == 1
-    assert "Error: cannot explain 'edema'" in outcome.stderr
+    assert "Error: unknown target 'edema'" in outcome.stderr
     assert "predicted, referable, expected, a grade 0 to 4" in outcome.stderr
 
 
@@ -93,8 +93,8 @@ def test_explain_saves_raw_maps(workplace: Path) -> None:
     save_photographs(workplace, [1])
     outcome = Outcome("fundusgrade explain eye01.png --arrays --target expected --out heat.png")
     assert outcome.code == 0
-    assert "written: heat-tiny-integrated.npz" in outcome.stderr
-    with np.load("heat-tiny-integrated.npz") as content:
+    assert "written: heat-tiny-integrated-gradients.npz" in outcome.stderr
+    with np.load("heat-tiny-integrated-gradients.npz") as content:
         assert content["heat"].shape == (160, 160)
         assert str(content["target"]) == "expected"
 
@@ -124,11 +124,11 @@ def test_explain_tests_its_maps(workplace: Path) -> None:
         assert word in outcome.stdout
 
 
-@pytest.mark.parametrize("option", ["--method gradcam", "--method integrated@fine"])
+@pytest.mark.parametrize("option", ["--method gradcam", "--method integrated-gradients@fine"])
 def test_explain_refuses_an_unknown_method_before_anything_else(option: str) -> None:
     outcome = Outcome(f"fundusgrade explain gone.png {option} --model gone")
     assert outcome.code == 1
-    assert "Error: cannot explain by" in outcome.stderr
+    assert "Error: unknown attribution method" in outcome.stderr
 
 
 @pytest.mark.parametrize(
@@ -172,5 +172,8 @@ def test_one_photograph_is_explained_alike_alone_and_in_a_folder(workplace: Path
     save_photographs(workplace / "images", [1])
     assert Outcome("fundusgrade explain images --arrays --out maps").code == 0
     assert Outcome("fundusgrade explain images/eye01.png --arrays --out one.png").code == 0
-    with np.load("maps/eye01-explained-tiny-integrated.npz") as one, np.load("one-tiny-integrated.npz") as other:
+    with (
+        np.load("maps/eye01-explained-tiny-integrated-gradients.npz") as one,
+        np.load("one-tiny-integrated-gradients.npz") as other,
+    ):
         assert np.array_equal(one["heat"], other["heat"])

@@ -127,7 +127,7 @@ def test_concentration_is_measured_on_all_photographs_and_all_else_on_some() -> 
     assert counts["perturbation"] == 2
     assert counts["concentration"] > 10
     methods = {each.model: {f.method for f in found.findings if f.model == each.model} for each in found.findings}
-    assert methods["cnn-a"] - set(BASELINES) == {each.value for each in Attribution} - {"auto", "rollout"}
+    assert methods["cnn-a"] - set(BASELINES) == {each.value for each in Attribution} - {"auto", "attention-rollout"}
     assert methods["vit-c"] - set(BASELINES) == {each.value for each in Attribution} - {"auto"}
     assert set(BASELINES) - methods["cnn-a"] <= {"optic disc"}
     between = {each.model for each in found.findings if each.measure == "rank correlation between models"}
@@ -185,12 +185,12 @@ def test_photographs_that_cannot_be_graded_are_left_out(tmp_path: Path) -> None:
 def test_models_of_different_preprocessing_are_not_compared(tmp_path: Path) -> None:
     first, second = load("cnn-a", "cnn-b")
     second.description = replace(second.description, recipe=replace(second.recipe, size_px=96))
-    with pytest.raises(ExplanationError, match="look at different pictures"):
+    with pytest.raises(ExplanationError, match="preprocess photographs differently"):
         study_photographs([first, second], [], None, StudyOptions(target=REFERABLE), "")
-    with pytest.raises(ExplanationError, match="told apart by name, and these are called cnn-a, cnn-a"):
+    with pytest.raises(ExplanationError, match="identified by name, and these are called cnn-a, cnn-a"):
         study_photographs([first, first], [], None, StudyOptions(target=REFERABLE), "")
-    rollout = StudyOptions(target=REFERABLE, methods=(ExplainOptions(method=Attribution.ROLLOUT),))
-    with pytest.raises(ExplanationError, match="--method rollout fits none of cnn-a"):
+    rollout = StudyOptions(target=REFERABLE, methods=(ExplainOptions(method=Attribution.ATTENTION_ROLLOUT),))
+    with pytest.raises(ExplanationError, match="--method attention-rollout fits none of cnn-a"):
         study_photographs([first], [], None, rollout, "")
 
 

@@ -89,22 +89,33 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from types import SimpleNamespace
-        from fundusgrade import figures
+        from fundusgrade.training.history import draw_training_curves
         assert "matplotlib" not in sys.modules and "torch" not in sys.modules
         import matplotlib
         before = matplotlib.rcParams.copy()  # reading the backend as dict() does would itself import pyplot
         point = SimpleNamespace(
             epoch=1, train_loss=1.0, validation_loss=1.0, validation_kappa=0.5, learning_rate=0.1
         )
-        figures.draw_training_curves([point], 1, Path(sys.argv[1]))
+        draw_training_curves([point], 1, Path(sys.argv[1]))
         assert matplotlib.rcParams.copy() == before
         assert "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
+        from fundusgrade.reports.figures import draw_confusion_matrices
+        evaluation = SimpleNamespace(confusion_matrix=[[1] * 5] * 5, kappa=0.0, accuracy=0.2)
+        draw_confusion_matrices([SimpleNamespace(model="cnn", evaluation=evaluation)], Path(sys.argv[1]))
+        assert matplotlib.rcParams.copy() == before
+        assert "matplotlib.pyplot" not in sys.modules
         """
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "curves.png")], check=True)
 
 
-def explanation(model: str, *, target: str = "predicted", method: Attribution = Attribution.INTEGRATED) -> Explanation:
+def explanation(
+    model: str,
+    *,
+    target: str = "predicted",
+    method: Attribution = Attribution.INTEGRATED_GRADIENTS,
+    baseline_score: float | None = None,
+) -> Explanation:
     probabilities = (0.05, 0.1, 0.6, 0.2, 0.05)
     chosen = parse_target("2") if target == "predicted" else REFERABLE
     eye = plain_retina(64)
@@ -116,7 +127,13 @@ def explanation(model: str, *, target: str = "predicted", method: Attribution = 
         options=ExplainOptions(target=chosen, method=method),
         heat=np.full((300, 400), 3.0, np.float32),
         heat_map=HeatMap(
-            values=values, cells=values, target=chosen, score=1.0, method=method, scale=HeatScale(unit=method.value)
+            values=values,
+            cells=values,
+            target=chosen,
+            score=1.0 if baseline_score is None else -0.3,
+            baseline_score=baseline_score,
+            method=method,
+            scale=HeatScale(unit=method.value),
         ),
         prepared=preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=64)),
     )
@@ -125,15 +142,18 @@ def explanation(model: str, *, target: str = "predicted", method: Attribution = 
 def test_explanations_become_titled_columns_and_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[PanelRow] = []
     monkeypatch.setattr(figures, "draw_explanation", lambda photograph, rows, path, **named: drawn.extend(rows))
-    first = [explanation("cnn"), explanation("vit", target="referable")]
+    first = [explanation("cnn"), explanation("vit", target="referable", baseline_score=-9.6)]
     second = [explanation(model, method=Attribution.GRAD_CAM) for model in ("cnn", "vit")]
     draw_explanations([first, second], tmp_path / "heat.png")
     assert [row.caption for row in drawn] == ["left eye.png", "grad-cam"]
-    assert [row.scale.unit for row in drawn] == ["integrated", "grad-cam"]
+    assert [row.scale.unit for row in drawn] == ["integrated-gradients", "grad-cam"]
     assert [panel.title for row in drawn for panel in row.panels] == ["cnn", "vit", "cnn", "vit"]
     assert [panel.subtitle.splitlines() for panel in drawn[0].panels] == [
-        ["Grade 2 Moderate, p = 0.60", "evidence for: grade 2 Moderate, score 1.0; integrated"],
-        ["Grade 2 Moderate, p = 0.60", "evidence for: referable, score 1.0; integrated"],
+        ["Grade 2 Moderate, p = 0.60", "explained: grade 2 Moderate, logit 1.0; integrated-gradients"],
+        [
+            "Grade 2 Moderate, p = 0.60",
+            "explained: referable, log-odds −0.3 (blurred baseline −9.6); integrated-gradients",
+        ],
     ]
 
 

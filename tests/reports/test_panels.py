@@ -81,14 +81,15 @@ def test_a_figure_that_cannot_be_written_is_a_clear_error_and_leaves_nothing(tmp
 
 def test_drawing_touches_no_global_state_of_matplotlib_and_needs_no_torch() -> None:
     script = (
-        "import sys, numpy as np, pathlib, tempfile\n"
-        "from fundusgrade.overlay import *\n"
-        "from fundusgrade.panels import *\n"
+        "import sys, numpy as np, pathlib, tempfile, types\n"
+        "from fundusgrade.reports.overlay import *\n"
+        "from fundusgrade.reports.panels import *\n"
         "assert 'matplotlib' not in sys.modules\n"
         "panel = Panel(title='cnn', subtitle='', heat=np.zeros((64, 64), np.float32))\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    path = pathlib.Path(folder, 'figure.png')\n"
-        "    row = PanelRow(caption='eye', panels=[panel], scale=HeatScale(unit=''))\n"
+        "    scale = types.SimpleNamespace(unit='', ceiling=None, end=lambda heats: 4.0)\n"
+        "    row = PanelRow(caption='eye', panels=[panel], scale=scale)\n"
         "    draw_explanation(np.zeros((64, 64, 3), np.uint8), [row], path)\n"
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules\n"
     )

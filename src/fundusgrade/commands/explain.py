@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,9 +46,6 @@ def explain(
     model: ModelsOption = None,
     target: TargetOption = "predicted",
     method: MethodsOption = None,
-    tiles: Annotated[
-        int, typer.Option(min=1, max=8, help="Magnification at which parts of the image are explained, for finer maps.")
-    ] = 1,
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -74,7 +70,7 @@ def explain(
     from fundusgrade.explanation.explainer import check_comparable, check_fit
     from fundusgrade.reports.explanation_files import FigureRequest
 
-    methods = explain_options(method, target, tiles)
+    methods = explain_options(method, target)
     found = find_photographs(photographs)
     graders = load_graders(model, device, precision)
     check_fit(graders, methods)
@@ -138,9 +134,7 @@ def _report(entries: Sequence[IndexEntry]) -> None:
 def _test(found: Sequence[FoundImage], request: FigureRequest) -> None:
     from fundusgrade.evaluation.study import StudyOptions, study_photographs
 
-    if request.methods[0].tiles > 1:
-        message("the heat maps are tested without --tiles")
-    methods = tuple(replace(each, tiles=1) for each in request.methods)
+    methods = tuple(request.methods)
     options = StudyOptions(target=methods[0].target, methods=methods)
     with progress("testing") as on_progress:
         show_findings(

@@ -70,9 +70,9 @@ MethodsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="Attribution method: integrated, grad-cam, hirescam, grad-cam++, layercam, eigen-cam, rollout or auto; "
-        "METHOD@LAYER takes the feature maps of a CAM method from layer last, middle, fine or all. Repeat to compare "
-        "several (default: auto, integrated gradients; for `faithfulness` all that fit the model).",
+        help="Attribution method: integrated-gradients, grad-cam, hirescam, grad-cam++, layercam, attention-rollout or "
+        "auto; METHOD@LAYER takes the feature maps of a CAM method from layer last, middle, fine or all. Repeat to "
+        "compare several (default: auto, which is integrated-gradients; for `faithfulness` all that fit the model).",
     ),
 ]
 PhotographsArgument = Annotated[
@@ -111,14 +111,14 @@ def load_graders(named: Sequence[str] | None, device: DeviceName, precision: Pre
     return [Grader.load(each, device=device, precision=precision) for each in chosen_models(named)]
 
 
-def explain_options(methods: Sequence[str] | None, target: str, tiles: int = 1) -> list[ExplainOptions]:
+def explain_options(methods: Sequence[str] | None, target: str) -> list[ExplainOptions]:
     """`MethodsOption` and `TargetOption` as options of the library. Raises ExplanationError for unknown names."""
     from fundusgrade.explanation.heat_map import ExplainOptions, parse_method
     from fundusgrade.explanation.targets import parse_target
 
     chosen = parse_target(target)
     parsed = [parse_method(each) for each in methods or ["auto"]]
-    return [ExplainOptions(target=chosen, method=method, layer=layer, tiles=tiles) for method, layer in parsed]
+    return [ExplainOptions(target=chosen, method=method, layer=layer) for method, layer in parsed]
 
 
 def show_findings(findings: Findings) -> None:

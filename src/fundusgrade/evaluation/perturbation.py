@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fundusgrade.explanation.integrated_gradients import blurred_baseline
-from fundusgrade.explanation.targets import Target, target_shares
+from fundusgrade.explanation.targets import Target, target_probability
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
@@ -50,7 +50,7 @@ class MapTest:
 class Curves:
     """The target's probability at `FRACTIONS`, and the areas under both curves, in [0, 1].
 
-    A faithful map has a low deletion area and a high insertion area. The probability is that of `target_shares`.
+    A faithful map has a low deletion area and a high insertion area. The probability is that of `target_probability`.
     """
 
     deletion: tuple[float, ...]
@@ -120,7 +120,7 @@ def _hottest_first(heat: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDAr
 def target_probabilities(
     network: GradingNetwork, images: Tensor, target: Target, choice: DeviceChoice
 ) -> Sequence[float]:
-    """The target's probability for images (B, 3, S, S) in [0, 1], by `target_shares`; the target must be resolved."""
+    """The target's probability for images (B, 3, S, S), in [0, 1]; the target must be resolved."""
     with choice.autocast():
         logits = network(to_memory_format(network, images.to(choice.device)))
-    return [float(value) for value in target_shares(target, logits.float()).cpu()]
+    return [float(value) for value in target_probability(target, logits.float()).cpu()]

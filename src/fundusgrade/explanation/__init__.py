@@ -1,4 +1,4 @@
-"""A network and a photograph -> a heat map of the evidence."""
+"""A network and a photograph -> a heat map of the regions that drove the grade."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Attention of a vision transformer, followed through its blocks: which patches reached the answer, and for what.
+"""Attention rollout of a vision transformer, weighted by gradients: which patches contribute to the score.
 
-Each block's attention is weighed by the gradient of the score, its positive part is averaged over the heads, and the
-blocks are multiplied up with the identity for the way past the attention (Chefer et al., ICCV 2021, equations 5 and 6).
+The attention of each block is multiplied by the gradient of the score, its positive part is averaged over the heads,
+and the blocks are multiplied with the identity added for the residual connection (Chefer et al., ICCV 2021, equations 5
+and 6).
 """
 
 from __future__ import annotations
@@ -21,53 +22,50 @@ from fundusgrade.networks.network import GradingNetwork
 
 
 def attention_rollout(network: GradingNetwork, images: Tensor, target: Target) -> NDArray[np.float32]:
-    """How much each patch (h, w) counts in the score of a resolved target; no unit, not negative.
+    """Relevance (h, w) >= 0 of each patch for the score of a resolved target, without a unit.
 
-    `pictures` is a batch of one. Gradients must be switched on. Raises ExplanationError for anything but a plain vision
-    transformer.
+    `images` (1, 3, S, S) is a batch of one. Gradients must be enabled and the network in evaluation mode. Raises
+    ExplanationError for anything but a plain vision transformer.
     """
     backbone: Any = network.backbone
     attentions = find_attentions(network)
-    rows, columns = patch_grid(network, *_seen(network, images))
-    with _shown(attentions) as shown:
+    top, bottom = network.spec.rows or (0, images.shape[2])
+    rows, columns = patch_grid(network, bottom - top, images.shape[3])
+    with _captured_attention(attentions) as captured:
         score = target_scores(target, network(images.requires_grad_()))[0]
-        if not shown:
-            raise refusal(network, "its attention does not pass where it could be read")
-        gradients = torch.autograd.grad(score, shown)
-    num_tokens = shown[0].shape[-1]
-    relevance = torch.eye(num_tokens, device=images.device)
-    for attention, gradient in zip(shown, gradients, strict=True):
-        weighed = (attention.detach() * gradient)[0].clamp(min=0).mean(dim=0)
-        relevance = relevance + weighed @ relevance
+        if not captured:
+            raise refusal(network, "its blocks do not call their attention modules")
+        gradients = torch.autograd.grad(score, captured)
+    num_tokens = captured[0].shape[-1]
+    identity = torch.eye(num_tokens, device=images.device)
+    relevance = identity
+    for attention, gradient in zip(captured, gradients, strict=True):
+        weighted = (attention.detach() * gradient)[0].clamp(min=0).mean(dim=0)
+        relevance = relevance + weighted @ relevance
     num_prefix = backbone.num_prefix_tokens
     if num_tokens - num_prefix != rows * columns:
-        raise refusal(network, f"its {num_tokens - num_prefix} patches are no grid of {rows} x {columns}")
-    # What the class token took from each patch; where patches are averaged instead, what they took from each other.
-    pools_patches = getattr(backbone, "global_pool", "token") != "token" or num_prefix == 0
-    taken = relevance - torch.eye(num_tokens, device=images.device)
-    readers = taken[num_prefix:] if pools_patches else taken[:1]
+        raise refusal(network, f"its {num_tokens - num_prefix} patches do not form a grid of {rows} x {columns}")
+    # Relevance for the class token; for all patches where the network averages them instead.
+    averages_patches = getattr(backbone, "global_pool", "token") != "token" or num_prefix == 0
+    relevance = relevance - identity
+    readers = relevance[num_prefix:] if averages_patches else relevance[:1]
     return readers[:, num_prefix:].mean(dim=0).reshape(rows, columns).cpu().numpy()
 
 
-def _seen(network: GradingNetwork, images: Tensor) -> tuple[int, int]:
-    top, bottom = network.spec.rows or (0, images.shape[2])
-    return bottom - top, images.shape[3]
-
-
 @contextmanager
-def _shown(attentions: list[Any]) -> Iterator[list[Tensor]]:
-    """Attention matrices (B, heads, T, T) of a pass; fused kernels never form them, so they are switched off."""
-    shown: list[Tensor] = []
+def _captured_attention(attentions: list[Any]) -> Iterator[list[Tensor]]:
+    """Attention matrices (1, heads, T, T) of a forward pass; fused kernels, which never form them, are disabled."""
+    captured: list[Tensor] = []
     fused = [module.fused_attn for module in attentions]
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        shown.append(output)
+    def capture(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        captured.append(output)
 
-    handles = [module.attn_drop.register_forward_hook(keep) for module in attentions]
+    handles = [module.attn_drop.register_forward_hook(capture) for module in attentions]
     try:
         for module in attentions:
             module.fused_attn = False
-        yield shown
+        yield captured
     finally:
         for handle in handles:
             handle.remove()

@@ -1,22 +1,20 @@
-"""Where a grade comes from: heat maps in units of the score they explain.
+"""Heat maps of a preprocessed image, in units of the score that they explain.
 
-Usually a map is stretched to 0-1, which makes weak evidence look like strong evidence. Here heat keeps a unit.
+Heat maps are often scaled to 0-1, which makes weak evidence look like strong evidence. Here heat keeps a unit.
 
-`integrated` follows the score from the picture without its details to the picture itself and gives each pixel its
-share (integrated gradients, Sundararajan et al., ICML 2017). Its heat is what a thousandth of the picture like this
-place adds to the score, as closely as eight steps can tell.
+Integrated gradients (Sundararajan et al., ICML 2017) follow the score from a blurred baseline to the image and
+attribute their difference to the pixels. Heat is in units of the score per 0.1 % of the image.
 
-The methods of the CAM family weigh the channels of one of the network's maps; they come from pytorch-grad-cam
-(J. Gildenblat and contributors). Grad-CAM (Selvaraju et al., ICCV 2017) weighs a map A_k by its mean gradient alpha_k:
+The CAM family weights the channels of a feature map. Grad-CAM (Selvaraju et al., ICCV 2017) weights the map A_k by its
+mean gradient alpha_k:
 
     value(cell) = number of cells * max(0, sum_k alpha_k A_k(cell))
 
-If the whole picture looked like this place, the score would rise by this much. For a network that averages its last map
-and ends in a linear layer this is exact: the mean over the cells, before negative values are cut off, equals the score
-less its bias. For all others, and for HiResCAM, it holds to first order.
+which is how much the score would rise if all cells were like this one. For a network that averages its last feature map
+and ends in a linear layer this is exact: the mean over the cells, before negative values are set to zero, is the score
+less its bias. For all others, and for HiResCAM, it is a first-order approximation.
 
-Grad-CAM++, LayerCAM, Eigen-CAM (whose sign is the library's guess) and `rollout`, which follows the attention of a
-vision transformer, have no unit: they say how many times their mean a place has.
+Grad-CAM++, LayerCAM and attention rollout have no unit: their heat is a multiple of the map's mean.
 """
 
 from __future__ import annotations
@@ -28,55 +26,62 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fundusgrade.errors import ExplanationError
 from fundusgrade.explanation.attention_rollout import attention_rollout
 from fundusgrade.explanation.cam import cam_cells
-from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap, HeatScale, image_batch, resize_map
-from fundusgrade.explanation.integrated_gradients import blurred_baseline, gather, integrate
+from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap, HeatScale, resize_map
+from fundusgrade.explanation.integrated_gradients import blurred_baseline, integrated_gradients, smooth_attributions
 from fundusgrade.explanation.layers import find_attentions, find_layers
 from fundusgrade.explanation.targets import Target, resolve_target, target_scores
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.graphs import GraphBackbone
+from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Attribution
 from fundusgrade.photographs.pixels import Image
 
-DEFAULT_METHOD = Attribution.INTEGRATED
-"""The method that was best for every architecture measured (docs/explanations.md)."""
+DEFAULT_METHOD = Attribution.INTEGRATED_GRADIENTS
+"""The best method on every architecture measured (docs/explanations.md)."""
+
+WITHOUT_UNIT = frozenset({Attribution.GRAD_CAM_PLUS_PLUS, Attribution.LAYER_CAM, Attribution.ATTENTION_ROLLOUT})
+"""Methods whose values are no change of a score: their heat is a multiple of the map's mean."""
 
 RELATIVE_UNIT = "times the mean"
 RELATIVE_FLOOR = 8.0
-WITHOUT_UNIT = frozenset(
-    {Attribution.GRAD_CAM_PLUS_PLUS, Attribution.LAYER_CAM, Attribution.EIGEN_CAM, Attribution.ROLLOUT}
-)
-"""Methods whose values are no change of a score: their heat says how many times its mean a place has."""
+"""Smallest end of the color scale of maps without a unit."""
 
-INTEGRATED_SHARE = 0.125
-"""Full strength of `integrated`, of a target's floor: half a logit, or a quarter of a grade, by a thousandth."""
+CEILING_FRACTION = 0.125
+"""End of the color scale of integrated gradients, of the target's floor: 0.5 logits or 0.25 grades per 0.1 %."""
 
-_THOUSANDTHS = 1000.0
+_UNIT_FRACTION = 0.001  # integrated gradients are per 0.1 % of the image
 
 
 def fits(network: GradingNetwork, options: ExplainOptions) -> bool:
-    """Whether the network has what the method reads. Raises ExplanationError for a graph: no method reads one."""
+    """Whether the method can explain the network. Raises ExplanationError for an exported graph, which none can."""
     _refuse_graph(network)
-    if options.method in (Attribution.AUTO, Attribution.INTEGRATED):
-        return True
     try:
-        if options.method is Attribution.ROLLOUT:
-            return bool(find_attentions(network))
-        return bool(find_layers(network, options.layer, *network.spec.input_px))
+        _find_modules(network, options)
     except ExplanationError:
         return False
+    return True
+
+
+def _find_modules(network: GradingNetwork, options: ExplainOptions) -> None:
+    """Raises ExplanationError where the network lacks the modules that the method uses."""
+    if options.method is Attribution.ATTENTION_ROLLOUT:
+        find_attentions(network)
+    elif options.method not in (Attribution.AUTO, Attribution.INTEGRATED_GRADIENTS):
+        find_layers(network, options.layer, *network.spec.input_px)
 
 
 def _refuse_graph(network: GradingNetwork) -> None:
     if isinstance(network.backbone, GraphBackbone):
         raise ExplanationError(
-            f"an exported graph ({network.backbone.arithmetic}) cannot be explained: it keeps neither gradients nor "
-            "maps; explain the safetensors model that it was exported from"
+            f"an exported graph ({network.backbone.arithmetic}) cannot be explained: it has no gradients and no "
+            "feature maps; explain the safetensors model that it was exported from"
         )
 
 
@@ -88,67 +93,81 @@ def explain_image(
     choice: DeviceChoice,
     outline: NDArray[np.bool_] | None = None,
 ) -> HeatMap:
-    """Explain the network's score for a preprocessed picture (S, S, 3); the network must be on the chosen device.
+    """Explain the network's score for a preprocessed image (S, S, 3); the network must be on the chosen device.
 
-    `outline` (S, S) says which pixels can show retina; all if not given. `options.tiles` is not heeded here. Leaves the
-    network as it was: weights, gradients, modes and hooks. Raises ExplanationError where the method does not fit the
-    architecture.
+    `outline` (S, S) is where the image can show retina, everywhere by default. The network's weights, gradients, modes
+    and hooks are left as they were. Raises ExplanationError where the method does not fit the architecture.
     """
     _refuse_graph(network)
+    _find_modules(network, options)
     if options.method is Attribution.AUTO:
         options = replace(options, method=DEFAULT_METHOD)
-    outline = np.ones(image.shape[:2], np.bool_) if outline is None else outline
-    with _undisturbed(network, choice.device):
-        if options.method is Attribution.INTEGRATED:
-            target, score = _answer(network, image, options.target, choice)
-            shares = integrate(network, image, outline, target, choice)
-            density = _density(network, image)
-            heat_map = _heat_map(options, target, score, shares * density, gather(shares) * density)
-            _, baseline_score = _answer(network, blurred_baseline(image, outline), target, choice)
-            return replace(heat_map, baseline_score=baseline_score)
-        if options.method is Attribution.ROLLOUT:
-            target, score = _answer(network, image, options.target, choice)
-            cells = attention_rollout(network, image_batch(network, image, choice), target)
+    baseline_score = None
+    with _restored_state(network, choice.device):
+        target, score = _score(network, image, options.target, choice)
+        if options.method is Attribution.INTEGRATED_GRADIENTS:
+            outline = np.ones(image.shape[:2], np.bool_) if outline is None else outline
+            attributions = integrated_gradients(network, image, outline, target, choice)
+            density = _UNIT_FRACTION * _num_pixels(network, image)
+            cells, values = attributions * density, smooth_attributions(attributions) * density
+            _, baseline_score = _score(network, blurred_baseline(image, outline), target, choice)
         else:
-            target, score, cells = cam_cells(network, image, options, choice)
-    if options.method in WITHOUT_UNIT:
-        cells = cells / max(float(np.maximum(cells, 0).mean()), 1e-12)
-    return _heat_map(options, target, score, cells, _enlarged(cells, network, image))
+            cells = _cells(network, image, target, options, choice)
+            values = _enlarged(cells, network, image)
+    return HeatMap(
+        values=values,
+        cells=cells,
+        target=target,
+        score=score,
+        method=options.method,
+        scale=_scale(options.method, target),
+        baseline_score=baseline_score,
+    )
 
 
-def _heat_map(
-    options: ExplainOptions,
-    target: Target,
-    score: float,
-    cells: NDArray[np.float32],
-    values: NDArray[np.float32],
-) -> HeatMap:
-    scale = HeatScale(unit=f"change of the score ({target.unit})", floor=target.floor)
-    if options.method is Attribution.INTEGRATED:
-        unit = f"evidence ({target.unit} per 0.1 % of picture)"
-        # Sharp peaks would leave no color for the rest: the scale is the same for all photographs.
-        scale = HeatScale(unit=unit, ceiling=INTEGRATED_SHARE * target.floor)
-    elif options.method in WITHOUT_UNIT:
-        scale = HeatScale(unit=RELATIVE_UNIT, floor=RELATIVE_FLOOR)
-    return HeatMap(values=values, cells=cells, target=target, score=score, method=options.method, scale=scale)
+def _cells(
+    network: GradingNetwork, image: Image, target: Target, options: ExplainOptions, choice: DeviceChoice
+) -> NDArray[np.float32]:
+    """The map (h, w) of a method that uses feature maps or attention."""
+    images = _batch(network, image, choice)
+    if options.method is Attribution.ATTENTION_ROLLOUT:
+        cells = attention_rollout(network, images, target)
+    else:
+        cells = cam_cells(network, images, target, options.method, options.layer)
+    return cells / max(float(np.maximum(cells, 0).mean()), 1e-12) if options.method in WITHOUT_UNIT else cells
 
 
-def _density(network: GradingNetwork, image: Image) -> float:
-    """Pixels of a thousandth of what the network sees."""
-    top, bottom = network.spec.rows or (0, len(image))
-    return float((bottom - top) * image.shape[1] / _THOUSANDTHS)
+def _scale(method: Attribution, target: Target) -> HeatScale:
+    if method is Attribution.INTEGRATED_GRADIENTS:
+        # The same scale for all photographs: one that ended at sharp peaks would leave no color for the rest.
+        unit = f"attribution ({target.unit} per 0.1 % of the image)"
+        return HeatScale(unit=unit, ceiling=CEILING_FRACTION * target.floor)
+    if method in WITHOUT_UNIT:
+        return HeatScale(unit=RELATIVE_UNIT, floor=RELATIVE_FLOOR)
+    return HeatScale(unit=f"change of the score ({target.unit})", floor=target.floor)
 
 
-def _answer(network: GradingNetwork, image: Image, target: Target, choice: DeviceChoice) -> tuple[Target, float]:
+def _batch(network: GradingNetwork, image: Image, choice: DeviceChoice) -> Tensor:
+    """An image (S, S, 3) as a batch (1, 3, S, S) on the device."""
+    return to_memory_format(network, to_tensor(image)[None].to(choice.device))
+
+
+def _score(network: GradingNetwork, image: Image, target: Target, choice: DeviceChoice) -> tuple[Target, float]:
     """The resolved target and its score."""
     with torch.no_grad():
-        logits = network(image_batch(network, image, choice)).float()
+        logits = network(_batch(network, image, choice)).float()
         resolved = resolve_target(target, logits[0])
         return resolved, float(target_scores(resolved, logits)[0].item())
 
 
+def _num_pixels(network: GradingNetwork, image: Image) -> int:
+    """Number of pixels of the rows that the network gets."""
+    top, bottom = network.spec.rows or (0, len(image))
+    return int((bottom - top) * image.shape[1])
+
+
 def _enlarged(cells: NDArray[np.float32], network: GradingNetwork, image: Image) -> NDArray[np.float32]:
-    """The positive part of a map (h, w) on the picture's pixels; rows that the network does not see have no heat."""
+    """The positive part of a map (h, w) on the image's pixels; rows that the network does not get have no heat."""
     height, width = image.shape[:2]
     top, bottom = network.spec.rows or (0, height)
     values = np.zeros((height, width), np.float32)
@@ -157,10 +176,10 @@ def _enlarged(cells: NDArray[np.float32], network: GradingNetwork, image: Image)
 
 
 @contextmanager
-def _undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode and float32, gradients switched on but none for weights; afterwards all is as it was."""
+def _restored_state(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode and float32, gradients for images but not for weights; afterwards the network is as before."""
     modes = [(module, module.training) for module in network.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    parameters = [(each, each.requires_grad, each.grad) for each in network.parameters()]
     is_autocast = torch.is_autocast_enabled(device.type)
     network.eval().requires_grad_(False)
     try:
@@ -173,5 +192,6 @@ def _undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        for parameter, requires_grad, gradient in parameters:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient

@@ -1,11 +1,11 @@
-"""Integrated gradients from the picture without its details: each pixel's share of what the details do to the score.
+"""Integrated gradients from a blurred baseline: how much each pixel adds to the difference of the two scores.
 
-The path leads from a blank picture, the local mean of the real one, in equal steps to the real one. Each pixel gets
-its difference from the blank one times the mean gradient along the path (Sundararajan et al., ICML 2017). A black start
-would give all evidence to what is bright; a blurred one asks what lesions and vessels say (Xu et al., CVPR 2020). Each
-step sees the picture in another of its four mirrored views, as training does. With endless steps all pixels together
-would add up to the difference of the two scores, as the mean over those views; eight steps come near it for the small
-CNN, but a deep network's score bends too much on the way (docs/explanations.md): maps tell where, scores how much.
+The path leads in equal steps from a blurred copy of the image, the baseline, to the image. A pixel's attribution is its
+difference from the baseline times the mean gradient along the path (Sundararajan et al., ICML 2017). A black baseline
+would attribute most to bright pixels; a blurred one attributes to lesions and vessels (Xu et al., CVPR 2020). Each step
+uses another of the four mirror images of the photograph, as training does. With infinitely many steps the attributions
+add up to the difference between the scores of image and baseline, averaged over the mirror images. Eight steps come
+close for the small CNN but not for deep networks, whose score is far from linear along the path (docs/explanations.md).
 """
 
 from __future__ import annotations
@@ -25,54 +25,58 @@ from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import local_mean
 
 NUM_STEPS = 8
-# Standard deviation of the blur that removes details, of the picture's side: a third of the optic disc's diameter.
-BLANK_SIGMA_FRACTION = 1 / 28
-# Neighboring pixels' shares swing with the grid of the network: what counts is what stays in windows of these standard
-# deviations, of the picture's side, from a microaneurysm to a haemorrhage.
-SCALE_FRACTIONS = (0.7 / 224, 1.4 / 224, 2.8 / 224, 5.6 / 224)
-# As training sees them: what a grid of patches or strides adds by itself cancels between them.
-_MIRRORED: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
+BASELINE_SIGMA_FRACTION = 1 / 28
+"""Standard deviation of the baseline's blur, of the image's side: a third of the optic disc's diameter."""
+
+SMOOTHING_SIGMA_FRACTIONS = (0.7 / 224, 1.4 / 224, 2.8 / 224, 5.6 / 224)
+"""Standard deviations of the smoothing, of the image's side: from the size of a microaneurysm to a hemorrhage's."""
+
+# Training mirrors images: artifacts of the grid of patches or strides cancel between the four.
+_FLIPPED_AXES: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
 _PIXELS_AT_ONCE = 8 * 224 * 224
 
 
-def integrate(
+def integrated_gradients(
     network: GradingNetwork, image: Image, outline: NDArray[np.bool_], target: Target, choice: DeviceChoice
 ) -> NDArray[np.float32]:
-    """What each pixel (S, S) of a picture (S, S, 3) adds to the score of a resolved target, in its unit, with its sign.
+    """Signed attributions (S, S) of an image (S, S, 3) to the score of a resolved target, in the target's unit.
 
-
-    `outline` says which pixels can show retina. Gradients must be switched on and the network in evaluation mode.
+    `outline` (S, S) is where the image can show retina. Gradients must be enabled and the network in evaluation mode.
     """
-    real = to_tensor(image)
-    details = real - to_tensor(blurred_baseline(image, outline))
-    gradient = torch.zeros_like(real)
+    pixels = to_tensor(image)
+    difference = pixels - to_tensor(blurred_baseline(image, outline))
+    gradient = torch.zeros_like(pixels)
     at_once = max(1, _PIXELS_AT_ONCE // image[..., 0].size)
     for first in range(0, NUM_STEPS, at_once):
         steps = range(first, min(first + at_once, NUM_STEPS))
-        views = [(real - (1 - (step + 0.5) / NUM_STEPS) * details)[None] for step in steps]
-        mirrored = [view.flip(_MIRRORED[step % len(_MIRRORED)]) for step, view in zip(steps, views, strict=True)]
-        for step, found in zip(steps, _gradients(network, torch.cat(mirrored), target, choice), strict=True):
-            gradient += found[None].flip(_MIRRORED[step % len(_MIRRORED)])[0]
-    return np.asarray((details * gradient / NUM_STEPS).sum(dim=0).numpy(), np.float32)
+        flips = [_FLIPPED_AXES[step % len(_FLIPPED_AXES)] for step in steps]
+        points = [(pixels - (1 - (step + 0.5) / NUM_STEPS) * difference)[None] for step in steps]
+        batch = torch.cat([point.flip(axes) for point, axes in zip(points, flips, strict=True)])
+        for axes, found in zip(flips, _gradients(network, batch, target, choice), strict=True):
+            gradient += found[None].flip(axes)[0]
+    return np.asarray((difference * gradient / NUM_STEPS).sum(dim=0).numpy(), np.float32)
 
 
-def gather(shares: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Evidence (S, S) >= 0 around each pixel, from signed shares (S, S): the mean over windows of several sizes.
+def smooth_attributions(attributions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Heat (S, S) >= 0 from signed attributions (S, S): the mean over Gaussian windows of several sizes.
 
-    In each window what speaks for and against the score cancels first; only then are negative values cut off.
+    Attributions for and against the score cancel within a window before negative values are set to zero: those of
+    neighboring pixels alternate with the grid of the network's strides.
     """
-    blurred = [cv2.GaussianBlur(shares, (0, 0), fraction * len(shares)) for fraction in SCALE_FRACTIONS]
+    blurred = [
+        cv2.GaussianBlur(attributions, (0, 0), fraction * len(attributions)) for fraction in SMOOTHING_SIGMA_FRACTIONS
+    ]
     return np.asarray(np.mean([np.maximum(each, 0) for each in blurred], axis=0), np.float32)
 
 
 def blurred_baseline(image: Image, outline: NDArray[np.bool_]) -> Image:
-    """The picture (S, S, 3) without its details: each pixel is the mean of what surrounds it in the outline (S, S)."""
-    mean = local_mean(image.astype(np.float32), outline, BLANK_SIGMA_FRACTION * len(image))
+    """The image (S, S, 3) with each pixel of the outline (S, S) replaced by the local mean within the outline."""
+    mean = local_mean(image.astype(np.float32), outline, BASELINE_SIGMA_FRACTION * len(image))
     return np.asarray(np.where(outline[..., None], np.rint(mean), image), np.uint8)
 
 
 def _gradients(network: GradingNetwork, images: Tensor, target: Target, choice: DeviceChoice) -> Tensor:
-    """Gradients (B, 3, S, S) of the score by the pixels of each picture, on the CPU."""
+    """Gradients (B, 3, S, S) of the score with respect to the pixels of each image, on the CPU."""
     leaf = to_memory_format(network, images.to(choice.device)).requires_grad_()
     with choice.autocast():
         scores = target_scores(target, network(leaf))

@@ -1,4 +1,4 @@
-"""Which maps a network has inside: where methods of the CAM family, and those that read attention, take hold."""
+"""Layers of a network that explanations use: feature maps for the CAM family, attention modules for rollout."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ _SUPPORTED = (
     "supported are the cnn, timm's convolutional networks (ResNet, EfficientNet, ConvNeXt, DenseNet, MobileNet, ...) "
     "and plain vision transformers (ViT, DeiT, DINOv2)"
 )
-# Of a transformer's blocks, how far the finer maps lie before the last one.
+# Where the finer feature maps are: a fraction of a transformer's blocks, or stages, before the last one.
 _BLOCKS_BEFORE = {Layer.LAST: 0.0, Layer.MIDDLE: 0.25, Layer.FINE: 0.5}
 _STAGES_BEFORE = {Layer.LAST: 0, Layer.MIDDLE: 1, Layer.FINE: 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapLayer:
-    """A module whose output is a map, and how that output is arranged as (B, C, h, w)."""
+    """A module whose output is a feature map, and the function that arranges this output as (B, C, h, w)."""
 
     module: nn.Module
     arrange: Callable[[Tensor], Tensor]
 
 
 def find_layers(network: GradingNetwork, layer: Layer, height: int, width: int) -> list[MapLayer]:
-    """The modules that hold the maps asked for, first to last, for an input of height x width px.
+    """The modules that give the feature maps of `layer`, first to last, for an input of height x width px.
 
-    Raises ExplanationError where the architecture has no such maps.
+    Raises ExplanationError where the architecture has no such feature map.
     """
-    wanted = [Layer.FINE, Layer.MIDDLE, Layer.LAST] if layer is Layer.ALL else [layer]
-    found = [_find_layer(network, each, height, width) for each in wanted]
+    names = [Layer.FINE, Layer.MIDDLE, Layer.LAST] if layer is Layer.ALL else [layer]
+    found = [_find_layer(network, each, height, width) for each in names]
     return list({id(each.module): each for each in found}.values())
 
 
 def is_transformer(network: GradingNetwork) -> bool:
-    """A plain vision transformer: a grid of patches, then blocks of attention."""
+    """Whether it is a plain vision transformer: a grid of patches, then blocks of attention."""
     backbone: Any = network.backbone  # timm's attributes
     return all(hasattr(backbone, name) for name in ("blocks", "patch_embed", "num_prefix_tokens"))
 
@@ -48,14 +48,20 @@ def is_transformer(network: GradingNetwork) -> bool:
 def find_attentions(network: GradingNetwork) -> list[Any]:
     """The attention modules of a vision transformer, first to last.
 
-    Raises ExplanationError for other architectures and where a module never shows its attention.
+    Raises ExplanationError for other architectures and where a module does not expose its attention.
     """
     if not is_transformer(network):
-        raise refusal(network, "it has no attention to read", supported="this method reads plain vision transformers")
+        raise refusal(
+            network,
+            "it has no attention modules",
+            supported="supported are plain vision transformers (ViT, DeiT, DINOv2)",
+        )
     backbone: Any = network.backbone
     attentions = [getattr(block, "attn", None) for block in backbone.blocks]
     if not all(hasattr(each, "fused_attn") and hasattr(each, "attn_drop") for each in attentions):
-        raise refusal(network, "its blocks do not show their attention", supported="use --method integrated")
+        raise refusal(
+            network, "its blocks do not expose their attention", supported="use --method integrated-gradients"
+        )
     return attentions
 
 
@@ -70,7 +76,7 @@ def patch_grid(network: GradingNetwork, height: int, width: int) -> tuple[int, i
 
 
 def refusal(network: GradingNetwork, reason: str, supported: str = _SUPPORTED) -> ExplanationError:
-    """The error that names the architecture, why it cannot be explained so, and what can."""
+    """The error for an architecture that a method cannot explain: why, and which architectures it can explain."""
     name = network.spec.timm_name or network.spec.arch
     return ExplanationError(f"this method cannot explain {name}: {reason}; {supported}")
 
@@ -82,17 +88,17 @@ def _find_layer(network: GradingNetwork, layer: Layer, height: int, width: int) 
     if is_transformer(network):
         return _token_map(network, layer, height, width)
     if layer is Layer.LAST and hasattr(backbone, "conv_head") and hasattr(backbone, "bn2"):
-        # EfficientNet and MobileNetV2 send their last feature through one more convolution; what is averaged is this.
+        # EfficientNet and MobileNetV2 have one more convolution after their last stage; its output is averaged.
         return _spatial_map(network, backbone.bn2, backbone.conv_head.out_channels)
     if getattr(backbone, "feature_info", None) and getattr(backbone, "output_fmt", "NCHW") == "NCHW":
         stages = list(backbone.feature_info)
         stage = stages[max(len(stages) - 1 - _STAGES_BEFORE[layer], 0)]
         return _spatial_map(network, backbone.get_submodule(stage["module"]), stage["num_chs"])
-    raise refusal(network, "it has no map of the form (channels, height, width)")
+    raise refusal(network, "it has no feature map (channels, height, width)")
 
 
 def _cnn_stage(features: nn.Sequential, num_before: int) -> nn.Module:
-    """The last map, or that many before it: the small CNN's stages end before a pooling."""
+    """The last stage, or the one this many before it: the small CNN's stages end before a pooling."""
     poolings = [i for i, module in enumerate(features) if isinstance(module, nn.MaxPool2d)]
     return features[poolings[-num_before] - 1] if 0 < num_before <= len(poolings) else features
 
@@ -100,14 +106,14 @@ def _cnn_stage(features: nn.Sequential, num_before: int) -> nn.Module:
 def _spatial_map(network: GradingNetwork, module: nn.Module, num_channels: int | None) -> MapLayer:
     def arrange(output: Tensor) -> Tensor:
         if not isinstance(output, Tensor) or output.ndim != 4 or num_channels not in (None, output.shape[1]):
-            raise refusal(network, f"its map is not of the form ({num_channels or 'channels'}, height, width)")
+            raise refusal(network, f"its feature map is not ({num_channels or 'channels'}, height, width)")
         return output
 
     return MapLayer(module=module, arrange=arrange)
 
 
 def _token_map(network: GradingNetwork, layer: Layer, height: int, width: int) -> MapLayer:
-    """The input of an attention; of the last one, as after it patches no longer influence the class token."""
+    """The input of a block's attention: after the last attention, patches no longer influence the class token."""
     backbone: Any = network.backbone  # timm's attributes
     last = len(backbone.blocks) - 1
     module = getattr(backbone.blocks[last - round(_BLOCKS_BEFORE[layer] * last)], "norm1", None)
@@ -118,7 +124,7 @@ def _token_map(network: GradingNetwork, layer: Layer, height: int, width: int) -
     def arrange(output: Tensor) -> Tensor:
         patches = output[:, backbone.num_prefix_tokens :]
         if patches.ndim != 3 or patches.shape[1] != grid[0] * grid[1]:
-            raise refusal(network, f"its tokens {tuple(output.shape)} are no grid of {grid[0]} x {grid[1]}")
+            raise refusal(network, f"its tokens {tuple(output.shape)} do not form a grid of {grid[0]} x {grid[1]}")
         return patches.transpose(1, 2).reshape(len(patches), -1, grid[0], grid[1])
 
     return MapLayer(module=module, arrange=arrange)

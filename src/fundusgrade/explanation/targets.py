@@ -1,4 +1,4 @@
-"""What of a network's answer is explained: a grade, the predicted one, referable disease, or the expected grade."""
+"""The scores that can be explained: of a grade, the predicted grade, referable disease, or the expected grade."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from fundusgrade.grades import REFERABLE_FROM, Grade
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What is explained: a grade's logit or, where `grade` is None, what the named targets below say.
+    """A score to explain: a grade's logit or, where `grade` is None, one of the targets below.
 
-    `unit` is what its score is measured in; heat of less than `floor` of them is never drawn at full strength.
+    `score_name` and `unit` are what its score is called and measured in; a color scale never ends below `floor` units.
     """
 
     name: str
     grade: Grade | None
+    score_name: str = "logit"
     unit: str = "logits"
     floor: float = 4.0
 
@@ -28,11 +29,11 @@ class Target:
 PREDICTED = Target(name="predicted", grade=None)
 """The grade with the highest logit."""
 
-REFERABLE = Target(name="referable", grade=None)
-"""The log-odds of moderate or worse."""
+REFERABLE = Target(name="referable", grade=None, score_name="log-odds")
+"""The log-odds of referable disease, which is moderate or worse."""
 
-EXPECTED = Target(name="expected", grade=None, unit="grades", floor=2.0)
-"""The expected grade, 0-4: the mean of the grades by their probabilities."""
+EXPECTED = Target(name="expected", grade=None, score_name="expected grade", unit="grades", floor=2.0)
+"""The expected grade, 0-4: the mean of the grades weighted by their probabilities."""
 
 
 def parse_target(text: str) -> Target:
@@ -47,8 +48,7 @@ def parse_target(text: str) -> Target:
     if word not in targets:
         labels = ", ".join(f'"{grade.label}"' for grade in Grade)
         raise ExplanationError(
-            f"cannot explain {text!r}: no such target; use predicted, referable, expected, a grade 0 to 4, or its "
-            f"label: {labels}"
+            f"unknown target {text!r}; use predicted, referable, expected, a grade 0 to 4, or its label: {labels}"
         )
     return targets[word]
 
@@ -59,7 +59,7 @@ def grade_target(grade: Grade) -> Target:
 
 
 def resolve_target(target: Target, logits: Tensor) -> Target:
-    """The target for logits (5,) of one picture: `PREDICTED` becomes its grade, all others stay.
+    """The target for logits (5,) of one image: `PREDICTED` becomes the grade with the highest logit.
 
     Raises ExplanationError where the network's output is not finite.
     """
@@ -79,8 +79,8 @@ def target_scores(target: Target, logits: Tensor) -> Tensor:
     return torch.logsumexp(logits[:, REFERABLE_FROM:], dim=1) - torch.logsumexp(logits[:, :REFERABLE_FROM], dim=1)
 
 
-def target_shares(target: Target, logits: Tensor) -> Tensor:
-    """How much of the target's answer there is, (B,) in [0, 1]: a probability, or a quarter of the expected grade."""
+def target_probability(target: Target, logits: Tensor) -> Tensor:
+    """Probabilities (B,) of a resolved target from logits (B, 5); for the expected grade a quarter of it, 0-1."""
     probabilities = logits.softmax(dim=1)
     if target.grade is not None:
         return probabilities[:, target.grade]

@@ -97,5 +97,5 @@ def _photograph_px(request: FigureRequest) -> int | None:
     """Pixels per side at which a photograph is decoded; None for all."""
     if request.arrays or request.masks is not None:
         return None
-    largest = max(grader.recipe.size_px for grader in request.graders) * max(each.tiles for each in request.methods)
+    largest = max(grader.recipe.size_px for grader in request.graders)
     return max(_FIGURE_PHOTOGRAPH_PX, math.ceil(DECODING_MARGIN * largest))

@@ -67,12 +67,13 @@ def draw_explanations(
 
 def _explanation_panel(explanation: Explanation) -> Panel:
     prediction, grade = explanation.prediction, explanation.prediction.grade
-    score, blank = explanation.heat_map.score, explanation.heat_map.baseline_score
-    scores = f", score {score:.1f}" + ("" if blank is None else f" (without details {blank:.1f})")
+    score, baseline = explanation.heat_map.score, explanation.heat_map.baseline_score
+    scores = f"{score:.1f}" + ("" if baseline is None else f" (blurred baseline {baseline:.1f})")
     scores = scores.replace("-", "\N{MINUS SIGN}")
     subtitle = (
         f"Grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}\n"
-        f"evidence for: {explanation.target.name}{scores}; {explanation.options.describe()}"
+        f"explained: {explanation.target.name}, {explanation.target.score_name} {scores}; "
+        f"{explanation.options.describe()}"
     )
     return Panel(title=printable(prediction.model), subtitle=subtitle, heat=explanation.heat)
 

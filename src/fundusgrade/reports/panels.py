@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.explanation.heat_map import HeatScale
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.photographs.images import write_image
 from fundusgrade.photographs.pixels import Image
@@ -22,6 +21,8 @@ from fundusgrade.reports.overlay import MarkedRegion, blend, outline_regions, ou
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from fundusgrade.explanation.heat_map import HeatScale
 
 
 _DPI = 100
