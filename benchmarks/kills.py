@@ -1,10 +1,10 @@
-"""Kill preprocess, train and predict at random moments, go on each time, and compare with a run that nobody disturbed.
+"""Kill preprocess, train and predict at random moments, resume each time, and compare with an uninterrupted run.
 
     python benchmarks/kills.py [--kills 50] [--eyes 60] [--seed 0] [--commands preprocess train predict]
 
-Works on drawn eyes in a temporary folder. Whole process groups get SIGKILL, so nothing can tidy up. All the while an
-observer opens every file that a user could see, and tells if one is ever less than whole. At the end manifest,
-pictures, weights, history and predictions must equal those of the undisturbed run; the exit code is 1 if they do not.
+Works on drawn eyes in a temporary folder. Whole process groups get SIGKILL, so that no cleanup can run. Meanwhile an
+observer opens every visible file, and reports any that is incomplete. At the end manifest, images, weights, history and
+predictions must equal those of the uninterrupted run; the exit code is 1 if they do not.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ class Place:
             start_new_session=True,
         )
 
-    def said(self) -> str:
+    def stderr(self) -> str:
         return (self.folder / "stderr.log").read_text(errors="replace").strip()[-400:]
 
 
 @dataclass(slots=True)
 class Observer:
-    """Opens every visible file of a place again and again, and keeps what was wrong with one."""
+    """Opens every visible file of a place again and again, and collects problems."""
 
     place: Place
     num_looks: int = 0
@@ -108,7 +108,7 @@ class Observer:
             thread.join()
 
     def look(self) -> None:
-        """One round over all files; one that a command takes away meanwhile is no problem."""
+        """One round over all files; one that a command removes meanwhile is no problem."""
         for path in (*self.place.store.rglob("*"), self.place.folder / "out.csv"):
             if path.name.startswith(".") or path.name.endswith(".partial"):
                 continue
@@ -124,7 +124,7 @@ class Observer:
 
 
 def check_file(path: Path) -> None:
-    """Raise where a file is not whole. A journal may end in half a line, which its reader passes over."""
+    """Raise where a file is incomplete. A journal may end in an incomplete line, which its reader ignores."""
     if path.name == MODEL_FILE:
         load_checkpoint(path)
     elif path.name == "state.safetensors":
@@ -163,19 +163,19 @@ def draw_eyes(folder: Path, count: int) -> None:
     (folder / "train.csv").write_text("id_code,diagnosis\n" + "".join(rows))
 
 
-def undisturbed(place: Place, command: str) -> float:
+def run_to_end(place: Place, command: str) -> float:
     """Run a command to its end; returns the seconds that it took."""
     start, process = time.perf_counter(), place.start(ARGUMENTS[command])
     if process.wait() not in (0, 3):
-        raise SystemExit(f"{command} failed without any kill: {place.said()}")
+        raise SystemExit(f"{command} failed without any kill: {place.stderr()}")
     return time.perf_counter() - start
 
 
 def kill_often(place: Place, command: str, seconds: float, num_kills: int, rng: random.Random) -> list[str]:
-    """Kill a command until enough kills were made, from the start again where it ended before; then let it end."""
+    """Kill a command `num_kills` times, starting over whenever it ended before a kill; then let it end."""
     problems, kills = [], 0
     while True:
-        process = place.start(_going_on(place, command))
+        process = place.start(_resumed(place, command))
         moment = rng.uniform(0.0, seconds) if kills < num_kills else None
         try:
             code = process.wait(moment)
@@ -185,29 +185,29 @@ def kill_often(place: Place, command: str, seconds: float, num_kills: int, rng: 
             kills += 1
             continue
         if code not in (0, 3):
-            problems.append(f"{command} ended with {code}: {place.said()}")
+            problems.append(f"{command} ended with {code}: {place.stderr()}")
             return problems
         if kills >= num_kills:
             return problems
         problems += differences(place, place.folder.parent / "whole", command)
-        _forget(place, command)
+        _remove_results(place, command)
 
 
-def _going_on(place: Place, command: str) -> list[str]:
-    """The command as a user would go on with it: a run that has left nothing yet is started again."""
+def _resumed(place: Place, command: str) -> list[str]:
+    """The command as a user would resume it: a run that has left nothing yet is started again."""
     state = place.store / "runs" / "net" / "state.safetensors"
     model = place.store / "models" / "net" / MODEL_FILE
     if command == "train" and not state.is_file():
-        # Killed while it tidied up after itself: there is nothing left to go on with, and --overwrite starts again.
+        # Killed during its cleanup: there is nothing left to resume, and --overwrite starts again.
         return [*ARGUMENTS[command], *(["--overwrite"] if model.is_file() else [])]
     return [*ARGUMENTS[command], *(["--resume"] if command in RESUMED else [])]
 
 
-def _forget(place: Place, command: str) -> None:
-    """Take away what a finished command left, so that the next kill finds one at work."""
+def _remove_results(place: Place, command: str) -> None:
+    """Remove what a finished command left, so that the next kill interrupts work."""
     made = {"preprocess": "datasets/eyes", "train": "models/net"}.get(command)
     if made is not None:
-        # Out of the observer's sight first: half of what is being removed is not whole.
+        # Out of the observer's sight first: what is being removed is incomplete.
         (place.store / made).rename(place.folder / "gone")
         shutil.rmtree(place.folder / "gone")
     else:
@@ -215,15 +215,15 @@ def _forget(place: Place, command: str) -> None:
 
 
 def differences(place: Place, whole: Path, command: str) -> list[str]:
-    """What a command that was killed left otherwise than one that was not."""
+    """How the results of a killed command differ from those of an uninterrupted one."""
     looks = {"preprocess": _dataset_of, "train": _model_of, "predict": lambda folder: (folder / "out.csv").read_bytes()}
     mine, theirs = looks[command](place.folder), looks[command](whole)
     if mine == theirs:
         return []
     if isinstance(mine, dict) and isinstance(theirs, dict):
         unlike = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
-        return [f"{command}: {', '.join(sorted(unlike))} differ from the undisturbed run's"]
-    return [f"{command}: its file differs from the undisturbed run's"]
+        return [f"{command}: {', '.join(sorted(unlike))} differ from the uninterrupted run's"]
+    return [f"{command}: its file differs from the uninterrupted run's"]
 
 
 def _dataset_of(folder: Path) -> dict[str, object]:
@@ -267,9 +267,9 @@ def main() -> int:
         for command in ARGUMENTS:
             if command not in arguments.commands and command == "predict":
                 continue
-            seconds = undisturbed(whole, command)
+            seconds = run_to_end(whole, command)
             if command not in arguments.commands:
-                undisturbed(killed, command)
+                run_to_end(killed, command)
                 continue
             observer = Observer(killed)
             with observer.watching():
@@ -278,7 +278,7 @@ def main() -> int:
             found += observer.problems + (differences(killed, whole.folder, command) if not found else [])
             print(
                 f"{command}: {arguments.kills} kills within {seconds:.1f} s; {observer.num_looks} looks at files; "
-                f"{'as undisturbed' if not found else f'{len(found)} problems'}",
+                f"{'as uninterrupted' if not found else f'{len(found)} problems'}",
                 *found,
                 sep="\n  ",
                 flush=True,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from fundusgrade.data.samples import Sample, Samples, one_line, source_of
+from fundusgrade.data.samples import Sample, Samples, escape_controls, source_of
 from fundusgrade.errors import DatasetError
 from fundusgrade.grades import Grade
 from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_files
@@ -154,7 +154,7 @@ def _sample(row: dict[str, str], columns: LabelColumns, index: dict[str, list[Pa
         error = f"grade {row.get(columns.grade)!r} is not one of 0-4"
     named = _EYEPACS_NAME.fullmatch(Path(image).stem) if columns.image == _EYEPACS.image else None
     return Sample(
-        source=source_of(path.relative_to(folder)) if path else one_line(image),
+        source=source_of(path.relative_to(folder)) if path else escape_controls(image),
         path=path,
         grade=grade,
         patient=_cell(row, columns.patient) or (named["patient"] if named else None),
@@ -199,7 +199,7 @@ def _grade(text: str | None) -> Grade | None:
 
 
 def _cell(row: dict[str, str], column: str | None) -> str | None:
-    return (one_line((row.get(column) or "").strip()) or None) if column else None
+    return (escape_controls((row.get(column) or "").strip()) or None) if column else None
 
 
 def _check_contradictions(samples: Sequence[Sample], path: Path) -> None:

@@ -150,8 +150,8 @@ def _image_names(sources: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     taken: set[str] = set()
     for source, place in places.items():
-        is_alone = num_with_stem[str(place.with_suffix("")).casefold()] == 1
-        name = place.with_suffix(".png") if is_alone else place.with_name(f"{place.name}.png")
+        is_unique = num_with_stem[str(place.with_suffix("")).casefold()] == 1
+        name = place.with_suffix(".png") if is_unique else place.with_name(f"{place.name}.png")
         number = 1
         while str(name).casefold() in taken:
             number += 1

@@ -41,7 +41,7 @@ class Samples:
 
 def source_of(path: Path) -> str:
     """A photograph's path as one line of text; control characters and bytes that are not UTF-8 as \\xNN."""
-    return one_line(os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace"))
+    return escape_controls(os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace"))
 
 
 def path_of_source(root: Path, source: str) -> Path:
@@ -53,6 +53,6 @@ def path_of_source(root: Path, source: str) -> Path:
     return root / os.fsdecode(raw)
 
 
-def one_line(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Text with its control characters as \\xNN."""
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
