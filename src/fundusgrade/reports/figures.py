@@ -16,7 +16,7 @@ from fundusgrade.grades import GRADE_LABELS, NUM_GRADES
 from fundusgrade.plots import BLUE, VERMILION, new_figure, save_figure
 from fundusgrade.reports.overlay import MarkedRegion
 from fundusgrade.reports.panels import Panel, PanelRow, draw_explanation
-from fundusgrade.text import printable
+from fundusgrade.text import one_line, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,11 +48,7 @@ def draw_explanations(
 
     Raises StoreError where the figure cannot be written.
     """
-    # Line breaks and marks that turn the direction of writing would draw a name over others.
-    name = "".join(
-        sign if sign.isprintable() else f"\\u{ord(sign):04x}"
-        for sign in printable(Path(rows[0][0].prediction.image).name)
-    )
+    name = one_line(Path(rows[0][0].prediction.image).name)
     captions = [name] + [explanations[0].options.describe() for explanations in rows[1:]]
     panel_rows = [
         PanelRow(

@@ -1,0 +1,49 @@
+"""Names and reasons as people read them: one line, and nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from fundusgrade.text import error_text, one_line, printable
+
+
+def test_ordinary_text_stays_as_it_is() -> None:
+    for text in ("", "eye 1.jpg", "œil gauche/左眼.png", "100 % “sure”"):
+        assert printable(text) == one_line(text) == text
+
+
+def test_undecodable_bytes_of_a_name_become_escapes() -> None:
+    name = os.fsdecode(b"eye\xff.jpg")
+    assert printable(name) == one_line(name) == "eye\\udcff.jpg"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\nb", "a\\nb"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("a\u202egpj", "a\\u202egpj"),
+        ("a\u2028b", "a\\u2028b"),
+        ("\t", "\\t"),
+    ],
+)
+def test_what_cannot_be_seen_becomes_an_escape(text: str, expected: str) -> None:
+    assert one_line(text) == expected
+    assert one_line(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("bad\n  value\x1b[0m"), "bad value\\x1b[0m"),
+        (OSError(28, "No space left on device", "/a/patient"), "no space left on device"),
+        (OSError("odd"), "odd"),
+        (MemoryError(), "not enough memory"),
+        (KeyError(), "KeyError"),
+        (ValueError(" \n "), "ValueError"),
+    ],
+)
+def test_an_error_is_one_printable_line(error: Exception, expected: str) -> None:
+    assert error_text(error) == expected
