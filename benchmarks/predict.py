@@ -56,7 +56,7 @@ class AsTensor:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """One photograph."""
-        prepared = load_pixels(np.asarray(image.convert("RGB")), self.recipe).prepared
+        prepared = load_pixels(np.asarray(image.convert("RGB")), self.recipe).preprocessed
         return scale_pixels(to_pixels(prepared.image))
 
 
@@ -140,7 +140,7 @@ def peers_of(plain: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[
 def prepared_batches(grader: Grader, found: Sequence[FoundImage]) -> list[Tensor]:
     """As many prepared pictures as there are photographs, a few different ones over and over."""
     num = grader.concurrency.batch_size
-    few = [to_pixels(load_photograph(each.path, grader.recipe).prepared.image) for each in found[:num]]
+    few = [to_pixels(load_photograph(each.path, grader.recipe).preprocessed.image) for each in found[:num]]
     pixels = torch.stack((few * num)[:num])
     return [pixels[: min(num, len(found) - start)] for start in range(0, len(found), num)]
 

@@ -58,7 +58,7 @@ def is_loaded(path: Path, data: bytes) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert load_photograph(path, RECIPE).prepared.image.shape == (64, 64, 3)
+            assert load_photograph(path, RECIPE).preprocessed.image.shape == (64, 64, 3)
     except UngradableError as error:
         assert str(error).strip()
         return False

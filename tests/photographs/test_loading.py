@@ -29,9 +29,9 @@ def test_a_large_jpeg_is_decoded_reduced_and_looks_the_same(tmp_path: Path) -> N
     reduced, full = load_photograph(tmp_path / "eye.jpg", RECIPE), load_pixels(read_image(tmp_path / "eye.jpg"), RECIPE)
     assert min(reduced.photograph.shape[:2]) >= MIN_DECODED_PX
     assert reduced.photograph.shape == full.photograph.shape == (480, 600, 3)
-    assert (reduced.prepared.mask == full.prepared.mask).mean() > 0.99
-    both = reduced.prepared.mask & full.prepared.mask
-    difference = reduced.prepared.image[both].astype(int) - full.prepared.image[both]
+    assert (reduced.preprocessed.mask == full.preprocessed.mask).mean() > 0.99
+    both = reduced.preprocessed.mask & full.preprocessed.mask
+    difference = reduced.preprocessed.image[both].astype(int) - full.preprocessed.image[both]
     assert np.abs(difference).mean() < 2
     assert reduced.quality.reasons == full.quality.reasons
 
@@ -39,7 +39,7 @@ def test_a_large_jpeg_is_decoded_reduced_and_looks_the_same(tmp_path: Path) -> N
 def test_the_placement_of_a_reduced_photograph_fits_the_full_one(tmp_path: Path) -> None:
     save_large(tmp_path / "eye.jpg")
     full = read_image(tmp_path / "eye.jpg")
-    reduced = load_photograph(tmp_path / "eye.jpg", RECIPE).prepared.placement.resized_to(*full.shape[:2])
+    reduced = load_photograph(tmp_path / "eye.jpg", RECIPE).preprocessed.placement.resized_to(*full.shape[:2])
     direct = preprocess(full, find_field_of_view(full), RECIPE).placement
     for x, y in ((300, 300), (1200, 900), (2000, 1500)):
         placed = reduced.scale_x * x + reduced.offset_x, reduced.scale_y * y + reduced.offset_y

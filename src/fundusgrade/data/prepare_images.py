@@ -232,7 +232,7 @@ def prepare_photograph(task: _Task) -> Record:
     except OSError as error:
         return _failed(task, f"cannot be read: {error_text(error)}", sha256)
     make_folder((task.directory / task.image).parent)
-    write_image(task.directory / task.image, loaded.prepared.image)
+    write_image(task.directory / task.image, loaded.preprocessed.image)
     return Record(
         source=task.sample.source,
         recipe=task.recipe.key,
@@ -245,7 +245,7 @@ def prepare_photograph(task: _Task) -> Record:
 
 
 def _fingerprint(loaded: LoadedPhotograph, recipe: PreprocessRecipe) -> str:
-    prepared = loaded.prepared
+    prepared = loaded.preprocessed
     if recipe != FINGERPRINT_RECIPE:
         prepared = preprocess(loaded.photograph, prepared.field_of_view, FINGERPRINT_RECIPE)
     return fingerprint(prepared.image, prepared.mask)

@@ -180,7 +180,7 @@ def _shifted_maps(
 
 def _compare_models(sample: Sample, maps: dict[tuple[str, Target], list[_ModelMap]]) -> Iterator[Measured]:
     """Similarity of the maps of any two models by the same method and for the same target."""
-    mask = sample.loaded.prepared.mask
+    mask = sample.loaded.preprocessed.mask
     for (method, _), of_models in maps.items():
         for first, second in combinations(of_models, 2):
             yield Measured(

@@ -55,7 +55,7 @@ class PreparedSample:
 
 def prepare_sample(sample: Sample, grader: Grader, target: Target) -> PreparedSample:
     """What tests need, computed once for a photograph: lesion masks have many megapixels."""
-    prepared, lesions = sample.loaded.prepared, sample.lesions
+    prepared, lesions = sample.loaded.preprocessed, sample.lesions
     natural, landmarks = _natural(sample.loaded, grader)
     masks = [("lesions", any_lesion(lesions))] if lesions else []
     masks += [(LESION_NAMES[each.kind], each.mask) for each in lesions]
@@ -77,7 +77,7 @@ def prepare_sample(sample: Sample, grader: Grader, target: Target) -> PreparedSa
 def _natural(loaded: LoadedPhotograph, grader: Grader) -> tuple[PreprocessedImage, Landmarks]:
     """The photograph in natural colors, aligned with the model's input pixel by pixel, and its landmarks."""
     recipe = replace(grader.recipe, method=Method.NATURAL, outline=Outline.DISC)
-    natural = preprocess(loaded.photograph, loaded.prepared.field_of_view, recipe)
+    natural = preprocess(loaded.photograph, loaded.preprocessed.field_of_view, recipe)
     # Landmarks are located on the whole field of view: the model's input may be cropped.
     landmarks = find_landmarks(natural, recipe.radius_px)
     scale, middle = grader.recipe.radius_px / recipe.radius_px, (recipe.size_px - 1) / 2

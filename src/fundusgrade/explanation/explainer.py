@@ -127,7 +127,7 @@ def check_comparable(graders: Sequence[Grader]) -> None:
 def _explain(grader: Grader, opened: OpenedPhotograph, prediction: Prediction, options: ExplainOptions) -> Explanation:
     if options.target is PREDICTED:
         options = replace(options, target=grade_target(prediction.grade))
-    prepared = opened.loaded.prepared
+    prepared = opened.loaded.preprocessed
     heat_map = explain_prepared(grader, prepared, options)
     height, width = opened.photograph.shape[:2]
     return Explanation(

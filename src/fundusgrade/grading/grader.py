@@ -225,7 +225,7 @@ class Grader:
     def _predict(self, names: Sequence[str], loaded: Sequence[LoadedPhotograph]) -> list[Prediction]:
         if not loaded:
             return []
-        pixels = torch.stack([to_pixels(each.prepared.image) for each in loaded])
+        pixels = torch.stack([to_pixels(each.preprocessed.image) for each in loaded])
         probabilities = predict_probabilities(self.network, pixels, self.choice, self.batch_size, tta=self.tta)
         ranges = self._ranges(probabilities)
         return [

@@ -89,7 +89,7 @@ def _name_unreadable(data: bytes) -> str:
 
 
 def _decode_jpeg(data: bytes, at_least_px: int | None) -> Image:
-    # A copy that broke off into reserved space ends in zeros; the decoder would fill the rest of the retina with gray.
+    # An interrupted copy may end in zeros; the decoder would fill the rest of the retina with gray.
     content = data.rstrip(b"\0")
     if len(data) - len(content) >= 512 and not content.endswith(b"\xff\xd9"):
         raise UnreadableImageError(

@@ -34,7 +34,7 @@ class LoadedPhotograph:
     """
 
     photograph: Image
-    prepared: PreprocessedImage
+    preprocessed: PreprocessedImage
     quality: Quality
     laterality: str = ""
     camera: str = ""
@@ -89,7 +89,7 @@ def load_pixels(photograph: Image, recipe: PreprocessRecipe) -> LoadedPhotograph
     field_of_view = find_field_of_view(photograph)
     quality = measure_quality(photograph, field_of_view)
     return LoadedPhotograph(
-        photograph=photograph, prepared=preprocess(photograph, field_of_view, recipe), quality=quality
+        photograph=photograph, preprocessed=preprocess(photograph, field_of_view, recipe), quality=quality
     )
 
 

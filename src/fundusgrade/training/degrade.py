@@ -63,6 +63,6 @@ def _read(path: Path) -> Image:
 
 def _prepare(photograph: Image, recipe: PreprocessRecipe, seed: tuple[int, int]) -> Image | None:
     try:
-        return load_pixels(degrade(photograph, np.random.default_rng(seed)), recipe).prepared.image
+        return load_pixels(degrade(photograph, np.random.default_rng(seed)), recipe).preprocessed.image
     except UngradableError:
         return None
