@@ -87,9 +87,10 @@ def _deferral(curve: RiskCoverage) -> Deferral | None:
 
 
 def _coverage(sets: Sequence[SetCoverage]) -> CoverageSummary | None:
-    defined = {of.covered.value: of for of in reversed(sets) if of.covered.value is not None}
-    overall = next((of for of in defined.values() if of.grade is None), None)
-    return None if overall is None else CoverageSummary(all=overall, lowest=defined[min(defined)])
+    defined = [of for of in sets if of.covered.value is not None]
+    if not defined or defined[0].grade is not None:
+        return None
+    return CoverageSummary(all=defined[0], lowest=min(defined, key=lambda of: of.covered.value or 0.0))
 
 
 # Thresholds, calibration, net benefit
