@@ -21,7 +21,7 @@ def test_faithfulness_of_a_folder_of_lesions(workplace: Path) -> None:
     Image.fromarray(mask).save(workplace / "idrid" / "masks" / f"{path.stem}_HE.png")
     outcome = Outcome("fundusgrade faithfulness --lesions idrid --method grad-cam --target referable --out study")
     assert outcome.code == 0, outcome.stderr
-    assert "lesions: idrid, evidence for referable" in outcome.stdout
+    assert "lesions: idrid, explained: referable" in outcome.stdout
     assert "haemorrhages: idrid" in outcome.stdout
     assert "idrid-lesions.png" in outcome.stderr
     outcome = Outcome("fundusgrade faithfulness gone --lesions nowhere")
@@ -37,7 +37,7 @@ def test_faithfulness_of_a_data_set(workplace: Path) -> None:
         )
     assert outcome.code == 0, outcome.stderr
     assert "written: study/faithfulness.json" in outcome.stderr
-    assert "concentration: drawn, all, evidence for referable" in outcome.stdout
+    assert "concentration: drawn, all, explained: referable" in outcome.stdout
     content = json.loads((workplace / "study" / "faithfulness.json").read_text())
     assert content["studies"][0]["num_photographs"] == len(dataset.graded_rows())
 

@@ -86,12 +86,12 @@ def test_the_index_page_shows_figures_and_reasons(tmp_path: Path) -> None:
     grader = Grader(load_checkpoint(install_model()), CPU)
     (path,) = save_photographs(tmp_path, [1])
     entries = [
-        entry_of("<eye> #1.png", "a b/<eye> #1-explained.jpg", explain_photograph(path, [grader], [SEVERE])),
+        entry_of("<eye> #1.png", "a b/<eye> #1-explained.jpg", [grader.grade(path)]),
         IndexEntry(name="bad.png", reason="bad.png: <empty>"),
     ]
     page = index_html(entries, title="Explanations of 2 photographs", command="fundusgrade explain 'a b'")
     assert '<img src="a b/&lt;eye&gt; %231-explained.jpg"' in page
-    assert IndexEntry(name="", figure="javascript:1.jpg").link == "javascript%3A1.jpg", "a path, not a program"
+    assert IndexEntry(name="", figure="javascript:1.jpg").link == "javascript%3A1.jpg", "a path, not a scheme"
     assert re.search(r"grade \d .*\(tiny\)", page)
     assert "bad.png: &lt;empty&gt;" in page and "<eye>" not in page
     assert "explained: 1; not explained: 1" in page

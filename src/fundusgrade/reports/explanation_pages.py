@@ -1,4 +1,4 @@
-"""What explanations leave on disk: figures, raw maps, and the index page of a folder."""
+"""Files of explanations: figures, heat maps as arrays, and the index page of a folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ from fundusgrade.reports.overlay import MarkedRegion
 from fundusgrade.reports.tables import prediction_line
 from fundusgrade.text import printable
 
-# File systems take 255 bytes; raw maps beside a figure add the names of model and method.
+# File systems allow 255 bytes; names of arrays beside a figure add those of model and method.
 _LONGEST_NAME_BYTES = 150
 INDEX_FILE = "index.html"
-# Okabe and Ito's yellow, purple and green, and black: apart for color-blind eyes, in gray, and on a retina.
+# Okabe and Ito's yellow, purple and green, and black: distinct for color-blind readers, in gray, and on a retina.
 _LESION_COLORS = {"MA": (240, 228, 66), "HE": (0, 0, 0), "EX": (204, 121, 167), "SE": (0, 158, 115)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
-    """A photograph of the index page: its name, its figure in the page's folder and what was graded, or why not."""
+    """A photograph on the index page: its name, and either its figure and predictions or the reason for having none.
+
+    `figure` is a path relative to the page; `lines` are the predictions in words.
+    """
 
     name: str
     figure: str = ""
@@ -46,7 +49,7 @@ class IndexEntry:
 
 
 def draw_figure(explanations: Explanations, path: Path, masks: Path | None) -> None:
-    """Write the figure of one photograph, with outlines of its lesions where a folder of masks holds some.
+    """Write the figure of one photograph, with outlines of those lesions that have a mask in the folder `masks`.
 
     Raises StoreError where it cannot be written, DatasetError where a mask is not of the photograph's size.
     """
@@ -62,13 +65,14 @@ def draw_figure(explanations: Explanations, path: Path, masks: Path | None) -> N
 
 
 def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
-    """Write every heat map as STEM-MODEL-METHOD.npz: `heat` (H, W) float32 on the photograph, and what it shows.
+    """Write every heat map as STEM-MODEL-METHOD.npz and return the paths.
 
+    A file holds `heat` (H, W) float32 on the photograph's pixels, and `model`, `method`, `target`, `score` and `unit`.
     Raises StoreError where a file cannot be written.
     """
     written = []
     for each in (explanation for row in explanations for explanation in row):
-        path = stem.with_name(f"{stem.name}-{each.prediction.model}-{_file_word(each)}.npz")
+        path = stem.with_name(f"{stem.name}-{each.prediction.model}-{_file_name_part(each)}.npz")
         content = io.BytesIO()
         np.savez_compressed(
             content,
@@ -85,37 +89,38 @@ def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
 
 
 def figure_names(found: Sequence[FoundImage]) -> list[str]:
-    """A figure's path below the output folder for each photograph: its own below what all of them share.
+    """The path of each photograph's figure in the output folder: its own path below the folder that all share.
 
-    Photographs that differ in their ending alone keep it, so that no figure replaces another. All paths stay below:
-    names of members lead only down, and what has no such name is not drawn.
+    Photographs that differ only in their suffix keep it, so that no figure replaces another. No path leaves the output
+    folder: names of an archive's members only lead to subfolders.
     """
     shared = os.path.commonpath([each.path.parent.absolute() for each in found])
-    places = [_place(each).relative_to(shared) for each in found]
-    stems = Counter(place.with_suffix("") for place in places)
-    named = [place.with_suffix("") if stems[place.with_suffix("")] == 1 else place for place in places]
-    return [_shortened(f"{place.as_posix()}-explained.jpg") for place in named]
+    paths = [_full_path(each).relative_to(shared) for each in found]
+    stems = Counter(path.with_suffix("") for path in paths)
+    named = [path.with_suffix("") if stems[path.with_suffix("")] == 1 else path for path in paths]
+    return [_shortened(f"{path.as_posix()}-explained.jpg") for path in named]
 
 
 def _shortened(name: str) -> str:
-    """The same name where a file system takes it, else its beginning and a hash of the whole."""
+    """The same name where a file system allows it, else its beginning and a hash of the whole name."""
     parent, _, last = name.rpartition("/")
     if len(os.fsencode(last)) <= _LONGEST_NAME_BYTES:
         return name
     beginning = os.fsencode(last)[:100].decode("utf-8", "ignore")
-    mark = hashlib.sha256(os.fsencode(last)).hexdigest()[:12]
-    return f"{parent}/{beginning}-{mark}-explained.jpg".removeprefix("/")
+    digest = hashlib.sha256(os.fsencode(last)).hexdigest()[:12]
+    return f"{parent}/{beginning}-{digest}-explained.jpg".removeprefix("/")
 
 
-def _place(found: FoundImage) -> Path:
-    place = found.path.absolute()
+def _full_path(found: FoundImage) -> Path:
+    """The absolute path of a photograph, with its archive as a folder and its frame as part of its name."""
+    path = found.path.absolute()
     if found.member is not None and found.problem is None:
-        place /= found.member.name
-    return place if found.frame is None else place.with_name(f"{place.name}#{found.frame}")
+        path /= found.member.name
+    return path if found.frame is None else path.with_name(f"{path.name}#{found.frame}")
 
 
 def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> str:
-    """The index page: every photograph's figure with its grades, then those that could not be graded with reasons."""
+    """The index page: figures and predictions of photographs, then a table of those without a figure and the reason."""
     return render("explanations.html", title=title, entries=entries, command=command)
 
 
@@ -132,5 +137,5 @@ def _quoted(path: str) -> str:
     return quoted
 
 
-def _file_word(explanation: Explanation) -> str:
-    return explanation.options.describe().replace(", ", "-").replace(" ", "").replace("@", "-").replace("++", "pp")
+def _file_name_part(explanation: Explanation) -> str:
+    return explanation.options.describe().replace("@", "-").replace("++", "pp")

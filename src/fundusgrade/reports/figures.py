@@ -1,4 +1,4 @@
-"""Figures: confusion matrices, training curves, explanations; readable in gray and by color-blind people."""
+"""Figures of confusion matrices, audits and explanations; readable in gray and by color-blind people."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ModelEvaluation:
 def draw_explanations(
     rows: Sequence[Sequence[Explanation]], path: Path, *, marked: Sequence[MarkedRegion] = ()
 ) -> None:
-    """Draw one photograph with a row for each method and a column for each model, and outlines of what is `marked`.
+    """Draw one photograph with a row for each method and a column for each model, and outlines of `marked` regions.
 
     Raises StoreError where the figure cannot be written.
     """
@@ -94,7 +94,7 @@ def draw_confusion_matrices(evaluations: Sequence[ModelEvaluation], path: Path) 
         panel.set_title(_matrix_title(evaluation), fontsize=11, parse_math=False)
     for panel in panels[::num_columns]:
         panel.set_yticks(range(NUM_GRADES), _grade_ticks())
-        panel.set_ylabel("Grade given by graders")
+        panel.set_ylabel("Reference grade")
     for panel in panels[len(evaluations) :]:
         panel.set_axis_off()
     figure.colorbar(image, ax=panels, label="Percent of the row", shrink=0.6, aspect=25)
@@ -112,12 +112,12 @@ def _draw_matrix(panel: Axes, evaluation: Evaluation) -> AxesImage:
     image = panel.imshow(percent, cmap=LinearSegmentedColormap.from_list("shades", _SHADES), vmin=0, vmax=100)
     for row, counts in enumerate(evaluation.confusion_matrix):
         for column, count in enumerate(counts):
-            share = f"{percent[row][column]:.0f} %" if totals[row] else "–"
+            percentage = f"{percent[row][column]:.0f} %" if totals[row] else "–"
             color = _text_color(image.cmap(percent[row][column] / 100))
-            panel.text(column, row, f"{count}\n{share}", ha="center", va="center", color=color, fontsize=9.5)
+            panel.text(column, row, f"{count}\n{percentage}", ha="center", va="center", color=color, fontsize=9.5)
     panel.set_xticks(range(NUM_GRADES), _grade_ticks(), rotation=35, ha="right", rotation_mode="anchor")
     panel.set_yticks([])
-    panel.set_xlabel("Grade by the model")
+    panel.set_xlabel("Predicted grade")
     return image
 
 
@@ -138,7 +138,10 @@ def _text_color(background: Sequence[float]) -> str:
 
 
 def draw_audit(audit: Audit, path: Path) -> None:
-    """Draw what gives the grade away, and how far the grade moves, as bars with 95 % intervals, into a PNG."""
+    """Draw the shortcuts of a data set and the effects of interventions as bars with 95 % intervals, into a PNG.
+
+    Raises StoreError where the file cannot be written.
+    """
     num_panels = 2 if audit.effects else 1
     figure = new_figure(width_inches=6.5 * num_panels, height_inches=4.2)
     panels = figure.subplots(1, num_panels, squeeze=False).ravel().tolist()
@@ -147,8 +150,8 @@ def draw_audit(audit: Audit, path: Path) -> None:
         for of in audit.probes
     ]
     _draw_bars(panels[0], bars)
-    panels[0].set_xlabel("kappa of the grade told without any retina")
-    panels[0].set_title(f"{printable(audit.data)}: orange is after preprocessing", fontsize=11, parse_math=False)
+    panels[0].set_xlabel("kappa of grades predicted without the retina")
+    panels[0].set_title(f"{printable(audit.data)}: orange: after preprocessing", fontsize=11, parse_math=False)
     if audit.effects:
         controls = (LESIONS, CONTROL)
         moves = [
@@ -156,7 +159,9 @@ def draw_audit(audit: Audit, path: Path) -> None:
         ]
         _draw_bars(panels[1], moves)
         panels[1].set_xlabel("mean change of the expected grade (0-4)")
-        panels[1].set_title(f"{printable(audit.model or '')}: blue changes the retina", fontsize=11, parse_math=False)
+        panels[1].set_title(
+            f"{printable(audit.model or '')}: blue: changes of the retina", fontsize=11, parse_math=False
+        )
     save_figure(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""Findings about explanations as tables for the terminal, as JSON, and as a figure."""
+"""Results of tests of explanations as tables for the terminal, as JSON, and as figures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def findings_tables(findings: Findings) -> list[Table]:
 
 
 def write_findings(findings: Sequence[Findings], folder: Path) -> list[Path]:
-    """Write all that was found as indented JSON, undefined numbers as null, and a figure of each main measure.
+    """Write all results as indented JSON, undefined numbers as null, and a figure of each main measure.
 
     Raises StoreError where a file cannot be written.
     """
@@ -68,7 +68,7 @@ def write_findings(findings: Sequence[Findings], folder: Path) -> list[Path]:
 def _test_table(findings: Findings, test: str) -> Table:
     chosen = [each for each in findings.findings if each.test == test]
     measures = list(dict.fromkeys(each.measure for each in chosen))
-    title = f"{test}: {findings.data}, evidence for {findings.target}"
+    title = f"{test}: {findings.data}, explained: {findings.target}"
     table = Table("model", "method", "photographs", title=printable(title), title_justify="left")
     for measure in measures:
         table.add_column(measure, justify="right")

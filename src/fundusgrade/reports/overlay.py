@@ -1,4 +1,4 @@
-"""Heat on a photograph: untouched pixels, an absolute scale, outlines of what is strongest and of known lesions."""
+"""Heat drawn over a photograph, on a scale in units of the score, with outlines of hot regions and of lesions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from fundusgrade.photographs.pixels import Image
 
 MAX_OPACITY = 0.65
-STRONG_SHARE = 0.5
-"""Regions of at least this share of the scale are outlined."""
+OUTLINE_FRACTION = 0.5
+"""Regions with heat of at least this fraction of the scale are outlined."""
 
-# Blue to cyan in CIELAB with equal steps of lightness: hues that no retina has, along the axis that color-blind readers
-# keep. The usual maps end in yellow, which on a retina is the color of exudates and of the optic disc.
+# Blue to cyan in CIELAB with equal steps of lightness: hues that no retina has and that color-blind readers see. The
+# usual color maps end in yellow, which on a retina is the color of exudates and of the optic disc.
 _COLOR_ANCHORS = ((47, 18, -67), (58, -5, -50), (69, -20, -39), (80, -34, -27), (91, -48, -14))
 _STRIP_ROWS = 256  # a 12-megapixel photograph as float32 at once would take half a gigabyte
 _GAP_PX = 5
@@ -25,7 +25,7 @@ _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MarkedRegion:
-    """Something known about the photograph: a mask (H, W), its name, and the color (RGB) it is outlined in."""
+    """A region to outline on the photograph: its name, its mask (H, W), and the color (RGB) of the outline."""
 
     name: str
     mask: NDArray[np.bool_]
@@ -35,7 +35,7 @@ class MarkedRegion:
 def blend(photograph: Image, heat: NDArray[np.float32], *, scale_max: float) -> Image:
     """Tint the photograph (H, W, 3) by its heat map (H, W) >= 0.
 
-    Opacity grows in proportion to the heat, up to `MAX_OPACITY` at `scale_max`; pixels without heat stay as they are.
+    Opacity is proportional to the heat, up to `MAX_OPACITY` at `scale_max`; pixels without heat are not changed.
     """
     if heat.shape != photograph.shape[:2]:
         raise ValueError(f"heat map of shape {heat.shape} on a photograph of shape {photograph.shape[:2]}")
@@ -52,22 +52,22 @@ def blend(photograph: Image, heat: NDArray[np.float32], *, scale_max: float) -> 
 
 
 def outline_strongest(image: Image, heat: NDArray[np.float32], *, scale_max: float) -> Image:
-    """A copy of the picture (H, W, 3) with a line around where heat is at least `STRONG_SHARE` of the scale.
+    """A copy of the image (H, W, 3) with a line around regions of at least `OUTLINE_FRACTION` of the scale.
 
-    The line runs outside, at a distance that leaves even a spot of one pixel to be seen.
+    The line runs outside of a region at a distance, so that even a region of one pixel stays visible.
     """
-    weak = (heat < STRONG_SHARE * scale_max).astype(np.uint8)
+    weak = (heat < OUTLINE_FRACTION * scale_max).astype(np.uint8)
     if weak.all():
         return image.copy()
     distance = cv2.distanceTransform(weak, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     drawn = image.copy()
-    drawn[np.abs(distance - _GAP_PX) <= 1.5] = _BLACK  # so that the line is seen on white exudates too
+    drawn[np.abs(distance - _GAP_PX) <= 1.5] = _BLACK  # so that the line is visible on white exudates too
     drawn[np.abs(distance - _GAP_PX) <= 0.5] = _WHITE
     return drawn
 
 
 def outline_regions(image: Image, regions: Sequence[MarkedRegion]) -> Image:
-    """A copy of the picture (H, W, 3) with a line around each region, in its color."""
+    """A copy of the image (H, W, 3) with a line around each region, in its color."""
     drawn = image.copy()
     for region in regions:
         lines, _ = cv2.findContours(region.mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

@@ -34,7 +34,7 @@ _SQUARE = "\N{BLACK SQUARE}"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Panel:
-    """One place of the figure: `heat` is (H, W) float32 >= 0 on the photograph's pixels."""
+    """A photograph with its heat map in the figure: `heat` is (H, W) float32 >= 0 on the photograph's pixels."""
 
     title: str
     subtitle: str
@@ -43,7 +43,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PanelRow:
-    """Heat maps side by side that share a scale, and what stands above the photograph to their left."""
+    """Heat maps side by side that share a color scale, and the caption of the photograph to their left."""
 
     caption: str
     panels: Sequence[Panel]
@@ -56,8 +56,8 @@ def draw_explanation(
     """Write a figure: in each row the photograph (H, W, 3), a column per panel, and the color bar that they share.
 
     White lines surround heat of at least half the scale; `marked` regions are outlined in their colors everywhere.
-    Photographs are shown at 600-1200 px on their long side, at less in a figure of many rows or columns; lines of a
-    subtitle are parted by a line break. Raises StoreError when the file cannot be written.
+    Photographs are shown at 600-1200 px on their long side, smaller in a figure of many rows or columns; a subtitle may
+    have two lines. Raises StoreError where the file cannot be written.
     """
     photograph, rows, marked = _fit(photograph, rows, marked)
     layout = _Layout.of(photograph, num_columns=1 + max(len(row.panels) for row in rows), num_rows=len(rows))
@@ -95,7 +95,7 @@ class _Layout:
         return cls(column_width=width, column_height=height, num_columns=num_columns, num_rows=num_rows, em=em)
 
     def top(self, row: int) -> int:
-        """Where the pictures of a row begin, below three lines of text."""
+        """Upper edge of the images of a row, below three lines of text."""
         return (row + 1) * 5 * self.em + row * self.column_height
 
     @property
@@ -128,10 +128,10 @@ def _fit(
     largest = min(_LONG_SIDE_PX, _FIGURE_SIDE_PX // max(num_columns, len(rows)))
     factor = np.clip(max(height, width), min(_LONG_SIDE_FLOOR_PX, largest), largest) / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
 
     def fitted(values: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(cv2.resize(values, size, interpolation=way))
+        return np.asarray(cv2.resize(values, size, interpolation=method))
 
     return (
         np.asarray(fitted(photograph), np.uint8),
@@ -151,7 +151,7 @@ def _retina_color(photograph: Image) -> Image:
 def _draw_panel(
     figure: Figure, layout: _Layout, place: tuple[int, int], image: Image, title: str, subtitle: str
 ) -> None:
-    """A picture at a row and a column, with its title and subtitle above."""
+    """An image at a row and a column, with its title and subtitle above."""
     row, column = place
     left, top = layout.left(column), layout.top(row)
     axes = figure.add_axes(layout.box(row, left, layout.column_width))
@@ -165,7 +165,7 @@ def _draw_panel(
 def _draw_text(
     figure: Figure, layout: _Layout, left: float, baseline: float, text: str, *, ems: float = 1.0, **style: Any
 ) -> None:
-    """One line above a column, made smaller, and at last cut in its middle, where it is wider than the column."""
+    """One line above a column, made smaller, then shortened in its middle, where it is wider than the column."""
     drawn = figure.text(
         left / layout.width,
         1 - baseline / layout.height,
@@ -176,17 +176,17 @@ def _draw_text(
         **style,
     )
     for shrunk in _shrinking(text):
-        share = layout.column_width / max(1.0, drawn.get_window_extent().width)
-        if share > 0.7:
-            drawn.set_fontsize(layout.points(ems) * min(1.0, 0.97 * share))
+        fitting = layout.column_width / max(1.0, drawn.get_window_extent().width)
+        if fitting > 0.7:
+            drawn.set_fontsize(layout.points(ems) * min(1.0, 0.97 * fitting))
             return
         drawn.set_text(shrunk)
 
 
 def _shrinking(text: str) -> Iterator[str]:
-    """The text with ever more of its middle left out."""
-    for kept in range(len(text) - 2, 1, -2):
-        yield f"{text[: kept // 2]}…{text[len(text) - kept // 2 :]}"
+    """The text with more and more of its middle omitted."""
+    for length in range(len(text) - 2, 1, -2):
+        yield f"{text[: length // 2]}…{text[len(text) - length // 2 :]}"
 
 
 def _draw_scale(
@@ -208,12 +208,12 @@ def _draw_scale(
             ticks, [*(f"{tick:.2g}" for tick in ticks[:-1]), f"\N{GREATER-THAN OR EQUAL TO} {scale_max:.2g}"]
         )
     label = axes.set_ylabel(scale.unit, fontsize=layout.points(0.9), labelpad=layout.em * 0.4)
-    share = layout.column_height / max(1.0, label.get_window_extent().height)
-    label.set_fontsize(layout.points(0.9) * min(1.0, 0.97 * share))
+    fitting = layout.column_height / max(1.0, label.get_window_extent().height)
+    label.set_fontsize(layout.points(0.9) * min(1.0, 0.97 * fitting))
 
 
 def _draw_key(figure: Figure, layout: _Layout, marked: Sequence[MarkedRegion]) -> None:
-    """What the colors of the outlines mean, below the pictures."""
+    """The legend of the outlines, below the images."""
     left = float(layout.left(0))
     for region in marked:
         style: dict[str, Any] = {"fontsize": layout.points(0.9), "fontfamily": "DejaVu Sans"}
