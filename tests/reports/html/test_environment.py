@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from jinja2 import UndefinedError
+from jinja2 import ChoiceLoader, DictLoader, UndefinedError
 
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.reports.html.environment import environment, render
@@ -30,12 +30,7 @@ def templates(monkeypatch: pytest.MonkeyPatch) -> None:
     """The templates above beside those of the package."""
     loader = environment().loader
     assert loader is not None
-    load = loader.get_source
-
-    def get_source(of: object, name: str) -> object:
-        return (TEMPLATES[name], None, None) if name in TEMPLATES else load(environment(), name)
-
-    monkeypatch.setattr(loader, "get_source", get_source)
+    monkeypatch.setattr(environment(), "loader", ChoiceLoader([DictLoader(TEMPLATES), loader]))
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "a & b", '" onload="x', "<td>7</td>"])
