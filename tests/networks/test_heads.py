@@ -10,7 +10,7 @@ from scipy.special import softmax
 from scipy.stats import logistic
 
 from fundusgrade.networks.heads import (
-    MIDDLES,
+    MIDPOINTS,
     NO_OFFSETS,
     NUM_CUTS,
     NUM_OUTPUTS,
@@ -113,8 +113,8 @@ def test_extreme_outputs_give_finite_logits_and_gradients(head: Head) -> None:
 
 
 def test_the_default_calibration_changes_nothing() -> None:
-    assert Calibration(temperature=1.0, offsets=NO_OFFSETS, cutpoints=MIDDLES) == UNCALIBRATED
-    assert (NO_OFFSETS, MIDDLES) == ((0.0,) * 5, (0.5, 1.5, 2.5, 3.5))
+    assert Calibration(temperature=1.0, offsets=NO_OFFSETS, cutpoints=MIDPOINTS) == UNCALIBRATED
+    assert (NO_OFFSETS, MIDPOINTS) == ((0.0,) * 5, (0.5, 1.5, 2.5, 3.5))
     assert {head: NUM_OUTPUTS[head] for head in Head} == {
         Head.SOFTMAX: 5,
         Head.REGRESSION: 1,

@@ -12,7 +12,7 @@ from scipy.stats import logistic
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
 from fundusgrade.metrics.classification import decide_grades, quadratic_weighted_kappa
-from fundusgrade.networks.heads import MIDDLES, NO_OFFSETS, NUM_OUTPUTS, UNCALIBRATED, Calibration, grade_logits
+from fundusgrade.networks.heads import MIDPOINTS, NO_OFFSETS, NUM_OUTPUTS, UNCALIBRATED, Calibration, grade_logits
 from fundusgrade.options import Head
 from fundusgrade.training import thresholds as thresholds_module
 from fundusgrade.training.calibration import UNDONE_FRACTIONS, choose_offsets, fit_calibration, frequency_offsets
@@ -70,7 +70,7 @@ def test_the_temperature_finds_a_known_distortion_again(head: Head, distortion: 
     outputs, grades = honest(head)
     fitted = fit(head, distortion * outputs, grades)
     assert fitted.temperature == pytest.approx(distortion, rel=0.08)
-    assert (fitted.offsets, fitted.cutpoints) == (NO_OFFSETS, MIDDLES)
+    assert (fitted.offsets, fitted.cutpoints) == (NO_OFFSETS, MIDPOINTS)
 
 
 @pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE])
@@ -299,7 +299,7 @@ def test_thresholds_beat_those_in_the_middle_on_other_photographs_too() -> None:
     thresholds = fit_thresholds(*draw_expected(made_with, 0.2))
     for seed in (0, 1, 2):
         grades, expected = draw_expected(made_with, 0.2, seed)
-        assert merit(grades, expected, thresholds) > merit(grades, expected, MIDDLES) + 0.1
+        assert merit(grades, expected, thresholds) > merit(grades, expected, MIDPOINTS) + 0.1
 
 
 def test_the_merit_that_is_searched_is_scikit_learn_s() -> None:

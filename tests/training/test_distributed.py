@@ -137,7 +137,7 @@ def noise(count: int) -> LabeledImages:
     pixels = torch.randint(0, 256, (2 * count, 3, 32, 32), dtype=torch.uint8, generator=generator)
     return LabeledImages(
         stored=pixels,
-        index=torch.randperm(2 * count, generator=generator)[:count],
+        indices=torch.randperm(2 * count, generator=generator)[:count],
         grades=torch.arange(count) % 5,
         fill=128,
         weights=torch.rand(count, generator=generator),

@@ -34,7 +34,7 @@ from fundusgrade.metrics.conformal import conformity_scores
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import DeviceChoice, choose_device
-from fundusgrade.networks.heads import MIDDLES, UNCALIBRATED, Calibration
+from fundusgrade.networks.heads import MIDPOINTS, UNCALIBRATED, Calibration
 from fundusgrade.networks.inference import predict_outputs, predict_probabilities, to_memory_format, to_probabilities
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe
@@ -443,7 +443,7 @@ def prior_of(calibration: Calibration) -> float:
     """Minus the logarithm of the prior density of a calibration, up to a constant."""
     cutpoints = np.array(calibration.cutpoints) / calibration.temperature
     scales = np.array([1 / calibration.temperature])
-    if calibration.cutpoints != MIDDLES:
+    if calibration.cutpoints != MIDPOINTS:
         scales = np.concatenate([scales, np.diff(cutpoints)])
     return float((scales - 1 - np.log(scales)).sum() + (cutpoints[0] - 0.5) ** 2 / 2 * (len(scales) > 1))
 

@@ -19,7 +19,7 @@ from fundusgrade.options import Head
 
 NUM_CUTS = NUM_GRADES - 1
 NO_OFFSETS = (0.0,) * NUM_GRADES
-MIDDLES = tuple(grade + 0.5 for grade in range(NUM_CUTS))
+MIDPOINTS = tuple(grade + 0.5 for grade in range(NUM_CUTS))
 NUM_OUTPUTS = {Head.SOFTMAX: NUM_GRADES, Head.REGRESSION: 1, Head.CUMULATIVE: NUM_CUTS}
 # Scale of the logistic distribution of a severity before calibration.
 SEVERITY_SCALE = 0.25
@@ -36,7 +36,7 @@ class Calibration:
 
     temperature: float = 1.0
     offsets: tuple[float, ...] = NO_OFFSETS
-    cutpoints: tuple[float, ...] = MIDDLES
+    cutpoints: tuple[float, ...] = MIDPOINTS
 
 
 UNCALIBRATED = Calibration()

@@ -18,9 +18,9 @@ from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import Outline
 
 # Largest rotation of augmentation, in radians either way: any, as lesions look alike in every orientation.
-ANY_TURN = math.pi
+ANY_ROTATION = math.pi
 # A band that is rotated further leaves the rows that the network uses.
-BAND_TURN = math.radians(20)
+MAX_BAND_ROTATION = math.radians(20)
 
 _CHUNK = 256
 
@@ -35,9 +35,9 @@ class LabeledImages:
     """Grades (N,) int64; -1 where there is none."""
     fill: int
     """Gray value outside of the retina, 0 to 255."""
-    index: Tensor | None = None
+    indices: Tensor | None = None
     """Positions (N,) of the split's images in `stored`; all in their order if None."""
-    max_turn: float = ANY_TURN
+    max_rotation: float = ANY_ROTATION
     """Largest rotation in augmentation, in radians either way."""
     rows: tuple[int, int] | None = None
     """First row of an image that the network uses and the one after the last; all if None."""
@@ -52,14 +52,14 @@ class LabeledImages:
     @property
     def pixels(self) -> Tensor:
         """All images of the split (N, 3, S, S) uint8, in memory."""
-        return self.at(torch.arange(len(self)))
+        return self.select(torch.arange(len(self)))
 
-    def at(self, chosen: Tensor) -> Tensor:
+    def select(self, chosen: Tensor) -> Tensor:
         """The images at these positions of the split (n, 3, S, S) uint8, on the device where they are stored."""
-        index = chosen if self.index is None else self.index[chosen]
-        return self.stored[send(index, self.stored.device)]
+        indices = chosen if self.indices is None else self.indices[chosen]
+        return self.stored[copy_to_device(indices, self.stored.device)]
 
-    def on(self, device: torch.device) -> LabeledImages:
+    def to_device(self, device: torch.device) -> LabeledImages:
         """The same images, on a GPU if they need at most half of its free memory."""
         if device.type != "cuda":
             return self
@@ -69,9 +69,9 @@ class LabeledImages:
             return self
         stored = torch.empty(shape, dtype=torch.uint8, device=device)
         for part in torch.split(torch.arange(len(self)), _CHUNK):
-            stored[part[0] : part[-1] + 1] = self.at(part)
+            stored[part[0] : part[-1] + 1] = self.select(part)
         degraded = None if self.degraded is None else self.degraded.to(device)
-        return replace(self, stored=stored, index=None, degraded=degraded)
+        return replace(self, stored=stored, indices=None, degraded=degraded)
 
 
 def load_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> LabeledImages:
@@ -82,14 +82,14 @@ def load_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Labele
     grades = torch.tensor([-1 if row.grade is None else int(row.grade) for row in rows])
     return LabeledImages(
         stored=torch.from_numpy(decoded.pixels),
-        index=torch.from_numpy(decoded.indices),
+        indices=torch.from_numpy(decoded.indices),
         grades=grades,
         fill=dataset.recipe.fill,
-        max_turn=BAND_TURN if dataset.recipe.outline is Outline.BAND else ANY_TURN,
+        max_rotation=MAX_BAND_ROTATION if dataset.recipe.outline is Outline.BAND else ANY_ROTATION,
     )
 
 
-def send(tensor: Tensor, device: torch.device) -> Tensor:
+def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device, to a GPU asynchronously."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)

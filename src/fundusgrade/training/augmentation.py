@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fundusgrade.networks.tensors import ANY_TURN, scale_pixels
+from fundusgrade.networks.tensors import ANY_ROTATION, scale_pixels
 
 MAX_ZOOM = 0.1
 MAX_SHIFT_FRACTION = 0.03
@@ -17,9 +17,9 @@ MAX_CONTRAST = 0.2
 MAX_SATURATION = 0.2
 
 
-def draw_changes(count: int, generator: torch.Generator, max_turn: float = ANY_TURN) -> Tensor:
+def draw_changes(count: int, generator: torch.Generator, max_rotation: float = ANY_ROTATION) -> Tensor:
     """How each picture of a batch is changed (count, 9): the affine map by rows, contrast, saturation, light."""
-    angle = _uniform(count, max_turn, generator)
+    angle = _uniform(count, max_rotation, generator)
     angle = angle + math.pi * (torch.rand(count, generator=generator) < 0.5)
     zoom = 1 + _uniform(count, MAX_ZOOM, generator)
     mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.tensors import LabeledImages, load_images, send, to_pixels
+from fundusgrade.networks.tensors import LabeledImages, copy_to_device, load_images, to_pixels
 from fundusgrade.training.augmentation import augment, draw_changes
 from fundusgrade.training.degrade import degraded_images
 from fundusgrade.training.distributed import SINGLE_PROCESS, ProcessGroup
@@ -56,7 +56,7 @@ def load_splits(
     if options.degrade:
         training = with_degraded(training, dataset, graded, seed=options.seed)
     validation = load_images(dataset, dataset.graded_rows("validation"))
-    return training.on(choice.device), validation.on(choice.device)
+    return training.to_device(choice.device), validation.to_device(choice.device)
 
 
 def _weighted(training: LabeledImages, dataset: PreparedDataset, options: TrainOptions) -> LabeledImages:
@@ -107,18 +107,18 @@ def training_batches(
         chosen = order[step * batch_size : (step + 1) * batch_size]
         own = group.batch_indices(len(chosen))
         is_degraded = None if images.degraded is None else _draw_degraded(len(chosen), generator)[own]
-        changes = draw_changes(len(chosen), generator, images.max_turn)[own]
-        pixels = send(_pixels_of(images, chosen[own], is_degraded), device)
+        changes = draw_changes(len(chosen), generator, images.max_rotation)[own]
+        pixels = copy_to_device(_pixels_of(images, chosen[own], is_degraded), device)
         chunk = _CPU_CHUNK if device.type == "cpu" else len(own)
-        parts = zip(torch.split(pixels, chunk), torch.split(send(changes, device), chunk), strict=True)
+        parts = zip(torch.split(pixels, chunk), torch.split(copy_to_device(changes, device), chunk), strict=True)
         augmented = torch.cat([augment(part, images.fill / 255, change, images.rows) for part, change in parts])
         mixup_weight = _draw_mixup_weight(mixup, _epoch_seed(seed, epoch) + step)
         if mixup_weight < 1:
             augmented = mixup_weight * augmented + (1 - mixup_weight) * augmented.flip(0)
         yield Batch(
             images=augmented,
-            grades=send(images.grades[chosen[own]], device),
-            weights=send(weights[chosen[own]], device),
+            grades=copy_to_device(images.grades[chosen[own]], device),
+            weights=copy_to_device(weights[chosen[own]], device),
             mixup_weight=mixup_weight,
             loss_scale=group.size * float(weights[chosen[own]].sum() / weights[chosen].sum().clamp(min=1e-12)),
         )
@@ -131,10 +131,10 @@ def _draw_degraded(count: int, generator: torch.Generator) -> Tensor:
 def _pixels_of(images: LabeledImages, chosen: Tensor, is_degraded: Tensor | None) -> Tensor:
     """The chosen images (n, 3, S, S) uint8, degraded where `is_degraded` (n,) says so."""
     if images.degraded is None or is_degraded is None:
-        return images.at(chosen)
+        return images.select(chosen)
     device = images.degraded.device
-    degraded = images.degraded[send(chosen, device)]
-    return torch.where(send(is_degraded, device).view(-1, 1, 1, 1), degraded, images.at(chosen))
+    degraded = images.degraded[copy_to_device(chosen, device)]
+    return torch.where(copy_to_device(is_degraded, device).view(-1, 1, 1, 1), degraded, images.select(chosen))
 
 
 def _draw_mixup_weight(alpha: float, seed: int) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import functional
 
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
-from fundusgrade.networks.heads import MIDDLES, SEVERITY_SCALE, Calibration, grade_logits
+from fundusgrade.networks.heads import MIDPOINTS, SEVERITY_SCALE, Calibration, grade_logits
 from fundusgrade.options import Head
 
 # Fractions of the class weights' effect that are undone; 1 undoes it wholly.
@@ -111,10 +111,10 @@ def _fit_cutpoints(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:
         scaled_cutpoints = first + torch.cat([torch.zeros(1, dtype=torch.float64), steps.cumsum(0)])
         worse_than = (severities * inverse - scaled_cutpoints) / SEVERITY_SCALE
         log_loss = torch.nn.functional.cross_entropy(grade_logits(Head.CUMULATIVE, worse_than), targets)
-        prior = _pull_to_one(inverse) + _pull_to_one(steps).sum() + (first - MIDDLES[0]).square() / 2
+        prior = _pull_to_one(inverse) + _pull_to_one(steps).sum() + (first - MIDPOINTS[0]).square() / 2
         return log_loss + PRIOR_PHOTOGRAPHS / len(targets) * prior
 
-    uncalibrated = torch.tensor([1.0, MIDDLES[0], *np.diff(MIDDLES)], dtype=torch.float64)
+    uncalibrated = torch.tensor([1.0, MIDPOINTS[0], *np.diff(MIDPOINTS)], dtype=torch.float64)
     found = _minimize(objective, [uncalibrated * inverse for inverse in _STARTS]).numpy()
     cutpoints = (found[1] + np.concatenate([[0.0], found[2:].cumsum()])) / found[0]
     return Calibration(temperature=float(1 / found[0]), cutpoints=tuple(float(cut) for cut in cutpoints))

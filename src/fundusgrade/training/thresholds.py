@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.confusion import accuracies, grade_f1s, kappas
-from fundusgrade.networks.heads import MIDDLES, NUM_CUTS
+from fundusgrade.networks.heads import MIDPOINTS, NUM_CUTS
 
 # Expected grades are counted in bins of 0.02.
 _STEPS = 50
@@ -37,7 +37,7 @@ def fit_thresholds(
 def _best_edges(counts: NDArray[np.float64]) -> NDArray[np.int64]:
     """The first bin (4,) of each grade from 1, each moved in turn to where merit is highest, until none moves."""
     below = np.concatenate([np.zeros((NUM_GRADES, 1)), counts.cumsum(axis=1)], axis=1)
-    edges = np.round(np.array(MIDDLES) * _STEPS).astype(int) + 1
+    edges = np.round(np.array(MIDPOINTS) * _STEPS).astype(int) + 1
     for _ in range(20):
         before = edges.copy()
         for cut in range(NUM_CUTS):

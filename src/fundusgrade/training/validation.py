@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.heads import MIDDLES, NUM_OUTPUTS
+from fundusgrade.networks.heads import MIDPOINTS, NUM_OUTPUTS
 from fundusgrade.networks.inference import predict_outputs, to_probabilities
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.tensors import LabeledImages
@@ -41,7 +41,7 @@ def validate(
     outputs[part] = predict_split(network, validation, choice, part)
     probabilities = to_probabilities(network.spec, group.all_reduce(outputs))
     grades = validation.grades.numpy()
-    thresholds = MIDDLES if options.decision is Decision.THRESHOLDS else None
+    thresholds = MIDPOINTS if options.decision is Decision.THRESHOLDS else None
     evaluation = evaluate_predictions(grades, probabilities, thresholds)
     return ValidationScores(loss=log_loss(grades, probabilities), kappa=evaluation.kappa, accuracy=evaluation.accuracy)
 
@@ -51,7 +51,7 @@ def predict_split(
 ) -> Tensor:
     """Outputs of the head (n, k) for a part of a split, which need not fit into memory."""
     chunks = torch.split(torch.arange(len(images))[part], _IMAGES_IN_MEMORY)
-    return torch.cat([predict_outputs(network, images.at(chunk), choice) for chunk in chunks])
+    return torch.cat([predict_outputs(network, images.select(chunk), choice) for chunk in chunks])
 
 
 def log_loss(grades: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
