@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from fundusgrade.metrics.estimates import Estimate
+from fundusgrade.plots import blank_figure
 from fundusgrade.reports.html.formats import number
 
 if TYPE_CHECKING:
@@ -198,12 +199,8 @@ def _ends(rows: Sequence[DotRow], reference: float | None) -> tuple[float, float
 
 
 def _new_chart(height: int, *, left: int, right: int, top: int) -> tuple[Figure, Axes]:
-    # Not pyplot: it keeps figures in global state and may look for a screen. 72 dpi: a unit of the drawing is a point.
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH / 72, height / 72), dpi=72)
-    FigureCanvasSVG(figure)
+    # 72 dpi: a unit of the drawing is a point.
+    figure = blank_figure(width_inches=_WIDTH / 72, height_inches=height / 72, dpi=72)
     box = (left / _WIDTH, _FOOT / height, (_WIDTH - left - right) / _WIDTH, (height - _FOOT - top) / height)
     return figure, figure.add_axes(box)
 
