@@ -1,4 +1,4 @@
-"""Photographs in zip archives are graded as if they were files, and no archive leads anywhere else."""
+"""Photographs in zip archives are graded as if they were files, and nothing is read or written outside of them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_photographs_are_listed_by_name_and_hidden_ones_are_not(tmp_path: Path) 
     assert all(found.path == tmp_path / "eyes.zip" for found in find_images([tmp_path]))
 
 
-def test_archives_are_met_in_folders_and_listed_once(tmp_path: Path) -> None:
+def test_archives_in_folders_are_listed_once(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     save_photographs(folder, [1])
     pack(folder / "A.ZIP", "x.png")
@@ -127,7 +127,7 @@ def test_members_are_read_in_threads_and_no_file_stays_open(method: int, tmp_pat
 
 
 def num_open_files() -> int:
-    place = Path("/proc/self/fd")  # of Linux alone
+    place = Path("/proc/self/fd")  # only on Linux
     return len(list(place.iterdir())) if place.is_dir() else 0
 
 
@@ -175,7 +175,7 @@ def test_an_archive_is_graded_as_its_files_are(tmp_path: Path) -> None:
         *("C:evil.png", "c:/evil.png", "a\nb.png", "\x1b[2Ja.png", "a/..", "../evil.zip"),
     ],
 )
-def test_names_that_lead_elsewhere_are_rows_with_a_reason(name: str, tmp_path: Path) -> None:
+def test_names_that_leave_the_archive_are_refused_with_a_reason(name: str, tmp_path: Path) -> None:
     path = pack(tmp_path / "a.zip", name, "good.png")
     found = {each.name.removeprefix(f"{path.as_posix()}/"): each for each in find_images([path])}
     if name == "a/..":
@@ -188,18 +188,18 @@ def test_names_that_lead_elsewhere_are_rows_with_a_reason(name: str, tmp_path: P
         assert ".." not in Path(figure).parts and not Path(figure).is_absolute() and "evil" not in figure
 
 
-def test_a_name_with_more_behind_a_null_byte(tmp_path: Path) -> None:
+def test_a_name_with_a_null_byte_is_refused(tmp_path: Path) -> None:
     path = pack(tmp_path / "a.zip", "a.png_.exe")
     path.write_bytes(path.read_bytes().replace(b"a.png_.exe", b"a.png\0.exe"))
     assert "not a plain relative path" in reason(only(path))
 
 
 @pytest.mark.parametrize("name", [f"{'x' * 300}.png", "/".join(["x" * 150] * 10) + "/a.png", f"{'ü' * 150}.png"])
-def test_names_too_long_for_a_figure(name: str, tmp_path: Path) -> None:
+def test_names_too_long_for_a_figure_are_refused(name: str, tmp_path: Path) -> None:
     assert "its name is too long" in reason(only(pack(tmp_path / "a.zip", name)))
 
 
-def test_links_archives_and_foreign_methods(tmp_path: Path) -> None:
+def test_links_nested_archives_and_unsupported_compression_are_refused(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("link.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     assert "it is a symbolic link" in reason(only(pack(tmp_path / "link.zip", link, content=b"/etc/passwd")))
@@ -211,7 +211,7 @@ def test_links_archives_and_foreign_methods(tmp_path: Path) -> None:
     assert "compressed in a way that is not supported" in reason(packed)
 
 
-def test_encrypted_members(tmp_path: Path) -> None:
+def test_encrypted_members_are_refused(tmp_path: Path) -> None:
     path = pack(tmp_path / "a.zip", "a.png")
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 8] |= 1
@@ -235,7 +235,7 @@ def test_large_members_are_refused_unread(tmp_path: Path, monkeypatch: pytest.Mo
     assert "has 3000000 bytes, more than the 2000000 allowed in archives" in reason(only(path))
 
 
-def test_members_that_unpack_to_more_than_they_claim(tmp_path: Path) -> None:
+def test_members_that_unpack_to_more_than_they_state_are_refused(tmp_path: Path) -> None:
     path = pack(tmp_path / "a.zip", "bomb.png", content=bytes(30_000_000))
     data = bytearray(path.read_bytes())
     start = data.index(b"PK\x01\x02")
@@ -249,7 +249,7 @@ def test_members_that_unpack_to_more_than_they_claim(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", [16, 20, 24, 42], ids=["checksum", "packed size", "size", "offset"])
 @pytest.mark.parametrize("value", [7, 0x7FFFFFF0])
-def test_a_list_that_lies_about_a_member(field: int, value: int, tmp_path: Path) -> None:
+def test_a_list_of_files_that_contradicts_a_member_is_noticed(field: int, value: int, tmp_path: Path) -> None:
     path = pack(tmp_path / "a.zip", "a.png", "b.png")
     data = bytearray(path.read_bytes())
     start = data.index(b"PK\x01\x02")
@@ -286,7 +286,7 @@ def test_any_flipped_byte_leaves_rows_that_can_be_read_or_say_why(tmp_path: Path
                 assert "\n" not in reason(each)
 
 
-def test_an_archive_cut_short_after_it_was_listed(tmp_path: Path) -> None:
+def test_an_archive_truncated_after_it_was_listed_is_noticed(tmp_path: Path) -> None:
     path = pack(tmp_path / "a.zip", "a.png")
     found = only(path)
     path.write_bytes(path.read_bytes()[:100])
@@ -299,7 +299,7 @@ def test_an_archive_cut_short_after_it_was_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_commands_take_archives_and_write_only_where_they_are_told(
+def test_commands_read_archives_and_write_only_to_the_paths_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_model()

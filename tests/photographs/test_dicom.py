@@ -6,6 +6,7 @@ import io
 import os
 import random
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,14 @@ def in_three(gray: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
-def test_uncompressed_color_comes_back_to_the_bit(syntax: str) -> None:
+def test_uncompressed_color_is_decoded_exactly(syntax: str) -> None:
     assert np.array_equal(image_of(dataset_of(COLOR, syntax=syntax)), COLOR)
     odd = COLOR[:33, :37]
     assert np.array_equal(image_of(dataset_of(odd, syntax=syntax)), odd)
 
 
 @pytest.mark.parametrize("values", [COLOR, GRAY, RAMP], ids=["color", "gray", "12 bits"])
-def test_run_lengths_come_back_to_the_bit(values: NDArray[Any]) -> None:
+def test_run_lengths_are_decoded_exactly(values: NDArray[Any]) -> None:
     dataset = dataset_of(values, BitsStored=12 if values is RAMP else 8, HighBit=11 if values is RAMP else 7)
     plain = image_of(dataset)
     dataset.compress(RLELossless, generate_instance_uid=False)
@@ -93,12 +94,12 @@ def test_run_lengths_come_back_to_the_bit(values: NDArray[Any]) -> None:
     assert not np.array_equal(plain, np.zeros_like(plain))
 
 
-def test_color_by_planes() -> None:
+def test_color_by_planes_is_decoded_exactly() -> None:
     planes = np.ascontiguousarray(COLOR.transpose(2, 0, 1)).tobytes()
     assert np.array_equal(image_of(dataset_of(COLOR, PlanarConfiguration=1, PixelData=planes)), COLOR)
 
 
-def test_gray_and_inverted_gray() -> None:
+def test_gray_and_inverted_gray_are_decoded_exactly() -> None:
     assert np.array_equal(image_of(dataset_of(GRAY)), in_three(GRAY))
     assert np.array_equal(image_of(dataset_of(GRAY, PhotometricInterpretation="MONOCHROME1")), in_three(255 - GRAY))
 
@@ -116,13 +117,13 @@ def test_depths_are_scaled_by_the_bits_that_are_stored(bits: int) -> None:
         assert np.array_equal(image_of(dataset_of(overlay, BitsStored=bits, HighBit=bits - 1)), expected)
 
 
-def test_color_of_twelve_bits() -> None:
+def test_color_of_twelve_bits_is_scaled_to_eight() -> None:
     values = (COLOR.astype(np.uint16) << 4) | (COLOR >> 4)
     assert np.array_equal(image_of(dataset_of(values, BitsStored=12, HighBit=11)), COLOR)
 
 
 @pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422"])
-def test_luminance_and_color_differences(photometric: str) -> None:
+def test_ybr_is_converted_to_rgb(photometric: str) -> None:
     smooth = np.array(Image.fromarray(COLOR[:4, :5]).resize((50, 40), Image.Resampling.BICUBIC))
     ycbcr = np.array(Image.fromarray(smooth).convert("YCbCr"))
     dataset = dataset_of(ycbcr, PhotometricInterpretation=photometric)
@@ -139,7 +140,7 @@ def test_luminance_and_color_differences(photometric: str) -> None:
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("first", [0, 3])
-def test_palettes(bits: int, first: int) -> None:
+def test_palette_colors_are_looked_up(bits: int, first: int) -> None:
     palette = RNG.integers(0, 256, (64, 3)).astype(np.uint16)
     stored = (palette * 257 if bits == 16 else palette.astype(np.uint8)).T.copy()
     values = RNG.integers(0, 80, (40, 50)).astype(np.uint8)
@@ -158,7 +159,7 @@ def _descriptor(channel: int, values: list[int]) -> Any:
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEG2000])
 @pytest.mark.parametrize("values", [COLOR, GRAY], ids=["color", "gray"])
-def test_jpeg_2000(syntax: str, values: NDArray[np.uint8]) -> None:
+def test_lossless_jpeg_2000_is_decoded_exactly(syntax: str, values: NDArray[np.uint8]) -> None:
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "JPEG2000", no_jp2=True, mct=1 if values.ndim == 3 else 0)
     dataset = encapsulated([buffer.getvalue()], values.shape, syntax=syntax, PhotometricInterpretation="YBR_RCT")
@@ -174,7 +175,7 @@ def test_a_jpeg_is_decoded_as_if_it_were_the_file_reduced_too() -> None:
     assert np.array_equal(small, decode_image(jpeg, at_least_px=100))
 
 
-def test_a_jpeg_in_fragments() -> None:
+def test_the_fragments_of_a_jpeg_are_joined() -> None:
     from pydicom.encaps import encapsulate
 
     jpeg = jpeg_bytes(drawn_photograph(3))
@@ -187,7 +188,7 @@ def test_a_jpeg_in_fragments() -> None:
     assert np.array_equal(image_of(dataset), decode_image(jpeg))
 
 
-def test_a_jpeg_of_rgb_that_only_its_header_names() -> None:
+def test_a_jpeg_of_rgb_is_recognized_by_its_dicom_header() -> None:
     smooth = drawn_photograph(1)
     jpeg = jpeg_bytes(smooth, quality=100, subsampling=0, keep_rgb=True)
     bare = jpeg.replace(b"\xff\xee\x00\x0eAdobe", b"\xff\xe9\x00\x0eAdobX", 1)
@@ -203,7 +204,7 @@ def test_a_jpeg_of_rgb_that_only_its_header_names() -> None:
     assert np.array_equal(wrongly_named, decode_image(ordinary)), "JFIF says YCbCr, and is right"
 
 
-def test_inverted_gray_in_a_jpeg() -> None:
+def test_inverted_gray_in_a_jpeg_is_inverted() -> None:
     gray = drawn_photograph(1)[..., 1]
     dataset = encapsulated([jpeg_bytes(gray)], gray.shape, PhotometricInterpretation="MONOCHROME1")
     assert np.abs(image_of(dataset).astype(int) - in_three(255 - gray)).mean() < 3
@@ -284,12 +285,12 @@ def test_a_broken_header_does_not_end_the_list(tmp_path: Path) -> None:
         ({}, ""),
     ],
 )
-def test_laterality(elements: dict[str, str], expected: str) -> None:
+def test_laterality_is_r_l_b_or_nothing(elements: dict[str, str], expected: str) -> None:
     assert decoded(file_bytes(dataset_of(COLOR, **elements))).laterality == expected
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-def test_camera(syntax: str) -> None:
+def test_camera_is_manufacturer_and_model(syntax: str) -> None:
     def camera(**elements: str) -> str:
         return decoded(file_bytes(dataset_of(COLOR, syntax=syntax, **elements))).camera
 
@@ -299,7 +300,7 @@ def test_camera(syntax: str) -> None:
     assert camera() == ""
 
 
-def test_a_value_that_swallowed_others_is_no_camera() -> None:
+def test_a_value_that_includes_other_elements_is_no_camera() -> None:
     dataset = identify(dataset_of(COLOR, Manufacturer="Maker"))
     data = file_bytes(dataset)
     place = data.index(b"\x08\0\x70\0LO") + 6
@@ -313,7 +314,7 @@ def test_a_value_that_swallowed_others_is_no_camera() -> None:
         assert not any(secret in camera for secret in SECRETS), longer
 
 
-def test_nothing_else_is_held() -> None:
+def test_no_other_value_of_the_header_is_held() -> None:
     data = file_bytes(identify(dataset_of(COLOR)))
     _, header = read_header(io.BytesIO(data))
     held = repr(header)
@@ -357,7 +358,7 @@ def test_what_the_header_claims_is_checked_before_pixels(elements: dict[str, Any
 
 
 @pytest.mark.parametrize("keyword", ["Rows", "Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel"])
-def test_missing_elements(keyword: str) -> None:
+def test_missing_elements_are_refused(keyword: str) -> None:
     dataset = dataset_of(COLOR)
     delattr(dataset, keyword)
     assert "its header does not say how the pixels are stored" in reason(file_bytes(dataset))
@@ -370,7 +371,7 @@ def test_a_dicom_without_an_image_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "implicit", "deflated", "jpeg", "run lengths"])
-def test_no_cut_goes_unnoticed(kind: str) -> None:
+def test_every_truncation_is_noticed(kind: str) -> None:
     data = whole(kind)
     assert decoded(data).image.shape == (160, 160, 3)
     for share in (0.005, 0.02, 0.1, 0.3, 0.5, 0.9, 0.99):
@@ -398,11 +399,11 @@ def test_hostile_bytes_end_in_an_image_or_a_reason_and_reveal_nothing(kind: str)
         for _ in range(chance.randint(1, 4)):
             broken[chance.randrange(132, min(len(data), 1500))] = chance.randrange(256)
         try:
-            told = repr(decoded(bytes(broken)))
+            output = repr(decoded(bytes(broken)))
         except UnreadableImageError as error:
-            told = str(error)
-            assert error.__cause__ is None or "DICOM" not in told
-        assert not [secret for secret in SECRETS if secret in told]
+            output = str(error)
+            assert error.__cause__ is None or "DICOM" not in output
+        assert not [secret for secret in SECRETS if secret in output]
 
 
 def measured(data: bytes) -> tuple[str, int]:
@@ -448,7 +449,9 @@ EMPTY_FRAGMENT = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
 
 
 @pytest.mark.parametrize("endless", ["elements", "elements of an item", "fragments"])
-def test_endless_headers_and_fragments_are_given_up(endless: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_headers_and_fragments_are_refused_within_a_bound(
+    endless: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dicom_header, "MAX_FILE_CALLS", 3_000)
     opened = struct.pack("<HH2sHLHHL", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
     start = {
@@ -487,7 +490,7 @@ def test_the_table_of_offsets_is_not_read_where_it_is_too_long() -> None:
     assert "does not say where its images begin" in text and peak < 2_000_000
 
 
-def test_sequences_of_undefined_length_are_passed_over() -> None:
+def test_sequences_of_undefined_length_are_skipped() -> None:
     inner, outer = Dataset(), Dataset()
     inner.PatientID, inner.Rows = "PAT-4711-X", 7
     outer.ReferencedImageSequence = Sequence([inner, inner])
@@ -502,6 +505,11 @@ def test_sequences_of_undefined_length_are_passed_over() -> None:
 def test_frames_are_counted_from_the_header_alone() -> None:
     data = several(3)
     assert count_frames(io.BytesIO(data[: data.index(b"\xe0\x7f\x10\0") + 12])) == 3
+
+
+def test_pydicom_is_loaded_only_where_a_dicom_file_is_met() -> None:
+    program = "import sys, fundusgrade.photographs.loading; sys.exit('pydicom' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_without_pydicom_the_reason_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,7 +581,7 @@ def test_no_output_of_a_command_identifies_the_patient(
         broken = bytearray(data)
         broken[chance.randrange(132, min(len(data), 1200))] ^= 1 << chance.randrange(8)
         Path(f"in/flipped{number}.dcm").write_bytes(broken)
-    told = ""
+    output = ""
     few = [
         f"in/{name}.dcm" for name in ("whole", "cut0", "cut2", "flipped0", "flipped1", "flipped2")
     ]  # figures are slow
@@ -581,12 +589,12 @@ def test_no_output_of_a_command_identifies_the_patient(
         result = CliRunner().invoke(app, [*words, "--model", "tiny", "--device", "cpu"], env={"COLUMNS": "200"})
         assert result.exception is None or isinstance(result.exception, SystemExit)
         assert result.exit_code == 3
-        told += result.stdout + result.stderr
+        output += result.stdout + result.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "in"]
     assert {"out.csv", "index.html", "whole-explained.jpg"} <= {path.name for path in files}
-    told += "".join(path.read_bytes().decode("latin-1") for path in files) + caplog.text
-    assert "whole.dcm" in told
-    assert not [secret for secret in SECRETS if secret in told]
+    output += "".join(path.read_bytes().decode("latin-1") for path in files) + caplog.text
+    assert "whole.dcm" in output
+    assert not [secret for secret in SECRETS if secret in output]
 
 
 def test_data_sets_can_be_made_of_dicoms(tmp_path: Path) -> None:

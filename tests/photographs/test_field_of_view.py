@@ -1,4 +1,4 @@
-"""The field of view against drawn truth; where there is none, none is invented."""
+"""The field of view against drawn truth; where there is none, an error says so."""
 
 from __future__ import annotations
 
@@ -105,27 +105,27 @@ def test_the_visible_part_is_known(view: str) -> None:
     fov = find_field_of_view(eye.photograph)
     lit = eye.photograph.max(axis=2) > 12
     rows, columns = np.flatnonzero(lit.mean(axis=1) > 0.02), np.flatnonzero(lit.mean(axis=0) > 0.02)
-    seen = eye.disc_mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].sum()
-    assert fov.visible_fraction == pytest.approx(seen / (np.pi * eye.disc.radius_x * eye.disc.radius_y), abs=0.02)
+    visible = eye.disc_mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].sum()
+    assert fov.visible_fraction == pytest.approx(visible / (np.pi * eye.disc.radius_x * eye.disc.radius_y), abs=0.02)
     assert 0 < fov.confidence <= 1
     if view == "between dark bars":
         assert (fov.top, fov.bottom) == pytest.approx((rows[0], rows[-1]), abs=1.5)
 
 
-def test_the_edges_are_the_images_where_nothing_hides_them() -> None:
+def test_the_visible_bounds_are_those_of_the_photograph_where_no_bar_covers_the_disc() -> None:
     eye = cut(plain_retina(128), top=0.12, bottom=0.12)
     fov = find_field_of_view(eye.photograph)
     height, width_px = eye.photograph.shape[:2]
     assert [fov.left, fov.top, fov.right, fov.bottom] == [0, 0, width_px - 1, height - 1]
 
 
-def test_the_aspect_tells_how_a_image_was_squashed() -> None:
+def test_the_aspect_is_that_of_the_squashing() -> None:
     eye = squash(plain_retina(128), width_px=96, height_px=144)
     assert find_field_of_view(eye.photograph).aspect == pytest.approx(96 / 144, rel=0.02)
 
 
 @pytest.mark.parametrize("name", list(no_retinas()))
-def test_what_is_no_retina_is_refused_in_words(name: str) -> None:
+def test_images_of_no_retina_are_refused_with_a_reason(name: str) -> None:
     with pytest.raises(NoRetinaError, match="no retina found: "):
         find_field_of_view(no_retinas()[name])
 
@@ -136,20 +136,20 @@ def test_a_sliver_of_a_disc_is_refused() -> None:
 
 
 def test_large_photographs_are_measured_on_a_small_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
     foreground = field_of_view.bright_region
 
     def note(small: Image) -> np.ndarray:
-        seen.append(small.shape)
+        shapes.append(small.shape)
         return foreground(small)
 
     monkeypatch.setattr(field_of_view, "bright_region", note)
     eye = squash(plain_retina(256), width_px=1600, height_px=1200)
     assert_fits(find_field_of_view(eye.photograph), eye, tolerance=0.01)
-    assert seen == [(WORKING_SIZE_PX * 3 // 4, WORKING_SIZE_PX, 3)]
+    assert shapes == [(WORKING_SIZE_PX * 3 // 4, WORKING_SIZE_PX, 3)]
 
 
-def test_turned_and_mirrored_photographs_have_turned_and_mirrored_fields() -> None:
+def test_rotated_and_reflected_photographs_have_rotated_and_reflected_fields_of_view() -> None:
     eye = off_center(plain_retina(96), width_px=160, height_px=120, dx_px=20, dy_px=-5)
     straight = find_field_of_view(eye.photograph)
     mirrored = find_field_of_view(np.ascontiguousarray(eye.photograph[:, ::-1]))
@@ -159,7 +159,7 @@ def test_turned_and_mirrored_photographs_have_turned_and_mirrored_fields() -> No
     assert (turned.center_x, turned.center_y) == pytest.approx((straight.center_y, straight.center_x), abs=0.5)
 
 
-def test_the_same_photograph_gives_the_same_field_and_stays_as_it_was() -> None:
+def test_the_same_photograph_gives_the_same_field_of_view_and_is_not_changed() -> None:
     photograph = cut(plain_retina(128), top=0.1).photograph
     before = photograph.copy()
     assert find_field_of_view(photograph) == find_field_of_view(photograph)
@@ -175,7 +175,7 @@ def test_soft_dark_noisy_and_notched_discs_are_found_to_a_hundredth_of_their_rad
         assert worst_error(find_field_of_view(photograph), truth) < 0.01
 
 
-def test_four_corners_are_enough_of_an_outline() -> None:
+def test_the_four_corners_of_a_cut_disc_are_enough_of_an_outline() -> None:
     eye = cut(healthy_eye(400), top=0.13, bottom=0.13, left=0.1, right=0.1)
     assert_fits(find_field_of_view(eye.photograph), eye, tolerance=0.02)
 

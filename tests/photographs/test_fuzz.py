@@ -86,7 +86,7 @@ def test_mutants_follow_from_the_seed() -> None:
     assert first == again != other
 
 
-def test_taking_files_apart_and_putting_them_together_changes_nothing() -> None:
+def test_parsing_and_writing_a_file_changes_nothing() -> None:
     ways = {
         "jpeg": lambda data: jpeg_bytes(jpeg_segments(data)),
         "png": lambda data: png_bytes(png_chunks(data)),
@@ -104,7 +104,7 @@ def test_every_mutation_changes_something(change: Mutator) -> None:
         assert any(change(data, Random(seed)) != data for seed in range(20))
 
 
-# --- What was found ---------------------------------------------------------------------------------------------------
+# --- Regressions ---------------------------------------------------------------------------------------------------
 
 
 def scan_bomb(num_scans: int, side_px: int = 4000) -> bytes:
@@ -133,7 +133,7 @@ def test_scans_hidden_behind_a_marker_without_length_are_counted() -> None:
         decode_image(data[:start] + b"\xff\x01\xff\xff" + data[start:])
 
 
-def test_a_film_after_the_image_is_not_counted(tmp_path: Path) -> None:
+def test_a_video_after_the_image_is_not_counted(tmp_path: Path) -> None:
     assert is_loaded(tmp_path / "motion.jpg", ORIGINALS["jpeg"] + b"\xff\xda" * 1000)
     assert is_loaded(tmp_path / "progressive.jpg", ORIGINALS["jpeg_progressive"])
 
@@ -167,7 +167,7 @@ def test_a_list_of_long_numbers_beyond_the_end_of_a_tiff_is_refused_without_a_wa
             decode_image(changed)
 
 
-def test_16_bits_have_a_lower_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_16_bits_have_a_lower_limit_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels, "MAX_PIXELS_16_BIT", 160 * 160 - 1)
     for name in ("png_16bit", "tiff_16bit"):
         with pytest.raises(UnreadableImageError, match=r"160 x 160 pixels .* with 16 bits per channel; save .* 8 bits"):
@@ -176,7 +176,9 @@ def test_16_bits_have_a_lower_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), "cv2"])
-def test_too_little_memory_is_a_reason(error: Exception | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_an_error_with_a_reason(
+    error: Exception | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         if isinstance(error, Exception):
             raise error

@@ -1,4 +1,4 @@
-"""Reading, writing and finding photographs: what is whole is read exactly, what is broken is refused in words."""
+"""Reading, writing and finding photographs: complete images are read exactly, damaged ones refused with a reason."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_compressed_tiff_of_every_mode(mode: str, compression: str, tmp_path: Pa
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_gray_palette_and_one_bit(mode: str, kind: str, tmp_path: Path) -> None:
+def test_gray_palette_and_one_bit_become_rgb(mode: str, kind: str, tmp_path: Path) -> None:
     original = PIL_IMAGE.convert(mode)
     image = read_data(tmp_path, encode(original, kind))
     np.testing.assert_array_equal(image, np.asarray(original.convert("RGB")))
@@ -130,7 +130,7 @@ def test_cmyk_has_the_colors_of_rgb(kind: str, tmp_path: Path) -> None:
     assert_close(read_data(tmp_path, encode(PIL_IMAGE.convert("CMYK"), kind)), PIXELS, 3.0)
 
 
-def test_first_page_of_many(tmp_path: Path) -> None:
+def test_only_the_first_page_is_read(tmp_path: Path) -> None:
     other = PilImage.new("L", (90, 40), 200)
     data = encode(PIL_IMAGE, "TIFF", save_all=True, append_images=[other, other])
     np.testing.assert_array_equal(read_data(tmp_path, data), PIXELS)
@@ -149,7 +149,7 @@ def test_white_is_zero_is_inverted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "lossless WebP"])
-def test_transparent_is_black(kind: str, tmp_path: Path) -> None:
+def test_transparent_pixels_become_black(kind: str, tmp_path: Path) -> None:
     alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
     alpha[:, 20:40], alpha[:, 40:] = 128, 255
     image = PIL_IMAGE.copy()
@@ -161,7 +161,7 @@ def test_transparent_is_black(kind: str, tmp_path: Path) -> None:
     assert_close(read_data(tmp_path, buffer.getvalue()), expected.astype(np.uint8), 0.01)
 
 
-def test_transparent_gray_palette_and_key_color(tmp_path: Path) -> None:
+def test_transparent_gray_palette_and_key_color_become_black(tmp_path: Path) -> None:
     gray_alpha = PilImage.merge("LA", [PilImage.new("L", (40, 40), 200), PilImage.new("L", (40, 40), 51)])
     assert (read_data(tmp_path, encode(gray_alpha, "PNG")) == 40).all()
     keyed = PilImage.new("RGB", (40, 40), (9, 9, 9))
@@ -214,7 +214,7 @@ def test_16_bit_tiff_of_any_number_of_samples_is_rgb_or_refused(
         assert samples in (2, 4, 5) and "16 bits per channel" in str(error)
 
 
-def test_damaged_or_strange_extras_do_not_matter(tmp_path: Path) -> None:
+def test_damaged_metadata_does_not_matter(tmp_path: Path) -> None:
     """Any of these makes Pillow warn or refuse by itself; warnings are errors in the tests."""
     bad_exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\x0f\x01\x02\0\xff\xff\xff\x7f\xff\xff\xff\x7f"
     for exif in (bad_exif, b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff"):
@@ -323,7 +323,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_broken_is_refused_in_words(name: str, tmp_path: Path) -> None:
+def test_damaged_files_are_refused_with_a_reason(name: str, tmp_path: Path) -> None:
     data, expected = BROKEN[name]
     message = reason(tmp_path, data)
     assert expected in message
@@ -334,7 +334,7 @@ def test_what_is_broken_is_refused_in_words(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "kind", ["JPEG", "progressive JPEG", "PNG", "LZW TIFF", "BMP", "WebP", "16-bit PNG", "16-bit TIFF"]
 )
-def test_no_cut_goes_unnoticed(kind: str, tmp_path: Path) -> None:
+def test_every_truncation_is_noticed(kind: str, tmp_path: Path) -> None:
     data = WHOLE[kind]
     for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97):
         reason(tmp_path, data[: int(len(data) * share)])
@@ -360,7 +360,7 @@ HUGE = make_huge()
 
 
 @pytest.mark.parametrize("kind", HUGE)
-def test_bombs_are_refused_from_their_header(kind: str, tmp_path: Path) -> None:
+def test_decompression_bombs_are_refused_from_their_header(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(HUGE[kind])
     with measured_cost() as cost, pytest.raises(UnreadableImageError) as caught:
@@ -370,14 +370,14 @@ def test_bombs_are_refused_from_their_header(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WHOLE if "WebP" not in kind])
-def test_the_limit_is_ours_not_that_of_the_process(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pixel_limit_is_independent_of_pillows(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PilImage, "MAX_IMAGE_PIXELS", 1000)
     assert read_data(tmp_path, WHOLE[kind]).shape == PIXELS.shape
     monkeypatch.setattr(pixels, "MAX_PIXELS", HEIGHT * WIDTH - 1)
     assert "64 x 48 pixels are more than the 3071 allowed" in reason(tmp_path, WHOLE[kind])
 
 
-def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_cannot_be_opened_are_refused_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def message(path: Path) -> str:
         with pytest.raises(UnreadableImageError) as caught:
             read_image(path)
@@ -416,7 +416,7 @@ def test_file_size_is_limited(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OverflowError("too big"), ValueError(), cv2.error("bad")])
-def test_no_exception_of_a_decoder_gets_through(
+def test_every_exception_of_a_decoder_becomes_a_reason(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -448,7 +448,7 @@ FUZZED = {
 
 
 @pytest.mark.parametrize("kind", FUZZED)
-def test_changed_bytes_never_raise_anything_else(kind: str, tmp_path: Path) -> None:
+def test_changed_bytes_raise_no_other_error(kind: str, tmp_path: Path) -> None:
     rng = random.Random(kind)
     for _ in range(120):
         data = bytearray(FUZZED[kind])
@@ -477,23 +477,23 @@ def with_right_checksums(chunks: bytes) -> bytes:
     return fixed + chunks[position:]
 
 
-def test_threads_read_the_same(tmp_path: Path) -> None:
+def test_threads_read_the_same_pixels(tmp_path: Path) -> None:
     paths = []
     for kind, data in WHOLE.items():
         paths.append(tmp_path / kind)
         paths[-1].write_bytes(data)
-    alone = [read_image(path) for path in paths]
+    one_by_one = [read_image(path) for path in paths]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(read_image, paths * 20))
     for index, image in enumerate(together):
-        np.testing.assert_array_equal(image, alone[index % len(paths)])
+        np.testing.assert_array_equal(image, one_by_one[index % len(paths)])
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".tif", ".tiff", ".jpg", ".jpeg", ".webp"])
-def test_what_is_written_is_read_back(suffix: str, tmp_path: Path) -> None:
+def test_a_written_image_is_read_back(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"out{suffix}"
     write_image(path, np.zeros_like(PIXELS))
     write_image(path, PIXELS)
@@ -501,12 +501,12 @@ def test_what_is_written_is_read_back(suffix: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_reflected_views_are_written_as_seen(tmp_path: Path) -> None:
+def test_views_with_negative_strides_are_written_correctly(tmp_path: Path) -> None:
     write_image(tmp_path / "out.png", PIXELS[:, ::-1])
     np.testing.assert_array_equal(read_image(tmp_path / "out.png"), PIXELS[:, ::-1])
 
 
-def test_a_jpeg_in_memory_is_as_large_as_its_quality_asks_for(tmp_path: Path) -> None:
+def test_a_jpeg_in_memory_is_larger_for_a_higher_quality(tmp_path: Path) -> None:
     assert_close(read_data(tmp_path, encode_jpeg(PIXELS, quality=95)), PIXELS, 3.0)
     assert len(encode_jpeg(PIXELS, quality=40)) < len(encode_jpeg(PIXELS)) < len(encode_jpeg(PIXELS, quality=95))
 
@@ -604,7 +604,7 @@ def test_names_start_at_the_argument(eyes: Path, monkeypatch: pytest.MonkeyPatch
     assert names_of(".git") == [".git/x.png"], "a hidden folder that is named is meant"
 
 
-def test_named_files_are_always_kept(eyes: Path) -> None:
+def test_named_files_are_listed_whatever_they_are(eyes: Path) -> None:
     assert names_of("eyes/notes.txt", "eyes/.hidden.png", "missing.png", "eyes/c.webp") == [
         "eyes/notes.txt",
         "eyes/.hidden.png",
@@ -625,7 +625,7 @@ def test_a_file_reached_twice_is_listed_once(eyes: Path) -> None:
     ]
 
 
-def test_links(eyes: Path) -> None:
+def test_links_to_folders_are_followed_only_where_they_are_named(eyes: Path) -> None:
     (eyes / "a" / "loop").symlink_to(eyes, target_is_directory=True)
     (eyes / "a" / "loop.png").symlink_to(eyes / "a" / "loop.png")
     (eyes / "a" / "same.jpg").symlink_to(eyes / "a" / "2.jpg")
@@ -654,13 +654,13 @@ def test_a_folder_that_cannot_be_listed_is_an_error(eyes: Path, monkeypatch: pyt
         find_images([eyes])
 
 
-def test_hash(tmp_path: Path) -> None:
+def test_the_hash_of_a_file_is_sha_256(tmp_path: Path) -> None:
     content = random.Random(0).randbytes(3_000_000)
     (tmp_path / "file").write_bytes(content)
     assert hash_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_a_jpeg_may_come_reduced_but_not_below_what_is_asked_for(tmp_path: Path) -> None:
+def test_a_jpeg_may_be_reduced_but_not_below_the_size_asked_for(tmp_path: Path) -> None:
     gradient = np.repeat(np.linspace(0, 255, 1200, dtype=np.uint8)[None], 800, axis=0)
     PilImage.fromarray(np.dstack([gradient] * 3)).save(tmp_path / "a.jpg", quality=95)
     for at_least_px, height in ((None, 800), (801, 800), (500, 800), (400, 400), (200, 200), (110, 200), (90, 100)):
@@ -669,7 +669,7 @@ def test_a_jpeg_may_come_reduced_but_not_below_what_is_asked_for(tmp_path: Path)
         assert np.abs(image[0, :, 0].astype(int) - np.linspace(0, 255, image.shape[1])).max() < 4
 
 
-def test_strength_of_jpeg_compression_is_read_without_decoding(tmp_path: Path) -> None:
+def test_the_strength_of_jpeg_compression_is_read_without_decoding(tmp_path: Path) -> None:
     noise = PilImage.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
     for quality in (30, 90):
         noise.save(tmp_path / f"{quality}.jpg", quality=quality)

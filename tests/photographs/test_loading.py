@@ -56,7 +56,7 @@ def test_other_formats_and_small_photographs_are_decoded_in_full(tmp_path: Path)
     assert load_photograph(tmp_path / "eye.jpg", RECIPE).photograph.shape == photograph.shape
 
 
-def test_what_cannot_be_taken_in_says_why(tmp_path: Path) -> None:
+def test_a_photograph_that_cannot_be_loaded_has_a_reason(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / "black.png")
     (tmp_path / "empty.jpg").touch()
     with pytest.raises(NoRetinaError, match="nearly uniform"):

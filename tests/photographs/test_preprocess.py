@@ -1,4 +1,4 @@
-"""The canonical disc: in its place, with the colors of its method, and the way back to the photograph."""
+"""The canonical disc: its place, the colors of each method, and the map back to the photograph."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def flat_retina(size_px: int = 256) -> DrawnEye:
 
 @pytest.mark.parametrize("recipe", [NATURAL, GRAHAM], ids=["whole disc", "inner disc"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_the_disc_comes_to_the_canonical_circle(view: str, recipe: PreprocessRecipe) -> None:
+def test_the_disc_is_mapped_to_the_canonical_circle(view: str, recipe: PreprocessRecipe) -> None:
     eye = views()[view]
     placement = preprocess_photograph(eye.photograph, recipe).placement
     middle, radius, disc = (SIZE_PX - 1) / 2, recipe.radius_px, eye.disc
@@ -109,14 +109,14 @@ def test_the_disc_comes_to_the_canonical_circle(view: str, recipe: PreprocessRec
     assert (placement.photograph_height, placement.photograph_width) == eye.photograph.shape[:2]
 
 
-def test_the_inner_nine_tenths_are_kept_by_ben_graham_and_all_by_the_others() -> None:
+def test_ben_graham_shows_nine_tenths_of_the_radius_and_the_other_methods_all() -> None:
     assert GRAHAM.radius_px == pytest.approx(SIZE_PX / 2 / 0.9)
     assert NATURAL.radius_px == CLAHE.radius_px == SIZE_PX / 2
 
 
 @pytest.mark.parametrize("size_px", [40, 64, 224])
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_spot_comes_back_to_where_it_was(view: str, size_px: int) -> None:
+def test_a_spot_is_mapped_back_to_its_place(view: str, size_px: int) -> None:
     """Through the pixels: paint a spot, find what it changed in the preprocessed image, lay that back."""
     eye, recipe = views()[view], PreprocessRecipe(method=Method.NATURAL, outline=Outline.DISC, size_px=size_px)
     fov = preprocess_photograph(eye.photograph, recipe).field_of_view
@@ -137,7 +137,7 @@ def test_a_spot_comes_back_to_where_it_was(view: str, size_px: int) -> None:
         assert centroid == pytest.approx((spot_x, spot_y), abs=0.1 * pixel)
 
 
-def test_a_map_laid_back_keeps_its_values_and_is_nothing_outside() -> None:
+def test_a_map_on_the_photograph_keeps_its_values_and_is_zero_outside() -> None:
     eye = off_center(plain_retina(96), width_px=200, height_px=120)
     placement = preprocess_photograph(eye.photograph, NATURAL).placement
     back = placement.to_photograph(np.ones((SIZE_PX, SIZE_PX), np.float32))
@@ -146,12 +146,12 @@ def test_a_map_laid_back_keeps_its_values_and_is_nothing_outside() -> None:
     assert back[:, :40].max() == back[:, -40:].max() == 0
 
 
-def test_one_eye_looks_the_same_from_every_camera() -> None:
+def test_one_eye_is_preprocessed_alike_from_every_camera() -> None:
     """Full, cut, squashed and at another size: where all show retina, the preprocessed images agree."""
     eye = healthy_eye(400)
     images = [
-        preprocess_photograph(seen.photograph, NATURAL)
-        for seen in (
+        preprocess_photograph(view.photograph, NATURAL)
+        for view in (
             eye,
             cut(eye, top=0.12, bottom=0.12),
             squash(eye, width_px=300, height_px=360),
@@ -169,7 +169,7 @@ def test_one_eye_looks_the_same_from_every_camera() -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_the_mask_is_where_retina_is_seen(view: str) -> None:
+def test_the_mask_is_where_retina_is_visible(view: str) -> None:
     eye = views()[view]
     prepared = preprocess_photograph(eye.photograph, NATURAL)
     axis = np.arange(SIZE_PX) - (SIZE_PX - 1) / 2
@@ -221,7 +221,7 @@ def test_ben_graham_is_four_times_the_difference_to_the_local_mean_plus_128() ->
 
 
 @pytest.mark.parametrize("view", ["full", "cut", "between dark bars", "squashed"])
-def test_ben_graham_draws_no_rim(view: str) -> None:
+def test_ben_graham_leaves_no_rim(view: str) -> None:
     """A retina of one color is gray up to the edge of the disc and of a cut."""
     eye = flat_retina()
     if view != "full":
@@ -234,7 +234,7 @@ def test_ben_graham_draws_no_rim(view: str) -> None:
     assert np.abs(prepared.image[prepared.mask].astype(int) - MIDDLE_GRAY).max() <= 4
 
 
-def test_ben_graham_does_not_see_the_light_of_the_flash() -> None:
+def test_ben_graham_hardly_depends_on_brightness() -> None:
     """Half the light gives less contrast, but the same gray on average."""
     eye = healthy_eye(200)
     bright, dark = (
@@ -260,7 +260,7 @@ def test_clahe_raises_the_contrast_of_light_and_keeps_the_color() -> None:
 
 
 @pytest.mark.parametrize("recipe", [NATURAL, GRAHAM, CLAHE], ids=lambda recipe: recipe.method.value)
-def test_one_photograph_gives_one_image_and_stays_as_it_was(recipe: PreprocessRecipe) -> None:
+def test_the_same_photograph_gives_the_same_image_and_is_not_changed(recipe: PreprocessRecipe) -> None:
     photograph = cut(plain_retina(128), top=0.1).photograph
     before = photograph.copy()
     first, second = (preprocess_photograph(photograph, recipe) for _ in range(2))
@@ -269,7 +269,7 @@ def test_one_photograph_gives_one_image_and_stays_as_it_was(recipe: PreprocessRe
     assert np.array_equal(photograph, before)
 
 
-def test_a_strong_reduction_averages_instead_of_picking() -> None:
+def test_a_strong_reduction_averages_pixels() -> None:
     """Stripes of one pixel become gray, not a pattern of their own."""
     side = 16 * MIN_SIZE_PX
     photograph = np.zeros((side, side, 3), np.uint8)
@@ -328,13 +328,13 @@ def test_every_view_fills_the_same_outline(method: Method) -> None:
     height = 2 * BAND_FRACTION * recipe.radius_px
     assert outline.any(axis=1).sum() == pytest.approx(height, abs=1)
     eye = healthy_eye(300)
-    for seen in (
+    for view in (
         eye,
         cut(eye, top=0.12, bottom=0.12),
         cut(eye, top=0.25, left=0.1),
         squash(eye, width_px=240, height_px=300),
     ):
-        prepared = preprocess_photograph(seen.photograph, recipe)
+        prepared = preprocess_photograph(view.photograph, recipe)
         assert (prepared.image[~outline] == recipe.fill).all()
         assert not (prepared.mask & ~outline).any()
         filled = (prepared.image != recipe.fill).any(axis=2)
@@ -350,12 +350,12 @@ def test_a_cut_beyond_the_band_changes_nothing_inside_it() -> None:
     narrow = replace(fov, top=16, bottom=111)
     for method in Method:
         recipe = PreprocessRecipe(method=method, size_px=SIZE_PX)
-        whole, seen = preprocess(photograph, fov, recipe), preprocess(barred, narrow, recipe)
-        assert np.abs(whole.image.astype(int) - seen.image).max() <= 2
-        assert np.array_equal(whole.mask, seen.mask)
+        whole, view = preprocess(photograph, fov, recipe), preprocess(barred, narrow, recipe)
+        assert np.abs(whole.image.astype(int) - view.image).max() <= 2
+        assert np.array_equal(whole.mask, view.mask)
 
 
-def test_what_a_photograph_lacks_of_the_band_is_its_mirror_image() -> None:
+def test_the_part_of_the_band_that_a_photograph_lacks_is_its_reflection() -> None:
     recipe = PreprocessRecipe(method=Method.NATURAL, size_px=SIZE_PX)
     photograph = np.random.default_rng(0).integers(1, 255, (SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
     last = SIZE_PX // 2 + 20
@@ -378,7 +378,7 @@ def test_a_wide_local_mean_is_the_same_on_a_reduced_copy() -> None:
     assert np.abs(local_mean(values, mask, 9.0) - exact)[mask].max() < 1.0
 
 
-def test_a_recipe_comes_back_from_its_description() -> None:
+def test_a_recipe_is_read_back_from_its_description() -> None:
     recipe = PreprocessRecipe(method=Method.CLAHE, outline=Outline.DISC, size_px=77)
     assert PreprocessRecipe.from_json(asdict(recipe)) == recipe
     for broken in ({}, {"method": "magic", "outline": "band"}, {**asdict(recipe), "extra": 1}):
@@ -386,7 +386,7 @@ def test_a_recipe_comes_back_from_its_description() -> None:
             PreprocessRecipe.from_json(broken)
 
 
-def test_a_placement_resized_twice_is_as_it_was() -> None:
+def test_a_placement_resized_there_and_back_is_unchanged() -> None:
     placement = preprocess_photograph(plain_retina(128).photograph, BAND).placement
     twice = placement.resized_to(512, 384).resized_to(128, 128)
     assert asdict(twice) == pytest.approx(asdict(placement))

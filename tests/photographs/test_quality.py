@@ -1,4 +1,4 @@
-"""Gradability: what is measured on drawn eyes, and why an eye is doubted or refused."""
+"""Gradability: measurements of drawn eyes, and the reasons why an eye is not gradable or refused."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def blurred(photograph: Image, sigma_px: float) -> Image:
 
 def test_a_healthy_eye_is_gradable_however_it_was_taken() -> None:
     eye = healthy_eye(400)
-    for seen in (eye, cut(eye, top=0.12, bottom=0.12), squash(eye, width_px=300, height_px=360), darken(eye, 0.7)):
-        quality = quality_of(seen.photograph)
+    for view in (eye, cut(eye, top=0.12, bottom=0.12), squash(eye, width_px=300, height_px=360), darken(eye, 0.7)):
+        quality = quality_of(view.photograph)
         assert quality.gradable and quality.reasons == ()
 
 
@@ -64,7 +64,7 @@ def test_reasons_add_up() -> None:
     assert not poor.gradable
 
 
-def test_what_is_done_to_a_photograph_is_what_is_said_of_it() -> None:
+def test_each_degradation_of_a_photograph_has_its_reason() -> None:
     photograph = healthy_eye(400).photograph
     assert "out of focus or veiled" in quality_of(blurred(photograph, 8)).reasons
     assert "too dark" in quality_of((photograph * 0.15).astype(np.uint8)).reasons
@@ -94,7 +94,7 @@ def test_the_camera_resolution_hardly_changes_what_is_measured() -> None:
 
 
 @pytest.mark.parametrize("name", list(not_fundus_photographs()))
-def test_what_is_no_fundus_photograph_is_refused_or_at_least_doubted(name: str) -> None:
+def test_images_that_are_no_fundus_photographs_are_refused_or_not_gradable(name: str) -> None:
     image = not_fundus_photographs()[name]
     if name == "plain red disc":  # like the densest cataract, it only shows nothing
         assert quality_of(image).reasons == ("out of focus or veiled",)

@@ -3,7 +3,7 @@
 pydicom reads the elements one by one, from a file that bounds how much and how often it reads. It is stopped before the
 elements that it would not pass safely, and those are stepped over here. `pydicom.dcmread` is not used: it follows
 sequences to any depth and holds all of their values, decodes the character set with warnings that quote it, and
-inflates a deflated file without a limit; its warnings cannot be silenced in one thread alone.
+inflates a deflated file without a limit; its warnings can be silenced only for all threads at once.
 
 A DICOM file identifies the patient, so nothing is held but the elements in `_KEYWORDS`, and no error quotes any value
 but the size of the image. Importing this module needs pydicom.
