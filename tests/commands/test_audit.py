@@ -12,7 +12,7 @@ from tests.models_for_tests import install_model, save_labeled_photographs
 
 def test_audit_of_data_and_model_shows_tables_a_sentence_and_writes_files(workplace: Path) -> None:
     save_labeled_photographs(workplace / "eyes", 60)
-    assert Outcome("fundusgrade preprocess eyes --method natural --size 64").code == 0
+    assert Outcome("fundusgrade preprocess eyes --method natural --size 64 --workers 1").code == 0
     install_model()
     alone = Outcome("fundusgrade audit eyes")
     assert alone.code == 0

@@ -20,13 +20,10 @@ from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade, Prediction
 from fundusgrade.metrics.predictions import read_predictions
 from fundusgrade.metrics.score_keys import ScoreKey
 from fundusgrade.photographs.recipe import PreprocessRecipe
+from fundusgrade.reports.listings import dataset_summary, datasets_table, models_table, prediction_line
 from fundusgrade.reports.tables import (
     comparisons_table,
-    dataset_summary,
-    datasets_table,
     evaluation_json,
-    models_table,
-    prediction_line,
     scores_table,
     write_evaluation,
 )

@@ -91,7 +91,7 @@ def explain(
 
 def _explain_one(found: FoundImage, request: FigureRequest, figure: Path) -> None:
     from fundusgrade.reports.explanation_files import write_figure
-    from fundusgrade.reports.tables import prediction_line
+    from fundusgrade.reports.listings import prediction_line
 
     written = write_figure(found, request, figure)
     for prediction in written.predictions:

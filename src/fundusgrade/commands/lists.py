@@ -8,10 +8,10 @@ from fundusgrade.terminal import message, show
 def list_models() -> None:
     """List the trained models and the models that are shipped with fundusgrade."""
     from fundusgrade import store
-    from fundusgrade.reports import tables
+    from fundusgrade.reports.listings import models_table
 
     found = store.list_models()
-    show(tables.models_table(found, default=store.DEFAULT_MODEL))
+    show(models_table(found, default=store.DEFAULT_MODEL))
     if not found:
         message("no model yet; train one with `fundusgrade train`")
 
@@ -19,9 +19,9 @@ def list_models() -> None:
 def list_datasets() -> None:
     """List the prepared data sets."""
     from fundusgrade import store
-    from fundusgrade.reports import tables
+    from fundusgrade.reports.listings import datasets_table
 
     found = store.list_datasets()
-    show(tables.datasets_table(found))
+    show(datasets_table(found))
     if not found:
         message("no data set yet; prepare one with `fundusgrade preprocess FOLDER`")

@@ -76,7 +76,7 @@ def preprocess(
     from fundusgrade.data import prepare
     from fundusgrade.data.label_files import label_columns
     from fundusgrade.data.labels import find_samples
-    from fundusgrade.reports.tables import dataset_summary
+    from fundusgrade.reports.listings import dataset_summary
 
     columns = label_columns(image_column, grade_column, patient_column, eye_column, site_column)
     found = find_samples(sources, labels=labels, columns=columns)

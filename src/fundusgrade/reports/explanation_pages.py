@@ -19,8 +19,8 @@ from fundusgrade.grades import Prediction
 from fundusgrade.photographs.sources import FoundImage
 from fundusgrade.reports.figures import draw_explanations
 from fundusgrade.reports.html.environment import render
+from fundusgrade.reports.listings import prediction_line
 from fundusgrade.reports.overlay import MarkedRegion
-from fundusgrade.reports.tables import prediction_line
 from fundusgrade.text import printable
 
 # File systems allow 255 bytes; names of arrays beside a figure add those of model and method.

@@ -1,9 +1,8 @@
-"""Scores, audits, exports and the store's content as tables for the terminal, as text and as JSON."""
+"""Scores, audits and exports as tables for the terminal, and as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,23 +15,18 @@ from fundusgrade.evaluation.assessment import Assessment
 from fundusgrade.evaluation.audit import Audit, conclusion
 from fundusgrade.evaluation.interventions import InterventionEffect
 from fundusgrade.files import write_atomically
-from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade, Prediction
+from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
 from fundusgrade.metrics.comparison import p_value
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import PredictionSet, write_predictions
 from fundusgrade.metrics.score_keys import DECISIONS, F1_KEYS, ScoreKey
-from fundusgrade.options import Split
 from fundusgrade.reports.figures import ModelEvaluation, draw_audit, draw_confusion_matrices
-from fundusgrade.store import StoredDataset, StoredModel
 from fundusgrade.text import printable
 
 if TYPE_CHECKING:
-    from fundusgrade.data.dataset import PreparedDataset
-    from fundusgrade.data.manifest import ManifestRow
     from fundusgrade.evaluation.shortcuts import ShortcutProbe
     from fundusgrade.networks.export_check import ExportCheck
 
-_SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
 # Scores of all photographs; those of one grade, or of a binary decision, follow them in sections of their own.
 _OVERALL = (
     ScoreKey.KAPPA,
@@ -160,39 +154,6 @@ def evaluation_json(assessment: Assessment, leakage: Mapping[str, str]) -> str:
     return json.dumps({**asdict(assessment), "seen": dict(leakage)}, indent=2, allow_nan=False)
 
 
-def dataset_summary(dataset: PreparedDataset) -> str:
-    """What preprocessing made, in a few lines of plain text, with the reasons of failures counted."""
-    usable = [row for row in dataset.rows if row.error is None]
-    grades, splits = Counter(row.grade for row in usable), Counter(row.split for row in usable)
-    reasons = Counter(row.error for row in dataset.rows if row.error)
-    lines = [
-        f"data set {dataset.name}: {len(usable)} of {len(dataset.rows)} photographs prepared in {dataset.directory}",
-        "photographs of each grade: " + ", ".join(f"{grade.label} {grades[grade]}" for grade in Grade),
-        "photographs of each split: " + ", ".join(f"{split} {splits[split]}" for split in _SPLITS if splits[split]),
-        f"duplicates with conflicting grades: {sum(row.conflict for row in dataset.rows)}",
-        _quality_summary(usable),
-        *(f"not prepared, {count}: {reason}" for reason, count in reasons.most_common(10)),
-    ]
-    return printable("\n".join(lines))
-
-
-def _quality_summary(rows: Sequence[ManifestRow]) -> str:
-    flagged = [row.quality.reasons for row in rows if row.quality is not None and not row.quality.gradable]
-    counts = Counter(reason for reasons in flagged for reason in reasons)
-    named = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-    return f"photographs of doubtful quality: {len(flagged)}" + (f" ({named})" if named else "")
-
-
-def prediction_line(prediction: Prediction) -> str:
-    """One line for people: photograph, model, grade, probability."""
-    grade = prediction.grade
-    return printable(
-        f"{prediction.image}: grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}, "
-        f"referable {prediction.referable_probability:.2f} ({prediction.model})"
-        + ("" if prediction.gradable else f"; doubtful quality: {', '.join(prediction.quality_reasons)}")
-    )
-
-
 def write_evaluation(assessment: Assessment, sets: Sequence[PredictionSet], folder: Path) -> None:
     """Write evaluation.json, confusion.png and each model's predictions into a folder, which is made.
 
@@ -204,25 +165,3 @@ def write_evaluation(assessment: Assessment, sets: Sequence[PredictionSet], fold
         write_predictions(predictions, folder / f"predictions-{predictions.model}.csv")
     evaluations = [ModelEvaluation(model=each.model, evaluation=each.evaluation) for each in assessment.models]
     draw_confusion_matrices(evaluations, folder / "confusion.png")
-
-
-def models_table(models: Sequence[StoredModel], *, default: str) -> Table:
-    """The models by name; the one used when none is named is marked."""
-    table = Table("model", "architecture", "validation kappa", "created", "MB", "hash", "where")
-    for model in models:
-        name = Text(printable(model.name) + (" (default)" if model.name == default else ""))
-        where = "shipped" if model.shipped else "store"
-        size = f"{model.size_bytes / 1e6:.1f}"
-        table.add_row(name, model.arch, describe_number(model.kappa), model.created, size, model.hash[:12], where)
-    return table
-
-
-def datasets_table(datasets: Sequence[StoredDataset]) -> Table:
-    """The prepared data sets by name."""
-    table = Table("data set", "photographs", "created", "MB", "hash")
-    for dataset in datasets:
-        size = f"{dataset.size_bytes / 1e6:.1f}"
-        table.add_row(
-            Text(printable(dataset.name)), str(dataset.num_photographs), dataset.created, size, dataset.hash[:12]
-        )
-    return table
