@@ -1,12 +1,12 @@
-"""Photographs graded in a second, beside timm's own way, a plain loop, and what bounds any program here.
+"""Photographs graded per second, compared with timm's inference program, a plain loop, and upper bounds.
 
     python benchmarks/predict.py FOLDER [FOLDER ...] [--model NAME] [--count 200] [--rounds 5]
 
-All programs take turns in one process on the same files, each grading the same photographs by the same weights along
-the same preprocessing. Where the folders hold fewer than COUNT, photographs of --fill-from, enlarged to the pixels of a
-camera and saved as JPEG, fill up; without that, photographs are graded several times. The first round warms caches and
-is not counted. "timm" is its ImageDataset and loader with two worker processes and its network in
-float32, as its inference program runs; "plain loop" opens, prepares and grades one photograph after the other.
+All programs take turns in one process and grade the same files with the same weights and the same preprocessing. Where
+the folders have fewer than COUNT photographs, those of --fill-from are added, enlarged to the size of a camera's and
+saved as JPEG; without that option, photographs are graded several times. The first round warms caches and is not
+counted. "timm" is its ImageDataset and loader with two worker processes and its network in float32, as in its inference
+program; "plain loop" reads, preprocesses and grades one photograph after the other.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from fundusgrade.photographs.sources import FoundImage, find_images
 CAMERA_PX = 3500
 TIMM_WORKERS = 2
 TIMM_BATCH = 32
-MAKE_READY = "make ready only"
+LOAD = "load and preprocess only"
 
 
 @dataclass(frozen=True, slots=True)
 class AsTensor:
-    """A PIL picture as the network's input (3, S, S), prepared like ours from all its pixels."""
+    """A PIL image as the network's input (3, S, S), preprocessed as in fundusgrade from all its pixels."""
 
     recipe: PreprocessRecipe
 
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def is_gradable(found: FoundImage) -> bool:
-    """Others would end the programs that we compare ours with."""
+    """Whether a photograph can be graded; the programs that are compared stop at one that cannot."""
     try:
         load_photograph(found.path, PreprocessRecipe())
     except UngradableError:
@@ -89,7 +89,7 @@ def is_gradable(found: FoundImage) -> bool:
 
 
 def enlarge(found: Sequence[FoundImage], folder: Path) -> None:
-    """The same photographs with the pixels of a camera."""
+    """The same photographs enlarged to the size of a camera's."""
     for number, each in enumerate(found):
         with Image.open(each.path) as image:
             larger = image.convert("RGB").resize((CAMERA_PX, CAMERA_PX), Image.Resampling.BICUBIC)
@@ -97,13 +97,13 @@ def enlarge(found: Sequence[FoundImage], folder: Path) -> None:
 
 
 def measure(found: Sequence[FoundImage], chosen: argparse.Namespace) -> None:
-    """Let all programs take turns, and print what they took."""
+    """Run all programs in turn, and print their times."""
     graders = {grader.name: grader for grader in map(Grader.load, chosen.model or [None])}
     plain = Grader.load(chosen.original, device=DeviceName.CPU, precision=Precision.FLOAT32)
     print(f"{len(found)} photographs; {next(iter(graders.values())).concurrency.describe()}")
     for grader in graders.values():
         print(f"{grader.name}; {grader.choice.describe()}")
-    programs = {**limits_of(next(iter(graders.values())), found), **peers_of(plain, found)}
+    programs = {**bounds_of(next(iter(graders.values())), found), **peers_of(plain, found)}
     for name, grader in graders.items():
         programs |= {f"ours, {name}": functools.partial(grade, grader, found)}
         programs |= {f"network only, {name}": functools.partial(run_network, grader, prepared_batches(grader, found))}
@@ -118,19 +118,19 @@ def measure(found: Sequence[FoundImage], chosen: argparse.Namespace) -> None:
     report(seconds, grades, len(found), list(graders))
 
 
-def limits_of(grader: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[], Sequence[int]]]:
-    """What no program here can do without, by as many threads as grading has."""
+def bounds_of(grader: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[], Sequence[int]]]:
+    """Steps that every program needs, with as many threads as grading uses."""
     at_least_px = max(MIN_DECODED_PX, grader.recipe.size_px)
     calls: dict[str, Callable[[FoundImage], object]] = {
-        "decode only, in full": lambda each: read_image(each.path),
-        "decode only, reduced": lambda each: read_image(each.path, at_least_px=at_least_px),
-        MAKE_READY: lambda each: load_photograph(each.path, grader.recipe),
+        "decode only, full size": lambda each: read_image(each.path),
+        "decode only, reduced size": lambda each: read_image(each.path, at_least_px=at_least_px),
+        LOAD: lambda each: load_photograph(each.path, grader.recipe),
     }
     return {name: functools.partial(side_by_side, grader, found, call) for name, call in calls.items()}
 
 
 def peers_of(plain: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[], Sequence[int]]]:
-    """How others would grade by the same weights in float32."""
+    """Other ways to grade with the same weights in float32."""
     return {
         "timm": functools.partial(grade_by_timm, plain, found),
         "plain loop": functools.partial(grade_by_loop, plain, found),
@@ -138,7 +138,7 @@ def peers_of(plain: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[
 
 
 def prepared_batches(grader: Grader, found: Sequence[FoundImage]) -> list[Tensor]:
-    """As many prepared pictures as there are photographs, a few different ones over and over."""
+    """As many preprocessed images as there are photographs, a few different ones repeated."""
     num = grader.concurrency.batch_size
     few = [to_pixels(load_photograph(each.path, grader.recipe).preprocessed.image) for each in found[:num]]
     pixels = torch.stack((few * num)[:num])
@@ -146,14 +146,14 @@ def prepared_batches(grader: Grader, found: Sequence[FoundImage]) -> list[Tensor
 
 
 def run_network(grader: Grader, batches: Sequence[Tensor]) -> list[int]:
-    """The network alone, by as many threads as grading has."""
+    """Only the network, with as many threads as grading uses."""
     return side_by_side(
         grader, batches, lambda batch: predict_outputs(grader.network, batch, grader.choice, len(batch))
     )
 
 
 def grade(grader: Grader, found: Sequence[FoundImage]) -> list[int]:
-    """The whole of `fundusgrade predict` but its start: rows in a file."""
+    """All of `fundusgrade predict` but its start: rows in a file."""
     grades = []
     with tempfile.TemporaryDirectory() as folder, PredictionWriter(Path(folder) / "out.csv") as writer:
         for result in grader.grade_all(found):
@@ -164,7 +164,7 @@ def grade(grader: Grader, found: Sequence[FoundImage]) -> list[int]:
 
 @torch.inference_mode()
 def grade_by_timm(grader: Grader, found: Sequence[FoundImage]) -> list[int]:
-    """timm's data set, loader and network."""
+    """Grade with timm's data set, loader and network."""
     with tempfile.TemporaryDirectory() as folder:
         for each in found:  # the names keep the order
             (Path(folder) / f"{each.name}{each.path.suffix}").symlink_to(each.path.resolve())
@@ -188,14 +188,14 @@ def grade_by_loop(grader: Grader, found: Sequence[FoundImage]) -> list[int]:
 
 
 def as_grades(grader: Grader, outputs: Tensor) -> list[int]:
-    """The head's outputs (N, n) as grades, decided like ours."""
+    """The head's outputs (N, n) as grades, by the model's decision rule."""
     probabilities = to_probabilities(grader.network.spec, outputs)
     grades: list[int] = decide_grades(probabilities, grader.description.thresholds).tolist()
     return grades
 
 
 def side_by_side(grader: Grader, items: Sequence[Any], call: Callable[[Any], object]) -> list[int]:
-    """The same call for all, in the threads that grading uses."""
+    """Call a function with every item, in the threads that grading uses."""
     with worker_pools(grader.concurrency, grader.choice) as threads:
         for _ in threads.photographs.map(call, items):
             pass
@@ -203,7 +203,7 @@ def side_by_side(grader: Grader, items: Sequence[Any], call: Callable[[Any], obj
 
 
 def report(seconds: dict[str, list[float]], grades: dict[str, Sequence[int]], count: int, models: list[str]) -> None:
-    """Rates; and for each model how often as fast as others, its share of the slower limit, and agreement."""
+    """Print rates; and for each model its speed relative to the others and to the bounds, and their agreement."""
     for name, times in seconds.items():
         print(f"{name:48s} {count / statistics.median(times):8.1f} photographs/s")
     for model in models:
@@ -217,10 +217,10 @@ def report(seconds: dict[str, list[float]], grades: dict[str, Sequence[int]], co
                 f"  {statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f}) times as fast as {peer}; "
                 f"kappa between the two {kappa:.4f}, same grade {same:.1%}"
             )
-        for limit in (MAKE_READY, "decode only, in full"):
-            slower = [max(pair) for pair in zip(seconds[limit], seconds[f"network only, {model}"], strict=True)]
+        for bound in (LOAD, "decode only, full size"):
+            slower = [max(pair) for pair in zip(seconds[bound], seconds[f"network only, {model}"], strict=True)]
             share = statistics.median(each / ours for each, ours in zip(slower, own, strict=True))
-            print(f"  {share:.0%} of the slower limit, {limit} or network only")
+            print(f"  {share:.0%} of the slower bound, {bound} or network only")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The words of the domain: the five ICDR grades, and what grading one photograph results in."""
+"""The five ICDR grades, and the result of grading one photograph: a prediction, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ GRADE_LABELS: tuple[str, ...] = tuple(grade.label for grade in Grade)
 class Prediction:
     """The grade of one photograph; `probabilities` are those of grades 0-4 and sum to 1.
 
-    `thresholds` are the model's four of the expected grade; without them the most probable grade is taken.
-    `quality_reasons` say in plain words why the photograph should not be trusted to show its grade. `grade_range` is
-    the lowest and highest grade of the set that holds the true grade at the coverage asked for; None where none was.
-    `laterality` ("R", "L", "B" for both) and `camera` are what a DICOM file says of them, else "".
+    `thresholds` are the model's four thresholds of the expected grade; the most probable grade is predicted where they
+    are None. `quality_reasons` say why the photograph is of doubtful quality. `grade_range` is the lowest and highest
+    grade of the prediction set for the target coverage; None without a target. `laterality` ("R", "L", "B" for both)
+    and `camera` are those of a DICOM file, else "".
     """
 
     image: str
@@ -57,30 +57,30 @@ class Prediction:
 
     @property
     def gradable(self) -> bool:
-        """Whether the photograph's quality leaves no doubt about its grade."""
+        """Whether the photograph's quality suffices for grading."""
         return not self.quality_reasons
 
     @property
     def grade(self) -> Grade:
-        """How many thresholds the expected grade reaches, or the most probable grade (the lower of equals)."""
+        """Number of thresholds that the expected grade reaches, or the most probable grade (the lowest of equals)."""
         if self.thresholds is not None:
             return Grade(sum(self.expected_grade >= threshold for threshold in self.thresholds))
         return Grade(max(range(NUM_GRADES), key=lambda grade: self.probabilities[grade]))
 
     @property
     def expected_grade(self) -> float:
-        """Mean of the grade under its probabilities, 0.0 to 4.0."""
+        """Mean of the grades weighted by their probabilities, 0.0 to 4.0."""
         return sum(grade * probability for grade, probability in enumerate(self.probabilities))
 
     @property
     def referable_probability(self) -> float:
-        """Probability that the grade is moderate or worse."""
+        """Probability of referable DR: moderate or worse."""
         return sum(self.probabilities[REFERABLE_FROM:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ungraded:
-    """A photograph that got no grade, and why."""
+    """A photograph that could not be graded, and the reason."""
 
     image: str
     model: str

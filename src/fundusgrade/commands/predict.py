@@ -77,8 +77,8 @@ def predict(
     from fundusgrade.grading.resume import ResumeRequest
     from fundusgrade.grading.writer import PredictionWriter
 
-    part = _shard(shard, csv, resume=resume)
-    out = part.file(csv) if part and csv else csv
+    own_shard = _shard(shard, csv, resume=resume)
+    out = own_shard.file(csv) if own_shard and csv else csv
     found = find_photographs(photographs, list_file)
     grader = Grader.load(
         model,
@@ -92,24 +92,24 @@ def predict(
     )
     message(f"model {grader.name}; {grader.choice.describe()}")
     message(grader.concurrency.describe())
-    chosen = part.of(found) if part else found
+    chosen = own_shard.of(found) if own_shard else found
     names = [each.name for each in chosen]
     request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
     with PredictionWriter(out, with_ranges=coverage is not None, request=request) as writer:
         _write_rows(writer, grader, chosen)
     _report(writer, out)
     # A launcher takes any other exit code for a crash and stops the other processes; `merge` reports ungraded rows.
-    if writer.num_ungraded and (shard is not None or part is None):
+    if writer.num_ungraded and (shard is not None or own_shard is None):
         raise typer.Exit(EXIT_UNGRADED)
 
 
 def _shard(shard: str | None, csv: Path | None, *, resume: bool) -> Shard | None:
     from fundusgrade.grading.shards import parse_shard, shard_of_launcher
 
-    part = parse_shard(shard) if shard is not None else shard_of_launcher()
-    if csv is None and (part is not None or resume):
+    own_shard = parse_shard(shard) if shard is not None else shard_of_launcher()
+    if csv is None and (own_shard is not None or resume):
         raise typer.BadParameter("--shard, torchrun and --resume need a file: name one with --csv")
-    return part
+    return own_shard
 
 
 def _write_rows(writer: PredictionWriter, grader: Grader, found: Sequence[FoundImage]) -> None:

@@ -1,4 +1,4 @@
-"""Rows as a Parquet file, which keeps columns together: made at the end, for it cannot be appended to."""
+"""Rows as a Parquet file, which is written at the end, as rows cannot be appended to it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from fundusgrade.errors import StoreError
 from fundusgrade.files import open_atomically
 from fundusgrade.grading.rows import RANGE_COLUMNS, Cell, WrittenRow, columns_of, json_line
 
-# Rows that are turned into columns at once: memory stays flat, however many there are.
+# Rows in memory at a time, whatever the size of the file.
 _GROUP_ROWS = 10_000
 _INTEGERS = ("grade", *RANGE_COLUMNS)
 _TEXTS = ("image", "label", "laterality", "camera", "model", "error")
 
 
 def check_parquet() -> None:
-    """Raises StoreError where the library that writes Parquet is missing."""
+    """Raises StoreError where pyarrow is not installed."""
     _pyarrow()
 
 
 def write_parquet(lines: Iterable[bytes], target: Path, *, with_ranges: bool) -> None:
-    """Write rows, given as lines of JSON, as a Parquet file, whole or not at all. Raises StoreError."""
+    """Write rows, given as lines of JSON, to a Parquet file, all or none. Raises StoreError."""
     pyarrow, parquet = _pyarrow()
     schema = pyarrow.schema([(name, _type_of(name, pyarrow)) for name in columns_of(with_ranges=with_ranges)])
-    waiting = iter(lines)
+    remaining = iter(lines)
     with open_atomically(target) as file, parquet.ParquetWriter(file, schema) as writer:
-        while group := [json.loads(line) for line in itertools.islice(waiting, _GROUP_ROWS)]:
+        while group := [json.loads(line) for line in itertools.islice(remaining, _GROUP_ROWS)]:
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
 
 def parquet_rows(path: Path) -> Iterator[WrittenRow]:
-    """The rows of a Parquet file, each as a line of JSON. Raises StoreError where it is none of ours."""
+    """The rows of a Parquet file, each as a line of JSON. Raises StoreError where it is damaged or another file."""
     pyarrow, parquet = _pyarrow()
     try:
         with parquet.ParquetFile(path) as file:
@@ -48,7 +48,9 @@ def parquet_rows(path: Path) -> Iterator[WrittenRow]:
                         is_doubtful=not row["gradable"],
                     )
     except (OSError, pyarrow.ArrowException, KeyError) as error:
-        raise StoreError(f"{path} is not a whole file of predictions; make it again") from error
+        raise StoreError(
+            f"{path} is damaged or not a file of predictions; grade again with `fundusgrade predict`"
+        ) from error
 
 
 def _as_written(row: Mapping[str, Any]) -> dict[str, Cell]:
@@ -71,7 +73,7 @@ def _pyarrow() -> tuple[Any, Any]:
         from pyarrow import parquet
     except ImportError as error:
         raise StoreError(
-            "Parquet needs the library pyarrow; install it with pip install 'fundusgrade[parquet]', or name a .csv or "
+            "Parquet files need pyarrow; install it with pip install 'fundusgrade[parquet]', or name a .csv or "
             ".jsonl file"
         ) from error
     return pyarrow, parquet

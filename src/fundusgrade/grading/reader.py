@@ -1,17 +1,17 @@
-"""The rows of a finished file, read back in any format."""
+"""The rows of a file read back, and checked against the photographs that they should be about."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fundusgrade.errors import StoreError
 from fundusgrade.grading import parquet
-from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_header, csv_rows, json_rows, row_format
+from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_header, csv_rows, json_rows, name_in_row, row_format
 
 
 def read_rows(path: Path) -> Iterator[WrittenRow]:
-    """The rows of a finished file, in any format. Raises StoreError where it cannot be read, or is none of ours."""
+    """The rows of a finished file in any format. Raises StoreError where it cannot be read or is no such file."""
     chosen = row_format(path)
     if chosen is RowFormat.PARQUET:
         yield from parquet.parquet_rows(path)
@@ -22,8 +22,36 @@ def read_rows(path: Path) -> Iterator[WrittenRow]:
                 header = file.readline()
                 if header not in (csv_header(with_ranges=False), csv_header(with_ranges=True)):
                     raise StoreError(
-                        f"{path} does not begin as predictions do; make it again with `fundusgrade predict`"
+                        f"{path} does not begin with the header of predictions; grade again with `fundusgrade predict`"
                     )
             yield from csv_rows(file) if chosen is RowFormat.CSV else json_rows(file)
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}; check its name and permissions") from error
+
+
+def matching_rows(
+    rows: Iterator[WrittenRow],
+    names: Sequence[str],
+    path: Path,
+    stored_as: RowFormat,
+    *,
+    complete: bool = False,
+    remedy: str,
+) -> Iterator[WrittenRow]:
+    """The rows of a file as long as they are about the named photographs, in order.
+
+    Raises StoreError, with the remedy, at a row of another photograph or beyond the last one; where they must be
+    `complete`, also where some are missing.
+    """
+    num_rows = 0
+    for row in rows:
+        expected = names[num_rows] if num_rows < len(names) else None
+        num_rows += 1
+        if expected is None or row.image != name_in_row(expected, stored_as):
+            raise StoreError(
+                f"{path}: row {num_rows} is about {row.image!r}, expected {expected or 'no more rows'!r}: the file was "
+                f"written for other photographs; {remedy}"
+            )
+        yield row
+    if complete and num_rows < len(names):
+        raise StoreError(f"{path} ends after {num_rows} of {len(names)} rows; {remedy}")

@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import write_atomically
-from fundusgrade.grading.reader import read_rows
-from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_rows, json_rows, name_in_row, row_format
+from fundusgrade.grading.reader import matching_rows, read_rows
+from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_rows, json_rows, row_format
 
 _SUFFIX = ".json"
 _REMEDY = "rerun with the same options and photographs, or start over with --overwrite instead of --resume"
@@ -89,8 +89,8 @@ def check_provenance(path: Path, provenance: RowProvenance) -> None:
     """Raises StoreError where the rows in a file were not written by this model with these options."""
     try:
         written = json.loads(provenance_text(path))
-        wanted = asdict(provenance)
-        different = {name: written.get(name) for name, value in wanted.items() if written.get(name) != value}
+        expected = asdict(provenance)
+        different = {name: written.get(name) for name, value in expected.items() if written.get(name) != value}
     except (ValueError, AttributeError):
         raise StoreError(
             f"{path}: it is not known what wrote its rows: {provenance_file(path).name} is missing or damaged; "
@@ -98,7 +98,7 @@ def check_provenance(path: Path, provenance: RowProvenance) -> None:
         ) from None
     if different:
         before = ", ".join(f"{name} {value}" for name, value in different.items())
-        now = ", ".join(f"{name} {wanted[name]}" for name in different)
+        now = ", ".join(f"{name} {expected[name]}" for name in different)
         raise StoreError(f"{path} was written with {before}; this run has {now}: {_REMEDY}")
 
 
@@ -119,7 +119,8 @@ def resumable_rows(file: BinaryIO, path: Path, stored_as: RowFormat, request: Re
         )
     check_provenance(path, request.provenance)
     file.seek(start)
-    rows = list(_matching(_rows(file, stored_as), request.names, path, stored_as))
+    found = matching_rows(_rows(file, stored_as), request.names, path, stored_as, remedy=_REMEDY)
+    rows = [KeptRow.of(row) for row in found]
     batch_size = request.provenance.batch_size
     return rows if len(rows) == len(request.names) else rows[: len(rows) // batch_size * batch_size]
 
@@ -127,27 +128,9 @@ def resumable_rows(file: BinaryIO, path: Path, stored_as: RowFormat, request: Re
 def finished_rows(path: Path, request: ResumeRequest) -> list[KeptRow]:
     """The rows of a finished file. Raises StoreError where they are not all rows that this run would write."""
     check_provenance(path, request.provenance)
-    rows = list(_matching(read_rows(path), request.names, path, row_format(path)))
-    if len(rows) < len(request.names):
-        raise StoreError(
-            f"{path} has {len(rows)} rows for {len(request.names)} photographs: the file was written for other "
-            f"photographs; {_REMEDY}"
-        )
-    return rows
+    found = matching_rows(read_rows(path), request.names, path, row_format(path), complete=True, remedy=_REMEDY)
+    return [KeptRow.of(row) for row in found]
 
 
 def _rows(file: BinaryIO, stored_as: RowFormat) -> Iterator[WrittenRow]:
     return csv_rows(file) if stored_as is RowFormat.CSV else json_rows(file)
-
-
-def _matching(rows: Iterator[WrittenRow], names: Sequence[str], path: Path, stored_as: RowFormat) -> Iterator[KeptRow]:
-    """The rows of a file, each checked against its photograph's name."""
-    expected_names = iter(names)
-    for number, row in enumerate(rows, start=1):
-        expected = next(expected_names, None)
-        if expected is None or row.image != name_in_row(expected, stored_as):
-            raise StoreError(
-                f"{path}: row {number} is about {row.image!r}, expected {expected or 'no more rows'!r}: the file was "
-                f"written for other photographs; {_REMEDY}"
-            )
-        yield KeptRow.of(row)

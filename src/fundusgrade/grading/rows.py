@@ -1,4 +1,4 @@
-"""One prediction as a row: its columns, as a line of CSV or of JSON, and lines read back."""
+"""One prediction as a row: its columns, as a line of CSV or JSON, and lines read back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fundusgrade.grades import NUM_GRADES, Prediction, Ungraded
 from fundusgrade.text import printable
 
 Cell = str | int | float | bool | tuple[str, ...] | None
-"""Text, grade, probability, yes or no, reasons, or nothing."""
+"""The value of a column: text, grade, probability, boolean, list of reasons, or None."""
 
 COLUMNS = (
     *("image", "grade", "label", *(f"p{grade}" for grade in range(NUM_GRADES))),
@@ -26,18 +26,18 @@ COLUMNS = (
 )
 
 RANGE_COLUMNS = ("grade_low", "grade_high")
-"""Beside them where a coverage was asked for."""
+"""Additional columns for predictions with a target coverage."""
 
 _DECIMALS = 4
 
-# A spreadsheet runs a cell that begins with one of these, also in full width, after skipping blanks and control
-# characters. Some split cells at semicolons, tabs and line breaks as well, so what follows those begins a cell too.
+# A spreadsheet evaluates a cell that begins with one of these characters, also in full width, after skipping blanks and
+# control characters. Some also split cells at semicolons, tabs and line breaks, so a cell may begin after those.
 _FORMULA_START = re.compile(r"(^|[;\t\r\n])(?=[\s\x00-\x20\x7f-\xa0\u200b\ufeff]*[=+\-@＝＋－＠])|^(?=[\t\r])")
 _NEEDS_QUOTES = re.compile(r'[,;"\t\r\n]')
 
 
 class RowFormat(StrEnum):
-    """How rows are kept in a file, by its suffix."""
+    """File formats of rows, each by its suffix."""
 
     CSV = ".csv"
     JSON_LINES = ".jsonl"
@@ -46,7 +46,7 @@ class RowFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenRow:
-    """A row read back: as it stands in its file, with line end, and what is asked of it later."""
+    """A row read back: its line, with the line end, and the values that merging and resuming need."""
 
     line: bytes
     image: str
@@ -60,9 +60,7 @@ def row_format(path: Path) -> RowFormat:
     try:
         return RowFormat(path.suffix.lower())
     except ValueError:
-        raise StoreError(
-            f"cannot write {path}: its suffix names no format of rows; use {', '.join(RowFormat)}"
-        ) from None
+        raise StoreError(f"cannot write {path}: unknown suffix {path.suffix!r}; use {', '.join(RowFormat)}") from None
 
 
 def columns_of(*, with_ranges: bool) -> tuple[str, ...]:
@@ -93,25 +91,25 @@ def csv_header(*, with_ranges: bool) -> bytes:
 
 
 def csv_line(row: Mapping[str, Cell]) -> bytes:
-    """A row as a line of CSV (RFC 4180) in which no spreadsheet finds a formula."""
+    """A row as a line of CSV (RFC 4180); cells that a spreadsheet would evaluate as formulas are escaped."""
     return (",".join(map(_csv_cell, row.values())) + "\n").encode()
 
 
 def json_line(row: Mapping[str, Cell]) -> bytes:
-    """A row as a line of JSON; what is not known is null."""
+    """A row as a line of JSON; unknown values are null."""
     values = {name: None if value == "" else value for name, value in row.items()}
     return (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def csv_rows(file: BinaryIO) -> Iterator[WrittenRow]:
-    """The whole rows of a CSV file whose header has been read, up to where a kill cut one short, or it is none of ours.
+    """The rows of a CSV file whose header has been read, up to the first that is truncated or not a prediction.
 
     Raises OSError.
     """
     pending = b""
     for line in file:
         pending += line
-        # A line break inside of quotes does not end a row.
+        # A line break within quotes does not end a row.
         if not pending.endswith(b"\n") or pending.count(b'"') % 2:
             continue
         try:
@@ -145,13 +143,13 @@ def json_rows(file: BinaryIO) -> Iterator[WrittenRow]:
             return
 
 
-def name_in_row(name: str, row_format: RowFormat) -> str:
-    """How a photograph's name reads in a row of this format."""
-    return _harmless(name) if row_format is RowFormat.CSV else printable(name)
+def name_in_row(name: str, stored_as: RowFormat) -> str:
+    """A photograph's name as it is written in a row of this format."""
+    return _without_formula(name) if stored_as is RowFormat.CSV else printable(name)
 
 
-def _harmless(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
+def _without_formula(text: str) -> str:
+    """Text that no spreadsheet evaluates as a formula."""
     return _FORMULA_START.sub(r"\1'", printable(text))
 
 
@@ -162,6 +160,6 @@ def _csv_cell(value: Cell) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.{_DECIMALS}f}"
-    text = _harmless("; ".join(value) if isinstance(value, tuple) else str(value))
-    # Quoted by hand: Python 3.11's csv module leaves a carriage return bare where lines end with a line feed.
+    text = _without_formula("; ".join(value) if isinstance(value, tuple) else str(value))
+    # Not by Python 3.11's csv module, which does not quote a carriage return where lines end with a line feed.
     return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text

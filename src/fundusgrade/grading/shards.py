@@ -12,9 +12,9 @@ from typing import TypeVar
 from fundusgrade.errors import StoreError
 from fundusgrade.files import open_atomically
 from fundusgrade.grading import parquet
-from fundusgrade.grading.reader import read_rows
+from fundusgrade.grading.reader import matching_rows, read_rows
 from fundusgrade.grading.resume import provenance_text
-from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_header, name_in_row, row_format
+from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_header, row_format
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def merge_shards(path: Path, names: Sequence[str]) -> int:
             f"the shards of {path} were written by different models or with different options, as the .json files "
             "beside them show; grade all shards with the same model and options"
         )
-    rows = [_checked(read_rows(shard.file(path)), shard, path, names) for shard in shards]
+    rows = [_shard_rows(shard, path, names) for shard in shards]
     return _write(_interleaved(rows, len(names), path), path, with_ranges=_with_ranges(shards, path))
 
 
@@ -85,20 +85,11 @@ def find_shards(path: Path) -> list[Shard]:
     return shards
 
 
-def _checked(rows: Iterator[WrittenRow], shard: Shard, path: Path, names: Sequence[str]) -> Iterator[WrittenRow]:
+def _shard_rows(shard: Shard, path: Path, names: Sequence[str]) -> Iterator[WrittenRow]:
     """The rows of a shard, each checked against its photograph's name, and their number."""
-    file, num_rows, expected = shard.file(path), 0, shard.of(names)
-    for row in rows:
-        name = expected[num_rows] if num_rows < len(expected) else None
-        if name is None or row.image != name_in_row(name, row_format(path)):
-            raise StoreError(
-                f"row {num_rows + 1} of {file} is about {row.image!r}, expected {name or 'no more rows'!r}; merge with "
-                "the photographs that were graded, or grade this shard again"
-            )
-        num_rows += 1
-        yield row
-    if num_rows < len(expected):
-        raise StoreError(f"{file} ends after {num_rows} of {len(expected)} rows; grade this shard again")
+    file = shard.file(path)
+    remedy = "merge with the photographs that were graded, or grade this shard again"
+    return matching_rows(read_rows(file), shard.of(names), file, row_format(path), complete=True, remedy=remedy)
 
 
 def _interleaved(shards: Sequence[Iterator[WrittenRow]], num_rows: int, path: Path) -> Iterator[WrittenRow]:
