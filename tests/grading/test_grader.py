@@ -313,7 +313,7 @@ def test_what_cannot_be_explained_is_named(grader: Grader, tmp_path: Path) -> No
         explain(grader, tmp_path / "empty.png")
     with pytest.raises(NoRetinaError, match=r"black\.png: no retina found"):
         explain(grader, tmp_path / "black.png")
-    with pytest.raises(ExplanationError, match="no such target"):
+    with pytest.raises(ExplanationError, match="unknown target"):
         explain(grader, tmp_path / "black.png", ExplainOptions(target=parse_target("edema")))
 
 
