@@ -24,7 +24,7 @@ from fundusgrade.options import Attribution, DeviceName, Precision
 from fundusgrade.photographs.sources import find_images
 from fundusgrade.reports.findings_tables import draw_findings, findings_tables, write_findings
 from tests.drawn_eyes import healthy_eye, paint_lesions
-from tests.models_for_tests import install_dataset, install_model, photographs_of, save_broken_files
+from tests.models_for_tests import install_dataset, install_model, photographs_of, save_broken_files, save_photographs
 
 GRAD_CAM = ExplainOptions(method=Attribution.GRAD_CAM)
 
@@ -115,28 +115,34 @@ def test_copies_are_resampled_together() -> None:
 def test_concentration_is_measured_on_all_photographs_and_all_else_on_some() -> None:
     dataset = install_dataset("drawn")
     graders = load("cnn-a", "cnn-b", "vit-c")
+    options = StudyOptions(target=REFERABLE, methods=(GRAD_CAM,), limit=2, num_resamples=100)
     with pytest.raises(DatasetError, match="cannot be read"):  # the photographs it was made of are gone
-        study_dataset(graders, dataset, "all", StudyOptions(target=REFERABLE, limit=1))
-    seen: list[tuple[int, int]] = []
-    options = StudyOptions(target=REFERABLE, limit=2, num_resamples=100)
+        study_dataset(graders, dataset, "all", options)
+    progress: list[tuple[int, int]] = []
     with photographs_of(dataset):
-        found = study_dataset(graders, dataset, "all", options, lambda done, total: seen.append((done, total)))
+        found = study_dataset(graders, dataset, "all", options, lambda *counts: progress.append(counts))
     num_rows = len(dataset.graded_rows())
-    assert seen == [(done, num_rows + 2) for done in range(1, num_rows + 3)]
+    assert progress == [(done, num_rows + 2) for done in range(1, num_rows + 3)]
     counts = {each.test: each.num_photographs for each in found.findings if each.measure in ("entropy", "ROAD")}
     assert counts["perturbation"] == 2
     assert counts["concentration"] > 10
+    between = {each.model for each in found.findings if each.measure == "rank correlation between models"}
+    assert between == {"cnn-a and cnn-b", "cnn-a and vit-c", "cnn-b and vit-c"}
+    assert {each.within for each in found.over_baselines if each.measure == "ROAD"} == {"cnn-a", "cnn-b", "vit-c"}
+    with pytest.raises(DatasetError, match="no graded photographs in the split 'nowhere'"):
+        study_dataset(graders, dataset, "nowhere", options)
+
+
+def test_every_method_that_fits_a_model_is_tested_beside_baselines_by_default(tmp_path: Path) -> None:
+    photographs = find_images(save_photographs(tmp_path, [0]))
+    options = StudyOptions(target=REFERABLE, num_resamples=100)
+    found = study_photographs(load("cnn-a", "vit-c"), photographs, None, options, "photographs")
     methods = {each.model: {f.method for f in found.findings if f.model == each.model} for each in found.findings}
     assert methods["cnn-a"] - set(BASELINES) == {each.value for each in Attribution} - {"auto", "attention-rollout"}
     assert methods["vit-c"] - set(BASELINES) == {each.value for each in Attribution} - {"auto"}
     assert set(BASELINES) - methods["cnn-a"] <= {"optic disc"}
-    between = {each.model for each in found.findings if each.measure == "rank correlation between models"}
-    assert between == {"cnn-a and cnn-b", "cnn-a and vit-c", "cnn-b and vit-c"}
     depths = {each.measure for each in found.findings if each.test == "randomization" and "rank" in each.measure}
     assert {"rank correlation, last layer", "rank correlation, 100 % of the layers"} <= depths and len(depths) == 5
-    assert {each.within for each in found.over_baselines if each.measure == "ROAD"} == {"cnn-a", "cnn-b", "vit-c"}
-    with pytest.raises(DatasetError, match="no graded photographs in the split 'nowhere'"):
-        study_dataset(graders, dataset, "nowhere", options)
 
 
 def save_lesion_folder(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,6 @@ from fundusgrade.evaluation.shortcuts import ShortcutProbe, measure_shortcuts, o
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 from fundusgrade.reports.figures import draw_audit
 from tests.drawn_eyes import DrawnEye, cut, plain_retina, squash
-from tests.models_for_tests import drawn_photograph
 
 NUM_EYES = 100
 
@@ -34,35 +35,49 @@ def save_eyes(folder: Path, *, cut_from_grade: int) -> None:
         Image.fromarray(eye.photograph).save(path)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A prepared data set of eyes, its probes, and the progress that was reported."""
+
+    dataset: PreparedDataset
+    probes: tuple[ShortcutProbe, ...]
+    progress: list[tuple[int, int]]
+
+    def kappa(self, kind: str, stage: str) -> float:
+        (found,) = (probe.kappa for probe in self.probes if (probe.kind, probe.stage) == (kind, stage))
+        assert found is not None
+        return found
+
+
 @pytest.fixture(scope="module")
-def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[Outline, Measured]:
+    """The same eyes, cropped to the band and with the full disc."""
     folder = tmp_path_factory.mktemp("eyes")
     save_eyes(folder, cut_from_grade=2)
-    return folder
+    found = {}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("FUNDUSGRADE_HOME", str(tmp_path_factory.mktemp("shared-home")))
+        for outline in (Outline.BAND, Outline.DISC):
+            recipe = PreprocessRecipe(method=Method.BEN_GRAHAM, outline=outline, size_px=64)
+            dataset = prepare_dataset(find_samples([folder]), name=outline.value, recipe=recipe, num_workers=1)
+            progress: list[tuple[int, int]] = []
+            probes = measure_shortcuts(dataset, on_progress=lambda *counts, into=progress: into.append(counts))
+            found[outline] = Measured(dataset=dataset, probes=probes, progress=progress)
+    return found
 
 
-def prepare(folder: Path, outline: Outline) -> PreparedDataset:
-    recipe = PreprocessRecipe(method=Method.BEN_GRAHAM, outline=outline, size_px=64)
-    return prepare_dataset(find_samples([folder]), name=f"eyes-{outline.value}", recipe=recipe, num_workers=1)
+def test_a_crop_that_correlates_with_disease_is_found_and_the_band_removes_it(
+    measured: dict[Outline, Measured],
+) -> None:
+    band, disc = measured[Outline.BAND], measured[Outline.DISC]
+    assert band.kappa("outline", "photograph") == disc.kappa("outline", "photograph") > 0.5
+    assert disc.kappa("outline", "prepared") > 0.5
+    assert band.kappa("outline", "prepared") < 0.2
 
 
-def kappas(dataset: PreparedDataset) -> dict[tuple[str, str], float]:
-    return {(probe.kind, probe.stage): probe.kappa or 0.0 for probe in measure_shortcuts(dataset)}
-
-
-def test_a_crop_that_correlates_with_disease_is_found_and_the_band_removes_it(eyes: Path) -> None:
-    band, disc = kappas(prepare(eyes, Outline.BAND)), kappas(prepare(eyes, Outline.DISC))
-    assert band["outline", "photograph"] == disc["outline", "photograph"] > 0.5
-    assert disc["outline", "prepared"] > 0.5
-    assert band["outline", "prepared"] < 0.2
-
-
-def test_probes_carry_counts_scores_and_intervals(eyes: Path) -> None:
-    progress: list[tuple[int, int]] = []
-    probes = measure_shortcuts(
-        prepare(eyes, Outline.BAND), on_progress=lambda done, total: progress.append((done, total))
-    )
-    assert progress[-1] == (NUM_EYES, NUM_EYES)
+def test_probes_carry_counts_scores_and_intervals(measured: dict[Outline, Measured]) -> None:
+    assert measured[Outline.BAND].progress[-1] == (NUM_EYES, NUM_EYES)
+    probes = measured[Outline.BAND].probes
     assert [(probe.kind, probe.stage) for probe in probes] == [
         ("outline", "photograph"),
         ("outline", "prepared"),
@@ -76,17 +91,17 @@ def test_probes_carry_counts_scores_and_intervals(eyes: Path) -> None:
         assert probe.kappa_low <= probe.kappa <= probe.kappa_high
 
 
-def test_missing_photographs_and_few_ones_are_errors(eyes: Path, tmp_path: Path) -> None:
-    Image.fromarray(drawn_photograph(0)).save(tmp_path / "eye.png")
-    few = prepare_dataset(find_samples([tmp_path]), name="few", recipe=PreprocessRecipe(), num_workers=1)
-    with pytest.raises(DatasetError, match="0 graded photographs; an audit needs 50"):
+def test_missing_photographs_and_few_ones_are_errors(measured: dict[Outline, Measured], tmp_path: Path) -> None:
+    dataset = measured[Outline.BAND].dataset
+    few = replace(dataset, name="few", rows=dataset.rows[:10])
+    with pytest.raises(DatasetError, match="'few' has 10 graded photographs; an audit needs 50"):
         measure_shortcuts(few)
+    assert dataset.root is not None
     moved = tmp_path / "moved"
-    save_eyes(moved, cut_from_grade=2)
-    dataset = prepare(moved, Outline.BAND)
+    shutil.copytree(dataset.root, moved)
     (moved / "0" / "0.png").unlink()
     with pytest.raises(DatasetError, match=r"0/0.png .*prepare them again where they are now"):
-        measure_shortcuts(dataset)
+        measure_shortcuts(replace(dataset, root=moved))
 
 
 def test_the_outline_is_nine_numbers_of_the_region() -> None:
