@@ -316,7 +316,7 @@ def test_a_value_that_includes_other_elements_is_no_camera() -> None:
 
 def test_no_other_value_of_the_header_is_held() -> None:
     data = file_bytes(identify(dataset_of(COLOR)))
-    _, header = read_header(io.BytesIO(data))
+    header = read_header(io.BytesIO(data))
     held = repr(header)
     assert "PAT-4711-X" in data.decode("latin-1")
     assert not [secret for secret in SECRETS if secret in held]
@@ -350,7 +350,7 @@ def test_unknown_ways_to_store_pixels_are_named_with_a_remedy() -> None:
         ({"Rows": 41}, "fewer pixels than its header says"),
         ({"NumberOfFrames": 10**9}, "claims more than the 10000 images allowed"),
         ({"NumberOfFrames": 9_999}, "holds 9999 images, and one was expected"),
-        ({"PhotometricInterpretation": "YBR_FULL_422", "Columns": 49}, "cannot be stored as it says"),
+        ({"PhotometricInterpretation": "YBR_FULL_422", "Columns": 49}, "cannot be stored as its header says"),
     ],
 )
 def test_what_the_header_claims_is_checked_before_pixels(elements: dict[str, Any], expected: str) -> None:
@@ -378,6 +378,8 @@ def test_every_truncation_is_noticed(kind: str) -> None:
         assert "DICOM" in reason(data[: max(133, int(len(data) * share))]) or kind == "jpeg"
     for start in range(133, 700, 7):
         reason(data[:start])
+    if kind in ("plain", "implicit"):
+        assert "truncated" in reason(data[: data.index(drawn_photograph(0).tobytes())])
 
 
 def whole(kind: str, side_px: int = 160) -> bytes:

@@ -1,6 +1,6 @@
-"""DICOM files, the way in: is this one, how many images it holds, and one of them with its eye and camera.
+"""DICOM files: recognized, their frames counted, and one frame decoded with its eye and camera.
 
-Nothing here needs pydicom until a DICOM file is met.
+pydicom is imported only where a DICOM file is met.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from fundusgrade.errors import UnreadableImageError
 from fundusgrade.photographs.pixels import Decoded
 
 if TYPE_CHECKING:
-    from fundusgrade.photographs.dicom_header import BoundedFile, Header
+    from fundusgrade.photographs.dicom_header import Header
 
 DICOM_SUFFIXES: frozenset[str] = frozenset({".dcm", ".dicom"})
 
@@ -25,24 +25,23 @@ def is_dicom(file: BinaryIO) -> bool:
 
 def count_frames(file: BinaryIO) -> int:
     """How many images a DICOM file says it holds, from its header alone. Raises UnreadableImageError."""
-    _, header = _read_header(file)
-    return header.num_frames
+    return _read_header(file).num_frames
 
 
 def decode_dicom(file: BinaryIO, frame: int | None = None, *, at_least_px: int | None = None) -> Decoded:
     """Decode one image of a DICOM file; `frame` counts from 1, and None means the only one.
 
     With `at_least_px` a JPEG may come reduced, as from `decode_image`. Raises UnreadableImageError where pydicom is not
-    installed, and for everything that is not a whole image of 32 px to 200 million pixels.
+    installed, and for everything that is not a complete image of 32 px to 200 million pixels.
     """
-    bounded, header = _read_header(file)
+    header = _read_header(file)
     from fundusgrade.photographs.dicom_pixels import decode_frame
 
-    image = decode_frame(bounded, header, _frame_index(header, frame), at_least_px=at_least_px)
+    image = decode_frame(header, _frame_index(header, frame), at_least_px=at_least_px)
     return Decoded(image=image, laterality=header.laterality, camera=header.camera)
 
 
-def _read_header(file: BinaryIO) -> tuple[BoundedFile, Header]:
+def _read_header(file: BinaryIO) -> Header:
     try:
         from fundusgrade.photographs.dicom_header import read_header
     except ImportError:

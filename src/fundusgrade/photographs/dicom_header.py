@@ -52,55 +52,6 @@ _NO_END = Tag(0xFFFF, 0xFFFF)
 _UNDEFINED = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """The elements that are needed, as bytes by keyword, and where the pixels are.
-
-    `pixels_start` is a position in the file, and `num_pixel_bytes` is None where pixels are encapsulated in fragments.
-    """
-
-    syntax: str
-    values: dict[str, bytes]
-    pixels_start: int
-    num_pixel_bytes: int | None
-
-    def number(self, keyword: str, default: int | None = None) -> int:
-        """An unsigned 16-bit value. Raises UnreadableImageError where it is missing and has no default."""
-        value = self.values.get(keyword, b"")
-        if len(value) >= 2:
-            return int.from_bytes(value[:2], "little")
-        if default is None:
-            raise damaged("its header does not say how the pixels are stored")
-        return default
-
-    def word(self, keyword: str) -> str:
-        """A value in ASCII without its padding; "" where it is missing."""
-        return self.values.get(keyword, b"").decode("ascii", "replace").strip(" \0")
-
-    @property
-    def num_frames(self) -> int:
-        """How many images the file says it holds. Raises UnreadableImageError beyond 1 to MAX_FRAMES."""
-        text = self.word("NumberOfFrames") or "1"
-        num_frames = int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else 0
-        if num_frames < 1:
-            raise damaged("its header does not say how many images it holds")
-        if num_frames > MAX_FRAMES:
-            raise UnreadableImageError(f"this DICOM file claims more than the {MAX_FRAMES} images allowed")
-        return num_frames
-
-    @property
-    def laterality(self) -> str:
-        """The eye: "R", "L", "B" for both, or ""."""
-        words = (self.word("ImageLaterality"), self.word("Laterality"))
-        return next((word for word in words if word in ("R", "L", "B")), "")
-
-    @property
-    def camera(self) -> str:
-        """Manufacturer and model of the camera, as far as they are given."""
-        labels = (_label(self.values.get(keyword, b"")) for keyword in ("Manufacturer", "ManufacturerModelName"))
-        return " ".join(filter(None, labels))
-
-
 class BoundedFile:
     """A file that refuses to read more than it has left, and to be used more often than any photograph needs.
 
@@ -149,8 +100,59 @@ class BoundedFile:
             raise damaged("it has more parts than any photograph needs")
 
 
-def read_header(file: BinaryIO) -> tuple[BoundedFile, Header]:
-    """The header of a DICOM file, and the file that its pixels are in: itself, or what it inflates to.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The elements that are needed, as bytes by keyword, and where the pixels are.
+
+    The pixels begin at the position `pixels_start` of `file`, which is the DICOM file or what it inflates to;
+    `num_pixel_bytes` is None where they are encapsulated in fragments.
+    """
+
+    file: BoundedFile
+    syntax: str
+    values: dict[str, bytes]
+    pixels_start: int
+    num_pixel_bytes: int | None
+
+    def number(self, keyword: str, default: int | None = None) -> int:
+        """An unsigned 16-bit value. Raises UnreadableImageError where it is missing and has no default."""
+        value = self.values.get(keyword, b"")
+        if len(value) >= 2:
+            return int.from_bytes(value[:2], "little")
+        if default is None:
+            raise damaged("its header does not say how the pixels are stored")
+        return default
+
+    def word(self, keyword: str) -> str:
+        """A value in ASCII without its padding; "" where it is missing."""
+        return self.values.get(keyword, b"").decode("ascii", "replace").strip(" \0")
+
+    @property
+    def num_frames(self) -> int:
+        """How many images the file says it holds. Raises UnreadableImageError beyond 1 to MAX_FRAMES."""
+        text = self.word("NumberOfFrames") or "1"
+        num_frames = int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else 0
+        if num_frames < 1:
+            raise damaged("its header does not say how many images it holds")
+        if num_frames > MAX_FRAMES:
+            raise UnreadableImageError(f"this DICOM file claims more than the {MAX_FRAMES} images allowed")
+        return num_frames
+
+    @property
+    def laterality(self) -> str:
+        """The eye: "R", "L", "B" for both, or ""."""
+        words = (self.word("ImageLaterality"), self.word("Laterality"))
+        return next((word for word in words if word in ("R", "L", "B")), "")
+
+    @property
+    def camera(self) -> str:
+        """Manufacturer and model of the camera, as far as they are given."""
+        labels = (_label(self.values.get(keyword, b"")) for keyword in ("Manufacturer", "ManufacturerModelName"))
+        return " ".join(filter(None, labels))
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Read the header of a DICOM file, which is inflated where it is deflated.
 
     Raises UnreadableImageError where the file is damaged, or holds no image that can be read.
     """
@@ -160,7 +162,7 @@ def read_header(file: BinaryIO) -> tuple[BoundedFile, Header]:
         syntax = _read_syntax(bounded)
         if syntax == uid.DeflatedExplicitVRLittleEndian:
             bounded = bounded.inflated()
-        return bounded, _read_data_set(bounded, syntax)
+        return _read_data_set(bounded, syntax)
     except UnreadableImageError:
         raise
     except struct.error:
@@ -193,7 +195,7 @@ def _read_data_set(file: BoundedFile, syntax: str) -> Header:
             "this DICOM file holds no image, but a report, a document or a bare header; give a photograph"
         )
     num_bytes = None if pixels.length == _UNDEFINED else pixels.length
-    return Header(syntax=syntax, values=values, pixels_start=pixels.value_tell, num_pixel_bytes=num_bytes)
+    return Header(file=file, syntax=syntax, values=values, pixels_start=pixels.value_tell, num_pixel_bytes=num_bytes)
 
 
 def _read_elements(

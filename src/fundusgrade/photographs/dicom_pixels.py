@@ -25,63 +25,63 @@ from fundusgrade.photographs.dicom_header import (
     JPEG_SYNTAXES,
     MAX_FRAMES,
     PALETTE_COLORS,
-    BoundedFile,
     Header,
     damaged,
+    truncated,
 )
 from fundusgrade.photographs.pixels import Image, check_size
 
 
-def decode_frame(file: BoundedFile, header: Header, index: int, *, at_least_px: int | None = None) -> Image:
+def decode_frame(header: Header, index: int, *, at_least_px: int | None = None) -> Image:
     """Decode the frame of this index, counted from 0.
 
-    Raises UnreadableImageError for everything that is not a whole image of 32 px to 200 million pixels.
+    Raises UnreadableImageError for everything that is not a complete image of 32 px to 200 million pixels.
     """
     try:
-        return _decode_frame(file, header, index, at_least_px)
+        return _decode_frame(header, index, at_least_px)
     except UnreadableImageError:
         raise
     except Exception:  # hostile bytes lead to any, whose text may quote them
         raise damaged("its pixels cannot be decoded") from None
 
 
-def _decode_frame(file: BoundedFile, header: Header, index: int, at_least_px: int | None) -> Image:
+def _decode_frame(header: Header, index: int, at_least_px: int | None) -> Image:
     check_size(header.number("Columns"), header.number("Rows"))
     photometric = header.word("PhotometricInterpretation")
     if header.syntax not in (*JPEG_SYNTAXES, *JPEG_2000_SYNTAXES):
-        return _to_image(_stored_values(file, header, index), header)
-    frame = _encapsulated_frame(file, header, index)
+        return _to_image(_stored_values(header, index), header)
+    frame = _encapsulated_frame(header, index)
     if header.syntax in JPEG_2000_SYNTAXES:
         image = decode_jpeg_2000(frame)
         return _from_ycbcr(image) if photometric == "YBR_FULL" else _positive(image, photometric)
     if not frame.startswith(b"\xff\xd8\xff"):
-        raise damaged("its pixels are not the JPEG that it says")
+        raise damaged("its pixels are not a JPEG, as its header says")
     return _positive(decode_image(_with_color_space(frame, photometric), at_least_px=at_least_px), photometric)
 
 
 def _with_color_space(jpeg: bytes, photometric: str) -> bytes:
-    """A JPEG that says itself that it holds RGB, where only its DICOM header does: decoders would assume YCbCr."""
+    """Mark a JPEG as RGB where only its DICOM header says so: decoders would assume YCbCr."""
     head = jpeg[: jpeg.find(b"\xff\xda")]
     if photometric != "RGB" or any(marker in head for marker in (b"JFIF\0", b"Exif\0", b"Adobe\0")):
         return jpeg
     return jpeg[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00" + jpeg[2:]
 
 
-def _encapsulated_frame(file: BoundedFile, header: Header, index: int) -> bytes:
+def _encapsulated_frame(header: Header, index: int) -> bytes:
     """The bytes of one compressed frame, which may be cut into several fragments.
 
-    Not `pydicom.encaps.get_frame`: it believes an offset table even where there is one fragment for each frame, and
+    Not `pydicom.encaps.get_frame`: it relies on an offset table even where there is one fragment for each frame, and
     looks for the ends of frames, with warnings, where there is none.
     """
     if header.num_pixel_bytes is not None:
         raise damaged("its compressed pixels are not in fragments")
-    file.seek(header.pixels_start)
-    (table_length,) = struct.unpack("<4xL", file.read(8))
+    header.file.seek(header.pixels_start)
+    (table_length,) = struct.unpack("<4xL", header.file.read(8))
     if table_length > 4 * MAX_FRAMES:
         raise damaged("it does not say where its images begin")
-    file.seek(header.pixels_start)
-    offsets = parse_basic_offsets(file)
-    num_fragments, starts = parse_fragments(file)
+    header.file.seek(header.pixels_start)
+    offsets = parse_basic_offsets(header.file)
+    num_fragments, starts = parse_fragments(header.file)
     if header.num_frames == 1:
         first, last = 0, num_fragments
     elif num_fragments == header.num_frames:
@@ -91,23 +91,23 @@ def _encapsulated_frame(file: BoundedFile, header: Header, index: int) -> bytes:
         first, last = bounds[index], bounds[index + 1]
     else:
         raise damaged("it does not say where its images begin")
-    file.seek(starts[first])
-    return b"".join(islice(generate_fragments(file), max(0, last - first)))
+    header.file.seek(starts[first])
+    return b"".join(islice(generate_fragments(header.file), max(0, last - first)))
 
 
-def _stored_values(file: BoundedFile, header: Header, index: int) -> NDArray[np.integer]:
+def _stored_values(header: Header, index: int) -> NDArray[np.integer]:
     """Values as they are stored, (rows, columns) or (rows, columns, 3): of uncompressed pixels, or of run lengths."""
     _check_layout(header)
     rows, columns, samples = header.number("Rows"), header.number("Columns"), header.number("SamplesPerPixel")
     bits = header.number("BitsAllocated")
     is_rle = header.syntax == RLELossless
     if is_rle:
-        frame = _encapsulated_frame(file, header, index)
+        frame = _encapsulated_frame(header, index)
         _check_runs(frame, num_values=rows * columns)
         source = encapsulate([frame], has_bot=False)
     else:
         is_halved = header.word("PhotometricInterpretation") == "YBR_FULL_422"
-        source = _native_frame(file, header, index, rows * columns * (2 if is_halved else samples) * bits // 8)
+        source = _native_frame(header, index, rows * columns * (2 if is_halved else samples) * bits // 8)
     options: dict[str, Any] = {
         "rows": rows,
         "columns": columns,
@@ -125,11 +125,14 @@ def _stored_values(file: BoundedFile, header: Header, index: int) -> NDArray[np.
     return np.asarray(decoder.as_array(source, index=0, raw=True, **options)[0])
 
 
-def _native_frame(file: BoundedFile, header: Header, index: int, num_bytes: int) -> bytes:
+def _native_frame(header: Header, index: int, num_bytes: int) -> bytes:
     if header.num_pixel_bytes is None or header.num_pixel_bytes < header.num_frames * num_bytes:
         raise damaged("it has fewer pixels than its header says")
-    file.seek(header.pixels_start + index * num_bytes)
-    return file.read(num_bytes) + bytes(num_bytes % 2)
+    header.file.seek(header.pixels_start + index * num_bytes)
+    content = header.file.read(num_bytes)
+    if len(content) != num_bytes:
+        raise truncated()
+    return content + bytes(num_bytes % 2)
 
 
 def _check_layout(header: Header) -> None:
@@ -145,11 +148,11 @@ def _check_layout(header: Header) -> None:
     if photometric.startswith("YBR") and stored != 8:
         raise UnreadableImageError("DICOM with YBR pixels of other than 8 bits is not supported; store it as RGB")
     if photometric == "YBR_FULL_422" and (header.number("Columns") % 2 or planar or allocated != 8):
-        raise damaged("its pixels cannot be stored as it says")
+        raise damaged("its pixels cannot be stored as its header says")
 
 
 def _check_runs(frame: bytes, *, num_values: int) -> None:
-    """Refuse run lengths that unpack to more than the picture holds, 64 times their own size at most."""
+    """Refuse run lengths that unpack to more pixels than the image has; they could be 64 times their own size."""
     num_segments = int.from_bytes(frame[:4], "little")
     if len(frame) < 64 or not 1 <= num_segments <= 15:
         raise damaged("its run lengths cannot be followed")
@@ -178,7 +181,7 @@ def _to_image(values: NDArray[np.integer], header: Header) -> Image:
 
 
 def _palette(header: Header, color: str) -> NDArray[np.uint8]:
-    """One color of every value that a pixel can store: the palette may begin late and end early."""
+    """One color for each value that a pixel can have; the palette may cover a part of them, whose ends continue."""
     size = header.values.get(f"{color}PaletteColorLookupTableDescriptor", b"")
     data = header.values.get(f"{color}PaletteColorLookupTableData", b"")
     if len(size) != 6:
@@ -202,5 +205,5 @@ def _from_ycbcr(image: Image) -> Image:
 
 
 def _positive(image: Image, photometric: str) -> Image:
-    """In DICOM's MONOCHROME1 the least value is white."""
+    """Invert gray where the lowest value is white (MONOCHROME1)."""
     return 255 - image if photometric == "MONOCHROME1" else image
