@@ -82,7 +82,7 @@ def _example_batch(recipe: PreprocessRecipe) -> torch.Tensor:
 
 @functools.cache
 def drawn_photograph(seed: int, size_px: int = 160) -> NDArray[np.uint8]:
-    """An eye in uneven light of its own, (size_px, size_px, 3): even one that small looks like no other."""
+    """A drawn eye (size_px, size_px, 3) under uneven light by its seed, so that no two look alike even at this size."""
     eye = plain_retina(size_px, seed)
     light = np.random.default_rng(seed).uniform(0.4, 1.0, (4, 4, 3)).astype(np.float32)
     lit = eye.photograph * cv2.resize(light, (size_px, size_px), interpolation=cv2.INTER_LINEAR)
@@ -116,7 +116,7 @@ def install_dataset(name: str, *, size_px: int = SIZE_PX) -> PreparedDataset:
 
 @contextlib.contextmanager
 def photographs_of(dataset: PreparedDataset) -> Iterator[None]:
-    """The photographs that an installed data set was made of, where it says they are, and afterwards no more."""
+    """Within the block, the photographs of an installed data set exist where it says they are."""
     assert dataset.root is not None and not dataset.root.exists(), "another test left its photographs"
     save_labeled_photographs(dataset.root)
     try:
@@ -142,7 +142,7 @@ def _prepared_files(size_px: int) -> dict[str, bytes]:
 
 
 def save_broken_files(folder: Path) -> dict[str, str]:
-    """Files that cannot be graded, each in its own way; returns for each name what its reason must say."""
+    """Write files that cannot be graded, each for another reason; returns a part of each reason by file name."""
     folder.mkdir(parents=True, exist_ok=True)
     png, jpeg = _encoded("PNG"), _encoded("JPEG")
     black, gray = np.zeros((200, 200, 3), np.uint8), np.full((200, 200, 3), 128, np.uint8)
@@ -186,7 +186,7 @@ def _with_flipped_byte(data: bytes) -> bytes:
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """A PNG of few bytes that claims to be large."""
+    """A small PNG whose header declares a large image."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
