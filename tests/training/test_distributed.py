@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,35 +32,36 @@ from fundusgrade.training.losses import graded_loss
 from fundusgrade.training.mosaic import TRAIN_BATCH_FILE
 from fundusgrade.training.state import RunState
 from tests.models_for_tests import install_dataset, photographs_of
-from tests.worker_for_tests import keep_the_last
+from tests.worker_for_tests import ROOT, TIMEOUT_SECONDS, Finished, keep_the_last, run_processes
 
-ROOT = Path(__file__).parents[2]
 WORKER = ROOT / "tests" / "worker_for_tests.py"
 BASIC = [
     *("--no-pretrained", "--device", "cpu", "--precision", "float32"),
     *("--batch-size", "5", "--mixup", "0.2", "--learning-rate", "0.002"),
 ]
-"""Of five pictures one process has two, the other three."""
+"""Of five images one process has two, the other three."""
 
 # Biases before a normalization have no gradient but rounding, which Adam makes steps of.
 ROUNDING = 3e-5
 EFFICIENTNET = ["--arch", "test_efficientnet", "--epochs", "3"]
 
 
-def together(
-    home: Path, *words: str, restarts: int = 0, death: str = "", program: Sequence[str] = (str(WORKER),)
-) -> subprocess.CompletedProcess[str]:
-    """`torchrun --nproc-per-node=2 PROGRAM train WORDS`; with `death` one process is killed at that step."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def torchrun(home: Path, *words: str, restarts: int, death: str) -> subprocess.CompletedProcess[str]:
+    """`torchrun --nproc-per-node=2 fundusgrade train WORDS`; one process is killed at a step."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     own = {"FUNDUSGRADE_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "FUNDUSGRADE_TEST_DEATH": death}
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     return subprocess.run(
-        [*torchrun, f"--max-restarts={restarts}", *program, "train", *BASIC, *words],
+        [*command, f"--max-restarts={restarts}", str(WORKER), "train", *BASIC, *words],
         env={**os.environ, **own, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=TIMEOUT_SECONDS,
     )
+
+
+def two_processes(home: Path, folder: Path, *words: str, death: str = "") -> Finished:
+    return run_processes(["train", *BASIC, *words], home, folder, size=2, death=death)
 
 
 def in_this_process(home: Path, *words: str) -> None:
@@ -79,8 +80,8 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patched.setenv(files.HOME_VARIABLE, str(home))
         install_dataset("toy")
     in_this_process(home, *EFFICIENTNET, "--name", "one")
-    done = together(home, *EFFICIENTNET, "--name", "two")
-    assert done.returncode == 0, done.stderr
+    done = two_processes(home, home, *EFFICIENTNET, "--name", "two")
+    assert done.codes == [0, 0], done.stderr
     assert done.stdout.count("model two: ") == done.stderr.count("epoch  train loss") == 1
     assert "2 processes" in done.stderr
     assert "Warning" not in done.stderr
@@ -240,16 +241,18 @@ def test_two_processes_end_as_one(shared_home: Path) -> None:
     assert mosaics[0] == mosaics[1]
 
 
-def test_a_run_whose_process_is_killed_is_restarted_to_the_same_weights(shared_home: Path) -> None:
-    done = together(shared_home, *EFFICIENTNET, "--name", "restarted", restarts=1, death="2,1")
+def test_torchrun_restarts_a_run_whose_process_is_killed_to_the_same_weights(shared_home: Path) -> None:
+    done = torchrun(shared_home, *EFFICIENTNET, "--name", "restarted", restarts=1, death="2,1")
     assert done.returncode == 0, done.stderr
     assert "exitcode: -9" in done.stderr
+    assert "2 processes" in done.stderr
+    assert done.stdout.count("model restarted: ") == 1
     assert_alike(shared_home, "two", "restarted", 0)
 
 
-def test_a_run_whose_process_is_killed_says_so_and_is_resumed_by_one_process(shared_home: Path) -> None:
-    killed = together(shared_home, *EFFICIENTNET, "--name", "killed", death="2,1")
-    assert killed.returncode != 0
+def test_a_run_whose_process_is_killed_says_so_and_is_resumed_by_one_process(shared_home: Path, tmp_path: Path) -> None:
+    killed = two_processes(shared_home, tmp_path, *EFFICIENTNET, "--name", "killed", death="2,1")
+    assert killed.codes == [1, -signal.SIGKILL]
     assert "Error: another process of this run ended" in killed.stderr
     assert "same command and --resume" in killed.stderr
     assert "fundusgrade/training/" not in killed.stderr, "no traceback of ours"
@@ -258,12 +261,12 @@ def test_a_run_whose_process_is_killed_says_so_and_is_resumed_by_one_process(sha
     assert_alike(shared_home, "one", "killed", ROUNDING)
 
 
-def test_folds_of_degraded_images_are_trained_together_and_pooled_once(home: Path) -> None:
+def test_folds_of_degraded_images_are_trained_together_and_pooled_once(home: Path, tmp_path: Path) -> None:
     words = ["--arch", "test_vit", "--epochs", "1", "--folds", "2", "--degrade"]
     with photographs_of(install_dataset("toy")):
         in_this_process(home, *words, "--name", "one")
-        done = together(home, *words, "--name", "two", program=("-m", "fundusgrade"))
-    assert done.returncode == 0, done.stderr
+        done = two_processes(home, tmp_path, *words, "--name", "two")
+    assert done.codes == [0, 0], done.stderr
     assert done.stdout.count("out of fold: 20 photographs") == 1
     one, two = (read_predictions(store.predictions_file(name)).test for name in ("one", "two"))
     assert one.sources == two.sources

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
-import os
-import re
 import shutil
-import subprocess
-import sys
-import time
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,10 +17,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fundusgrade import store
+from fundusgrade.commands.app import app
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.join import concatenate_datasets
 from fundusgrade.data.leakage import find_overlap
@@ -38,7 +36,6 @@ from fundusgrade.networks.heads import MIDPOINTS, UNCALIBRATED, Calibration
 from fundusgrade.networks.inference import predict_outputs, predict_probabilities, to_memory_format, to_probabilities
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe
-from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from fundusgrade.training import loop, validation
 from fundusgrade.training.batches import load_splits, training_batches
 from fundusgrade.training.history import METRICS_FILE, EpochRecord, read_history
@@ -47,10 +44,11 @@ from fundusgrade.training.losses import class_weights, graded_loss
 from fundusgrade.training.mosaic import TRAIN_BATCH_FILE
 from fundusgrade.training.optimizer import learning_rate_factor
 from fundusgrade.training.options import TrainOptions
-from fundusgrade.training.state import STATE_FILE, load_state, start_run
+from fundusgrade.training.state import STATE_FILE, RunState, load_state, start_run
 from fundusgrade.training.validation import log_loss
 from tests.prepared import prepared_dataset
 from tests.training.observing import CtrlC, Quiet
+from tests.worker_for_tests import keep_the_last, run_processes
 
 FLOAT32 = choose_device(DeviceName.CPU, Precision.FLOAT32)
 BFLOAT16 = choose_device(DeviceName.CPU, Precision.BFLOAT16)
@@ -295,11 +293,15 @@ def test_the_averaged_weights_are_those_of_pytorch_to_the_bit(toy: PreparedDatas
     assert not equal({name: run.network.state_dict()[name] for name in expected}, expected)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
-def test_a_compiled_network_trains_as_any_other(tmp_path: Path, toy: PreparedDataset) -> None:
-    options = replace(QUICK, epochs=1, arch="test_resnet", pretrained=False)
+def test_a_compiled_network_trains_as_any_other(
+    tmp_path: Path, toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the backend that captures and differentiates graphs as any other, but leaves out the slow C++ compiler."""
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
+    options = replace(QUICK, epochs=1)
     for name, choice in (("plain", FLOAT32), ("compiled", replace(FLOAT32, compiled=True))):
         train(toy, options, choice, tmp_path / name, observer=Quiet())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "the network was compiled"
     plain, compiled = (safetensors.torch.load_file(tmp_path / name / STATE_FILE) for name in ("plain", "compiled"))
     assert plain.keys() == compiled.keys()
     assert all(torch.allclose(tensor, compiled[name], rtol=1e-2, atol=1e-3) for name, tensor in plain.items())
@@ -573,38 +575,19 @@ def test_data_without_validation_split_is_an_error(tmp_path: Path) -> None:
         train(dataset, QUICK, FLOAT32, tmp_path / "run", observer=Quiet())
 
 
-def command(home: Path, name: str, *more: str) -> subprocess.Popen[str]:
-    """Start `fundusgrade train` in a process of its own."""
-    options = ["--arch", "cnn", "--epochs", "3", "--batch-size", "2", "--device", "cpu", "--precision", "float32"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "fundusgrade", "train", *options, "--name", name, *more],
-        env={**os.environ, "FUNDUSGRADE_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights(home: Path) -> None:
-    recipe = PreprocessRecipe(method=Method.NATURAL, size_px=64)
-    prepared_dataset(home / "datasets" / "toy", num_train=80, num_validation=10, recipe=recipe)
-    whole = command(home, "whole")
-    killed = command(home, "killed")
-    assert killed.stderr is not None
-    for line in killed.stderr:
-        if re.match(r"\s+1 ", line):  # the row of the first epoch: its state is on disk and the second one begins
-            break
-    time.sleep(0.05)
-    killed.kill()
-    killed.communicate()
-    assert killed.returncode == -9
-    run = home / "runs" / "killed"
-    assert 1 <= len(metrics_in(run)) < 3, "killed before its end"
-    assert not (home / "models" / "killed").exists()
-    resumed = command(home, "killed", "--resume")
-    for process in (whole, resumed):
-        _, told = process.communicate()
-        assert process.returncode == 0, told
+def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights(home: Path, tmp_path: Path) -> None:
+    prepared_dataset(home / "datasets" / "toy")
+    options = ("--arch", "cnn", "--epochs", "3", "--batch-size", "8", "--device", "cpu", "--precision", "float32")
+    words = ["train", *options]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RunState, "best_epoch", keep_the_last())
+        app([*words, "--name", "whole"], standalone_mode=False)
+        killed = run_processes([*words, "--name", "killed"], home, tmp_path, size=1, death="2,3")
+        assert killed.codes == [-signal.SIGKILL], killed.stderr
+        run = home / "runs" / "killed"
+        assert len(metrics_in(run)) == 1
+        assert not (home / "models" / "killed").exists()
+        app([*words, "--name", "killed", "--resume"], standalone_mode=False)
     assert equal(weights_in(home / "models" / "killed"), weights_in(home / "models" / "whole"))
     assert metrics_in(home / "models" / "killed") == metrics_in(home / "models" / "whole")
     assert not run.exists()

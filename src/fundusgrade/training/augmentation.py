@@ -18,7 +18,7 @@ MAX_SATURATION = 0.2
 
 
 def draw_changes(count: int, generator: torch.Generator, max_rotation: float = ANY_ROTATION) -> Tensor:
-    """How each picture of a batch is changed (count, 9): the affine map by rows, contrast, saturation, light."""
+    """Random changes of each image of a batch (count, 9): affine map by rows, contrast, saturation, brightness."""
     angle = _uniform(count, max_rotation, generator)
     angle = angle + math.pi * (torch.rand(count, generator=generator) < 0.5)
     zoom = 1 + _uniform(count, MAX_ZOOM, generator)
@@ -32,27 +32,28 @@ def draw_changes(count: int, generator: torch.Generator, max_rotation: float = A
 
 
 def augment(pixels: Tensor, fill: float, changes: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
-    """Turn, mirror, zoom, shift and re-light each picture of a batch (B, 3, S, S) uint8 as drawn; float32 in [0, 1].
+    """Rotate, mirror, zoom, shift and relight images (B, 3, S, S) uint8 by `changes` (B, 9) -> float32 in [0, 1].
 
-    Of the result only `rows` are made, the first and the one after the last; all where there are none.
+    `fill` in [0, 1] is the gray around the retina. Only `rows` of the result are computed, the first and the one after
+    the last; all where None.
     """
     turned = _turn(scale_pixels(pixels).sub_(fill), changes[:, :6].reshape(-1, 2, 3), rows).add_(fill)
     return _relight(turned, fill, *changes[:, 6:].T.reshape(3, -1, 1, 1, 1)).clamp_(0, 1)
 
 
 def _turn(images: Tensor, matrix: Tensor, rows: tuple[int, int] | None) -> Tensor:
-    """Rotated, mirrored or not both ways, with a little zoom and shift; what comes in from outside is 0."""
+    """Apply affine maps (B, 2, 3); pixels from outside of the image are 0."""
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     top, bottom = rows or (0, images.shape[2])
     return functional.grid_sample(images, grid[:, top:bottom], align_corners=False)
 
 
 def _relight(images: Tensor, fill: float, contrast: Tensor, saturation: Tensor, brightness: Tensor) -> Tensor:
-    """Change contrast and saturation, and brightness where there is retina: the surroundings keep their value."""
+    """Change contrast and saturation, and brightness inside the retina: the surroundings keep their value."""
     gray = images.mean(dim=1, keepdim=True)
     above, below = images.amax(dim=1, keepdim=True) - fill, fill - images.amin(dim=1, keepdim=True)
     is_retina = torch.maximum(above, below) > 1e-3
-    # fill + (gray + (pictures - gray) * saturation - fill) * contrast + brightness, without a copy of the batch.
+    # fill + (gray + (images - gray) * saturation - fill) * contrast + brightness, without a copy of the batch.
     added = gray * (contrast * (1 - saturation)) + (fill * (1 - contrast) + brightness * is_retina)
     return images.mul_(contrast * saturation).add_(added)
 

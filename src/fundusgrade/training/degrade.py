@@ -1,7 +1,7 @@
-"""The same photographs as a worse camera or a stingier archive would have kept them: smaller, softer, compressed.
+"""Degraded copies of photographs: downscaled, blurred and JPEG-compressed, as other cameras and archives leave them.
 
-Networks trained on one archive learn how sharp and how strongly compressed its photographs are, and stumble where that
-differs (docs/guides/audit.md). The change is made on the photograph, before preprocessing, which amplifies blocks.
+Networks trained on one archive adapt to its sharpness and compression, and lose accuracy where those differ
+(docs/guides/audit.md). Photographs are degraded before preprocessing, which amplifies the blocks of JPEG.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MAX_BLUR_PX = 1.0
 
 
 def degraded_images(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int) -> list[Image | None]:
-    """Preprocessed images (S, S, 3) of these photographs, each degraded in its own way, which follows from the seed.
+    """Preprocessed images (S, S, 3) of degraded photographs; how each is degraded follows from the seed.
 
-    None where no retina can be found any more. Raises DatasetError where a photograph is not where it was prepared.
+    None where no retina is found after degrading. Raises DatasetError where a photograph was moved or deleted.
     """
     paths = [dataset.photograph_path(row) for row in rows]
     with ThreadPoolExecutor() as pool:
@@ -39,13 +39,13 @@ def degraded_images(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, se
 
 
 def degrade(photograph: Image, rng: np.random.Generator) -> Image:
-    """A photograph (H, W, 3) made smaller, blurred and compressed by chance; it keeps its aspect."""
+    """A photograph (H, W, 3) downscaled, blurred and compressed by random amounts; its aspect ratio stays."""
     height, width = photograph.shape[:2]
     smallest = min(1.0, max(SMALLEST_SCALE, SMALLEST_SIDE_PX / min(height, width)))
     scale = rng.uniform(smallest, 1.0)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     smaller = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)
-    # In pixels of a picture of about 224 px, so that a camera's full resolution suffers as much.
+    # Relative to the size: in pixels of an image of 224 px.
     sigma_px = rng.uniform(0.05, MAX_BLUR_PX) * min(size) / 224
     softer = cv2.GaussianBlur(smaller, (0, 0), sigma_px)
     return decode_image(encode_jpeg(np.asarray(softer, np.uint8), quality=int(rng.integers(*QUALITIES))))

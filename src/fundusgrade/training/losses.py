@@ -11,7 +11,7 @@ from fundusgrade.grades import NUM_GRADES
 from fundusgrade.networks.heads import NUM_CUTS
 from fundusgrade.options import ClassWeights, Head, Loss
 
-# The first loss of a head is the one it gets when none is named.
+# The first loss of a head is its default.
 LOSSES_OF = {
     Head.SOFTMAX: (Loss.CROSS_ENTROPY, Loss.SOFT_LABELS, Loss.DISTANCE),
     Head.REGRESSION: (Loss.SMOOTH_L1, Loss.SQUARED),
@@ -22,7 +22,7 @@ DISTANCE_WEIGHT = 0.25
 
 
 def resolve_head_and_loss(head: Head | None, loss: Loss | None) -> tuple[Head, Loss]:
-    """Fill in what was not named. Raises TrainingError for a loss that cannot teach the head."""
+    """Head and loss, each by default one that fits the other. Raises TrainingError where they do not fit."""
     if head is None:
         fitting = [each for each, losses in LOSSES_OF.items() if loss in losses]
         head = fitting[0] if fitting else Head.SOFTMAX
@@ -30,12 +30,12 @@ def resolve_head_and_loss(head: Head | None, loss: Loss | None) -> tuple[Head, L
         loss = LOSSES_OF[head][0]
     if loss not in LOSSES_OF[head]:
         known = ", ".join(each.value for each in LOSSES_OF[head])
-        raise TrainingError(f"--loss {loss.value} does not teach a {head.value} head; it learns from {known}")
+        raise TrainingError(f"--loss {loss.value} cannot train a {head.value} head; expected {known}")
     return head, loss
 
 
 def graded_loss(head: Head, loss: Loss, outputs: Tensor, grades: Tensor, weights: Tensor) -> Tensor:
-    """Mean loss () of outputs (B, n) float32 for grades (B,) int64, each photograph counting by its weight (B,)."""
+    """Weighted mean loss () of outputs (B, n) float32 for grades (B,) int64 with weights (B,)."""
     each = _each_loss(head, loss, outputs, grades)
     return (each * weights).sum() / weights.sum().clamp(min=1e-12)
 
