@@ -76,9 +76,8 @@ def measure(
     def rate(next_batch: Callable[[], Batch]) -> float:
         synchronize(choice)
         started = time.perf_counter()
-        for _ in range(num_steps):
-            train_step(run, next_batch(), options, choice)
-            run.average.update(run.network)
+        for step in range(1, num_steps + 1):
+            train_step(run, next_batch(), options, choice, step)
         synchronize(choice)
         return num_steps * len(kept.grades) / (time.perf_counter() - started)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from fundusgrade.errors import TrainingError
 from fundusgrade.networks.heads import NUM_OUTPUTS, grade_logits
-from fundusgrade.options import Head, Loss
-from fundusgrade.training.losses import DISTANCE_WEIGHT, LOSSES_OF, graded_loss, resolve_head_and_loss
+from fundusgrade.options import ClassWeights, Head, Loss
+from fundusgrade.training.losses import DISTANCE_WEIGHT, LOSSES_OF, class_weights, graded_loss, resolve_head_and_loss
 
 NUM_PHOTOGRAPHS = 60
 GRADES = np.random.default_rng(1).integers(0, 5, NUM_PHOTOGRAPHS)
@@ -178,3 +179,23 @@ def test_a_loss_that_cannot_teach_the_head_is_refused_with_those_that_can() -> N
             resolve_head_and_loss(head, loss)
         refused += 1
     assert refused == len(Head) * len(Loss) - len(PAIRS) == 9
+
+
+# Class weights
+
+
+def test_class_weights_equal_those_by_hand() -> None:
+    grades = torch.tensor([0] * 8 + [1] * 4 + [2] * 2 + [4] * 2)  # grade 3 is absent
+    inverse = class_weights(grades, ClassWeights.INVERSE)
+    assert inverse.tolist() == pytest.approx([16 / (4 * 8), 16 / (4 * 4), 16 / (4 * 2), 0, 16 / (4 * 2)])
+    root = class_weights(grades, ClassWeights.SQRT)
+    scale = 16 / (math.sqrt(8) + math.sqrt(4) + 2 * math.sqrt(2))
+    expected = [scale / math.sqrt(8), scale / math.sqrt(4), scale / math.sqrt(2), 0, scale / math.sqrt(2)]
+    assert root.tolist() == pytest.approx(expected)
+    assert class_weights(grades, ClassWeights.NONE).tolist() == pytest.approx([1, 1, 1, 0, 1])
+
+
+@pytest.mark.parametrize("kind", list(ClassWeights))
+def test_class_weights_have_mean_one_over_the_photographs(kind: ClassWeights) -> None:
+    grades = torch.randint(0, 5, (101,), generator=torch.Generator().manual_seed(0))
+    assert float(class_weights(grades, kind)[grades].mean()) == pytest.approx(1)

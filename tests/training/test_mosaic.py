@@ -18,7 +18,7 @@ from fundusgrade.training.loop import train
 from fundusgrade.training.mosaic import MAX_CELL_PX, NUM_IMAGES, TRAIN_BATCH_FILE, train_batch_mosaic
 from fundusgrade.training.options import TrainOptions
 from tests.prepared import prepared_dataset
-from tests.training.observing import CtrlC, Quiet
+from tests.training.short_runs import CtrlC, Quiet
 
 CPU = torch.device("cpu")
 OPTIONS = TrainOptions(arch="cnn", epochs=2, batch_size=8, mixup=0.3)

@@ -18,7 +18,6 @@ from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image
-from fundusgrade.training.history import EpochRecord
 from fundusgrade.training.observers import TrainingProgress
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.runs import FinishedRun, RunPlan, RunRequest, plan_run, record_launch, run_training
@@ -193,35 +192,6 @@ def test_a_run_killed_before_its_model_was_installed_is_finished_by_resuming(hom
         load_checkpoint(first.path).description.weights_sha256
     )
     shutil.rmtree(home / "models" / "kept")
-
-
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_progress_shows_a_row_for_each_epoch(is_terminal: bool) -> None:
-    told = io.StringIO()
-    console = Console(file=told, width=160, force_terminal=is_terminal)
-    record = EpochRecord(
-        epoch=1,
-        train_loss=1.5,
-        validation_loss=1.25,
-        validation_kappa=None,
-        validation_accuracy=0.5,
-        learning_rate=1e-3,
-        seconds=10.0,
-        images_per_second=123.4,
-    )
-    with TrainingProgress(console, 2) as progress:
-        for step in (1, 2):
-            progress.batch_done(1, step, 2, 8 * step)
-        progress.epoch_done(record, is_best=True)
-        progress.batch_done(2, 1, 2, 8)
-        progress.epoch_done(replace(record, epoch=2, validation_kappa=0.8125), is_best=False)
-    text = told.getvalue()
-    assert "1.5000" in text
-    assert "none" in text
-    assert "50.0%" in text
-    assert "0.812" in text
-    assert text.count("  *") == 1
-    assert ("elapsed" in text) is is_terminal
 
 
 def _killed(*args: object) -> None:

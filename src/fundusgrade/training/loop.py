@@ -138,8 +138,7 @@ def _train_epoch(
         warmup_steps = round(options.warmup_epochs * num_steps)
         factor = learning_rate_factor(steps_before, options.num_epochs * num_steps, warmup_steps)
         set_learning_rate(run.optimizer, factor)
-        losses.append(train_step(run, batch, options, choice))
-        run.average.update(run.network, step=steps_before + 1)
+        losses.append(train_step(run, batch, options, choice, steps_before + 1))
         observer.batch_done(epoch, step, num_steps, step * min(batch_size, len(training)))
     train_loss = float(group.all_reduce(torch.stack(losses).mean())) / group.size  # waits until a GPU is done
     if not math.isfinite(train_loss):
@@ -150,8 +149,11 @@ def _train_epoch(
     return train_loss
 
 
-def train_step(run: RunState, batch: Batch, options: TrainOptions, choice: DeviceChoice) -> Tensor:
-    """One optimizer step; returns the loss (), still on the device so that the step does not wait for it."""
+def train_step(run: RunState, batch: Batch, options: TrainOptions, choice: DeviceChoice, step: int) -> Tensor:
+    """One optimizer step and update of the averaged weights; `step` counts from 1 over all epochs.
+
+    Returns the loss (), still on the device so that the step does not wait for it.
+    """
     head, kind = options.head, options.loss
     assert head is not None and kind is not None, "options are filled before use"
     with choice.autocast():
@@ -167,6 +169,7 @@ def train_step(run: RunState, batch: Batch, options: TrainOptions, choice: Devic
     nn.utils.clip_grad_norm_(run.network.parameters(), _MAX_GRADIENT_NORM)
     run.scaler.step(run.optimizer)
     run.scaler.update()
+    run.average.update(run.network, step=step)
     return loss.detach()
 
 

@@ -1,0 +1,123 @@
+"""The model of a run: it records where it comes from, and is calibrated and scored as it will grade."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from fundusgrade import store
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.leakage import find_overlap
+from fundusgrade.metrics.classification import decide_grades, evaluate_predictions
+from fundusgrade.metrics.conformal import conformity_scores
+from fundusgrade.networks.build import build_network, network_spec
+from fundusgrade.networks.checkpoint import load_checkpoint
+from fundusgrade.networks.heads import MIDPOINTS, UNCALIBRATED, Calibration
+from fundusgrade.networks.inference import predict_outputs, predict_probabilities, to_probabilities
+from fundusgrade.networks.tensors import load_images
+from fundusgrade.options import Decision, Head, Recipe
+from fundusgrade.training.loop import train
+from fundusgrade.training.options import TrainOptions
+from fundusgrade.training.validation import log_loss
+from tests.prepared import prepared_dataset
+from tests.training.short_runs import FLOAT32, QUICK, UNFITTED, Quiet
+
+
+def test_what_is_recorded_is_what_the_saved_weights_give(tmp_path: Path, toy: PreparedDataset) -> None:
+    options = replace(UNFITTED, decision=Decision.MOST_PROBABLE)
+    result = train(toy, options, FLOAT32, tmp_path / "run", observer=Quiet())
+    checkpoint = load_checkpoint(tmp_path / "run" / store.MODEL_FILE)
+    validation = load_images(toy, toy.graded_rows("validation"))
+    probabilities = predict_probabilities(checkpoint.network, validation.pixels, FLOAT32)
+    evaluation = evaluate_predictions(validation.grades.numpy(), probabilities)
+    best = result.history[result.best_epoch - 1]
+    assert evaluation.kappa == best.validation_kappa
+    assert evaluation.accuracy == best.validation_accuracy
+    recorded = checkpoint.description.provenance.metrics
+    assert recorded["validation_kappa"] == best.validation_kappa
+    assert recorded["best_epoch"] == result.best_epoch
+
+
+def test_the_checkpoint_says_where_it_comes_from(tmp_path: Path, toy: PreparedDataset) -> None:
+    train(toy, replace(QUICK, epochs=1, seed=5), FLOAT32, tmp_path / "run", observer=Quiet())
+    description = load_checkpoint(tmp_path / "run" / store.MODEL_FILE).description
+    provenance = description.provenance
+    assert (description.name, description.recipe) == ("run", toy.recipe)
+    assert (provenance.data_name, provenance.data_hash, provenance.init) == ("toy", toy.hash, "random")
+    assert provenance.options["seed"] == 5
+    assert provenance.options["class_weights"] == "sqrt"
+    assert (provenance.options["device"], provenance.options["precision"]) == ("cpu", "float32")
+    assert provenance.versions["torch"] == torch.__version__
+
+
+def test_a_start_from_a_file_is_recorded_without_its_folder(tmp_path: Path, toy: PreparedDataset) -> None:
+    torch.manual_seed(1)  # not the run's own seed: weights that equal its random start count as not in the file
+    source = build_network(network_spec("test_resnet", 32)).backbone.state_dict()
+    headless = {name: tensor for name, tensor in source.items() if not name.startswith("fc.")}
+    path = tmp_path / "elsewhere" / "start.safetensors"
+    path.parent.mkdir()
+    safetensors.torch.save_file(headless, path)
+    options = TrainOptions(arch="test_resnet", init_weights=str(path), epochs=1, batch_size=20)
+    train(toy, options, FLOAT32, tmp_path / "run", observer=Quiet())
+    description = load_checkpoint(tmp_path / "run" / store.MODEL_FILE).description
+    assert description.provenance.init == "start.safetensors"
+    assert "elsewhere" not in description.to_json()
+
+
+@pytest.mark.parametrize("head", list(Head))
+@pytest.mark.parametrize("decision", list(Decision))
+def test_the_saved_model_is_calibrated_and_scored_as_it_will_grade(
+    tmp_path: Path, head: Head, decision: Decision
+) -> None:
+    dataset = prepared_dataset(tmp_path / "toy", grades=(0, 0, 0, 0, 2, 0, 0, 4, 1, 3))
+    options = replace(QUICK, epochs=1, head=head, decision=decision)
+    train(dataset, options, FLOAT32, tmp_path / "run", observer=Quiet())
+    checkpoint = load_checkpoint(tmp_path / "run" / store.MODEL_FILE)
+    description, metrics = checkpoint.description, checkpoint.description.provenance.metrics
+    validation = load_images(dataset, dataset.graded_rows("validation"))
+    grades, pixels = validation.grades.numpy(), validation.pixels
+    probabilities = predict_probabilities(checkpoint.network, pixels, FLOAT32)
+    scored = evaluate_predictions(grades, probabilities, description.thresholds)
+    assert (metrics["validation_kappa"], metrics["validation_accuracy"]) == (scored.kappa, scored.accuracy)
+    assert (description.thresholds is None) == (decision is Decision.MOST_PROBABLE)
+    assert metrics["validation_loss"] == pytest.approx(log_loss(grades, probabilities))
+    decided = decide_grades(probabilities, description.thresholds)
+    assert description.conformity == pytest.approx(sorted(conformity_scores(probabilities, grades, decided)), abs=1e-4)
+    # Whatever decides, confidence is fitted: no other temperature has a smaller log loss, with the weak prior added.
+    spec, outputs = checkpoint.network.spec, predict_outputs(checkpoint.network, pixels, FLOAT32)
+    penalized = metrics["validation_loss"] + prior_of(spec.calibration) / len(grades)
+    for factor in (0.8, 1.25):
+        other = replace(spec.calibration, temperature=spec.calibration.temperature * factor)
+        loss = log_loss(grades, to_probabilities(spec, outputs, other))
+        assert loss + prior_of(other) / len(grades) > penalized - 1e-6
+
+
+def prior_of(calibration: Calibration) -> float:
+    """Minus the logarithm of the prior density of a calibration, up to a constant."""
+    cutpoints = np.array(calibration.cutpoints) / calibration.temperature
+    scales = np.array([1 / calibration.temperature])
+    if calibration.cutpoints != MIDPOINTS:
+        scales = np.concatenate([scales, np.diff(cutpoints)])
+    return float((scales - 1 - np.log(scales)).sum() + (cutpoints[0] - 0.5) ** 2 / 2 * (len(scales) > 1))
+
+
+def test_the_reference_recipe_fits_nothing(tmp_path: Path, toy: PreparedDataset) -> None:
+    train(toy, replace(QUICK, recipe=Recipe.REFERENCE, epochs=1), FLOAT32, tmp_path, observer=Quiet())
+    description = load_checkpoint(tmp_path / store.MODEL_FILE).description
+    assert description.network.calibration == UNCALIBRATED
+    assert (description.thresholds, description.conformity) == (None, ())
+    recorded = description.provenance.options
+    assert (recorded["loss"], recorded["class_weights"]) == ("cross-entropy", "inverse")
+
+
+def test_a_model_carries_marks_of_what_it_was_trained_and_chosen_on(tmp_path: Path, toy: PreparedDataset) -> None:
+    train(toy, replace(QUICK, epochs=1), FLOAT32, tmp_path, observer=Quiet())
+    fingerprints = load_checkpoint(tmp_path / store.MODEL_FILE).fingerprints
+    seen = (*toy.graded_rows("train"), *toy.graded_rows("validation"))
+    assert set(find_overlap(fingerprints, toy, seen).sources) == {row.source for row in seen}
+    assert find_overlap(fingerprints, toy, toy.graded_rows("test")).files == ()
