@@ -89,8 +89,8 @@ def test_images_without_leakage_are_graded_and_that_is_said(eyes: PreparedDatase
     for allow_leakage in (False, True):
         found = candidate(eyes, "test", allow_leakage=allow_leakage)
         assert found.leakage == (
-            "Trained and selected on 15 different files of eyes; none of the 5 evaluation images, of their copies and "
-            "patients is among them."
+            "Trained and selected on 15 different files of eyes; none of the 5 evaluation images, their copies or "
+            "their patients is among them."
         )
 
 
@@ -305,7 +305,7 @@ def test_models_of_different_photographs_are_not_compared(eyes: PreparedDataset)
         assess_candidates(candidates, eyes, part="all", num_resamples=20)
 
 
-def test_photographs_that_not_all_graded_are_left_out_on_request(predicted: PredictionSet) -> None:
+def test_photographs_that_not_all_models_graded_are_left_out_on_request(predicted: PredictionSet) -> None:
     """Two folds of one model and one fold of another: what remains is scored, and thresholds are those of its fold."""
     folds = np.arange(len(predicted.test)) % 2 + 1
     test = replace(predicted.test, folds=folds)

@@ -11,13 +11,13 @@ from fundusgrade.evaluation.landmarks import Landmarks, Spot
 MASK = np.ones((20, 20), np.bool_)
 
 
-def test_an_even_map_spreads_over_everything() -> None:
+def test_a_uniform_map_is_least_concentrated() -> None:
     found = measure_concentration(np.full((20, 20), 3.0, np.float32), MASK, 10, Landmarks())
     assert (found.num_peaks, found.disc_distance, found.fovea_distance) == (1, None, None)
     assert (found.half_area, found.entropy) == (pytest.approx(0.5), pytest.approx(1.0))
 
 
-def test_a_single_pixel_holds_everything() -> None:
+def test_a_single_pixel_is_most_concentrated() -> None:
     heat = np.zeros((20, 20), np.float32)
     heat[4, 7] = 2.0
     found = measure_concentration(heat, MASK, 10, Landmarks(optic_disc=Spot(x=10, y=8), fovea=Spot(x=7, y=4)))

@@ -38,7 +38,7 @@ def changed(name: str, size_px: int = 256) -> tuple[np.ndarray, np.ndarray | Non
     return photograph, INTERVENTIONS[name](photograph, find_field_of_view(photograph))
 
 
-def test_a_cut_leaves_the_middle_and_bars_leave_the_size() -> None:
+def test_a_crop_keeps_the_center_and_bars_keep_the_size() -> None:
     photograph, narrow = changed("cut above and below")
     _, barred = changed("bars above and below")
     assert narrow is not None and barred is not None

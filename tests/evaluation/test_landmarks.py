@@ -55,7 +55,7 @@ def test_landmarks_move_with_the_image() -> None:
     assert moved == Landmarks(optic_disc=Spot(x=13.0, y=25.0))
 
 
-def test_baselines_know_nothing_of_a_network_and_fill_the_image() -> None:
+def test_baselines_do_not_depend_on_a_network_and_fill_the_image() -> None:
     eye = healthy_eye(500)
     natural = preprocess_photograph(eye.photograph, RECIPE)
     prepared = preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=224))

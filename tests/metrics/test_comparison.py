@@ -66,7 +66,7 @@ def test_holm_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_bootstrap_p_says_what_the_interval_says(seed: int) -> None:
+def test_bootstrap_p_agrees_with_the_interval(seed: int) -> None:
     first = draw_photographs(70, seed)
     sets = [prediction_set(each, model=name) for each, name in ((first, "a"), (grade_again(first, seed + 40), "b"))]
     (pair,) = compare_all(sets, resample(first.grades, first.groups, num_resamples=300, seed=seed))
@@ -162,7 +162,7 @@ def test_kappas_that_are_undefined_are_not_compared() -> None:
     assert (pair.kappa_difference.value, pair.kappa_p, pair.agreement_kappa) == (None, None, None)
 
 
-def test_copies_of_one_group_do_not_make_a_difference_surer() -> None:
+def test_copies_of_one_group_do_not_narrow_the_interval_of_a_difference() -> None:
     first, second = (repeated(each.test, 2) for each in three_models(100)[:2])
     single = [prediction_set(each.test) for each in three_models(100)[:2]]
     doubled = compare_all(

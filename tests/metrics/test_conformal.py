@@ -23,7 +23,7 @@ def test_set_grows_by_the_more_probable_neighbor() -> None:
     assert scores[4] == 1.0
 
 
-def test_a_probable_grade_behind_an_improbable_one_waits() -> None:
+def test_a_probable_grade_behind_an_improbable_one_joins_later() -> None:
     table = np.repeat([[0.45, 0.05, 0.15, 0.35, 0.0]], 5, axis=0)
     assert conformity_scores(table, np.arange(5)) == pytest.approx([0, 0.5, 0.65, 1, 1])
 
@@ -55,17 +55,17 @@ def test_sets_hold_exactly_the_grades_whose_score_is_within_the_limit() -> None:
             assert np.array_equal(inside, (low <= grade) & (grade <= high))
 
 
-def test_the_decided_grade_is_where_sets_begin() -> None:
-    # From 4 to 3, 2, 1 and 0: what was decided need not be the most probable grade.
+def test_sets_grow_from_the_predicted_grade() -> None:
+    # From 4 to 3, 2, 1 and 0: the predicted grade need not be the most probable grade.
     scores = conformity_scores(np.repeat(ROW, 5, axis=0), np.arange(5), np.full(5, 4))
     assert scores == pytest.approx([1.0, 0.9, 0.7, 0.3, 0.0])
     rng = np.random.default_rng(2)
-    table, decided = rng.dirichlet(np.full(5, 0.5), 300), rng.integers(0, 5, 300)
+    table, predicted = rng.dirichlet(np.full(5, 0.5), 300), rng.integers(0, 5, 300)
     for limit in (0.0, 0.5, 0.9):
-        low, high = grade_sets(table, limit, decided)
-        assert ((low <= decided) & (decided <= high)).all()
+        low, high = grade_sets(table, limit, predicted)
+        assert ((low <= predicted) & (predicted <= high)).all()
         for grade in range(5):
-            inside = conformity_scores(table, np.full(300, grade), decided) <= limit
+            inside = conformity_scores(table, np.full(300, grade), predicted) <= limit
             assert np.array_equal(inside, (low <= grade) & (grade <= high))
 
 
@@ -83,7 +83,7 @@ def test_limit_is_an_order_statistic() -> None:
 
 
 @pytest.mark.parametrize("skill", [0.7, 1.5])
-def test_mean_coverage_is_what_was_asked_for(skill: float) -> None:
+def test_mean_coverage_is_the_target_coverage(skill: float) -> None:
     """Of a weak and a fair model, over many splits; never empty sets make neither cover too often."""
     everyone = draw_photographs(40_000, 0, skill=skill)
     rng = np.random.default_rng(1)
@@ -97,7 +97,7 @@ def test_mean_coverage_is_what_was_asked_for(skill: float) -> None:
     assert 0.89 <= np.mean(covered) <= 0.915
 
 
-def test_a_model_that_is_right_more_often_than_asked_gets_sets_of_one_grade() -> None:
+def test_a_model_whose_accuracy_exceeds_the_target_coverage_gets_sets_of_one_grade() -> None:
     known = draw_photographs(500, 0, skill=4.0)
     assert (known.predicted == known.grades).mean() > 0.92
     limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.9)

@@ -13,8 +13,8 @@ from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.metrics.operating_points import (
     COVERAGES,
     choose_threshold,
-    draw_decision_curves,
     grade_variances,
+    measure_decision_curves,
     measure_operating_points,
     measure_risk_coverage,
     net_benefit,
@@ -111,7 +111,7 @@ def test_net_benefit_by_hand() -> None:
 
 def test_decision_curves() -> None:
     photographs = scored([0, 2, 3, 0], [[1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0.5, 0, 0.1, 0.4, 0], [0.7, 0, 0.3, 0, 0]])
-    referable, threatening = draw_decision_curves(photographs)
+    referable, threatening = measure_decision_curves(photographs)
     assert (referable.what, threatening.what) == ("referable", "sight-threatening")
     assert referable.thresholds == pytest.approx([step / 100 for step in range(1, 61)])
     at = {round(cut, 2): i for i, cut in enumerate(referable.thresholds)}
@@ -141,6 +141,6 @@ def test_the_least_uncertain_are_kept() -> None:
     assert found.accuracies[-1] > found.accuracies[0]
 
 
-def test_deferral_of_one_photograph() -> None:
+def test_selective_prediction_of_one_photograph() -> None:
     found = measure_risk_coverage(scored([0], [[1, 0, 0, 0, 0]]))
     assert (set(found.kappas), set(found.accuracies), set(found.off_by_two)) == ({None}, {1.0}, {0.0})

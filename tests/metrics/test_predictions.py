@@ -69,7 +69,7 @@ def rewrite(path: Path, change: Callable[[list[dict[str, str]]], list[dict[str, 
 # There and back
 
 
-def test_predictions_come_back_as_they_were_to_six_digits(simulated: PredictionSet, written: Path) -> None:
+def test_predictions_are_read_back_to_six_digits(simulated: PredictionSet, written: Path) -> None:
     read = read_predictions(written)
     assert (read.model, read.data) == ("tiny", "eyes")
     same(simulated.test, read.test)
@@ -94,14 +94,14 @@ def test_the_predicted_grade_is_that_of_the_file_not_the_most_probable_one(tmp_p
     assert read_predictions(tmp_path / "own.csv").test.predicted.tolist() == [1, 3]
 
 
-def test_a_file_without_validation_photographs_is_whole(tmp_path: Path) -> None:
+def test_a_file_without_validation_photographs_is_complete(tmp_path: Path) -> None:
     write_predictions(prediction_set(draw_photographs(5, 0)), tmp_path / "test-only.csv")
     read = read_predictions(tmp_path / "test-only.csv")
     assert (len(read.test), len(read.validation)) == (5, 0)
     assert read.validation.probabilities.shape == (0, 5)
 
 
-def test_odd_names_come_back(tmp_path: Path) -> None:
+def test_unusual_names_are_read_back(tmp_path: Path) -> None:
     names = ("a,b.png", 'say "eye".png', "größe.png", "line\nbreak.png", " blank .png")
     photographs = replace(draw_photographs(5, 0), sources=names)
     write_predictions(prediction_set(photographs, model="m,1"), tmp_path / "odd.csv")
@@ -125,7 +125,7 @@ def test_leakage_is_read_back_and_may_be_missing_in_files_of_others(simulated: P
     assert read_predictions(written).leakage == ""
 
 
-def test_further_columns_and_another_order_do_no_harm(simulated: PredictionSet, written: Path) -> None:
+def test_additional_columns_and_another_order_are_accepted(simulated: PredictionSet, written: Path) -> None:
     rewrite(written, lambda rows: [{"note": "x", **dict(reversed(row.items()))} for row in rows])
     same(simulated.test, read_predictions(written).test)
 
@@ -182,7 +182,7 @@ def test_a_missing_column_is_named(column: str, written: Path) -> None:
         ("part", "Test", "part"),
     ],
 )
-def test_a_cell_that_cannot_be_meant_is_refused(column: str, value: str, reason: str, written: Path) -> None:
+def test_an_invalid_cell_is_refused(column: str, value: str, reason: str, written: Path) -> None:
     rewrite(written, lambda rows: [*rows[:7], {**rows[7], column: value}, *rows[8:]])
     with pytest.raises(DatasetError, match=rf"(?s){reason}.*{REMEDY}"):
         read_predictions(written)

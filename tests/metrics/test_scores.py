@@ -121,7 +121,7 @@ def test_scores_come_in_the_order_of_their_keys_and_are_looked_up_by_them() -> N
         find_score(scores[:3], ScoreKey.LOG_LOSS)
 
 
-def test_copies_of_one_group_do_not_make_a_score_surer() -> None:
+def test_copies_of_one_group_do_not_narrow_the_interval_of_a_score() -> None:
     photographs = draw_photographs(150, 3)
     twice = repeated(photographs, 2)
     single = {each.key: each.estimate for each in score_predictions(photographs, resampled(photographs, 2000))}

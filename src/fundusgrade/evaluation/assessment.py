@@ -20,7 +20,7 @@ from fundusgrade.metrics.operating_points import (
     DecisionCurve,
     OperatingPoint,
     RiskCoverage,
-    draw_decision_curves,
+    measure_decision_curves,
     measure_operating_points,
     measure_risk_coverage,
 )
@@ -150,7 +150,7 @@ def _assess_model(
         scores=score_predictions(test, resamples),
         reliability=measure_reliability(test, resamples),
         operating_points=measure_operating_points(predictions, resamples),
-        decision_curves=draw_decision_curves(test),
+        decision_curves=measure_decision_curves(test),
         risk_coverage=measure_risk_coverage(test),
         set_coverage=measure_sets(predictions, resamples, coverage=coverage),
         subgroups=tuple(_subgroup(each, test, resamples) for each in subgroups),

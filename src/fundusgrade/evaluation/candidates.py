@@ -111,7 +111,7 @@ def check_leakage(grader: Grader, dataset: PreparedDataset, rows: Sequence[Manif
     overlap = find_overlap(fingerprints, dataset, rows)
     known = f"Trained and selected on {len(fingerprints.files)} different files of {trained_on}"
     if not overlap.sources:
-        return f"{known}; none of the {len(rows)} evaluation images, of their copies and patients is among them."
+        return f"{known}; none of the {len(rows)} evaluation images, their copies or their patients is among them."
     counts = {
         "": len(overlap.files),
         "copies of ": len(overlap.copies),

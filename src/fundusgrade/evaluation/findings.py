@@ -75,11 +75,21 @@ class Findings:
     over_baselines: tuple[Difference, ...]
 
 
-BINARY_MEASURES = frozenset({"peak on lesion"})
+# Names of tests and measures, by which findings are looked up.
+PERTURBATION = "perturbation"
+ROAD = "ROAD"
+LESIONS = "lesions"
+LESION_LIFT = "heat on lesions / their area"
+PEAK_ON_LESION = "peak on lesion"
+CONCENTRATION = "concentration"
+CONCENTRATION_ONE_RESOLUTION = "concentration, one resolution"
+
+BINARY_MEASURES = frozenset({PEAK_ON_LESION})
 """Measures that are yes or no for each photograph."""
 
-COMPARED_BETWEEN_MODELS = ("concentration", "concentration, one resolution")
-COMPARED_WITH_BASELINES = {"lesions": "heat on lesions / their area", "perturbation": "ROAD"}
+COMPARED_BETWEEN_MODELS = (CONCENTRATION, CONCENTRATION_ONE_RESOLUTION)
+COMPARED_WITH_BASELINES = {LESIONS: LESION_LIFT, PERTURBATION: ROAD}
+"""The measure of a test in which methods are compared with baselines."""
 
 _Key = tuple[str, str, str, str]
 _Columns = dict[_Key, NDArray[np.float64]]

@@ -10,6 +10,14 @@ from numpy.typing import NDArray
 
 from fundusgrade.evaluation.baselines import BASELINES, baseline_map
 from fundusgrade.evaluation.concentration import coarsened, measure_concentration
+from fundusgrade.evaluation.findings import (
+    CONCENTRATION,
+    CONCENTRATION_ONE_RESOLUTION,
+    LESION_LIFT,
+    PEAK_ON_LESION,
+    PERTURBATION,
+    ROAD,
+)
 from fundusgrade.evaluation.lesion_agreement import measure_agreement
 from fundusgrade.evaluation.perturbation import FRACTIONS, MapTest, measure_curves, measure_road
 from fundusgrade.evaluation.samples import PreparedSample
@@ -30,7 +38,7 @@ class MapMeasure:
 def concentration_measures(sample: PreparedSample, values: NDArray[np.float32]) -> list[MapMeasure]:
     """How concentrated heat (S, S) is, as it is and at one resolution for all networks."""
     found = []
-    for test, heat in (("concentration", values), ("concentration, one resolution", coarsened(values))):
+    for test, heat in ((CONCENTRATION, values), (CONCENTRATION_ONE_RESOLUTION, coarsened(values))):
         numbers = measure_concentration(heat, sample.prepared.mask, sample.grader.recipe.radius_px, sample.landmarks)
         found += _measures(
             test,
@@ -59,13 +67,13 @@ def perturbation_measures(sample: PreparedSample, values: NDArray[np.float32]) -
     curves, road = measure_curves(test), measure_road(test)
     early = FRACTIONS.index(_EARLY)
     return _measures(
-        "perturbation",
+        PERTURBATION,
         {
             "deletion": curves.deletion_area,
             "insertion": curves.insertion_area,
             "left without 2 %": curves.deletion[early],
             "there with 2 %": curves.insertion[early],
-            "ROAD": road,
+            ROAD: road,
         },
     )
 
@@ -80,10 +88,10 @@ def lesion_measures(sample: PreparedSample, values: NDArray[np.float32]) -> list
             lesions.test,
             {
                 "heat on lesions": agreement.heat_fraction,
-                "heat on lesions / their area": agreement.lift,
+                LESION_LIFT: agreement.lift,
                 "average precision": agreement.average_precision,
                 "average precision by chance": agreement.area_fraction,
-                "peak on lesion": None if peak is None else float(peak),
+                PEAK_ON_LESION: None if peak is None else float(peak),
             },
         )
     return found

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.data.lesion_masks import LESION_NAMES, LesionMask, any_lesion
+from fundusgrade.evaluation.findings import LESIONS
 from fundusgrade.evaluation.landmarks import Landmarks, find_landmarks
 from fundusgrade.evaluation.lesion_agreement import lesion_coverage
 from fundusgrade.explanation.explainer import visible_region
@@ -57,7 +58,7 @@ def prepare_sample(sample: Sample, grader: Grader, target: Target) -> PreparedSa
     """What tests need, computed once for a photograph: lesion masks have many megapixels."""
     prepared, lesions = sample.loaded.preprocessed, sample.lesions
     natural, landmarks = _natural(sample.loaded, grader)
-    masks = [("lesions", any_lesion(lesions))] if lesions else []
+    masks = [(LESIONS, any_lesion(lesions))] if lesions else []
     masks += [(LESION_NAMES[each.kind], each.mask) for each in lesions]
     return PreparedSample(
         sample=sample,

@@ -5,9 +5,9 @@ prediction sets: Lu, Angelopoulos and Pomerantz, MICCAI 2022), up to a limit cho
 new photographs are exchangeable, the proportion of sets that hold the true grade is at least the target coverage (split
 conformal prediction: Vovk, Gammerman and Shafer 2005).
 
-A set is never empty: the predicted grade is always in it. It therefore scores 0, so that the limit is fitted to the
-sets that are really given; scored by its probability, it would stay in beyond what the limit allows, and sets would
-hold the true grade more often than the target. A model whose accuracy exceeds the target gets sets of one grade, which
+A set is never empty: the predicted grade is always in it, and its conformity score is 0, so that the limit is fitted to
+the sets as they are given. (Scored by its probability, it would remain in sets beyond the limit, and sets would hold
+the true grade more often than the target.) A model whose accuracy exceeds the target gets sets of one grade, which
 hold the true grade as often as the model is right: more often than the target.
 The coverage is marginal: that of all photographs together, not of those of one grade.
 """
@@ -119,9 +119,9 @@ def _masses(probabilities: NDArray[np.float64], predicted: NDArray[np.int64] | N
     low = high = probabilities.argmax(axis=1) if predicted is None else predicted
     masses = np.zeros(probabilities.shape)
     total = probabilities[rows, low]
-    walled = np.pad(probabilities, ((0, 0), (1, 1)), constant_values=-np.inf)
+    padded = np.pad(probabilities, ((0, 0), (1, 1)), constant_values=-np.inf)
     for step in range(1, NUM_GRADES):
-        downward = walled[rows, low] >= walled[rows, high + 2]
+        downward = padded[rows, low] >= padded[rows, high + 2]
         joined = np.where(downward, low - 1, high + 1)
         low, high = np.minimum(low, joined), np.maximum(high, joined)
         total = total + probabilities[rows, joined]

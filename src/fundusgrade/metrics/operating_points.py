@@ -88,13 +88,13 @@ def choose_threshold(positive: NDArray[np.bool_], scores: NDArray[np.float64], s
     # Rounded, because (1 - 0.9) * 10 is a little less than 1.
     if side == "specificity":
         num_called = math.floor(round((1 - aim) * int((~positive).sum()), 9))
-        highest_passed = np.sort(scores[~positive])[::-1][num_called]
-        above = scores[scores > highest_passed]
-        return float((highest_passed + above.min()) / 2) if above.size else float(np.nextafter(highest_passed, 2.0))
+        highest_negative = np.sort(scores[~positive])[::-1][num_called]
+        above = scores[scores > highest_negative]
+        return float((highest_negative + above.min()) / 2) if above.size else float(np.nextafter(highest_negative, 2.0))
     num_called = math.ceil(round(aim * int(positive.sum()), 9))
-    lowest_called = np.sort(scores[positive])[::-1][num_called - 1]
-    below = scores[scores < lowest_called]
-    return float((lowest_called + below.max()) / 2) if below.size else float(lowest_called)
+    lowest_positive = np.sort(scores[positive])[::-1][num_called - 1]
+    below = scores[scores < lowest_positive]
+    return float((lowest_positive + below.max()) / 2) if below.size else float(lowest_positive)
 
 
 def _operating_point(
@@ -127,7 +127,7 @@ def _operating_point(
 # Decision curves
 
 
-def draw_decision_curves(photographs: ScoredPhotographs) -> tuple[DecisionCurve, ...]:
+def measure_decision_curves(photographs: ScoredPhotographs) -> tuple[DecisionCurve, ...]:
     """Net benefit at threshold probabilities of 0.01 to 0.60 (Vickers and Elkin, Medical Decision Making 2006)."""
     curves = []
     for decision in DECISIONS:

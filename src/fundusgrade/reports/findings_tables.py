@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fundusgrade.evaluation.baselines import is_baseline
-from fundusgrade.evaluation.findings import Difference, Finding, Findings
+from fundusgrade.evaluation.findings import LESION_LIFT, LESIONS, PERTURBATION, ROAD, Difference, Finding, Findings
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.metrics.comparison import p_value
@@ -33,8 +33,8 @@ class _Drawn:
 
 
 _FIGURES = (
-    _Drawn(name="road", test="perturbation", measure="ROAD", chance=0.0),
-    _Drawn(name="lesions", test="lesions", measure="heat on lesions / their area", chance=1.0),
+    _Drawn(name="road", test=PERTURBATION, measure=ROAD, chance=0.0),
+    _Drawn(name="lesions", test=LESIONS, measure=LESION_LIFT, chance=1.0),
 )
 
 
