@@ -21,9 +21,9 @@ from fundusgrade.photographs.pixels import (
     NO_MEMORY,
     Image,
     check_size_16_bit,
+    decode_8_bit,
     decode_16_bit,
     joined_file,
-    load_image,
     turn_upright,
 )
 from fundusgrade.photographs.tiff import decode_tiff
@@ -57,7 +57,7 @@ def decode_image(data: bytes, *, at_least_px: int | None = None) -> Image:
 
 def decode_jpeg_2000(data: bytes) -> Image:
     """Decode a JPEG 2000 codestream, as DICOM holds them. Raises UnreadableImageError as `decode_image` does."""
-    return load_image(Jpeg2KImagePlugin.Jpeg2KImageFile, io.BytesIO(data), "JPEG 2000")
+    return decode_8_bit(Jpeg2KImagePlugin.Jpeg2KImageFile, io.BytesIO(data), "JPEG 2000")
 
 
 def _decode(data: bytes, at_least_px: int | None) -> Image:
@@ -68,9 +68,9 @@ def _decode(data: bytes, at_least_px: int | None) -> Image:
     if data.startswith((b"II*\0", b"MM\0*")):
         return decode_tiff(data)
     if data.startswith(b"BM"):
-        return load_image(BmpImagePlugin.BmpImageFile, io.BytesIO(data), "BMP")
+        return decode_8_bit(BmpImagePlugin.BmpImageFile, io.BytesIO(data), "BMP")
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return load_image(WebPImagePlugin.WebPImageFile, io.BytesIO(data), "WebP")
+        return decode_8_bit(WebPImagePlugin.WebPImageFile, io.BytesIO(data), "WebP")
     raise UnreadableImageError(f"{_name_unreadable(data)}; expected {_READABLE}; export the photograph as one of these")
 
 
@@ -97,7 +97,7 @@ def _decode_jpeg(data: bytes, at_least_px: int | None) -> Image:
         )
     if data.count(_SCAN_START) > _MAX_SCANS and _num_scans(data) > _MAX_SCANS:
         raise UnreadableImageError(f"damaged JPEG: more than {_MAX_SCANS} scans; save the image again")
-    return load_image(_JpegWithoutExif, io.BytesIO(data), "JPEG", at_least_px)
+    return decode_8_bit(_JpegWithoutExif, io.BytesIO(data), "JPEG", at_least_px)
 
 
 def _num_scans(data: bytes) -> int:
@@ -140,6 +140,6 @@ def _decode_png(data: bytes) -> Image:
         position += len(chunk)
     header = bytes(essential[1])
     if not header.startswith(b"IHDR", 4) or header[16] != 16:
-        return turn_upright(load_image(PngImagePlugin.PngImageFile, joined_file(essential), "PNG"), orientation)
+        return turn_upright(decode_8_bit(PngImagePlugin.PngImageFile, joined_file(essential), "PNG"), orientation)
     check_size_16_bit(int.from_bytes(header[8:12], "big"), int.from_bytes(header[12:16], "big"))
     return turn_upright(decode_16_bit(b"".join(essential), "PNG"), orientation)

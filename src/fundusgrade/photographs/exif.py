@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ORIENTATION_TAG = 274
+from PIL.ExifTags import Base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,6 @@ def find_orientation(exif: bytes) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) where the block is damaged or has none."""
     block = exif.removeprefix(b"Exif\0\0")
     for entry in read_tiff_directory(block) if block.startswith((b"II*\0", b"MM\0*")) else []:
-        if entry.tag == ORIENTATION_TAG and entry.values:
+        if entry.tag == Base.Orientation and entry.values:
             return entry.values[0]
     return 1

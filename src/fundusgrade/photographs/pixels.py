@@ -78,7 +78,9 @@ def joined_file(parts: Sequence[bytes | memoryview]) -> IO[bytes]:
     return io.BufferedReader(_JoinedFile(parts), 2**16)
 
 
-def load_image(plugin: type[ImageFile.ImageFile], file: IO[bytes], kind: str, at_least_px: int | None = None) -> Image:
+def decode_8_bit(
+    plugin: type[ImageFile.ImageFile], file: IO[bytes], kind: str, at_least_px: int | None = None
+) -> Image:
     """Decode 8 bits per channel by one Pillow plugin; the size is checked before any pixel is decoded.
 
     `kind` names the format in errors. Raises UnreadableImageError where the image is damaged, too large or too small.

@@ -114,6 +114,7 @@ class _VisibleRect:
 
     @classmethod
     def of(cls, placement: Placement, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> _VisibleRect:
+        """The bounds of a field of view on the preprocessed image."""
         last = recipe.size_px - 1
 
         def within(value: float) -> int:
@@ -127,6 +128,7 @@ class _VisibleRect:
         )
 
     def mask(self, size_px: int) -> NDArray[np.bool_]:
+        """Which pixels (S, S) lie inside."""
         mask = np.zeros((size_px, size_px), np.bool_)
         mask[self.top : self.bottom + 1, self.left : self.right + 1] = True
         return mask

@@ -65,6 +65,7 @@ def find_files(arguments: Sequence[Path], *, archives: bool = False) -> list[Fou
 
 
 def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False for one that cannot be reached."""
     return os.path.isdir(path)  # noqa: PTH112 (Path.is_dir raises on overlong names and forbidden parents)
 
 

@@ -7,27 +7,36 @@ from typing import Literal
 
 import numpy as np
 from PIL import ImageFile, TiffImagePlugin
+from PIL.ExifTags import Base
 
 from fundusgrade.errors import UnreadableImageError
-from fundusgrade.photographs.exif import ORIENTATION_TAG, TiffEntry, read_tiff_directory
+from fundusgrade.photographs.exif import TiffEntry, read_tiff_directory
 from fundusgrade.photographs.pixels import (
     COPY_AGAIN,
     MAX_PIXELS,
     Image,
     check_size_16_bit,
+    decode_8_bit,
     decode_16_bit,
     joined_file,
-    load_image,
     turn_upright,
 )
 
-_DECODER_TAGS = frozenset(
-    # Size, bits, compression, color, strips, planes, predictor, palette, tiles, alpha, sample format, JPEG, YCbCr.
-    {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339, 347}
-    | {529, 530, 531, 532}
+_SINGLE_VALUE_TAGS = frozenset(
+    {
+        *(Base.ImageWidth, Base.ImageLength, Base.Compression, Base.PhotometricInterpretation, Base.FillOrder),
+        *(Base.SamplesPerPixel, Base.RowsPerStrip, Base.PlanarConfiguration, Base.Predictor),
+        *(Base.TileWidth, Base.TileLength),
+    }
 )
-
-_SINGLE_VALUE_TAGS = frozenset({256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323})
+_DECODER_TAGS = _SINGLE_VALUE_TAGS | {
+    *(Base.BitsPerSample, Base.SampleFormat, Base.ExtraSamples, Base.ColorMap, Base.InkSet),
+    *(Base.StripOffsets, Base.StripByteCounts, Base.TileOffsets, Base.TileByteCounts),
+    *(Base.T4Options, Base.T6Options, Base.JPEGTables),
+    *(Base.YCbCrCoefficients, Base.YCbCrSubSampling, Base.YCbCrPositioning, Base.ReferenceBlackWhite),
+}
+_UNSIGNED, _UNDEFINED = 1, 4  # sample formats; writers use "undefined" for unsigned numbers too
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 
 
 def decode_tiff(data: bytes) -> Image:
@@ -47,7 +56,7 @@ def decode_tiff(data: bytes) -> Image:
     start = len(data) + len(padding)
     page: list[bytes | memoryview] = [data[:4], start.to_bytes(4, order), memoryview(data)[8:], padding, directory]
     image = _decode_page(page, entries)
-    orientation = entries.get(ORIENTATION_TAG)
+    orientation = entries.get(Base.Orientation)
     return turn_upright(image, orientation.values[0] if orientation and orientation.values else 1)
 
 
@@ -61,15 +70,16 @@ def _decode_page(page: Sequence[bytes | memoryview], entries: dict[int, TiffEntr
     def value(tag: int, default: int) -> int:
         return max(entries[tag].values, default=default) if tag in entries else default
 
-    if value(339, 1) not in (1, 4):  # 4 is "undefined", which writers use for plain numbers too
+    if value(Base.SampleFormat, _UNSIGNED) not in (_UNSIGNED, _UNDEFINED):
         raise UnreadableImageError("TIFF with floating-point or signed pixels is not supported; save it with 8 bits")
-    if value(322, 0) * value(323, 0) > MAX_PIXELS:
+    if value(Base.TileWidth, 0) * value(Base.TileLength, 0) > MAX_PIXELS:
         raise UnreadableImageError("damaged TIFF: it claims dangerously large tiles; save the image again")
-    if value(258, 1) <= 8:
-        return load_image(_TiffOfAnySize, joined_file(page), "TIFF")
-    check_size_16_bit(value(256, 0), value(257, 0))
-    photometric = value(262, 1)
-    if value(258, 1) != 16 or photometric not in (0, 1, 2):
-        raise UnreadableImageError(f"TIFF with {value(258, 1)} bits of this color type is not supported; save with 8")
+    num_bits = value(Base.BitsPerSample, 1)
+    if num_bits <= 8:
+        return decode_8_bit(_TiffOfAnySize, joined_file(page), "TIFF")
+    check_size_16_bit(value(Base.ImageWidth, 0), value(Base.ImageLength, 0))
+    photometric = value(Base.PhotometricInterpretation, _BLACK_IS_ZERO)
+    if num_bits != 16 or photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
+        raise UnreadableImageError(f"TIFF with {num_bits} bits of this color type is not supported; save with 8")
     image = decode_16_bit(b"".join(page), "TIFF")
-    return np.invert(image, out=image) if photometric == 0 else image  # 0 means white
+    return np.invert(image, out=image) if photometric == _WHITE_IS_ZERO else image
