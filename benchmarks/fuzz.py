@@ -6,7 +6,7 @@ Each mutant (tests/mutations.py) is written to disk and loaded by a worker proce
 with a limit of processor time and of address space. Of those that pass, one in twenty is graded by the shipped model.
 Anything else than a preprocessed image or a reason (another exception, a warning, a signal, a hang) is a finding: it is
 printed, its file is kept, and the exit code is 1. What libraries of codecs write to stderr is counted, but no finding.
-Without photographs the samples of docs/samples are used. A number given to --only reproduces one mutant.
+Without photographs the samples of docs/samples are used. A number given to --only reproduces one mutant. Linux only.
 """
 
 from __future__ import annotations
