@@ -100,7 +100,7 @@ def test_version() -> None:
         "fundusgrade train --epochs many",
     ],
 )
-def test_wrong_words_are_a_usage_error(command: str) -> None:
+def test_wrong_options_are_a_usage_error(command: str) -> None:
     outcome = Outcome(command)
     assert outcome.code == 2
     assert "Usage:" in outcome.stderr + outcome.stdout
@@ -130,7 +130,7 @@ def test_every_command_refuses_a_missing_gpu(command: str, workplace: Path, monk
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train --arch cnn"])
-def test_the_data_set_must_be_plain(command: str) -> None:
+def test_the_data_set_must_be_unambiguous(command: str) -> None:
     install_model()
     none = Outcome(f"fundusgrade {command}")
     assert none.code == 1

@@ -41,7 +41,7 @@ def deep(described: dict[str, Any], **changes: object) -> None:
     described["recipe"].update(changes)
 
 
-LIES: dict[str, Callable[[dict[str, Any]], object]] = {
+FALSE_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "size": lambda d: d.update(size_px=10**9),
     "size, everywhere": lambda d: (d.update(size_px=10**9), deep(d, size_px=10**9)),
     "size of a transformer": lambda d: d.update(arch="vit", timm_name="vit_base_patch16_224", size_px=10**9),
@@ -89,10 +89,10 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_description_that_lies_is_refused_quickly_and_with_a_remedy(lie: str) -> None:
+@pytest.mark.parametrize("case", FALSE_DESCRIPTIONS)
+def test_a_false_description_is_refused_quickly_and_with_a_remedy(case: str) -> None:
     path = install_model()
-    rewritten(path, LIES[lie])
+    rewritten(path, FALSE_DESCRIPTIONS[case])
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     with pytest.raises(CheckpointError, match=r"copy the file again|install|train it again"):
         load_checkpoint(path)

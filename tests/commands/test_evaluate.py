@@ -66,7 +66,7 @@ def test_folds_are_trained_pooled_compared_and_reported(labeled: Path, home: Pat
     assert [model["evaluation"]["num_photographs"] for model in written["models"]] == [20, 20]
 
 
-def test_predictions_of_joined_data_sets_are_scored_by_origin_and_reported(labeled: Path, home: Path) -> None:
+def test_predictions_of_combined_data_sets_are_scored_by_origin_and_reported(labeled: Path, home: Path) -> None:
     arithmetic = "--device cpu --precision float32"
     for name in ("north", "south"):
         assert Outcome(f"fundusgrade preprocess labeled --size 64 --workers 1 --name {name}").code == 0
@@ -88,7 +88,7 @@ def test_predictions_of_joined_data_sets_are_scored_by_origin_and_reported(label
     assert audited.code == 1 and "is a combination of data sets; audit each separately" in audited.stderr
 
 
-def test_photographs_seen_in_training_are_refused_unless_allowed(labeled: Path) -> None:
+def test_photographs_of_the_training_are_refused_unless_leakage_is_allowed(labeled: Path) -> None:
     assert Outcome("fundusgrade preprocess labeled --size 64 --workers 1").code == 0
     assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name seeing").code == 0
     refused = Outcome("fundusgrade evaluate --model seeing --split train --device cpu")
@@ -113,7 +113,7 @@ def test_evaluate_uses_the_test_split_and_the_default_model(workplace: Path) -> 
     assert (model["model"], count) == ("tiny", len(dataset.graded_rows("test")))
 
 
-def test_evaluate_refuses_images_prepared_otherwise() -> None:
+def test_evaluate_refuses_images_of_another_preprocessing() -> None:
     install_dataset("drawn", size_px=48)
     install_model()
     outcome = Outcome("fundusgrade evaluate")

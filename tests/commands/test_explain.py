@@ -99,7 +99,7 @@ def test_explain_saves_raw_maps(workplace: Path) -> None:
         assert str(content["target"]) == "expected"
 
 
-def test_explain_makes_a_folder_with_an_index_and_goes_on(workplace: Path) -> None:
+def test_explain_makes_a_folder_with_an_index_also_of_failures(workplace: Path) -> None:
     install_model()
     save_photographs(workplace / "images" / "clinic", [1, 2])
     (workplace / "images" / "bad.png").write_bytes(b"")

@@ -22,7 +22,7 @@ from tests.models_for_tests import install_model, save_photographs
 RECIPE = PreprocessRecipe(method=Method.NATURAL, size_px=64)
 
 
-def test_links_in_circles_are_left_alone(workplace: Path) -> None:
+def test_symbolic_links_in_circles_are_failures_and_no_endless_loop(workplace: Path) -> None:
     install_model()
     save_photographs(workplace / "eyes", [0, 1])
     (workplace / "eyes" / "inside").symlink_to(workplace / "eyes")

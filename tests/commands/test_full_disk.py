@@ -18,9 +18,7 @@ from tests.command_line import ENVIRONMENT, TRAIN, run, visible_files
 from tests.models_for_tests import install_dataset, install_model, save_labeled_photographs, save_photographs
 
 
-def test_a_store_that_cannot_be_written_is_no_hindrance_to_reading(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_cannot_be_written_can_be_read(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(install_model().parent, workplace / "shipped" / "tiny")
     dataset = install_dataset("eyes").directory
     photograph = save_photographs(workplace, [0])[0]
@@ -77,7 +75,7 @@ FULL = {
 
 
 @pytest.mark.parametrize("case", FULL)
-def test_a_full_disk_is_said_leaves_no_half_file_and_does_no_lasting_harm(
+def test_a_full_disk_is_an_error_leaves_no_partial_result_and_does_no_lasting_harm(
     case: str, workplace: Path, home: Path
 ) -> None:
     words, limit = FULL[case]

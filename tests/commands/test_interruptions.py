@@ -69,7 +69,7 @@ def prepared(folder: Path, name: str) -> dict[str, bytes]:
     return {**files, "dataset": json.dumps(kept).encode()}
 
 
-def test_preprocess_killed_at_any_moment_goes_on_to_the_same_data_set(workplace: Path, home: Path) -> None:
+def test_preprocess_killed_at_any_moment_resumes_to_the_same_data_set(workplace: Path, home: Path) -> None:
     save_labeled_photographs(workplace / "eyes", 40)
     command = [sys.executable, "-m", "fundusgrade", "preprocess", "eyes", "--size", "64", "--workers", "1", "--name"]
     environment = {**ENVIRONMENT, "FUNDUSGRADE_HOME": str(home)}
@@ -91,7 +91,7 @@ def test_preprocess_killed_at_any_moment_goes_on_to_the_same_data_set(workplace:
     assert len(sources) == len(set(sources)) == 40
 
 
-def test_what_a_kill_leaves_of_a_run_that_is_cleared_away_cannot_be_resumed(
+def test_a_run_that_was_killed_while_it_was_cleared_cannot_be_resumed(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_dataset("eyes")

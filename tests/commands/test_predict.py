@@ -52,7 +52,7 @@ def test_predict_writes_nothing_but_csv_to_standard_output(workplace: Path) -> N
     assert rows_of(outcome.stdout)[1]["p3"] == f"{expected.probabilities[3]:.4f}"
 
 
-def test_predict_goes_on_past_every_broken_file_and_says_so_at_the_end(workplace: Path) -> None:
+def test_predict_grades_the_rest_past_every_broken_file_and_reports_the_counts(workplace: Path) -> None:
     install_model()
     reasons = save_broken_files(workplace / "images")
     assert len(reasons) >= 12
@@ -134,7 +134,7 @@ def test_a_model_without_conformity_gives_no_ranges(workplace: Path) -> None:
     assert "--coverage" in outcome.stderr
 
 
-def test_require_gradable_withholds_what_is_in_doubt(workplace: Path) -> None:
+def test_require_gradable_leaves_photographs_of_doubtful_quality_ungraded(workplace: Path) -> None:
     install_model()
     save_photographs(workplace / "images", [0])
     sharp = read_image(workplace / "images" / "eye00.png")

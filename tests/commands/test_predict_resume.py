@@ -103,7 +103,7 @@ sys.exit(run("photographs", "--csv", "out.csv"))
 """
 
 
-def test_a_reader_who_has_enough_and_control_c_end_predict_cleanly(workplace: Path) -> None:
+def test_a_closed_pipe_and_control_c_end_predict_cleanly(workplace: Path) -> None:
     """`fundusgrade predict empty | head -1`, then Ctrl-C; one process for both, as importing PyTorch takes seconds."""
     model = install_model()
     source = save_photographs(workplace, [0])[0]
