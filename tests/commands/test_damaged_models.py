@@ -93,10 +93,10 @@ FALSE_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_a_false_description_is_refused_quickly_and_with_a_remedy(case: str) -> None:
     path = install_model()
     rewritten(path, FALSE_DESCRIPTIONS[case])
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(CheckpointError, match=r"copy the file again|install|train it again"):
         load_checkpoint(path)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024, "kilobytes"
     assert run("models")[0] == 0
 
@@ -114,9 +114,9 @@ def test_a_description_that_is_none_is_refused(text: str) -> None:
 def test_a_huge_list_of_conformity_is_read_in_moments() -> None:
     path = install_model()
     rewritten(path, lambda d: d.update(conformity=[0.5] * 10**6))
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(load_checkpoint(path).description.conformity) == 10**6
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_tensors_of_another_shape_or_number_are_refused() -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -69,23 +68,40 @@ def prepared(folder: Path, name: str) -> dict[str, bytes]:
     return {**files, "dataset": json.dumps(kept).encode()}
 
 
+_KILLED = """
+import os, signal, sys, threading
+from fundusgrade.commands.app import main
+from fundusgrade.data import prepare_images
+
+prepare, num_left, seconds = prepare_images.prepare_photograph, int(sys.argv.pop(1)), float(sys.argv.pop(1))
+
+def prepare_until_killed(task):
+    global num_left
+    num_left -= 1
+    if num_left == 0:
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return prepare(task)
+
+prepare_images.prepare_photograph = prepare_until_killed
+main()
+"""
+
+
 def test_preprocess_killed_at_any_moment_resumes_to_the_same_data_set(workplace: Path, home: Path) -> None:
+    """It kills itself some milliseconds after a photograph was begun, with at least ten photographs left."""
     save_labeled_photographs(workplace / "eyes", 40)
-    command = [sys.executable, "-m", "fundusgrade", "preprocess", "eyes", "--size", "64", "--workers", "1", "--name"]
+    words = ["preprocess", "eyes", "--size", "64", "--workers", "1", "--name"]
     environment = {**ENVIRONMENT, "FUNDUSGRADE_HOME": str(home)}
-    run("preprocess", "eyes", "--size", "64", "--workers", "1", "--name", "whole")
+    run(*words, "whole")
     journal, rng = store.dataset_directory("killed") / "records.jsonl", random.Random(0)
-    for wanted in sorted(rng.sample(range(1, 38), 3)):
-        process = subprocess.Popen([*command, "killed"], env=environment, stderr=subprocess.DEVNULL)
-        while not (journal.is_file() and journal.read_bytes().count(b"\n") >= wanted):
-            assert process.poll() is None, "ended before it was killed"
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    for _ in range(3):
+        moment = [str(rng.randint(1, 10)), str(rng.uniform(0, 0.03))]
+        done = subprocess.run([sys.executable, "-c", _KILLED, *moment, *words, "killed"], env=environment, check=False)
+        assert done.returncode == -signal.SIGKILL
         assert not (journal.parent / store.DATASET_FILE).exists(), "finished before it was killed"
     with journal.open("ab") as file:
         file.write(b'{"source": "cut sh')
-    assert run("preprocess", "eyes", "--size", "64", "--workers", "1", "--name", "killed")[0] == 0
+    assert run(*words, "killed")[0] == 0
     assert prepared(home, "killed") == prepared(home, "whole")
     sources = [row.source for row in load_dataset(journal.parent).rows]
     assert len(sources) == len(set(sources)) == 40
