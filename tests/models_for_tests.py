@@ -89,18 +89,18 @@ def drawn_photograph(seed: int, size_px: int = 160) -> NDArray[np.uint8]:
     return np.rint(lit).astype(np.uint8)
 
 
-def save_photographs(folder: Path, seeds: Sequence[int]) -> list[Path]:
+def save_photographs(folder: Path, seeds: Sequence[int], size_px: int = 160) -> list[Path]:
     """Drawn eyes as PNG files eye00.png, eye01.png, ..."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"eye{seed:02d}.png" for seed in seeds]
     for seed, path in zip(seeds, paths, strict=True):
-        Image.fromarray(drawn_photograph(seed)).save(path)
+        Image.fromarray(drawn_photograph(seed, size_px)).save(path)
     return paths
 
 
-def save_labeled_photographs(folder: Path, num_photographs: int = 20) -> list[Path]:
+def save_labeled_photographs(folder: Path, num_photographs: int = 20, size_px: int = 160) -> list[Path]:
     """A folder per grade with drawn eyes, in the order of their seeds; the grades are arbitrary."""
-    return [save_photographs(folder / str(seed % 5), [seed])[0] for seed in range(num_photographs)]
+    return [save_photographs(folder / str(seed % 5), [seed], size_px)[0] for seed in range(num_photographs)]
 
 
 def install_dataset(name: str, *, size_px: int = SIZE_PX) -> PreparedDataset:

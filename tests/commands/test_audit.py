@@ -31,7 +31,7 @@ def test_audit_of_data_and_model_shows_tables_a_sentence_and_writes_files(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "measure_shortcuts", measured_once(audit.measure_shortcuts))
-    save_labeled_photographs(workplace / "eyes", 60)
+    save_labeled_photographs(workplace / "eyes", 60, size_px=96)
     assert Outcome("fundusgrade preprocess eyes --method natural --size 64 --workers 1").code == 0
     install_model()
     alone = Outcome("fundusgrade audit eyes")

@@ -60,9 +60,10 @@ def test_two_processes_that_install_one_name_leave_one_whole_model(workplace: Pa
 
 
 def prepared(folder: Path, name: str) -> dict[str, bytes]:
-    """What a finished data set holds, but for the clock and the journal's order."""
+    """The files of a finished data set, but for times, the journal's order and hidden files, which a kill may leave."""
     directory = store.dataset_directory(name)
-    files = {path: (directory / path).read_bytes() for path in visible_files(directory) if path != "records.jsonl"}
+    names = [path for path in visible_files(directory) if path != "records.jsonl" and "/." not in f"/{path}"]
+    files = {path: (directory / path).read_bytes() for path in names}
     described = json.loads(files.pop(store.DATASET_FILE))
     kept = {key: value for key, value in described.items() if key not in ("created", "name")}
     return {**files, "dataset": json.dumps(kept).encode()}
@@ -89,7 +90,7 @@ main()
 
 def test_preprocess_killed_at_any_moment_resumes_to_the_same_data_set(workplace: Path, home: Path) -> None:
     """It kills itself some milliseconds after a photograph was begun, with at least ten photographs left."""
-    save_labeled_photographs(workplace / "eyes", 40)
+    save_labeled_photographs(workplace / "eyes", 40, size_px=96)
     words = ["preprocess", "eyes", "--size", "64", "--workers", "1", "--name"]
     environment = {**ENVIRONMENT, "FUNDUSGRADE_HOME": str(home)}
     run(*words, "whole")
