@@ -75,6 +75,16 @@ def test_help_names_every_option(command: str) -> None:
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", outcome.stdout), option
 
 
+@pytest.mark.parametrize("command", list(OPTIONS))
+def test_every_option_is_explained_in_sentences_with_its_default(command: str) -> None:
+    """A default that is a value is shown by Typer; others are part of the sentence."""
+    for parameter in typer.main.get_command(app).commands[command].params:  # type: ignore[attr-defined]  # a group
+        explanation = parameter.help
+        assert explanation and explanation[0].isupper() and explanation.endswith("."), parameter.name
+        if parameter.default is None and not parameter.required and parameter.param_type_name == "option":
+            assert "(default: " in explanation, parameter.name
+
+
 def test_help_names_every_command_and_the_limits() -> None:
     outcome = Outcome("fundusgrade --help")
     assert outcome.code == 0

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import typer.main
 
 from fundusgrade import store
+from fundusgrade.commands.app import app
+from fundusgrade.training.options import TrainOptions
 from tests.command_line import Outcome
 from tests.models_for_tests import install_dataset
 
@@ -47,3 +50,20 @@ def test_train_on_a_missing_gpu_is_refused_before_anything_is_fetched_or_lost(
     assert "Error: --device cuda: this machine has none that PyTorch" in outcome.stderr
     assert "use --device auto or --device cpu, or install a PyTorch built for your GPU" in outcome.stderr
     assert sorted(home.rglob("*")) == before
+
+
+def test_help_names_the_defaults_that_depend_on_the_architecture() -> None:
+    described = {parameter.name: parameter.help for parameter in typer.main.get_command(app).commands["train"].params}  # type: ignore[attr-defined]
+    common, cnn, vit = (TrainOptions(arch=arch).filled() for arch in ("resnet50", "cnn", "vit"))
+    assert f"(default: {common.epochs}; {cnn.epochs} for cnn)" in described["epochs"]
+    assert f"(default: {common.patience}; {cnn.patience} for cnn)" in described["patience"]
+    rates = [f"{each.learning_rate:.0e}".replace("e-0", "e-") for each in (common, vit, cnn)]
+    text = f"(default: {rates[0]}; {rates[1]} for vision transformers, {rates[2]} for cnn)"
+    assert text in described["learning_rate"]
+    assert (
+        f"(default: {vit.layer_decay} for vision transformers, else {common.layer_decay:.0f})"
+        in described["layer_decay"]
+    )
+    assert cnn.layer_decay == common.layer_decay and (vit.epochs, vit.patience) == (common.epochs, common.patience)
+    for name in ("head", "class_weights", "decision"):
+        assert getattr(common, name).value in described[name].partition("(default: ")[2]

@@ -33,7 +33,8 @@ def evaluate(
     predictions: Annotated[
         list[str] | None,
         typer.Option(
-            help="Stored predictions, such as those of `train --folds`, by name or path; repeat to compare several."
+            help="Stored predictions, such as those of `train --folds`, by name or path; repeat to compare several. "
+            "Without --model, only they are evaluated (default: none)."
         ),
     ] = None,
     data: Annotated[
@@ -49,7 +50,9 @@ def evaluate(
     ] = False,
     subgroup: Annotated[
         list[str] | None,
-        typer.Option(help="Also evaluate subgroups: quality, eye, site, origin (data set) ...; repeat for several."),
+        typer.Option(
+            help="Also evaluate subgroups: quality, eye, site, origin (data set); repeat for several (default: none)."
+        ),
     ] = None,
     coverage: Annotated[
         float, typer.Option(min=0.5, max=0.99, help="Target coverage of the conformal prediction sets.")

@@ -50,7 +50,7 @@ def explain(
         Path | None,
         typer.Option(
             help="Folder of lesion masks to outline: NAME_MA.png (microaneurysms), NAME_HE.png (hemorrhages), "
-            "NAME_EX.png (hard exudates), NAME_SE.png (soft exudates)."
+            "NAME_EX.png (hard exudates), NAME_SE.png (soft exudates) (default: none)."
         ),
     ] = None,
     arrays: Annotated[

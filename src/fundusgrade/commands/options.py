@@ -44,7 +44,8 @@ LesionsOption = Annotated[
     Path | None,
     typer.Option(
         "--lesions",
-        help="Folder with photographs in images/ and lesion masks in masks/, named as in the IDRiD data set.",
+        help="Folder with photographs in images/ and lesion masks in masks/, named as in the IDRiD data set "
+        "(default: none).",
     ),
 ]
 AllowLeakageOption = Annotated[
@@ -71,15 +72,17 @@ MethodsOption = Annotated[
     typer.Option(
         "--method",
         help="Attribution method: integrated-gradients, grad-cam, hirescam, grad-cam++, layercam, attention-rollout or "
-        "auto; METHOD@LAYER takes the feature maps of a CAM method from layer last, middle, fine or all. Repeat to "
-        "compare several (default: auto, which is integrated-gradients; for `faithfulness` all that fit the model).",
+        "auto. METHOD@LAYER chooses the feature map of a CAM method: last, two finer ones before it (middle, fine), or "
+        "all. Repeat to compare several (default: auto, which is integrated-gradients; for `faithfulness` all that fit "
+        "the model).",
     ),
 ]
 PhotographsArgument = Annotated[
     list[Path] | None, typer.Argument(help="Photographs, folders of photographs and .zip archives.")
 ]
 ListOption = Annotated[
-    Path | None, typer.Option("--list", help="Text file with one path of a photograph or folder per line.")
+    Path | None,
+    typer.Option("--list", help="Text file with one path of a photograph or folder per line (default: none)."),
 ]
 
 

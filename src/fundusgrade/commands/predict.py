@@ -62,7 +62,8 @@ def predict(
         ),
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(help="Grade shard i of n only, e.g. 2/4, and write FILE.2-of-4.csv; see `merge`.")
+        str | None,
+        typer.Option(help="Grade shard i of n only, e.g. 2/4, and write FILE.2-of-4.csv; see `merge` (default: all)."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the rows of an interrupted run and grade the remaining photographs.")

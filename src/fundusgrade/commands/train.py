@@ -36,7 +36,7 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model (default: DATA-ARCH).")] = None,
     init_weights: Annotated[
-        Path | None, typer.Option(help="Pretrained weights to start from, a .safetensors file.")
+        Path | None, typer.Option(help="Pretrained weights to start from, a .safetensors file (default: none).")
     ] = None,
     pretrained: Annotated[
         bool, typer.Option(help="Start from timm's pretrained weights, which are downloaded, or from random weights.")
@@ -162,13 +162,16 @@ def train(
         int | None,
         typer.Option(
             min=2,
-            help="Cross-validate with this number of folds; the out-of-fold predictions are pooled.",
+            help="Cross-validate with this number of folds; the out-of-fold predictions are pooled "
+            "(default: no cross-validation).",
             rich_help_panel=_FOLDS,
         ),
     ] = None,
     fold: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Train this fold only, of --folds or {NUM_FOLDS}.", rich_help_panel=_FOLDS),
+        typer.Option(
+            min=1, help=f"Train only this fold, of --folds or {NUM_FOLDS} (default: all).", rich_help_panel=_FOLDS
+        ),
     ] = None,
     tta: Annotated[
         bool,
