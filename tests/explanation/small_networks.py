@@ -37,6 +37,16 @@ class InPlace(nn.Module):
         return logits
 
 
+class Siamese(InPlace):
+    """Computes its feature map of the image and of its mirror image, and adds the two logits."""
+
+    def __init__(self) -> None:
+        super().__init__(in_place=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + super().forward(images.flip(3))
+
+
 class RedUpperLeft(nn.Module):
     """Votes for grade 3 by the red in the upper left quadrant, and for grade 0 by the green anywhere."""
 

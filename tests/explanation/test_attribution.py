@@ -12,12 +12,12 @@ from torch import nn
 
 from fundusgrade.errors import ExplanationError
 from fundusgrade.explanation.attribution import WITHOUT_UNIT, fits
-from fundusgrade.explanation.heat_map import ExplainOptions, parse_method
+from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import EXPECTED, PREDICTED, REFERABLE, parse_target
 from fundusgrade.grades import Grade
 from fundusgrade.networks.network import CNN
 from fundusgrade.networks.tensors import to_tensor
-from fundusgrade.options import Attribution, Layer
+from fundusgrade.options import Attribution
 from tests.explanation.small_networks import build, explained, head_of
 
 
@@ -108,28 +108,6 @@ def test_the_expected_grade_is_explained_in_grades(image: NDArray[np.uint8]) -> 
         probabilities = network(to_tensor(image)[None]).softmax(dim=1)[0]
     assert heat.score == pytest.approx(float(probabilities @ torch.arange(5.0)), abs=1e-5)
     assert heat.scale.unit == "attribution (grades per 0.1 % of the image)"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("auto", (Attribution.AUTO, Layer.LAST)),
-        (" Grad-CAM ", (Attribution.GRAD_CAM, Layer.LAST)),
-        ("grad-cam++@fine", (Attribution.GRAD_CAM_PLUS_PLUS, Layer.FINE)),
-        ("layercam@all", (Attribution.LAYER_CAM, Layer.ALL)),
-        ("attention-rollout", (Attribution.ATTENTION_ROLLOUT, Layer.LAST)),
-    ],
-)
-def test_methods_are_named_with_their_layer(text: str, expected: tuple[Attribution, Layer]) -> None:
-    assert parse_method(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "gradcam", "grad-cam@first", "integrated-gradients@fine", "attention-rollout@all", "eigen-cam"]
-)
-def test_an_unknown_method_lists_what_exists(text: str) -> None:
-    with pytest.raises(ExplanationError, match=r"integrated-gradients, grad-cam|only the CAM family has layers"):
-        parse_method(text)
 
 
 @pytest.mark.parametrize(

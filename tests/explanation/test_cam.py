@@ -16,7 +16,7 @@ from fundusgrade.errors import ExplanationError
 from fundusgrade.explanation.targets import REFERABLE
 from fundusgrade.networks.network import CNN
 from fundusgrade.options import Attribution, Layer
-from tests.explanation.small_networks import InPlace, RedUpperLeft, build, explained, head_of, wrap
+from tests.explanation.small_networks import InPlace, RedUpperLeft, Siamese, build, explained, head_of, wrap
 
 CAMS = [each for each in Attribution if each.value.endswith(("cam", "cam++"))]
 
@@ -141,6 +141,13 @@ def test_networks_without_a_known_last_map_are_refused(name: str) -> None:
     assert not any(module._forward_hooks for module in network.modules())
 
 
+def test_a_network_that_computes_its_last_map_twice_is_refused(image: NDArray[np.uint8]) -> None:
+    network = wrap(Siamese())
+    with pytest.raises(ExplanationError, match="does not depend on one last feature map"):
+        explained(network, image)
+    assert not any(module._forward_hooks for module in network.modules())
+
+
 def test_thirty_maps_leave_no_tensor_behind(image: NDArray[np.uint8]) -> None:
     network = build("test_efficientnet")
 
@@ -148,10 +155,11 @@ def test_thirty_maps_leave_no_tensor_behind(image: NDArray[np.uint8]) -> None:
         gc.collect()
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
-    explained(network, image)
+    small = image[:64, :64]
+    explained(network, small)
     before = count_tensors()
     for _ in range(30):
-        explained(network, image)
+        explained(network, small)
     assert count_tensors() == before
     assert not any(module._forward_hooks for module in network.modules())
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fundusgrade.explanation.heat_map import SCALE_FLOOR, HeatScale
 from fundusgrade.reports.overlay import MAX_OPACITY, MarkedRegion, blend, outline_regions, outline_strongest
 
 
@@ -55,20 +54,6 @@ def test_colors_rise_in_equal_steps_of_lightness() -> None:
 def test_blend_refuses_a_map_of_another_size(photograph: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match=r"\(224, 224\).*\(300, 400\)"):
         blend(photograph, np.zeros((224, 224), np.float32), scale_max=4.0)
-
-
-@pytest.mark.parametrize(
-    ("peaks", "expected"), [([], SCALE_FLOOR), ([0.0], SCALE_FLOOR), ([0.3, 1.2], SCALE_FLOOR), ([0.3, 9.5], 9.5)]
-)
-def test_the_scale_is_common_and_has_a_floor(peaks: list[float], expected: float) -> None:
-    heats = [np.full((4, 5), peak, np.float32) for peak in peaks]
-    assert HeatScale(unit="logits").end(heats) == pytest.approx(expected)
-
-
-def test_a_scale_with_a_ceiling_is_the_same_for_every_photograph() -> None:
-    scale = HeatScale(unit="logits", ceiling=0.5)
-    assert scale.end([]) == 0.5
-    assert scale.end([np.full((4, 5), 100.0, np.float32)]) == 0.5
 
 
 def test_a_line_surrounds_what_is_strong_and_leaves_it_visible() -> None:

@@ -69,8 +69,8 @@ def draw_explanation(
             tinted = blend(photograph, panel.heat, scale_max=scale_max)
             tinted = outline_regions(outline_strongest(tinted, panel.heat, scale_max=scale_max), marked)
             _draw_panel(figure, layout, (number, column), tinted, panel.title, panel.subtitle)
-        _draw_scale(figure, layout, number, _retina_color(photograph), scale_max, row.scale)
-    _draw_key(figure, layout, marked)
+        _draw_color_bar(figure, layout, number, _retina_color(photograph), scale_max, row.scale)
+    _draw_legend(figure, layout, marked)
     _draw_footer(figure, layout)
     write_image(path, _rasterize(figure))
 
@@ -189,7 +189,7 @@ def _shrinking(text: str) -> Iterator[str]:
         yield f"{text[: length // 2]}…{text[len(text) - length // 2 :]}"
 
 
-def _draw_scale(
+def _draw_color_bar(
     figure: Figure, layout: _Layout, row: int, background: Image, scale_max: float, scale: HeatScale
 ) -> None:
     """The color bar, tinted as the photograph is: it fades to the color of the retina where there is no heat."""
@@ -212,7 +212,7 @@ def _draw_scale(
     label.set_fontsize(layout.points(0.9) * min(1.0, 0.97 * fitting))
 
 
-def _draw_key(figure: Figure, layout: _Layout, marked: Sequence[MarkedRegion]) -> None:
+def _draw_legend(figure: Figure, layout: _Layout, marked: Sequence[MarkedRegion]) -> None:
     """The legend of the outlines, below the images."""
     left = float(layout.left(0))
     for region in marked:
