@@ -220,15 +220,15 @@ def test_values_of_columns_are_those_of_the_manifest(eyes: PreparedDataset) -> N
         fourth,
     )
     dataset = replace(eyes, rows=rows)
-    asked = [third.source, first.source, second.source, "not in the manifest"]
-    assert manifest_columns(dataset, ["quality", "eye", "site", "conflict", "grade"], asked) == {
+    sources = [third.source, first.source, second.source, "not in the manifest"]
+    assert manifest_columns(dataset, ["quality", "eye", "site", "conflict", "grade"], sources) == {
         "quality": ["", "gradable", "doubtful", ""],
         "eye": ["right", "left", "", ""],
         "site": ["", "north", "south", ""],
         "conflict": ["no", "yes", "no", ""],
         "grade": ["3", str(int(first.grade or 0)), str(int(second.grade or 0)), ""],
     }
-    assert manifest_columns(dataset, [], asked) == {}
+    assert manifest_columns(dataset, [], sources) == {}
 
 
 @pytest.mark.parametrize("column", ["camera", "", "QUALITY"])

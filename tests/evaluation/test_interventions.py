@@ -87,13 +87,13 @@ def test_effects_are_measured_for_every_change(grader: Grader) -> None:
     dataset = install_dataset("drawn")
     with pytest.raises(DatasetError, match="cannot be read"):  # the photographs it was made of are gone
         measure_interventions(grader, dataset, "all")
-    seen: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     with photographs_of(dataset):
         effects = measure_interventions(
-            grader, dataset, "all", limit=6, on_progress=lambda done, total: seen.append((done, total))
+            grader, dataset, "all", limit=6, on_progress=lambda done, total: progress.append((done, total))
         )
     assert [effect.name for effect in effects] == list(INTERVENTIONS)
-    assert seen == [(6, 6)]
+    assert progress == [(6, 6)]
     for effect in effects:
         assert effect.num_photographs == 6 and effect.num_lost == 0
         assert effect.mean_change is not None and effect.mean_low is not None and effect.mean_high is not None

@@ -127,11 +127,11 @@ def test_copies_of_one_group_do_not_narrow_the_interval_of_a_score() -> None:
     single = {each.key: each.estimate for each in score_predictions(photographs, resampled(photographs, 2000))}
     double = {each.key: each.estimate for each in score_predictions(twice, resampled(twice, 2000, seed=1))}
     apart = scored(twice.grades, twice.probabilities)
-    surer = {each.key: each.estimate for each in score_predictions(apart, resampled(apart, 2000))}
+    narrower = {each.key: each.estimate for each in score_predictions(apart, resampled(apart, 2000))}
     for name, expected in single.items():
         assert double[name].value == pytest.approx(expected.value)
         assert width(double[name]) == pytest.approx(width(expected), rel=0.15), name
-        assert width(surer[name]) < 0.85 * width(expected), name
+        assert width(narrower[name]) < 0.85 * width(expected), name
 
 
 def width(estimate: Estimate) -> float:

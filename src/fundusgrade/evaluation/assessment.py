@@ -252,14 +252,14 @@ def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, resamples: Resam
 def find_worst_errors(test: ScoredPhotographs, limit: int = MAX_WORST_ERRORS) -> tuple[WorstError, ...]:
     """Wrongly graded photographs, the furthest from their label first; of equals the most confident first."""
     distance = np.abs(test.predicted - test.grades)
-    sure = test.probabilities[np.arange(len(test)), test.predicted]
-    order = np.lexsort((-sure, -distance))[:limit]
+    confidence = test.probabilities[np.arange(len(test)), test.predicted]
+    order = np.lexsort((-confidence, -distance))[:limit]
     return tuple(
         WorstError(
             source=test.sources[i],
             grade=int(test.grades[i]),
             predicted=int(test.predicted[i]),
-            probability_of_grade=float(sure[i]),
+            probability_of_grade=float(confidence[i]),
         )
         for i in order
         if distance[i] > 0

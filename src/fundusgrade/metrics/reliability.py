@@ -67,8 +67,8 @@ def _reliability(
         calibration_error=_inflated_estimate(errors),
         by_chance=_expected_error(confidence, members),
         bins=tuple(
-            ReliabilityBin(num_photographs=int(count), confidence=float(sure / count), observed=float(hits / count))
-            for count, sure, hits in zip(counts[0], confident[0], observed[0], strict=True)
+            ReliabilityBin(num_photographs=int(count), confidence=float(total / count), observed=float(hits / count))
+            for count, total, hits in zip(counts[0], confident[0], observed[0], strict=True)
         ),
     )
 

@@ -12,7 +12,7 @@ from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics import confusion
 from fundusgrade.metrics.auc import delong_interval, weighted_aucs
 from fundusgrade.metrics.bootstrap import Resamples, estimate, estimate_proportion
-from fundusgrade.metrics.estimates import Estimate, mean_of_defined
+from fundusgrade.metrics.estimates import Estimate, mean_of_defined, ratio
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.score_keys import DECISIONS, F1_KEYS, Decision, ScoreKey
 
@@ -99,7 +99,9 @@ def probability_scores(photographs: ScoredPhotographs, resamples: Resamples) -> 
     The ranked probability score (Epstein, Journal of Applied Meteorology 1969) is divided by 4, the number of cuts, so
     that it is 0 to 1; the Brier score is the sum over all grades (Brier, Monthly Weather Review 1950), 0 to 2.
     """
-    return {key: resamples.means(losses) for key, losses in photograph_losses(photographs).items()}
+    losses = photograph_losses(photographs)
+    totals = resamples.totals(np.stack([*losses.values(), np.ones(len(photographs))], axis=1))
+    return {key: ratio(totals[:, i], totals[:, -1]) for i, key in enumerate(losses)}
 
 
 def photograph_losses(photographs: ScoredPhotographs) -> dict[ScoreKey, NDArray[np.float64]]:
