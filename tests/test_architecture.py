@@ -159,6 +159,17 @@ def test_help_loads_neither_pytorch_nor_opencv() -> None:
     assert not loaded & {"torch", "timm", "torchvision", "matplotlib", "cv2", "scipy", "sklearn", "numpy", "PIL"}
 
 
+def test_lists_and_summaries_load_no_pytorch(tmp_path: Path) -> None:
+    loaded = loaded_after(
+        f"import os; os.environ['FUNDUSGRADE_HOME'] = {str(tmp_path)!r}\n"
+        "from typer.testing import CliRunner\nfrom fundusgrade.commands.app import app\n"
+        "import fundusgrade.data.prepare, fundusgrade.reports.listings\n"
+        "for command in ('models', 'datasets'):\n"
+        "    assert CliRunner().invoke(app, [command]).exit_code == 0"
+    )
+    assert not loaded & {"torch", "timm", "torchvision", "matplotlib", "sklearn"}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_functions_are_short_and_do_not_print(module: str) -> None:
     for node in ast.walk(tree_of(module)):
