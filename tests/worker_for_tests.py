@@ -1,6 +1,6 @@
 """`fundusgrade` as tests start it in processes of their own: keeps the last epoch's weights, and may kill one process.
 
-FUNDUSGRADE_TEST_DEATH is the epoch and the step, "2,1", after which the last process is killed, in the first start.
+FUNDUSGRADE_TEST_KILL is the epoch and the step, "2,1", after which the last process is killed, in the first start.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Finished:
     stderr: str
 
 
-def run_processes(words: list[str], home: Path, folder: Path, *, size: int, death: str = "") -> Finished:
+def run_processes(words: list[str], home: Path, folder: Path, *, size: int, killed_at: str = "") -> Finished:
     """`fundusgrade WORDS` in `size` processes that train together, with the environment that torchrun gives them.
 
     A server forks them, which has loaded everything once: starting Python anew for each would take most of the time.
@@ -43,7 +43,7 @@ def run_processes(words: list[str], home: Path, folder: Path, *, size: int, deat
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.worker_for_tests", "fundusgrade.training.cross_validation"])
     common = {
-        "FUNDUSGRADE_HOME": str(home), "FUNDUSGRADE_TEST_DEATH": death, "COLUMNS": "200", "WORLD_SIZE": str(size),
+        "FUNDUSGRADE_HOME": str(home), "FUNDUSGRADE_TEST_KILL": killed_at, "COLUMNS": "200", "WORLD_SIZE": str(size),
         "GROUP_WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port()),
     }  # fmt: skip
     processes = []
@@ -81,15 +81,15 @@ def _run_rank(words: list[str], environment: dict[str, str], output: Path) -> No
 
 
 def _prepare() -> None:
-    """Keep the last epoch, and let the last process die where the test says, unless it was restarted."""
+    """Keep the last epoch, and let the last process be killed where the test says, unless it was restarted."""
     RunState.best_epoch = keep_the_last()  # type: ignore[method-assign]
     is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     if is_last and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        TrainingProgress.batch_done = _die  # type: ignore[method-assign]
+        TrainingProgress.batch_done = _kill_itself  # type: ignore[method-assign]
 
 
-def _die(self: TrainingProgress, epoch: int, step: int, num_steps: int, num_images: int) -> None:
-    if f"{epoch},{step}" == os.environ["FUNDUSGRADE_TEST_DEATH"]:
+def _kill_itself(self: TrainingProgress, epoch: int, step: int, num_steps: int, num_images: int) -> None:
+    if f"{epoch},{step}" == os.environ["FUNDUSGRADE_TEST_KILL"]:
         assert step < num_steps, "in the middle of an epoch"
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Batches follow from seed and epoch alone, and augmentation changes a picture only as a camera or an eye would."""
+"""Batches follow from seed and epoch alone, and augmentation changes an image only as cameras and eyes differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def numbered(count: int, size_px: int = 32) -> LabeledImages:
-    """Noise whose grade column says which picture it is."""
+    """Noise images, each with its number as grade."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, size_px, size_px), dtype=torch.uint8, generator=generator)
     return LabeledImages(stored=pixels, grades=torch.arange(count), fill=128)
@@ -33,13 +33,13 @@ def epoch_of(images: LabeledImages, *, seed: int = 0, epoch: int = 1, batch_size
 
 
 def augmented(images: Tensor, fill: float = 0.0, seed: int = 0) -> Tensor:
-    """Augmented by what the seed draws; pictures (B, 3, S, S) are taken to the nearest that uint8 can say."""
+    """Augmented as the seed says; images (B, 3, S, S) in [0, 1] are rounded to uint8 first."""
     changes = draw_changes(len(images), torch.Generator().manual_seed(seed))
     return augment((images * 255).round().to(torch.uint8), fill, changes)
 
 
-def only_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave rotation and mirror of all changes."""
+def only_rotate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let rotation and mirroring be the only changes."""
     for limit in ("MAX_ZOOM", "MAX_SHIFT_FRACTION", "MAX_BRIGHTNESS", "MAX_CONTRAST", "MAX_SATURATION"):
         monkeypatch.setattr(augmentation, limit, 0.0)
 
@@ -69,7 +69,7 @@ def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
         load_images(dataset, dataset.graded_rows("validation"))
 
 
-def test_a_image_of_another_size_is_an_error(tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_an_error(tmp_path: Path) -> None:
     dataset = prepared_dataset(tmp_path / "toy", num_train=5, num_validation=0)
     write_image(dataset.directory / dataset.rows[3].image, np.zeros((32, 48, 3), np.uint8))
     with pytest.raises(DatasetError, match=r"0003.png is 48 x 32 px, expected 32 x 32.*fundusgrade preprocess"):
@@ -86,8 +86,8 @@ def test_an_epoch_has_whole_batches_and_no_image_twice() -> None:
     found = epoch_of(numbered(11))
     assert [len(batch.grades) for batch in found] == [4, 4]
     assert [tuple(batch.images.shape) for batch in found] == [(4, 3, 32, 32)] * 2
-    seen = torch.cat([batch.grades for batch in found]).tolist()
-    assert len(set(seen)) == 8
+    used = torch.cat([batch.grades for batch in found]).tolist()
+    assert len(set(used)) == 8
 
 
 def test_fewer_images_than_a_batch_are_one_batch() -> None:
@@ -95,10 +95,10 @@ def test_fewer_images_than_a_batch_are_one_batch() -> None:
     assert sorted(only.grades.tolist()) == [0, 1, 2]
 
 
-def test_every_image_comes_up_within_a_few_epochs() -> None:
+def test_every_image_is_used_within_a_few_epochs() -> None:
     images = numbered(11)
-    seen = {int(g) for epoch in range(1, 9) for batch in epoch_of(images, epoch=epoch) for g in batch.grades}
-    assert seen == set(range(11))
+    used = {int(g) for epoch in range(1, 9) for batch in epoch_of(images, epoch=epoch) for g in batch.grades}
+    assert used == set(range(11))
 
 
 def test_seed_and_epoch_decide_everything() -> None:
@@ -112,7 +112,7 @@ def test_seed_and_epoch_decide_everything() -> None:
         assert torch.equal(a.grades, b.grades)
 
 
-def test_epochs_and_seeds_differ_and_do_not_meet() -> None:
+def test_every_epoch_of_every_seed_has_an_order_of_its_own() -> None:
     images = numbered(12)
     orders = {
         (seed, epoch): tuple(g for batch in epoch_of(images, seed=seed, epoch=epoch) for g in batch.grades.tolist())
@@ -122,7 +122,7 @@ def test_epochs_and_seeds_differ_and_do_not_meet() -> None:
     assert len(set(orders.values())) == len(orders)
 
 
-def test_batches_draw_nothing_from_the_global_generator() -> None:
+def test_batches_use_no_random_numbers_of_the_global_generator() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     epoch_of(numbered(8))
@@ -158,7 +158,9 @@ def test_every_image_of_a_batch_is_changed_differently() -> None:
             assert (result[i] - result[j]).abs().mean() > 0.01
 
 
-def test_without_any_change_a_image_is_itself_mirrored_or_turned_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_changes_an_image_is_itself_mirrored_or_rotated_by_180_degrees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(augmentation, "_uniform", lambda count, limit, generator: torch.zeros(count))
     images = (torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
     result = augmented(images, 0.5)
@@ -171,8 +173,8 @@ def test_without_any_change_a_image_is_itself_mirrored_or_turned_by_half(monkeyp
     assert int(kinds.sum(dim=1).min()) >= 1
 
 
-def test_a_mark_is_turned_about_the_center_and_keeps_its_area(monkeypatch: pytest.MonkeyPatch) -> None:
-    only_turn(monkeypatch)
+def test_a_spot_is_rotated_about_the_center_and_keeps_its_area(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_rotate(monkeypatch)
     size_px, middle = 64, 31.5
     image = torch.zeros(1, 3, size_px, size_px)
     image[..., 12:20, 24:40] = 0.8
@@ -188,7 +190,7 @@ def test_a_mark_is_turned_about_the_center_and_keeps_its_area(monkeypatch: pytes
 
 
 def test_images_are_mirrored_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    only_turn(monkeypatch)
+    only_rotate(monkeypatch)
     image = torch.zeros(1, 3, 64, 64)
     image[:, 0, 14:20, 29:35] = 0.8  # red above
     image[:, 1, 29:35, 44:50] = 0.8  # green to the right

@@ -25,7 +25,7 @@ NUM_PHOTOGRAPHS = 4000
 
 
 def draw_grades(probabilities: Floats, seed: int = 0) -> Grades:
-    """Grades that are as frequent as these probabilities (N, 5) say: whoever states those is honest."""
+    """Grades sampled from these probabilities (N, 5), which are therefore calibrated."""
     points = np.random.default_rng(seed).uniform(size=(len(probabilities), 1))
     return np.asarray((points > probabilities.cumsum(axis=1)).sum(axis=1).clip(max=4), np.int64)
 
@@ -35,8 +35,8 @@ def read(head: Head, outputs: Floats, calibration: Calibration = UNCALIBRATED) -
     return np.asarray(torch.softmax(logits, dim=1).numpy(), np.float64)
 
 
-def honest(head: Head, seed: int = 0) -> tuple[Floats, Grades]:
-    """Outputs of a head, and grades that are as frequent as those outputs say."""
+def calibrated_sample(head: Head, seed: int = 0) -> tuple[Floats, Grades]:
+    """Outputs of a head, and grades sampled from the probabilities of those outputs."""
     outputs = np.random.default_rng(seed).normal(1.0, 1.5, (NUM_PHOTOGRAPHS, NUM_OUTPUTS[head]))
     return outputs, draw_grades(read(head, outputs), seed + 1)
 
@@ -52,7 +52,7 @@ def log_loss(probabilities: Floats, grades: Grades) -> float:
 
 
 def expected_calibration_error(probabilities: Floats, grades: Grades) -> float:
-    """Confidence minus share of right answers, over ten bins of equal width (Guo et al., ICML 2017)."""
+    """Mean absolute difference of confidence and accuracy, over ten bins of equal width (Guo et al., ICML 2017)."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == grades
     bins = np.minimum((confidence * 10).astype(int), 9)
     gaps = [abs((confidence - right)[bins == each].sum()) for each in range(10)]
@@ -65,7 +65,7 @@ def expected_calibration_error(probabilities: Floats, grades: Grades) -> float:
 @pytest.mark.parametrize("distortion", [0.4, 1.0, 3.0])
 @pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE])
 def test_the_temperature_finds_a_known_distortion_again(head: Head, distortion: float) -> None:
-    outputs, grades = honest(head)
+    outputs, grades = calibrated_sample(head)
     fitted = fit(head, distortion * outputs, grades)
     assert fitted.temperature == pytest.approx(distortion, rel=0.08)
     assert (fitted.offsets, fitted.cutpoints) == (NO_OFFSETS, MIDPOINTS)
@@ -73,8 +73,8 @@ def test_the_temperature_finds_a_known_distortion_again(head: Head, distortion: 
 
 @pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE])
 def test_overconfidence_is_taken_back_on_photographs_that_were_not_fitted(head: Head) -> None:
-    fitted = fit(head, 3 * honest(head)[0], honest(head)[1])
-    outputs, grades = honest(head, seed=7)
+    fitted = fit(head, 3 * calibrated_sample(head)[0], calibrated_sample(head)[1])
+    outputs, grades = calibrated_sample(head, seed=7)
     before, after = read(head, 3 * outputs), read(head, 3 * outputs, fitted)
     assert log_loss(after, grades) < log_loss(before, grades) - 0.2
     assert expected_calibration_error(before, grades) > 0.1
@@ -82,12 +82,12 @@ def test_overconfidence_is_taken_back_on_photographs_that_were_not_fitted(head: 
 
 
 def test_a_temperature_does_not_change_a_softmax_s_most_probable_grade() -> None:
-    outputs, grades = honest(Head.SOFTMAX)
+    outputs, grades = calibrated_sample(Head.SOFTMAX)
     fitted = fit(Head.SOFTMAX, 3 * outputs, grades)
     assert np.array_equal(read(Head.SOFTMAX, 3 * outputs, fitted).argmax(axis=1), outputs.argmax(axis=1))
 
 
-def test_a_network_that_knows_nothing_and_one_that_is_always_right_stay_finite() -> None:
+def test_temperatures_of_uninformative_and_of_perfect_outputs_are_finite() -> None:
     grades = np.arange(200) % 5
     right = np.where(np.arange(5) == grades[:, None], 5.0, 0.0)
     for outputs in (np.zeros((200, 5)), np.random.default_rng(0).normal(size=(200, 5)), right):
@@ -99,7 +99,7 @@ def small_sample(head: Head, kind: str) -> tuple[Floats, Grades]:
     """20 outputs of a head: of a trained network, that hardly differ, or that no grade contradicts."""
     grades = np.arange(20) % 5
     if kind == "trained":
-        outputs = honest(head, seed=3)[0][:20]
+        outputs = calibrated_sample(head, seed=3)[0][:20]
         return outputs, draw_grades(read(head, outputs), seed=4)
     if head is Head.REGRESSION:
         outputs = grades[:, None].astype(np.float64)
@@ -126,7 +126,7 @@ def test_a_calibration_moves_as_little_as_the_outputs(head: Head, kind: str) -> 
 
 @pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE])
 def test_the_prior_hardly_moves_the_temperature_of_a_few_hundred_photographs(head: Head) -> None:
-    outputs, grades = (part[:500] for part in honest(head))
+    outputs, grades = (part[:500] for part in calibrated_sample(head))
 
     def loss(log_temperature: float) -> float:
         return log_loss(read(head, 2 * outputs, Calibration(temperature=float(np.exp(log_temperature)))), grades)
@@ -156,28 +156,28 @@ def test_offsets_are_the_log_of_the_frequencies() -> None:
     assert frequency_offsets(COUNTS, 0.0) == NO_OFFSETS
 
 
-def test_a_grade_that_was_never_seen_stays_improbable_and_finite() -> None:
+def test_an_absent_grade_stays_improbable_and_finite() -> None:
     offsets = frequency_offsets(np.array([10, 0, 10, 10, 10]), 1.0)
     assert np.isfinite(offsets).all()
     assert offsets[1] == min(offsets)
 
 
-def weighted_world(power: float, seed: int = 0, skill: float = 1.0) -> tuple[Floats, Grades, NDArray[np.int64]]:
-    """Logits as a loss with class weights teaches them, grades of the real world, and how frequent they are.
+def weighted_sample(power: float, seed: int = 0, skill: float = 1.0) -> tuple[Floats, Grades, NDArray[np.int64]]:
+    """Logits as a loss with class weights trains them, grades of a population, and the number of each.
 
     Where grade g counts n_g^-power, the best probabilities are proportional to n_g^-power times the true ones.
     """
     rng = np.random.default_rng(seed)
     grades = rng.choice(5, NUM_PHOTOGRAPHS, p=MIX).astype(np.int64)
-    seen = grades + rng.normal(0, 1 / skill, NUM_PHOTOGRAPHS)
-    true_logits = -(skill**2) * (seen[:, None] - np.arange(5)) ** 2 / 2 + np.log(MIX)
+    observed = grades + rng.normal(0, 1 / skill, NUM_PHOTOGRAPHS)
+    true_logits = -(skill**2) * (observed[:, None] - np.arange(5)) ** 2 / 2 + np.log(MIX)
     counts = np.round(1000 * np.array(MIX)).astype(np.int64)
     return log_softmax(true_logits, axis=1) - power * np.log(MIX), grades, counts
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5])
 def test_undoing_class_weights_gives_back_how_frequent_grades_are(power: float) -> None:
-    logits, grades, counts = weighted_world(power)
+    logits, grades, counts = weighted_sample(power)
     fitted = fit(Head.SOFTMAX, logits, grades, power=power, counts=counts)
     assert fitted.offsets == pytest.approx(power * np.log(MIX), abs=1e-9), "the whole weight is undone"
     assert fitted.temperature == pytest.approx(1.0, abs=0.1)
@@ -188,27 +188,27 @@ def test_undoing_class_weights_gives_back_how_frequent_grades_are(power: float) 
     assert log_loss(after, grades) < log_loss(before, grades) - 0.02
 
 
-def test_a_network_that_half_forgot_its_weights_is_given_half_of_them_back() -> None:
-    logits, grades, counts = weighted_world(0.5)
+def test_where_class_weights_took_half_effect_half_of_it_is_undone() -> None:
+    logits, grades, counts = weighted_sample(0.5)
     fitted = fit(Head.SOFTMAX, logits, grades, power=1.0, counts=counts)
     assert fitted.offsets == pytest.approx(0.5 * np.log(MIX), abs=1e-9)
 
 
 def test_nothing_is_undone_where_nothing_was_weighted() -> None:
-    logits, grades, counts = weighted_world(1.0)
+    logits, grades, counts = weighted_sample(1.0)
     assert fit(Head.SOFTMAX, logits, grades, power=0.0, counts=counts).offsets == NO_OFFSETS
     assert choose_offsets(torch.from_numpy(logits), grades, counts, class_weight_power=0.0) == UNCALIBRATED
     for head in (Head.CUMULATIVE, Head.REGRESSION):
-        assert fit(head, honest(head)[0], grades, power=1.0).offsets == NO_OFFSETS
+        assert fit(head, calibrated_sample(head)[0], grades, power=1.0).offsets == NO_OFFSETS
 
 
 def test_offsets_for_the_most_probable_grade_are_those_of_highest_kappa() -> None:
-    logits, grades, counts = weighted_world(1.0, seed=3)
+    logits, grades, counts = weighted_sample(1.0, seed=3)
     kappas = []
-    for share in UNDONE_FRACTIONS:
-        shifted = logits + share * np.log(counts / counts.sum())
+    for fraction in UNDONE_FRACTIONS:
+        shifted = logits + fraction * np.log(counts / counts.sum())
         kappas.append(cohen_kappa_score(grades, shifted.argmax(axis=1), weights="quadratic"))
-    assert len(set(kappas)) == len(UNDONE_FRACTIONS), "the shares must differ for this test to say something"
+    assert len(set(kappas)) == len(UNDONE_FRACTIONS), "the fractions must differ, or this test proves nothing"
     chosen = choose_offsets(torch.from_numpy(logits), grades, counts, class_weight_power=1.0)
     best = UNDONE_FRACTIONS[int(np.argmax(kappas))]
     assert chosen == Calibration(offsets=frequency_offsets(counts, best))
@@ -216,7 +216,7 @@ def test_offsets_for_the_most_probable_grade_are_those_of_highest_kappa() -> Non
     assert quadratic_weighted_kappa(grades, predicted) == pytest.approx(max(kappas))
 
 
-def test_of_equally_good_shares_the_smallest_is_taken() -> None:
+def test_of_equally_good_fractions_the_smallest_is_taken() -> None:
     grades = np.arange(50) % 5
     certain = torch.from_numpy(np.where(np.arange(5) == grades[:, None], 100.0, 0.0))
     assert choose_offsets(certain, grades, COUNTS, class_weight_power=1.0) == UNCALIBRATED
@@ -269,7 +269,7 @@ def test_cutpoints_rise_whatever_grades_there_are(present: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize("head", list(Head))
 def test_the_same_outputs_give_the_same_calibration(head: Head) -> None:
-    outputs, grades = honest(head)
+    outputs, grades = calibrated_sample(head)
     first = fit(head, 2 * outputs, grades, power=0.5)
     np.random.seed(4)
     torch.manual_seed(4)
@@ -277,7 +277,7 @@ def test_the_same_outputs_give_the_same_calibration(head: Head) -> None:
 
 
 def test_calibrating_leaves_the_outputs_as_they_were() -> None:
-    outputs, grades = honest(Head.SOFTMAX)
+    outputs, grades = calibrated_sample(Head.SOFTMAX)
     tensor = torch.from_numpy(outputs).float()
     before = tensor.clone()
     fit_calibration(Head.SOFTMAX, tensor, grades, COUNTS, class_weight_power=1.0)

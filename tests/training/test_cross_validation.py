@@ -1,4 +1,4 @@
-"""Every photograph is graded once, by the one network that never saw its group, and no fold is trained twice."""
+"""Every photograph is graded once, by the one network trained without its group, and no fold is trained twice."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def toy(home: Path) -> PreparedDataset:
 
 def run(
     options: TrainOptions = QUICK,
-    told: io.StringIO | None = None,
+    printed: io.StringIO | None = None,
     *,
     resume: bool = False,
     overwrite: bool = False,
     device: DeviceName = DeviceName.CPU,
 ) -> FinishedRun:
     request = RunRequest(name="toy", options=options, resume=resume, overwrite=overwrite)
-    console = Console(file=told or io.StringIO(), width=200)
+    console = Console(file=printed or io.StringIO(), width=200)
     return cross_validate(request, device=device, precision=Precision.FLOAT32, console=console)
 
 
@@ -77,7 +77,7 @@ def weights_of(fold: int) -> str:
 
 
 class Trained:
-    """Notes which folds are trained, and trains them."""
+    """Records which folds are trained, and trains them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
@@ -89,7 +89,7 @@ class Trained:
 
 
 def interrupt_in_run(monkeypatch: pytest.MonkeyPatch, number: int, epoch: int) -> None:
-    """Press Ctrl-C in an epoch of the run that is the number-th to begin."""
+    """Press Ctrl-C in an epoch of the number-th run that starts."""
     begun: list[object] = []
 
     def batch_done(self: TrainingProgress, at_epoch: int, step: int, num_steps: int, num_images: int) -> None:
@@ -124,10 +124,10 @@ def test_every_photograph_is_in_the_pooled_file_once_graded_by_the_network_of_it
         assert mine.probabilities == pytest.approx(expected, abs=2e-6)
         other = predict_rows(network_of(fold % NUM_FOLDS + 1), of_fold, rows)
         others += int(np.abs(mine.probabilities - other).max() > 1e-3)
-    assert others == NUM_FOLDS, "networks must differ for this test to say something"
+    assert others == NUM_FOLDS, "networks must differ, or this test proves nothing"
 
 
-def test_no_network_saw_a_photograph_that_it_is_tested_on_nor_one_of_its_group(toy: PreparedDataset) -> None:
+def test_no_network_is_tested_on_a_photograph_of_its_training_or_on_one_of_the_same_group(toy: PreparedDataset) -> None:
     run()
     predictions = pooled()
     for fold in range(1, NUM_FOLDS + 1):
@@ -135,10 +135,10 @@ def test_no_network_saw_a_photograph_that_it_is_tested_on_nor_one_of_its_group(t
         of_fold = toy.with_fold(fold, NUM_FOLDS)
         assert set(validation.sources) == {row.source for row in of_fold.graded_rows("validation")}
         fingerprints = network_of(fold).fingerprints
-        seen = find_overlap(fingerprints, toy, toy.rows).files
-        assert set(seen) == {row.source for row in toy.rows} - set(test.sources)
-        groups_seen = {row.group for row in toy.rows if row.source in seen}
-        assert not groups_seen & set(test.groups.tolist())
+        used = find_overlap(fingerprints, toy, toy.rows).files
+        assert set(used) == {row.source for row in toy.rows} - set(test.sources)
+        groups_used = {row.group for row in toy.rows if row.source in used}
+        assert not groups_used & set(test.groups.tolist())
         assert not set(validation.groups.tolist()) & {row.group for row in of_fold.graded_rows("train")}
 
 
@@ -170,13 +170,13 @@ def test_grading_mirrored_photographs_too_makes_a_file_of_its_own(toy: PreparedD
 
 
 def test_a_finished_fold_is_not_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained, told = Trained(monkeypatch), io.StringIO()
+    trained, printed = Trained(monkeypatch), io.StringIO()
     run(replace(QUICK, fold=2))
     assert trained.names == ["toy-fold2"]
     before = weights_of(2)
-    run(told=told)
+    run(printed=printed)
     assert trained.names == ["toy-fold2", "toy-fold1", "toy-fold3"]
-    assert "fold 2: toy-fold2 is in the store" in told.getvalue()
+    assert "fold 2: toy-fold2 is in the store" in printed.getvalue()
     text = store.predictions_file("toy").read_text(encoding="utf-8")
     run()
     assert len(trained.names) == 3, "nothing is left to do"
@@ -192,7 +192,7 @@ def test_overwrite_trains_every_fold_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(weights_of(fold) != old for fold, old in zip((1, 2, 3), before, strict=True))
 
 
-def test_one_fold_alone_is_pooled_alone_and_the_summary_says_so(toy: PreparedDataset) -> None:
+def test_a_single_fold_is_pooled_by_itself_and_the_summary_says_so(toy: PreparedDataset) -> None:
     finished = run(replace(QUICK, fold=3))
     assert f"out of fold (folds 3 of {NUM_FOLDS})" in finished.summary
     assert set(pooled().test.sources) == {row.source for row in toy.with_fold(3, NUM_FOLDS).graded_rows("test")}
@@ -206,10 +206,10 @@ def test_a_fold_that_does_not_exist_is_refused() -> None:
         run(replace(QUICK, fold=4))
 
 
-# What was stopped
+# Interruptions
 
 
-def test_a_stopped_fold_is_no_finished_one_and_ends_after_resuming_as_if_never_stopped(
+def test_an_interrupted_fold_is_not_finished_and_resumes_to_the_same_predictions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = replace(QUICK, epochs=2)
@@ -224,11 +224,11 @@ def test_a_stopped_fold_is_no_finished_one_and_ends_after_resuming_as_if_never_s
         run(options)
     trained = Trained(monkeypatch)
     assert not run(options, resume=True).interrupted
-    assert trained.names == ["toy-fold2", "toy-fold3"], "the third of before was given up with the others"
+    assert trained.names == ["toy-fold2", "toy-fold3"], "the earlier third was discarded with the others"
     assert store.predictions_file("toy").read_bytes() == whole
 
 
-def test_the_same_command_with_resume_goes_on_where_overwriting_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_overwriting_is_resumed_by_the_same_command_with_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     options = replace(QUICK, epochs=2)
     run(options)
     with monkeypatch.context() as patch:
@@ -239,7 +239,7 @@ def test_the_same_command_with_resume_goes_on_where_overwriting_was_stopped(monk
     assert trained.names == ["toy-fold2", "toy-fold3"], "the first was finished since"
 
 
-def test_nothing_is_given_up_where_the_device_is_missing() -> None:
+def test_nothing_is_discarded_where_the_device_is_missing() -> None:
     run()
     before = weights_of(1)
     absent = DeviceName.MPS if torch.cuda.is_available() else DeviceName.CUDA

@@ -29,7 +29,7 @@ NUM_DRAWS = 12
 
 
 def sharpness(image: Image) -> float:
-    """Mean square of the Laplacian of the gray picture, at one size."""
+    """Mean square of the Laplacian of the gray image, at one size."""
     gray = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIZE_PX, SIZE_PX)).astype(np.float32)
     return float(np.square(cv2.Laplacian(gray, cv2.CV_32F)).mean())
 
@@ -55,7 +55,7 @@ def test_the_same_seed_degrades_alike_and_another_seed_otherwise() -> None:
     before = photograph.copy()
     first, again = degraded(photograph, 3), degraded(photograph, 3)
     assert np.array_equal(first, again)
-    assert np.array_equal(photograph, before), "the photograph itself is left alone"
+    assert np.array_equal(photograph, before), "the photograph itself stays as it is"
     sizes = {degraded(photograph, seed).shape for seed in range(NUM_DRAWS)}
     assert len(sizes) > NUM_DRAWS / 2
 

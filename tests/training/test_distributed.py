@@ -46,10 +46,10 @@ ROUNDING = 3e-5
 EFFICIENTNET = ["--arch", "test_efficientnet", "--epochs", "3"]
 
 
-def torchrun(home: Path, *words: str, restarts: int, death: str) -> subprocess.CompletedProcess[str]:
+def torchrun(home: Path, *words: str, restarts: int, killed_at: str) -> subprocess.CompletedProcess[str]:
     """`torchrun --nproc-per-node=2 fundusgrade train WORDS`; one process is killed at a step."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    own = {"FUNDUSGRADE_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "FUNDUSGRADE_TEST_DEATH": death}
+    own = {"FUNDUSGRADE_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "FUNDUSGRADE_TEST_KILL": killed_at}
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     return subprocess.run(
         [*command, f"--max-restarts={restarts}", str(WORKER), "train", *BASIC, *words],
@@ -60,8 +60,8 @@ def torchrun(home: Path, *words: str, restarts: int, death: str) -> subprocess.C
     )
 
 
-def two_processes(home: Path, folder: Path, *words: str, death: str = "") -> Finished:
-    return run_processes(["train", *BASIC, *words], home, folder, size=2, death=death)
+def two_processes(home: Path, folder: Path, *words: str, killed_at: str = "") -> Finished:
+    return run_processes(["train", *BASIC, *words], home, folder, size=2, killed_at=killed_at)
 
 
 def in_this_process(home: Path, *words: str) -> None:
@@ -242,7 +242,7 @@ def test_two_processes_end_as_one(shared_home: Path) -> None:
 
 
 def test_torchrun_restarts_a_run_whose_process_is_killed_to_the_same_weights(shared_home: Path) -> None:
-    done = torchrun(shared_home, *EFFICIENTNET, "--name", "restarted", restarts=1, death="2,1")
+    done = torchrun(shared_home, *EFFICIENTNET, "--name", "restarted", restarts=1, killed_at="2,1")
     assert done.returncode == 0, done.stderr
     assert "exitcode: -9" in done.stderr
     assert "2 processes" in done.stderr
@@ -251,7 +251,7 @@ def test_torchrun_restarts_a_run_whose_process_is_killed_to_the_same_weights(sha
 
 
 def test_a_run_whose_process_is_killed_says_so_and_is_resumed_by_one_process(shared_home: Path, tmp_path: Path) -> None:
-    killed = two_processes(shared_home, tmp_path, *EFFICIENTNET, "--name", "killed", death="2,1")
+    killed = two_processes(shared_home, tmp_path, *EFFICIENTNET, "--name", "killed", killed_at="2,1")
     assert killed.codes == [1, -signal.SIGKILL]
     assert "Error: another process of this run ended" in killed.stderr
     assert "same command and --resume" in killed.stderr

@@ -37,8 +37,8 @@ from tests.prepared import prepared_dataset
 from tests.training.short_runs import BFLOAT16, FLOAT32, QUICK, UNFITTED, CtrlC, Quiet, equal, metrics_in, weights_in
 
 
-class Notebook(Quiet):
-    """Keeps what is in the run's directory after each epoch."""
+class Recorder(Quiet):
+    """Keeps the saved model after each epoch, and whether the epoch was the best."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -52,9 +52,9 @@ class Notebook(Quiet):
 
 def scripted(monkeypatch: pytest.MonkeyPatch, kappas: list[float | None]) -> None:
     """Let validation find these kappas."""
-    waiting = iter(kappas)
+    remaining = iter(kappas)
     monkeypatch.setattr(
-        validation, "evaluate_predictions", lambda *_: SimpleNamespace(kappa=next(waiting), accuracy=0.5)
+        validation, "evaluate_predictions", lambda *_: SimpleNamespace(kappa=next(remaining), accuracy=0.5)
     )
 
 
@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path: P
 
 @pytest.mark.parametrize("loss", list(Loss))
 def test_the_loss_of_an_epoch_is_that_of_its_batches(tmp_path: Path, loss: Loss) -> None:
-    """One step of one batch: the loss is that of the untouched network on the augmented, weighted pictures."""
+    """One step of one batch: the loss is that of the untouched network on the augmented, weighted images."""
     dataset = prepared_dataset(tmp_path / "toy", grades=(0, 0, 0, 0, 2))
     options = replace(QUICK, epochs=1, batch_size=64, loss=loss, class_weights=ClassWeights.SQRT).filled()
     assert options.head is not None
@@ -106,7 +106,7 @@ def test_the_loss_of_an_epoch_is_that_of_its_batches(tmp_path: Path, loss: Loss)
     assert result.history[0].train_loss == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_several_data_sets_count_alike_in_the_loss(tmp_path: Path) -> None:
+def test_several_data_sets_have_equal_weight_in_the_loss(tmp_path: Path) -> None:
     first = prepared_dataset(tmp_path / "first", grades=(0, 0, 0, 0, 2))
     second = prepared_dataset(tmp_path / "second", grades=(0, 2), seed=9)
     both = concatenate_datasets([first, second])
@@ -115,8 +115,8 @@ def test_several_data_sets_count_alike_in_the_loss(tmp_path: Path) -> None:
     weights = load_splits(both, options, FLOAT32, rows=None)[0].weights
     assert weights is not None
     for name in (first.name, second.name):
-        share = sum(float(weight) for weight, row in zip(weights, rows, strict=True) if row.origin == name)
-        assert share == pytest.approx(len(rows) / 2, rel=1e-5)
+        total = sum(float(weight) for weight, row in zip(weights, rows, strict=True) if row.origin == name)
+        assert total == pytest.approx(len(rows) / 2, rel=1e-5)
     train(both, replace(QUICK, epochs=1), FLOAT32, tmp_path / "run", observer=Quiet())
     assert load_checkpoint(tmp_path / "run" / store.MODEL_FILE).description.provenance.data_name == both.name
 
@@ -156,7 +156,7 @@ def test_a_step_does_not_wait_for_the_gpu(toy: PreparedDataset, arch: str) -> No
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_an_interrupt_in_the_first_epoch_leaves_nothing(tmp_path: Path, toy: PreparedDataset) -> None:
+def test_an_interrupt_in_the_first_epoch_leaves_nothing_but_the_mosaic(tmp_path: Path, toy: PreparedDataset) -> None:
     result = train(toy, QUICK, FLOAT32, tmp_path / "run", observer=CtrlC(1, 2))
     expected = TrainResult(directory=tmp_path / "run", history=(), best_epoch=0, outcome="interrupted")
     assert result == expected
@@ -195,12 +195,12 @@ def test_the_best_epoch_is_kept_and_not_the_last(
     tmp_path: Path, toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, [0.2, 0.6, 0.3, 0.6])
-    notebook = Notebook(tmp_path)
-    result = train(toy, replace(UNFITTED, epochs=4), FLOAT32, tmp_path, observer=notebook)
-    assert (result.best_epoch, notebook.bests) == (2, [True, True, False, False])
+    recorder = Recorder(tmp_path)
+    result = train(toy, replace(UNFITTED, epochs=4), FLOAT32, tmp_path, observer=recorder)
+    assert (result.best_epoch, recorder.bests) == (2, [True, True, False, False])
     final = weights_in(tmp_path)
-    assert equal(final, notebook.models[1])
-    assert not equal(final, notebook.models[0])
+    assert equal(final, recorder.models[1])
+    assert not equal(final, recorder.models[0])
     state = safetensors.torch.load_file(tmp_path / STATE_FILE)
     last = {name.removeprefix("average.module."): t for name, t in state.items() if name.startswith("average.module.")}
     assert last.keys() == final.keys() - {name for name in final if name.startswith("seen.")}
@@ -229,14 +229,14 @@ def test_training_stops_when_kappa_no_longer_rises(
     assert again == result
 
 
-def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path, toy: PreparedDataset) -> None:
+def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path, toy: PreparedDataset) -> None:
     options = replace(QUICK, learning_rate=1e38)
     with pytest.raises(TrainingError, match=r"loss of epoch 1 is nan.*--overwrite and a lower --learning-rate"):
         train(toy, options, FLOAT32, tmp_path / "run", observer=Quiet())
     assert [path.name for path in (tmp_path / "run").iterdir()] == [TRAIN_BATCH_FILE]
 
 
-def test_an_unknown_architecture_is_told_before_images_are_read(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_reported_before_images_are_read(tmp_path: Path) -> None:
     dataset = prepared_dataset(tmp_path / "toy")
     shutil.rmtree(dataset.directory)
     with pytest.raises(WeightsUnavailableError, match="--arch resnet5"):

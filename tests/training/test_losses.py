@@ -1,4 +1,4 @@
-"""Losses equal those of other implementations and of pen and paper."""
+"""Losses equal those of other implementations and those computed by hand."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_soft_labels_fall_with_the_squared_distance_from_the_grade() -> None:
     assert loss_of(Head.SOFTMAX, Loss.SOFT_LABELS, outputs) == pytest.approx(expected, rel=1e-5)
 
 
-def test_soft_labels_are_what_their_loss_wants_to_hear() -> None:
+def test_the_soft_labels_themselves_have_the_smallest_loss() -> None:
     closeness = np.exp(-((np.arange(5) - 2.0) ** 2))
     assert closeness / closeness.sum() == pytest.approx([0.0103, 0.2076, 0.5642, 0.2076, 0.0103], abs=1e-4)
     logits = torch.tensor(np.log(closeness))[None].requires_grad_()
@@ -82,7 +82,7 @@ def test_distance_adds_the_expected_squared_error_to_the_cross_entropy() -> None
     assert loss_of(Head.SOFTMAX, Loss.DISTANCE, outputs) == pytest.approx(weighted_mean(each), rel=1e-6)
 
 
-def test_distance_minds_how_far_off_and_cross_entropy_does_not() -> None:
+def test_distance_depends_on_how_far_off_the_grade_is_and_cross_entropy_does_not() -> None:
     near, far = np.log([[0.1, 0.7, 0.1, 0.05, 0.05]]), np.log([[0.1, 0.05, 0.1, 0.05, 0.7]])
     one, grade = np.ones(1), np.array([0])
     for loss, difference in ((Loss.CROSS_ENTROPY, 0.0), (Loss.DISTANCE, DISTANCE_WEIGHT * (0.65 * 16 - 0.65))):
@@ -90,14 +90,14 @@ def test_distance_minds_how_far_off_and_cross_entropy_does_not() -> None:
         assert losses[1] - losses[0] == pytest.approx(difference, abs=1e-6)
 
 
-def test_severities_by_hand() -> None:
+def test_losses_of_severities_by_hand() -> None:
     """Errors of 0.5, -3 and 0: Huber's loss is 0.125, 2.5, 0; the squares are 0.25, 9, 0."""
     outputs, grades, weights = np.array([[0.5], [1.0], [2.0]]), np.array([0, 4, 2]), np.array([1.0, 2.0, 5.0])
     assert loss_of(Head.REGRESSION, Loss.SMOOTH_L1, outputs, grades, weights) == pytest.approx((0.125 + 5.0) / 8)
     assert loss_of(Head.REGRESSION, Loss.SQUARED, outputs, grades, weights) == pytest.approx((0.25 + 18.0) / 8)
 
 
-def test_cumulative_asks_four_questions_of_every_photograph() -> None:
+def test_the_cumulative_loss_is_the_sum_of_four_binary_log_losses() -> None:
     outputs = outputs_of(Head.CUMULATIVE)
     probabilities = 1 / (1 + np.exp(-outputs))
     expected = sum(
@@ -123,7 +123,7 @@ def test_a_photograph_of_weight_three_counts_as_three_photographs(head: Head, lo
 
 
 @pytest.mark.parametrize(("head", "loss"), PAIRS)
-def test_a_photograph_without_weight_teaches_nothing(head: Head, loss: Loss) -> None:
+def test_a_photograph_without_weight_has_no_gradient(head: Head, loss: Loss) -> None:
     outputs = torch.from_numpy(outputs_of(head)).requires_grad_()
     weights = torch.ones(NUM_PHOTOGRAPHS)
     weights[:10] = 0
@@ -138,7 +138,7 @@ def test_a_batch_without_any_weight_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize(("head", "loss"), PAIRS)
-def test_every_loss_leads_its_head_to_the_grades(head: Head, loss: Loss) -> None:
+def test_minimizing_any_loss_of_a_head_predicts_the_grades(head: Head, loss: Loss) -> None:
     """Following the gradient ends where the most probable grade is the true one, whatever the head."""
     grades = torch.arange(5).repeat(2)
     outputs = torch.zeros((10, NUM_OUTPUTS[head]), requires_grad=True)
@@ -168,7 +168,7 @@ def test_what_is_not_named_is_filled_in(head: Head | None, loss: Loss | None, re
     assert resolve_head_and_loss(head, loss) == resolved
 
 
-def test_a_loss_that_cannot_teach_the_head_is_refused_with_those_that_can() -> None:
+def test_a_loss_that_cannot_train_the_head_is_refused_with_those_that_can() -> None:
     refused = 0
     for head, loss in itertools.product(Head, Loss):
         if loss in LOSSES_OF[head]:

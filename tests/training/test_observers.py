@@ -44,7 +44,7 @@ def assert_shows(folder: Path, history: tuple[EpochRecord, ...]) -> None:
     assert points["training/learning_rate"] == [(r.epoch, pytest.approx(r.learning_rate)) for r in history]
 
 
-def test_a_stopped_run_goes_on_in_its_log_and_another_one_begins_anew(
+def test_a_resumed_run_continues_its_event_log_and_a_new_one_replaces_it(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared_dataset(home / "datasets" / "toy")
@@ -66,7 +66,7 @@ def test_a_stopped_run_goes_on_in_its_log_and_another_one_begins_anew(
     assert_shows(tmp_path / "logs" / "toy", read_history(store.model_directory("toy") / METRICS_FILE))
 
 
-def test_a_missing_package_is_told_before_anything_begins(
+def test_a_missing_package_is_reported_before_training_starts(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared_dataset(home / "datasets" / "toy")
@@ -76,20 +76,20 @@ def test_a_missing_package_is_told_before_anything_begins(
     assert not (home / "models").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    watcher = TrainingProgress(Console(file=io.StringIO()), 1)
+    observer = TrainingProgress(Console(file=io.StringIO()), 1)
     with (
         pytest.raises(TrainingError, match="expected a folder that can be written"),
-        log_events(watcher, tmp_path / "file", "toy", resume=False),
+        log_events(observer, tmp_path / "file", "toy", resume=False),
     ):
         pass
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_progress_shows_a_row_for_each_epoch(is_terminal: bool) -> None:
-    told = io.StringIO()
-    console = Console(file=told, width=160, force_terminal=is_terminal)
+    printed = io.StringIO()
+    console = Console(file=printed, width=160, force_terminal=is_terminal)
     record = EpochRecord(
         epoch=1,
         train_loss=1.5,
@@ -106,7 +106,7 @@ def test_progress_shows_a_row_for_each_epoch(is_terminal: bool) -> None:
         progress.epoch_done(record, is_best=True)
         progress.batch_done(2, 1, 2, 8)
         progress.epoch_done(replace(record, epoch=2, validation_kappa=0.8125), is_best=False)
-    text = told.getvalue()
+    text = printed.getvalue()
     assert "1.5000" in text
     assert "none" in text
     assert "50.0%" in text

@@ -1,4 +1,4 @@
-"""A run never overwrites what was not given up, and what it leaves in the store is complete."""
+"""A run overwrites nothing without --overwrite, and what it leaves in the store is complete."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def plan(
     return plan_run(RunRequest(name=name, options=options, resume=resume, overwrite=overwrite))
 
 
-def run(a_plan: RunPlan, told: io.StringIO | None = None) -> FinishedRun:
-    console = Console(file=told or io.StringIO(), width=200)
+def run(a_plan: RunPlan, printed: io.StringIO | None = None) -> FinishedRun:
+    console = Console(file=printed or io.StringIO(), width=200)
     return run_training(a_plan, device=DeviceName.CPU, precision=Precision.FLOAT32, console=console)
 
 
@@ -67,8 +67,8 @@ def test_a_name_that_is_no_folder_s_is_refused() -> None:
 
 
 def test_a_finished_run_is_complete_in_the_store_and_cleared_away(home: Path) -> None:
-    told = io.StringIO()
-    finished = run(plan(), told)
+    printed = io.StringIO()
+    finished = run(plan(), printed)
     directory = home / "models" / "toy-cnn"
     assert finished.path == directory / "model.safetensors"
     assert not finished.interrupted
@@ -86,7 +86,7 @@ def test_a_finished_run_is_complete_in_the_store_and_cleared_away(home: Path) ->
     assert summary[0].startswith("finished after 2 epochs")
     assert summary[1].startswith("best epoch")
     assert summary[2] == f"model toy-cnn: {finished.path}"
-    lines = told.getvalue().splitlines()
+    lines = printed.getvalue().splitlines()
     assert lines[0] == "device: cpu, float32: as asked; precision as asked"
     assert len(lines) == 4
 
@@ -132,7 +132,9 @@ def test_an_interrupt_in_the_first_epoch_installs_nothing(home: Path, monkeypatc
     assert not (home / "models").exists()
 
 
-def test_an_unfinished_run_is_neither_lost_nor_mixed_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_run_is_not_lost_or_resumed_with_other_options(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
         interrupt_in(patched, epoch=2)
         run(plan())
@@ -143,7 +145,7 @@ def test_an_unfinished_run_is_neither_lost_nor_mixed_up(home: Path, monkeypatch:
     assert (home / "runs" / "toy-cnn" / STATE_FILE).is_file()
 
 
-def test_overwriting_starts_afresh(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overwriting_starts_over(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         interrupt_in(patched, epoch=2)
         run(plan())
@@ -154,7 +156,7 @@ def test_overwriting_starts_afresh(home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(metrics.splitlines()) == 2
 
 
-def test_a_run_that_cannot_begin_costs_no_unfinished_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_cannot_start_keeps_the_unfinished_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         interrupt_in(patched, epoch=2)
         run(plan())
@@ -166,7 +168,7 @@ def test_a_run_that_cannot_begin_costs_no_unfinished_one(home: Path, monkeypatch
     assert (home / "runs" / "toy-cnn" / STATE_FILE).is_file()
 
 
-def test_a_model_in_the_store_is_not_replaced_unasked() -> None:
+def test_a_model_in_the_store_is_replaced_only_with_overwrite() -> None:
     run(plan())
     with pytest.raises(TrainingError, match="model 'toy-cnn' is in the store; give another --name, or --overwrite"):
         plan()
@@ -174,7 +176,7 @@ def test_a_model_in_the_store_is_not_replaced_unasked() -> None:
     assert plan(overwrite=True).name == "toy-cnn"
 
 
-def test_nothing_can_be_resumed_where_nothing_was_begun() -> None:
+def test_nothing_can_be_resumed_where_no_run_was_started() -> None:
     with pytest.raises(TrainingError, match="no unfinished run 'toy-cnn' to resume; start it without --resume"):
         plan(resume=True)
 
@@ -198,7 +200,7 @@ def _killed(*args: object) -> None:
     raise SystemExit(9)
 
 
-def test_a_launch_goes_on_by_itself_only_with_its_own_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torchrun_launch_resumes_only_its_own_run_automatically(monkeypatch: pytest.MonkeyPatch) -> None:
     directory = store.run_directory("net")
     files.write_atomically(directory / STATE_FILE, b"state")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")
@@ -207,7 +209,7 @@ def test_a_launch_goes_on_by_itself_only_with_its_own_run(monkeypatch: pytest.Mo
     assert not plan(name="net", overwrite=True).resume
     record_launch(directory)
     assert plan(name="net").resume
-    assert plan(name="net", overwrite=True).resume, "this launch has given the old run up already"
+    assert plan(name="net", overwrite=True).resume, "this launch has discarded the old run already"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 8")
     with pytest.raises(TrainingError, match="--resume to resume it, or --overwrite"):
         plan(name="net")

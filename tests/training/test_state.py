@@ -1,4 +1,4 @@
-"""A run that was stopped, however it was, ends as if it had not been."""
+"""A run that was interrupted or killed resumes to the same weights as one that was not."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights(home: Path, tm
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RunState, "best_epoch", keep_the_last())
         app([*words, "--name", "whole"], standalone_mode=False)
-        killed = run_processes([*words, "--name", "killed"], home, tmp_path, size=1, death="2,3")
+        killed = run_processes([*words, "--name", "killed"], home, tmp_path, size=1, killed_at="2,3")
         assert killed.codes == [-signal.SIGKILL], killed.stderr
         run = home / "runs" / "killed"
         assert len(metrics_in(run)) == 1
