@@ -88,8 +88,8 @@ def test_predictions_of_combined_data_sets_are_scored_by_origin_and_reported(lab
     assert audited.code == 1 and "is a combination of data sets; audit each separately" in audited.stderr
 
 
-def test_photographs_of_the_training_are_refused_unless_leakage_is_allowed(labeled: Path) -> None:
-    assert Outcome("fundusgrade preprocess labeled --size 64 --workers 1").code == 0
+def test_photographs_of_the_training_are_refused_unless_leakage_is_allowed() -> None:
+    install_dataset("drawn")
     assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name seeing").code == 0
     refused = Outcome("fundusgrade evaluate --model seeing --split train --device cpu")
     assert (refused.code, refused.stdout) == (1, "")

@@ -18,7 +18,7 @@ from fundusgrade.grading.grader import Grader
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image, write_image
 from tests.command_line import COLUMNS, Outcome, rows_of
-from tests.models_for_tests import install_model, save_broken_files, save_photographs
+from tests.models_for_tests import install_dataset, install_model, save_broken_files, save_photographs
 
 
 def test_predict_verbatim(workplace: Path) -> None:
@@ -113,7 +113,7 @@ def test_predict_to_a_place_that_cannot_be_written_is_an_error(workplace: Path) 
 
 
 def test_predict_with_coverage_adds_ranges_that_hold_the_grade(labeled: Path, workplace: Path) -> None:
-    assert Outcome("fundusgrade preprocess labeled --size 64 --workers 1").code == 0
+    install_dataset("drawn")
     assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name ranged").code == 0
     predict = "fundusgrade predict labeled --model ranged --device cpu --csv out.csv --coverage"
     both = Outcome(f"{predict} 0.9 --tta")
