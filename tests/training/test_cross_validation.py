@@ -26,7 +26,7 @@ from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import choose_device
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.training import cross_validation
+from fundusgrade.training import cross_validation, runs
 from fundusgrade.training.cross_validation import cross_validate, pool_folds
 from fundusgrade.training.observers import TrainingProgress
 from fundusgrade.training.options import TrainOptions
@@ -37,6 +37,12 @@ NUM_FOLDS = 3
 NUM_PHOTOGRAPHS = 45
 QUICK = TrainOptions(arch="cnn", epochs=1, batch_size=8, num_folds=NUM_FOLDS)
 CPU = choose_device(DeviceName.CPU, Precision.FLOAT32)
+
+
+@pytest.fixture(autouse=True)
+def _without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the curves of every fold would take half of the time."""
+    monkeypatch.setattr(runs, "draw_training_curves", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

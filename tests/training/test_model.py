@@ -115,9 +115,7 @@ def test_the_reference_recipe_fits_nothing(tmp_path: Path, toy: PreparedDataset)
     assert (recorded["loss"], recorded["class_weights"]) == ("cross-entropy", "inverse")
 
 
-def test_a_model_has_fingerprints_of_training_and_validation_photographs(
-    tmp_path: Path, toy: PreparedDataset
-) -> None:
+def test_a_model_has_fingerprints_of_training_and_validation_photographs(tmp_path: Path, toy: PreparedDataset) -> None:
     train(toy, replace(QUICK, epochs=1), FLOAT32, tmp_path, observer=Quiet())
     fingerprints = load_checkpoint(tmp_path / store.MODEL_FILE).fingerprints
     used = (*toy.graded_rows("train"), *toy.graded_rows("validation"))

@@ -58,15 +58,28 @@ class FinishedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """A user's request: data sets by name or folder (the only one if empty), name of the model or None, options."""
+    """A user's request for a training run."""
 
     options: TrainOptions
+    """The options of the training itself."""
+
     data: tuple[str, ...] = ()
+    """Data sets by name or folder; several are combined with equal weight. Default: the only one in the store."""
+
     name: str | None = None
+    """Name of the model; default DATA-ARCH."""
+
     resume: bool = False
+    """Whether an unfinished run of this name continues from its last complete epoch; otherwise it is an error."""
+
     overwrite: bool = False
+    """Whether a model or an unfinished run of this name is replaced; otherwise it is an error."""
+
     compiled: bool = False
+    """Whether the network is compiled with torch.compile: training starts later, and its steps are usually faster."""
+
     events: Path | None = None
+    """Folder of an event log for TensorBoard; default None, no log."""
 
     def dataset(self) -> PreparedDataset:
         """The data to train on, one data set or several combined. Raises StoreError or DatasetError."""
