@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,3 +178,22 @@ def test_one_photograph_is_explained_alike_alone_and_in_a_folder(workplace: Path
         np.load("one-tiny-integrated-gradients.npz") as other,
     ):
         assert np.array_equal(one["heat"], other["heat"])
+
+
+def test_an_interrupted_folder_keeps_and_reports_what_is_done(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fundusgrade.reports import explanation_files
+
+    explained, write_figure = [], explanation_files.write_figure
+
+    def write_one(*arguments: Any) -> Any:
+        if explained:
+            raise KeyboardInterrupt
+        explained.append(write_figure(*arguments))
+        return explained[-1]
+
+    install_model()
+    save_photographs(workplace / "images", [1, 2])
+    monkeypatch.setattr(explanation_files, "write_figure", write_one)
+    outcome = Outcome("fundusgrade explain images --out maps")
+    assert (outcome.code, outcome.stdout.count("(tiny)\n"), "Interrupted." in outcome.stderr) == (130, 1, True)
+    assert Path("maps/index.html").read_text().count("<img ") == 1

@@ -40,13 +40,7 @@ def parquet_rows(path: Path) -> Iterator[WrittenRow]:
         with parquet.ParquetFile(path) as file:
             for group in file.iter_batches(_GROUP_ROWS):
                 for row in group.to_pylist():
-                    yield WrittenRow(
-                        line=json_line(_as_written(row)),
-                        image=row["image"],
-                        model=row["model"],
-                        is_graded=row["grade"] is not None,
-                        is_doubtful=not row["gradable"],
-                    )
+                    yield WrittenRow.of(row, json_line(_as_written(row)))
     except (OSError, pyarrow.ArrowException, KeyError) as error:
         raise StoreError(
             f"{path} is damaged or not a file of predictions; grade again with `fundusgrade predict`"

@@ -54,6 +54,17 @@ class WrittenRow:
     is_graded: bool
     is_doubtful: bool
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any], line: bytes) -> WrittenRow:
+        """A row of JSON or Parquet by column, and its line of JSON. Raises KeyError where a column is missing."""
+        return cls(
+            line=line,
+            image=row["image"],
+            model=row["model"],
+            is_graded=row["grade"] is not None,
+            is_doubtful=not row["gradable"],
+        )
+
 
 def row_format(path: Path) -> RowFormat:
     """The format that a file's suffix names. Raises StoreError for any other."""
@@ -132,13 +143,7 @@ def json_rows(file: BinaryIO) -> Iterator[WrittenRow]:
     for line in file:
         try:
             row: Any = json.loads(line) if line.endswith(b"\n") else None
-            yield WrittenRow(
-                line=line,
-                image=row["image"],
-                model=row["model"],
-                is_graded=row["grade"] is not None,
-                is_doubtful=not row["gradable"],
-            )
+            yield WrittenRow.of(row, line)
         except (ValueError, KeyError, TypeError):
             return
 
