@@ -40,7 +40,7 @@ def fit_calibration(
     *,
     class_weight_power: float,
 ) -> Calibration:
-    """The calibration of least log loss on outputs (N, n) of validation photographs with grades (N,).
+    """The calibration of least penalized log loss on outputs (N, n) of validation photographs with grades (N,).
 
     `num_per_grade` (5,) counts the training photographs, `class_weight_power` is the power of the inverse frequency in
     the loss.
@@ -71,8 +71,8 @@ def choose_offsets(
 def fit_temperature(head: Head, outputs: Tensor, grades: NDArray[np.int64], start: Calibration) -> Calibration:
     """The same calibration with the temperature T of least penalized log loss; the order of the grades stays.
 
-    In 1/T the log loss is convex and the prior strictly so: there is one optimum, and it moves as little as the outputs
-    do. T lies in exp(-3) to exp(3).
+    In 1/T the log loss is convex, except where `grade_logits` clamps a tiny probability, and the prior strictly convex:
+    there is one optimum, and it moves as little as the outputs do. T lies in exp(-3) to exp(3).
     """
     logits = outputs.double()
     if head is Head.SOFTMAX:
