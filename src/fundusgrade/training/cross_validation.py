@@ -48,7 +48,7 @@ def cross_validate(
     options, dataset, choice = request.options, request.dataset(), choose_device(device, precision)
     name = store.checked_name(request.name or default_name(dataset, options))
     if name.endswith(TTA_SUFFIX):
-        raise TrainingError(f"--name {name}: names that end with {TTA_SUFFIX} are those of predictions with --tta")
+        raise TrainingError(f"--name {name}: names that end with {TTA_SUFFIX} are reserved for predictions with --tta")
     folds = range(1, options.num_folds + 1)
     if request.overwrite and options.fold is None:
         if not request.resume and process_group().is_main_process:
