@@ -24,7 +24,7 @@ def test_preprocess_then_train_then_evaluate(labeled: Path, home: Path) -> None:
     trained = Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --precision float32")
     assert trained.code == 0, trained.stderr
     assert "best epoch 1: validation kappa" in trained.stdout
-    assert "device: cpu, float32: as asked" in trained.stderr
+    assert "device: cpu, float32: as requested" in trained.stderr
     assert sorted(path.name for path in (home / "models" / "labeled-cnn").iterdir()) == sorted(store.MODEL_FILES)
     evaluated = Outcome("fundusgrade evaluate --model labeled-cnn --device cpu --precision float32")
     assert evaluated.code == 0

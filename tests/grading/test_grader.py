@@ -153,6 +153,7 @@ def test_a_broken_neighbor_changes_nothing(grader: Grader, tmp_path: Path) -> No
 def test_grading_one_equals_grading_all(grader: Grader, tmp_path: Path) -> None:
     paths = save_photographs(tmp_path, range(3))
     together = list(grader.grade_all(find_images(paths)))
+    assert list(grader.grade_all(paths)) == together
     for path, expected in zip(paths, together, strict=True):
         single = grader.grade(path)
         assert single.image == expected.image == path.as_posix()

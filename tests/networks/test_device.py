@@ -57,7 +57,11 @@ def test_asking_for_the_cpu_beside_a_gpu_gives_the_cpu(monkeypatch: pytest.Monke
     pretend(monkeypatch, cuda=True)
     choice = choose_device(DeviceName.CPU, Precision.FLOAT32)
     assert (choice.device.type, choice.precision) == ("cpu", Precision.FLOAT32)
-    assert choice.reason == "as asked; precision as asked"
+    assert choice.reason == "as requested; precision as requested"
+
+
+def test_names_may_be_plain_strings() -> None:
+    assert choose_device("cpu", "float32") == choose_device(DeviceName.CPU, Precision.FLOAT32)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

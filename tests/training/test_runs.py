@@ -87,7 +87,7 @@ def test_a_finished_run_is_complete_in_the_store_and_cleared_away(home: Path) ->
     assert summary[1].startswith("best epoch")
     assert summary[2] == f"model toy-cnn: {finished.path}"
     lines = printed.getvalue().splitlines()
-    assert lines[0] == "device: cpu, float32: as asked; precision as asked"
+    assert lines[0] == "device: cpu, float32: as requested; precision as requested"
     assert len(lines) == 4
 
 

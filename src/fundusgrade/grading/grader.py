@@ -150,15 +150,15 @@ class Grader:
 
     def grade(self, path: Path) -> Prediction | Ungraded:
         """Grade one photograph; a photograph that cannot be graded is returned with the reason."""
-        return next(self.grade_all([FoundImage(path=path, name=path.as_posix())]))
+        return next(self.grade_all([path]))
 
-    def grade_all(self, photographs: Iterable[FoundImage]) -> Iterator[Prediction | Ungraded]:
+    def grade_all(self, photographs: Iterable[Path | FoundImage]) -> Iterator[Prediction | Ungraded]:
         """Grade photographs in order; a bounded number of them is in memory at any time.
 
         Batches depend on the order of the photographs only, so that results are bitwise identical for any number of
         workers.
         """
-        waiting = iter(photographs)
+        waiting = map(FoundImage.of, photographs)
         max_batches = 2 + math.ceil(2 * self.concurrency.num_workers / self.batch_size)
         running: deque[Future[list[Prediction | Ungraded]]] = deque()
         following: list[_Pending] = []

@@ -46,14 +46,16 @@ class DeviceChoice:
 def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO) -> DeviceChoice:
     """Choose the fastest device and precision of this machine where they are `auto`; else those that are given.
 
-    Raises DeviceError where the machine does not have them: there is no silent fallback.
+    The names may be plain strings, such as "cpu" and "float32". Raises DeviceError where the machine does not have them:
+    there is no silent fallback.
     """
+    device, precision = DeviceName(device), Precision(precision)
     available = {DeviceName.CUDA: torch.cuda.is_available(), DeviceName.MPS: torch.backends.mps.is_available()}
     if device is DeviceName.AUTO:
         chosen = next((name for name, there in available.items() if there), DeviceName.CPU)
         why = f"{chosen.value} is the fastest device here" if chosen is not DeviceName.CPU else "no GPU is present"
     elif available.get(device, True):
-        chosen, why = device, "as asked"
+        chosen, why = device, "as requested"
     else:
         raise DeviceError(
             f"--device {device.value}: this machine has none that PyTorch {torch.__version__} can use; "
@@ -110,7 +112,7 @@ def _choose_precision(device: DeviceName, requested: Precision) -> tuple[Precisi
     if requested is Precision.BFLOAT16 and device is DeviceName.CUDA and not torch.cuda.is_bf16_supported():
         raise DeviceError("--precision bfloat16: this GPU does not have it; use --precision float16 or auto")
     if requested is not Precision.AUTO:
-        return requested, "precision as asked"
+        return requested, "precision as requested"
     if device is DeviceName.CUDA:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision.BFLOAT16, "this GPU computes bfloat16 fast, and it needs no loss scaling"

@@ -42,8 +42,7 @@ def read_image(path: Path, *, at_least_px: int | None = None) -> Image:
 
 def read_photograph(photograph: Path | FoundImage, *, at_least_px: int | None = None) -> Decoded:
     """The same with eye and camera from a DICOM file; also for a member of an archive, or one of several frames."""
-    if isinstance(photograph, Path):
-        photograph = FoundImage(path=photograph, name=photograph.as_posix())
+    photograph = FoundImage.of(photograph)
     with open_photograph_file(photograph) as file:
         if is_dicom(file):
             return decode_dicom(file, photograph.frame, at_least_px=at_least_px)

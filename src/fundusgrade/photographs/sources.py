@@ -38,6 +38,11 @@ class FoundImage:
     frame: int | None = None
     problem: str | None = None
 
+    @classmethod
+    def of(cls, photograph: Path | FoundImage) -> FoundImage:
+        """A photograph given by its path, named by it; one that was found already is returned as it is."""
+        return photograph if isinstance(photograph, FoundImage) else cls(path=photograph, name=photograph.as_posix())
+
 
 def find_images(arguments: Sequence[Path]) -> list[FoundImage]:
     """Photographs named by files, folders and zip archives, in the order given and sorted inside of each.
@@ -60,7 +65,7 @@ def find_files(arguments: Sequence[Path], *, archives: bool = False) -> list[Fou
         for path in _walk(argument, suffixes) if is_folder(argument) else [argument]:
             # A link to a file is not resolved: some stores of data keep equal photographs as links to one file.
             key = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 (Path.resolve fails on loops)
-            found.setdefault(key, FoundImage(path=path, name=path.as_posix()))
+            found.setdefault(key, FoundImage.of(path))
     return list(found.values())
 
 
