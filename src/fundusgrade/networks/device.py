@@ -46,8 +46,8 @@ class DeviceChoice:
 def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO) -> DeviceChoice:
     """Choose the fastest device and precision of this machine where they are `auto`; else those that are given.
 
-    The names may be plain strings, such as "cpu" and "float32". Raises DeviceError where the machine does not have them:
-    there is no silent fallback.
+    The names may be plain strings, such as "cpu" and "float32". Raises DeviceError where the machine does not have
+    them: there is no silent fallback.
     """
     device, precision = DeviceName(device), Precision(precision)
     available = {DeviceName.CUDA: torch.cuda.is_available(), DeviceName.MPS: torch.backends.mps.is_available()}
