@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fundusgrade.evaluation.baselines import RANDOMIZED, is_baseline
+from fundusgrade.evaluation.cases import Case, PreparedCase, prepare_case
 from fundusgrade.evaluation.findings import Measured
 from fundusgrade.evaluation.map_tests import (
     MapMeasure,
@@ -23,7 +24,6 @@ from fundusgrade.evaluation.map_tests import (
     perturbation_measures,
 )
 from fundusgrade.evaluation.randomization import DEPTHS, compare_maps, randomized
-from fundusgrade.evaluation.samples import PreparedSample, Sample, prepare_sample
 from fundusgrade.explanation.attribution import explain_image, fits
 from fundusgrade.explanation.explainer import explain_prepared
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
@@ -62,14 +62,14 @@ class ExplanationTester:
         self._plan = plan
         self._randomized: dict[str, list[GradingNetwork]] = {}
 
-    def measure(self, sample: Sample) -> Iterator[Measured]:
+    def measure(self, case: Case) -> Iterator[Measured]:
         """All numbers of one photograph."""
         maps: dict[tuple[str, Target], list[_ModelMap]] = {}
-        prepared = prepare_sample(sample, self._graders[0], self._plan.methods[0].target)
+        prepared = prepare_case(case, self._graders[0], self._plan.methods[0].target)
         for grader in self._graders:
-            each = replace(prepared, grader=grader, target=self._target(sample, grader))
+            each = replace(prepared, grader=grader, target=self._target(case, grader))
             for options in [method for method in self._plan.methods if fits(grader.network, method)]:
-                heat_map = explain_prepared(grader, each.prepared, replace(options, target=each.target))
+                heat_map = explain_prepared(grader, each.preprocessed, replace(options, target=each.target))
                 name = replace(options, method=heat_map.method).describe()
                 model_map = _ModelMap(model=grader.name, values=heat_map.values)
                 maps.setdefault((name, each.target), []).append(model_map)
@@ -80,53 +80,53 @@ class ExplanationTester:
                 for name, values in baseline_maps(each):
                     yield from self._test_map(each, name, values)
         if self._plan.with_stability:
-            yield from _compare_models(sample, maps)
+            yield from _compare_models(case, maps)
 
-    def _target(self, sample: Sample, grader: Grader) -> Target:
+    def _target(self, case: Case, grader: Grader) -> Target:
         target = self._plan.methods[0].target
-        return grade_target(grader.grade_loaded(sample.loaded).grade) if target is PREDICTED else target
+        return grade_target(grader.grade_loaded(case.loaded).grade) if target is PREDICTED else target
 
-    def _test_map(self, sample: PreparedSample, name: str, values: NDArray[np.float32]) -> Iterator[Measured]:
+    def _test_map(self, prepared: PreparedCase, name: str, values: NDArray[np.float32]) -> Iterator[Measured]:
         """The tests that need only a map, and are therefore run on baselines too."""
         measures: list[MapMeasure] = []
         if self._plan.with_concentration and not is_baseline(name):
-            measures += concentration_measures(sample, values)
+            measures += concentration_measures(prepared, values)
         if self._plan.with_perturbation:
-            measures += perturbation_measures(sample, values)
-        for each in measures + lesion_measures(sample, values):
-            yield _measured(sample, name, each.test, each.measure, each.value)
+            measures += perturbation_measures(prepared, values)
+        for each in measures + lesion_measures(prepared, values):
+            yield _measured(prepared, name, each.test, each.measure, each.value)
 
     def _test_stability(
-        self, sample: PreparedSample, options: ExplainOptions, name: str, heat_map: HeatMap
+        self, prepared: PreparedCase, options: ExplainOptions, name: str, heat_map: HeatMap
     ) -> Iterator[Measured]:
         """Whether the map of a shifted image is the shifted map."""
         if self._plan.with_stability:
-            similarity = compare_maps(*_shifted_maps(sample, options, heat_map))
-            yield _measured(sample, name, "stability", "rank correlation after a shift", similarity.rank_correlation)
+            similarity = compare_maps(*_shifted_maps(prepared, options, heat_map))
+            yield _measured(prepared, name, "stability", "rank correlation after a shift", similarity.rank_correlation)
 
     def _test_randomization(
-        self, sample: PreparedSample, options: ExplainOptions, name: str, heat_map: HeatMap
+        self, prepared: PreparedCase, options: ExplainOptions, name: str, heat_map: HeatMap
     ) -> Iterator[Measured]:
         """Whether the map changes with the network's weights."""
         if not self._plan.with_randomization:
             return
-        for depth, network in zip(DEPTHS, self._randomized_networks(sample), strict=True):
-            randomized_map = _explained(sample, options, network)
-            similarity = compare_maps(heat_map.values, randomized_map.values, sample.prepared.mask)
+        for depth, network in zip(DEPTHS, self._randomized_networks(prepared), strict=True):
+            randomized_map = _explained(prepared, options, network)
+            similarity = compare_maps(heat_map.values, randomized_map.values, prepared.preprocessed.mask)
             where = "last layer" if depth == 0 else f"{100 * depth:.0f} % of the layers"
             for measure, value in (
                 ("rank correlation", similarity.rank_correlation),
                 ("SSIM", similarity.structural_similarity),
             ):
-                yield _measured(sample, name, "randomization", f"{measure}, {where}", value)
-            if depth == DEPTHS[-1] and sample.sample.lesions:
-                yield from self._test_map(sample, f"{name}{RANDOMIZED}", randomized_map.values)
+                yield _measured(prepared, name, "randomization", f"{measure}, {where}", value)
+            if depth == DEPTHS[-1] and prepared.case.lesions:
+                yield from self._test_map(prepared, f"{name}{RANDOMIZED}", randomized_map.values)
 
-    def _randomized_networks(self, sample: PreparedSample) -> list[GradingNetwork]:
+    def _randomized_networks(self, prepared: PreparedCase) -> list[GradingNetwork]:
         """A randomized copy of the model for each depth, made at the first photograph and kept."""
-        grader = sample.grader
+        grader = prepared.grader
         if grader.name not in self._randomized:
-            images = to_tensor(sample.prepared.image)[None].to(grader.choice.device)
+            images = to_tensor(prepared.preprocessed.image)[None].to(grader.choice.device)
             mirrored = torch.cat([images, images.flip(2), images.flip(3), images.flip(2, 3)])
             self._randomized[grader.name] = [randomized(grader.network, depth, mirrored) for depth in DEPTHS]
         return self._randomized[grader.name]
@@ -135,22 +135,22 @@ class ExplanationTester:
 def run_plan(
     graders: Sequence[Grader],
     plan: Plan,
-    samples: Iterable[Sample],
+    cases: Iterable[Case],
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[Measured]:
     """Run a plan on photographs, which are read one at a time; methods that do not fit a model are left out."""
     tester = ExplanationTester(graders, plan)
     measured: list[Measured] = []
-    for done, sample in enumerate(samples, start=1):
-        measured += tester.measure(sample)
+    for done, case in enumerate(cases, start=1):
+        measured += tester.measure(case)
         on_progress(done)
     return measured
 
 
-def _measured(sample: PreparedSample, method: str, test: str, measure: str, value: float | None) -> Measured:
+def _measured(prepared: PreparedCase, method: str, test: str, measure: str, value: float | None) -> Measured:
     return Measured(
-        photograph=sample.sample.number,
-        model=sample.grader.name,
+        photograph=prepared.case.number,
+        model=prepared.grader.name,
         method=method,
         test=test,
         measure=measure,
@@ -158,33 +158,33 @@ def _measured(sample: PreparedSample, method: str, test: str, measure: str, valu
     )
 
 
-def _explained(sample: PreparedSample, options: ExplainOptions, network: GradingNetwork) -> HeatMap:
-    chosen = replace(options, target=sample.target)
-    choice = sample.grader.choice
-    return explain_image(network, sample.prepared.image, options=chosen, choice=choice, outline=sample.outline)
+def _explained(prepared: PreparedCase, options: ExplainOptions, network: GradingNetwork) -> HeatMap:
+    chosen = replace(options, target=prepared.target)
+    choice = prepared.grader.choice
+    return explain_image(network, prepared.preprocessed.image, options=chosen, choice=choice, outline=prepared.outline)
 
 
 def _shifted_maps(
-    sample: PreparedSample, options: ExplainOptions, heat_map: HeatMap
+    prepared: PreparedCase, options: ExplainOptions, heat_map: HeatMap
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """The map, that of the image shifted sideways and shifted back, and the retina that is visible in both images."""
     shift_px = max(1, round(SHIFT_PX * len(heat_map.values) / 224))
-    image = np.roll(sample.prepared.image, shift_px, axis=1)
+    image = np.roll(prepared.preprocessed.image, shift_px, axis=1)
     image[:, :shift_px] = image[:, -1:]
-    shifted = replace(sample.prepared, image=image, mask=np.roll(sample.prepared.mask, shift_px, axis=1))
-    values = explain_prepared(sample.grader, shifted, replace(options, target=sample.target)).values
-    both = sample.prepared.mask.copy()
+    shifted = replace(prepared.preprocessed, image=image, mask=np.roll(prepared.preprocessed.mask, shift_px, axis=1))
+    values = explain_prepared(prepared.grader, shifted, replace(options, target=prepared.target)).values
+    both = prepared.preprocessed.mask.copy()
     both[:, -shift_px:] = False
     return heat_map.values, np.roll(values, -shift_px, axis=1), both
 
 
-def _compare_models(sample: Sample, maps: dict[tuple[str, Target], list[_ModelMap]]) -> Iterator[Measured]:
+def _compare_models(case: Case, maps: dict[tuple[str, Target], list[_ModelMap]]) -> Iterator[Measured]:
     """Similarity of the maps of any two models by the same method and for the same target."""
-    mask = sample.loaded.preprocessed.mask
+    mask = case.loaded.preprocessed.mask
     for (method, _), of_models in maps.items():
         for first, second in combinations(of_models, 2):
             yield Measured(
-                photograph=sample.number,
+                photograph=case.number,
                 model=f"{first.model} and {second.model}",
                 method=method,
                 test="stability",

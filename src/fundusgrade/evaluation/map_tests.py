@@ -1,4 +1,4 @@
-"""Tests that need only a heat map and its sample: concentration, perturbation, and agreement with lesions."""
+"""Tests that need only a heat map and its case: concentration, perturbation, and agreement with lesions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.evaluation.baselines import BASELINES, baseline_map
+from fundusgrade.evaluation.cases import PreparedCase
 from fundusgrade.evaluation.concentration import coarsened, measure_concentration
 from fundusgrade.evaluation.findings import (
     CONCENTRATION,
@@ -20,7 +21,6 @@ from fundusgrade.evaluation.findings import (
 )
 from fundusgrade.evaluation.lesion_agreement import measure_agreement
 from fundusgrade.evaluation.perturbation import FRACTIONS, MapTest, measure_curves, measure_road
-from fundusgrade.evaluation.samples import PreparedSample
 
 # The fraction at which deletion and insertion are also reported by themselves.
 _EARLY = 0.02
@@ -35,11 +35,13 @@ class MapMeasure:
     value: float | None
 
 
-def concentration_measures(sample: PreparedSample, values: NDArray[np.float32]) -> list[MapMeasure]:
+def concentration_measures(prepared: PreparedCase, values: NDArray[np.float32]) -> list[MapMeasure]:
     """How concentrated heat (S, S) is, as it is and at one resolution for all networks."""
     found = []
     for test, heat in ((CONCENTRATION, values), (CONCENTRATION_ONE_RESOLUTION, coarsened(values))):
-        numbers = measure_concentration(heat, sample.prepared.mask, sample.grader.recipe.radius_px, sample.landmarks)
+        numbers = measure_concentration(
+            heat, prepared.preprocessed.mask, prepared.grader.recipe.radius_px, prepared.landmarks
+        )
         found += _measures(
             test,
             {
@@ -53,15 +55,15 @@ def concentration_measures(sample: PreparedSample, values: NDArray[np.float32]) 
     return found
 
 
-def perturbation_measures(sample: PreparedSample, values: NDArray[np.float32]) -> list[MapMeasure]:
+def perturbation_measures(prepared: PreparedCase, values: NDArray[np.float32]) -> list[MapMeasure]:
     """Deletion, insertion and ROAD in the order of heat (S, S)."""
-    grader = sample.grader
+    grader = prepared.grader
     test = MapTest(
         network=grader.network,
-        image=sample.prepared.image,
-        outline=sample.outline,
+        image=prepared.preprocessed.image,
+        outline=prepared.outline,
         heat=values,
-        target=sample.target,
+        target=prepared.target,
         choice=grader.choice,
     )
     curves, road = measure_curves(test), measure_road(test)
@@ -78,11 +80,11 @@ def perturbation_measures(sample: PreparedSample, values: NDArray[np.float32]) -
     )
 
 
-def lesion_measures(sample: PreparedSample, values: NDArray[np.float32]) -> list[MapMeasure]:
-    """How well heat (S, S) agrees with the lesions of the sample, all together and by kind; empty without masks."""
+def lesion_measures(prepared: PreparedCase, values: NDArray[np.float32]) -> list[MapMeasure]:
+    """How well heat (S, S) agrees with the lesions of the case, all together and by kind; empty without masks."""
     found = []
-    for lesions in sample.coverages:
-        agreement = measure_agreement(values, sample.prepared.mask, lesions.coverage)
+    for lesions in prepared.coverages:
+        agreement = measure_agreement(values, prepared.preprocessed.mask, lesions.coverage)
         peak = agreement.peak_on_lesion
         found += _measures(
             lesions.test,
@@ -97,12 +99,12 @@ def lesion_measures(sample: PreparedSample, values: NDArray[np.float32]) -> list
     return found
 
 
-def baseline_maps(sample: PreparedSample) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def baseline_maps(prepared: PreparedCase) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The name and map of each baseline; the optic disc is left out where it is not known."""
-    radius_px = sample.grader.recipe.radius_px
+    radius_px = prepared.grader.recipe.radius_px
     for name in BASELINES:
         values = baseline_map(
-            name, sample.prepared, sample.natural, sample.landmarks, radius_px, seed=sample.sample.number
+            name, prepared.preprocessed, prepared.natural, prepared.landmarks, radius_px, seed=prepared.case.number
         )
         if values is not None:
             yield name, values

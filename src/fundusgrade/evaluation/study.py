@@ -11,9 +11,9 @@ import numpy as np
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.lesion_masks import find_lesion_photographs, read_lesions
 from fundusgrade.errors import DatasetError, ExplanationError, UngradableError
+from fundusgrade.evaluation.cases import Case
 from fundusgrade.evaluation.faithfulness import Plan, run_plan
 from fundusgrade.evaluation.findings import Findings, summarize
-from fundusgrade.evaluation.samples import Sample
 from fundusgrade.explanation.attribution import fits
 from fundusgrade.explanation.explainer import check_comparable, check_fit
 from fundusgrade.explanation.heat_map import ExplainOptions
@@ -75,7 +75,7 @@ def study_dataset(
     of_chosen = Plan(methods=_methods(graders, options), with_concentration=False)
     total = len(rows) + len(chosen)
     paths = [dataset.photograph_path(row) for row in rows]
-    first, second = _samples(paths, range(len(rows)), graders[0], on_skipped), _samples(paths, chosen, graders[0])
+    first, second = _cases(paths, range(len(rows)), graders[0], on_skipped), _cases(paths, chosen, graders[0])
     measured = run_plan(graders, of_all, first, lambda done: on_progress(done, total))
     if not measured:
         raise DatasetError(
@@ -120,8 +120,8 @@ def study_photographs(
     """
     _check(graders, options)
     plan = Plan(methods=_methods(graders, options))
-    samples = _photographs(found, masks, graders[0], on_skipped)
-    measured = run_plan(graders, plan, samples, lambda done: on_progress(done, len(found)))
+    cases = _photographs(found, masks, graders[0], on_skipped)
+    measured = run_plan(graders, plan, cases, lambda done: on_progress(done, len(found)))
     if not measured:
         raise DatasetError(f"none of {len(found)} photographs could be tested")
     # Grades and patients are not known: each photograph is a group of its own.
@@ -131,7 +131,7 @@ def study_photographs(
 
 def _photographs(
     found: Sequence[FoundImage], masks: Path | None, grader: Grader, on_skipped: Skipped
-) -> Iterator[Sample]:
+) -> Iterator[Case]:
     for number, each in enumerate(found):
         try:
             opened = open_photograph(each, grader.recipe)
@@ -139,15 +139,15 @@ def _photographs(
         except (UngradableError, DatasetError) as error:
             on_skipped(str(error))
             continue
-        yield Sample(number=number, loaded=opened.loaded, lesions=lesions)
+        yield Case(number=number, loaded=opened.loaded, lesions=lesions)
 
 
-def _samples(
+def _cases(
     paths: Sequence[Path], numbers: Sequence[int], grader: Grader, on_skipped: Skipped = lambda reason: None
-) -> Iterator[Sample]:
+) -> Iterator[Case]:
     for number in numbers:
         try:
-            yield Sample(number=number, loaded=load_photograph(paths[number], grader.recipe))
+            yield Case(number=number, loaded=load_photograph(paths[number], grader.recipe))
         except UngradableError as error:
             on_skipped(f"{paths[number]}: {error}")
 

@@ -1,4 +1,4 @@
-"""Photographs under test, with everything that tests of explanations need besides the heat maps."""
+"""The cases of a study of explanations: photographs, with everything that its tests need besides the heat maps."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fundusgrade.photographs.recipe import Method, Outline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sample:
-    """A photograph under test: its number, the preprocessed image, and masks of its lesions where they are known."""
+class Case:
+    """A photograph of a study: its number, the preprocessed image, and masks of its lesions where they are known."""
 
     number: int
     loaded: LoadedPhotograph
@@ -38,38 +38,38 @@ class LesionCoverage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PreparedSample:
-    """A sample with one model and target; all but `grader` and `target` is the same for every model.
+class PreparedCase:
+    """A case with one model and target; all but `grader` and `target` is the same for every model.
 
     `natural` is the preprocessed image in natural colors, `outline` (S, S) the visible region.
     """
 
-    sample: Sample
+    case: Case
     grader: Grader
     target: Target
-    prepared: PreprocessedImage
+    preprocessed: PreprocessedImage
     natural: PreprocessedImage
     outline: NDArray[np.bool_]
     landmarks: Landmarks
     coverages: tuple[LesionCoverage, ...]
 
 
-def prepare_sample(sample: Sample, grader: Grader, target: Target) -> PreparedSample:
-    """What tests need, computed once for a photograph: lesion masks have many megapixels."""
-    prepared, lesions = sample.loaded.preprocessed, sample.lesions
-    natural, landmarks = _natural(sample.loaded, grader)
+def prepare_case(case: Case, grader: Grader, target: Target) -> PreparedCase:
+    """Compute once for a photograph all that its tests share: lesion masks have many megapixels."""
+    preprocessed, lesions = case.loaded.preprocessed, case.lesions
+    natural, landmarks = _natural(case.loaded, grader)
     masks = [(LESIONS, any_lesion(lesions))] if lesions else []
     masks += [(LESION_NAMES[each.kind], each.mask) for each in lesions]
-    return PreparedSample(
-        sample=sample,
+    return PreparedCase(
+        case=case,
         grader=grader,
         target=target,
-        prepared=prepared,
-        outline=visible_region(grader.recipe, prepared),
+        preprocessed=preprocessed,
+        outline=visible_region(grader.recipe, preprocessed),
         natural=natural,
         landmarks=landmarks,
         coverages=tuple(
-            LesionCoverage(test=test, coverage=lesion_coverage(mask, prepared.placement, len(prepared.image)))
+            LesionCoverage(test=test, coverage=lesion_coverage(mask, preprocessed.placement, len(preprocessed.image)))
             for test, mask in masks
         ),
     )
