@@ -71,7 +71,7 @@ def draw_data_sets(
 def all_scores(photographs: ScoredPhotographs, resamples: Resamples) -> dict[str, Estimate]:
     """The scores and the two calibration errors by their names."""
     reliability = measure_reliability(photographs, resamples)
-    errors = {f"calibration, {each.what}": each.calibration_error for each in reliability}
+    errors = {f"calibration, {each.outcome}": each.calibration_error for each in reliability}
     return {each.name: each.estimate for each in score_predictions(photographs, resamples)} | errors
 
 
@@ -111,7 +111,8 @@ def measure_sets(
         known = firsts.subset(rng.choice(len(firsts), num_validation))
         new = firsts.subset(rng.choice(len(firsts), 1000))
         limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.9)
-        low, high = grade_sets(new.probabilities, limit)
+        sets = grade_sets(new.probabilities, limit)
+        low, high = sets.low, sets.high
         covered.append(np.mean((low <= new.grades) & (new.grades <= high)))
         sizes.append(np.mean(high - low + 1))
     print(f"90 % sets, {num_validation} validation: {np.mean(covered):.1%} covered, {np.mean(sizes):.2f} grades")

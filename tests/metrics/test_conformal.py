@@ -41,14 +41,15 @@ def test_of_equals_the_lower_grade_comes_first() -> None:
 )
 def test_sets_at_a_limit(limit: float, low: int, high: int) -> None:
     found = grade_sets(ROW, limit)
-    assert (found[0].tolist(), found[1].tolist()) == ([low], [high])
+    assert (found.low.tolist(), found.high.tolist()) == ([low], [high])
 
 
 def test_sets_hold_exactly_the_grades_whose_score_is_within_the_limit() -> None:
     rng = np.random.default_rng(0)
     table = rng.dirichlet(np.full(5, 0.5), 300)
     for limit in (0.0, 0.3, 0.7, 0.95, 1.0):
-        low, high = grade_sets(table, limit)
+        sets = grade_sets(table, limit)
+        low, high = sets.low, sets.high
         assert (low <= high).all()
         for grade in range(5):
             inside = conformity_scores(table, np.full(300, grade)) <= limit
@@ -62,7 +63,8 @@ def test_sets_grow_from_the_predicted_grade() -> None:
     rng = np.random.default_rng(2)
     table, predicted = rng.dirichlet(np.full(5, 0.5), 300), rng.integers(0, 5, 300)
     for limit in (0.0, 0.5, 0.9):
-        low, high = grade_sets(table, limit, predicted)
+        sets = grade_sets(table, limit, predicted)
+        low, high = sets.low, sets.high
         assert ((low <= predicted) & (predicted <= high)).all()
         for grade in range(5):
             inside = conformity_scores(table, np.full(300, grade), predicted) <= limit
@@ -92,7 +94,8 @@ def test_mean_coverage_is_the_target_coverage(skill: float) -> None:
         rows = rng.choice(len(everyone), 500)
         known, new = everyone.subset(rows[:200]), everyone.subset(rows[200:])
         limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.9)
-        low, high = grade_sets(new.probabilities, limit)
+        sets = grade_sets(new.probabilities, limit)
+        low, high = sets.low, sets.high
         covered.append(((low <= new.grades) & (new.grades <= high)).mean())
     assert 0.89 <= np.mean(covered) <= 0.915
 
@@ -101,7 +104,8 @@ def test_a_model_whose_accuracy_exceeds_the_target_coverage_gets_sets_of_one_gra
     known = draw_photographs(500, 0, skill=4.0)
     assert (known.predicted == known.grades).mean() > 0.92
     limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.9)
-    low, high = grade_sets(known.probabilities, limit)
+    sets = grade_sets(known.probabilities, limit)
+    low, high = sets.low, sets.high
     assert limit == 0.0
     assert np.array_equal(low, known.predicted) and np.array_equal(high, known.predicted)
 
@@ -118,9 +122,9 @@ def test_rows_of_all_and_of_each_grade_with_a_limit_for_each_fold() -> None:
     covered, sizes = np.zeros(200, bool), np.zeros(200)
     for fold in (1, 2):
         known, here = validation.subset(validation.folds == fold), test.folds == fold
-        low, high = grade_sets(
-            test.probabilities[here], score_limit(conformity_scores(known.probabilities, known.grades), 0.8)
-        )
+        limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.8)
+        sets = grade_sets(test.probabilities[here], limit)
+        low, high = sets.low, sets.high
         covered[here], sizes[here] = (low <= test.grades[here]) & (test.grades[here] <= high), high - low + 1
     assert [row.grade for row in rows] == [None, 0, 1, 2, 3, 4]
     for row in rows:

@@ -69,7 +69,7 @@ def test_thresholds_are_chosen_fold_by_fold() -> None:
     points = measure_operating_points(
         prediction_set(test, validation), resample(test.grades, test.groups, num_resamples=200)
     )
-    assert [(point.what, point.aim) for point in points] == [
+    assert [(point.decision, point.aim) for point in points] == [
         (what, aim)
         for what in ("referable", "sight-threatening")
         for aim in ("specificity 0.90", "specificity 0.95", "sensitivity 0.90", "sensitivity 0.95")
@@ -100,7 +100,7 @@ def test_no_threshold_is_chosen_without_validation_of_every_fold() -> None:
     # Without sight-threatening photographs on validation only the referable points can have a threshold.
     mild = test.subset(test.grades < 3)
     points = measure_operating_points(prediction_set(test, mild), resamples)
-    assert {point.what for point in points} == {"referable"}
+    assert {point.decision for point in points} == {"referable"}
 
 
 def test_net_benefit_by_hand() -> None:
@@ -112,7 +112,7 @@ def test_net_benefit_by_hand() -> None:
 def test_decision_curves() -> None:
     photographs = scored([0, 2, 3, 0], [[1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0.5, 0, 0.1, 0.4, 0], [0.7, 0, 0.3, 0, 0]])
     referable, threatening = measure_decision_curves(photographs)
-    assert (referable.what, threatening.what) == ("referable", "sight-threatening")
+    assert (referable.decision, threatening.decision) == ("referable", "sight-threatening")
     assert referable.thresholds == pytest.approx([step / 100 for step in range(1, 61)])
     at = {round(cut, 2): i for i, cut in enumerate(referable.thresholds)}
     assert referable.model[at[0.25]] == pytest.approx(2 / 4 - 1 / 4 * (1 / 3))

@@ -13,7 +13,7 @@ from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.reliability import measure_reliability
-from fundusgrade.metrics.score_keys import DECISIONS, F1_KEYS, ScoreKey
+from fundusgrade.metrics.score_keys import BINARY_DECISIONS, F1_KEYS, ScoreKey
 from fundusgrade.metrics.scores import find_score, photograph_losses, score_predictions
 from tests.scored import by_key, draw_photographs, repeated, scored
 
@@ -48,7 +48,7 @@ def of_scikit_learn(photographs: ScoredPhotographs, weights: NDArray[np.float64]
             [sklearn_metrics.roc_auc_score(given[0] == g, table[:, g], sample_weight=weights) for g in RANGE]
         ),
     }
-    for decision, start in zip(DECISIONS, (2, 3), strict=True):
+    for decision, start in zip(BINARY_DECISIONS, (2, 3), strict=True):
         positive, called = given[0] >= start, given[1] >= start
         found[decision.auc] = sklearn_metrics.roc_auc_score(
             positive, table[:, start:].sum(axis=1), sample_weight=weights
@@ -79,7 +79,7 @@ def test_scores_equal_those_of_an_evaluation_with_absent_grades_too(seed: int) -
     assert ours[ScoreKey.MACRO_F1] == pytest.approx(theirs.macro_f1)
     for grade, key in enumerate(F1_KEYS):
         assert ours[key] == pytest.approx(theirs.grades[grade].f1)
-    for decision, scores in zip(DECISIONS, (theirs.referable, theirs.sight_threatening), strict=True):
+    for decision, scores in zip(BINARY_DECISIONS, (theirs.referable, theirs.sight_threatening), strict=True):
         assert ours[decision.auc] == pytest.approx(scores.auc)
         assert ours[decision.auc_delong] == pytest.approx(scores.auc)
         assert ours[decision.sensitivity] == pytest.approx(scores.sensitivity)
@@ -102,7 +102,7 @@ def test_one_grade_only_leaves_what_needs_two_undefined_and_says_why() -> None:
     assert set(reasons) == {
         *(ScoreKey.KAPPA, ScoreKey.MACRO_AUC),
         *F1_KEYS[1:],
-        *(key for each in DECISIONS for key in (each.auc, each.auc_delong, each.sensitivity)),
+        *(key for each in BINARY_DECISIONS for key in (each.auc, each.auc_delong, each.sensitivity)),
     }
     assert reasons[ScoreKey.KAPPA] == "all photographs have one grade and are predicted so"
     assert reasons[ScoreKey.REFERABLE_SENSITIVITY] == "no photograph is referable"
@@ -170,18 +170,18 @@ def test_covariance_of_areas_equals_that_of_all_pairs(seed: int) -> None:
     rng = np.random.default_rng(seed)
     positive = rng.random(60) < 0.4
     scores = np.round(rng.normal(size=(2, 60)) + positive, 1)
-    areas, covariance = auc_covariance(positive, scores, np.arange(60))
+    aucs = auc_covariance(positive, scores, np.arange(60))
     parts = [structural_components(positive, row) for row in scores]
     expected = np.cov([part[0] for part in parts]) / positive.sum() + np.cov([p[1] for p in parts]) / (~positive).sum()
-    assert areas == pytest.approx([part[0].mean() for part in parts])
-    assert covariance == pytest.approx(expected)
+    assert aucs.areas == pytest.approx([part[0].mean() for part in parts])
+    assert aucs.covariance == pytest.approx(expected)
 
 
 def test_variance_of_an_area_does_not_shrink_with_copies() -> None:
     photographs = draw_photographs(200, 0)
     twice = repeated(photographs, 2)
     variances = [
-        auc_covariance(each.grades >= 2, each.probabilities[None, :, 2:].sum(axis=2), each.groups)[1]
+        auc_covariance(each.grades >= 2, each.probabilities[None, :, 2:].sum(axis=2), each.groups).covariance
         for each in (photographs, twice)
     ]
     assert variances[0] == pytest.approx(variances[1], rel=0.02)
@@ -259,7 +259,7 @@ def test_error_by_chance_is_that_of_calibrated_models() -> None:
 def test_referable_reliability_bins_the_probability_of_referable() -> None:
     photographs = draw_photographs(150, 0)
     found = measure_reliability(photographs, resampled(photographs))[1]
-    assert found.what == "referable"
+    assert found.outcome == "referable"
     mean = sum(each.num_photographs * each.confidence for each in found.bins) / 150
     assert mean == pytest.approx(photographs.probabilities[:, 2:].sum(axis=1).mean())
     observed = sum(each.num_photographs * each.observed for each in found.bins) / 150

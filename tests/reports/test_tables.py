@@ -61,7 +61,7 @@ def test_the_table_shows_every_score_with_its_interval_and_a_column_of_each_mode
         threatening = model.evaluation.sight_threatening
         assert rows["sight-threatening photographs (grade >= 3)"][i] == str(threatening.num_positive)
         for of in model.reliability:
-            assert rows[f"calibration error, {of.what}"][i] == of.calibration_error.describe()
+            assert rows[f"calibration error, {of.outcome}"][i] == of.calibration_error.describe()
         assert rows["if perfectly calibrated (sampling error)"][i] == f"{model.reliability[-1].by_chance:.3f}"
     assert len(rows) == 1 + len(ScoreKey) + 3 + 3 * 5 + 2, "no score stands there twice"
     assert RESEARCH_USE in shown(scores_table(ASSESSMENT))

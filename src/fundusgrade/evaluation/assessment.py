@@ -12,7 +12,7 @@ from fundusgrade.errors import MetricsError
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.metrics.auc import weighted_aucs
 from fundusgrade.metrics.bootstrap import Resamples, estimate, resample
-from fundusgrade.metrics.classification import Evaluation, evaluate_predictions
+from fundusgrade.metrics.classification import Evaluation, evaluate_predictions, probability_from_grade
 from fundusgrade.metrics.comparison import PairedComparison, compare_all
 from fundusgrade.metrics.conformal import SetCoverage, measure_sets
 from fundusgrade.metrics.estimates import Estimate
@@ -29,7 +29,6 @@ from fundusgrade.metrics.reliability import Reliability, measure_reliability
 from fundusgrade.metrics.score_keys import ScoreKey
 from fundusgrade.metrics.scores import (
     NamedEstimate,
-    binary_decision,
     estimate_kappa,
     find_score,
     proportion_off_by,
@@ -235,7 +234,11 @@ def _subgroup_masks(columns: Mapping[str, Sequence[str]], num_photographs: int) 
 
 def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, resamples: Resamples) -> Subgroup:
     here, resamples = test.subset(subgroup.members), resamples.subset(subgroup.members)
-    areas = weighted_aucs(resamples.weights, *binary_decision(here, int(REFERABLE_FROM)))
+    areas = weighted_aucs(
+        resamples.weights,
+        here.grades >= REFERABLE_FROM,
+        probability_from_grade(here.probabilities, REFERABLE_FROM),
+    )
     return Subgroup(
         column=subgroup.column,
         value=subgroup.value,

@@ -35,5 +35,5 @@ def grade_ranges(
     probabilities: NDArray[np.float64], limit: float, thresholds: tuple[float, ...] | None
 ) -> list[tuple[Grade, Grade]]:
     """Lowest and highest grade of each range, from probabilities (N, 5); it always contains the predicted grade."""
-    low, high = grade_sets(probabilities, limit, decide_grades(probabilities, thresholds))
-    return [(Grade(first), Grade(last)) for first, last in zip(low.tolist(), high.tolist(), strict=True)]
+    sets = grade_sets(probabilities, limit, decide_grades(probabilities, thresholds))
+    return [(Grade(first), Grade(last)) for first, last in zip(sets.low.tolist(), sets.high.tolist(), strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -11,6 +12,14 @@ from fundusgrade.metrics.estimates import UNDEFINED, Estimate, ratio
 
 _ROWS_AT_ONCE = 128
 _NORMAL_975 = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AucCovariance:
+    """Areas (K,) under the ROC curves of K scores of the same photographs, and their covariance (K, K)."""
+
+    areas: NDArray[np.float64]
+    covariance: NDArray[np.float64]
 
 
 def weighted_aucs(
@@ -25,16 +34,16 @@ def weighted_aucs(
     positives, negatives = order[positive[order]], order[~positive[order]]
     below = np.searchsorted(scores[negatives], scores[positives], side="left")
     up_to = np.searchsorted(scores[negatives], scores[positives], side="right")
-    found = np.empty(len(weights))
+    areas = np.empty(len(weights))
     for first in range(0, len(weights), _ROWS_AT_ONCE):
         rows = weights[first : first + _ROWS_AT_ONCE]
-        passed = np.zeros((len(rows), len(negatives) + 1))
-        np.cumsum(rows[:, negatives], axis=1, out=passed[:, 1:])
-        won = rows[:, positives]
-        wins = np.einsum("mn,mn->m", won, passed[:, below] + passed[:, up_to]) / 2
-        pairs = won.sum(axis=1, dtype=np.float64) * passed[:, -1]
-        found[first : first + len(rows)] = ratio(wins, pairs)
-    return found
+        weights_below = np.zeros((len(rows), len(negatives) + 1))
+        np.cumsum(rows[:, negatives], axis=1, out=weights_below[:, 1:])
+        positive_weights = rows[:, positives]
+        wins = np.einsum("mn,mn->m", positive_weights, weights_below[:, below] + weights_below[:, up_to]) / 2
+        pairs = positive_weights.sum(axis=1, dtype=np.float64) * weights_below[:, -1]
+        areas[first : first + len(rows)] = ratio(wins, pairs)
+    return areas
 
 
 def delong_interval(positive: NDArray[np.bool_], scores: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:
@@ -46,8 +55,8 @@ def delong_interval(positive: NDArray[np.bool_], scores: NDArray[np.float64], gr
     """
     if positive.all() or not positive.any():
         return UNDEFINED
-    areas, covariance = auc_covariance(positive, scores[None], groups)
-    area, variance = float(areas[0]), float(covariance[0, 0])
+    aucs = auc_covariance(positive, scores[None], groups)
+    area, variance = float(aucs.areas[0]), float(aucs.covariance[0, 0])
     if not variance > 0:
         return Estimate(value=area, low=None, high=None)
     odds = area / (1 - area)
@@ -57,8 +66,8 @@ def delong_interval(positive: NDArray[np.bool_], scores: NDArray[np.float64], gr
 
 def auc_covariance(
     positive: NDArray[np.bool_], scores: NDArray[np.float64], groups: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Areas (K,) under the ROC curves of scores (K, N) of the same photographs, and their covariance (K, K).
+) -> AucCovariance:
+    """Areas under the ROC curves of scores (K, N) of the same photographs, and their covariance.
 
     DeLong et al., Biometrics 1988, by mid-ranks (Sun and Xu, IEEE Signal Processing Letters 2014); photographs of one
     group count together (Obuchowski, Biometrics 1997). There must be positives and negatives; the covariance is NaN
@@ -68,7 +77,7 @@ def auc_covariance(
 
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     ranks, within_positive, within_negative = (
-        rankdata(each, axis=1) for each in (scores, scores[:, positive], scores[:, ~positive])
+        rankdata(values, axis=1) for values in (scores, scores[:, positive], scores[:, ~positive])
     )
     wins = (ranks[:, positive] - within_positive) / num_negative
     losses = 1 - (ranks[:, ~positive] - within_negative) / num_positive
@@ -77,14 +86,16 @@ def auc_covariance(
     of_positive = _group_sums((wins - areas[:, None]) / num_positive, group[positive], group)
     of_negative = _group_sums((losses - areas[:, None]) / num_negative, group[~positive], group)
     cross = of_positive @ of_negative.T * _unbiased(group)
-    return areas, (
+    covariance = (
         of_positive @ of_positive.T * _unbiased(group[positive])
         + of_negative @ of_negative.T * _unbiased(group[~positive])
         + (cross + cross.T)
     )
+    return AucCovariance(areas=areas, covariance=covariance)
 
 
 def _unbiased(group: NDArray[np.int64]) -> float:
+    """The factor n / (n - 1) of an unbiased variance for n groups; NaN for one group."""
     count = len(np.unique(group))
     return count / (count - 1) if count > 1 else float("nan")
 
@@ -92,4 +103,5 @@ def _unbiased(group: NDArray[np.int64]) -> float:
 def _group_sums(
     parts: NDArray[np.float64], group: NDArray[np.int64], all_groups: NDArray[np.int64]
 ) -> NDArray[np.float64]:
+    """Sums (K, G) of each row of parts (K, N) over the photographs of each group."""
     return np.stack([np.bincount(group, row, minlength=int(all_groups.max()) + 1) for row in parts])

@@ -23,7 +23,7 @@ MIN_VALUES = 6
 """Resamples of fewer photographs give intervals that cover the true mean far too rarely."""
 
 # A score that is undefined in more than one resample of ten gets no interval.
-_LEAST_DEFINED = 0.9
+_MIN_DEFINED_FRACTION = 0.9
 # Weights are float32: scores that differ by less are the same.
 _ROUNDING = 1e-6
 _NORMAL = NormalDist()
@@ -110,7 +110,7 @@ def _draw_stratum(num_groups: int, num_resamples: int, rng: np.random.Generator)
 def percentile_interval(scores: NDArray[np.float64], tails: tuple[float, float] = TAILS) -> tuple[float, float] | None:
     """Quantiles of the scores of resamples (R,), NaN where undefined; None where too few resamples define the score."""
     defined = scores[~np.isnan(scores)]
-    if len(defined) == 0 or len(defined) < _LEAST_DEFINED * len(scores):
+    if len(defined) == 0 or len(defined) < _MIN_DEFINED_FRACTION * len(scores):
         return None
     low, high = np.quantile(defined, tails)
     return float(low), float(high)
@@ -134,8 +134,8 @@ def estimate(scores: NDArray[np.float64], resamples: Resamples) -> Estimate:
 
 def estimate_mean(values: NDArray[np.float64], resamples: Resamples) -> Estimate:
     """The mean of the values (N,) that are not NaN, with its interval; without bounds for fewer than six."""
-    found = estimate(resamples.means(values), resamples)
-    return found if (~np.isnan(values)).sum() >= MIN_VALUES else replace(found, low=None, high=None)
+    mean = estimate(resamples.means(values), resamples)
+    return mean if (~np.isnan(values)).sum() >= MIN_VALUES else replace(mean, low=None, high=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,13 +194,14 @@ def estimate_proportion(resamples: Resamples, hits: NDArray[np.bool_], among: ND
         bound = TAILS[0] ** (1 / len(np.unique(resamples.groups[among])))
         low, high = (bound, 1.0) if value else (0.0, 1 - bound)
         return Estimate(value=value, low=low, high=high)
-    if len(defined) < _LEAST_DEFINED * (len(proportions) - 1) or not defined.size or np.ptp(defined) < _ROUNDING:
+    if len(defined) < _MIN_DEFINED_FRACTION * (len(proportions) - 1) or not defined.size or np.ptp(defined) < _ROUNDING:
         return Estimate(value=value, low=None, high=None)
     low, high = _wilson_bounds(value, value * (1 - value) / float(defined.var()))
     return Estimate(value=value, low=low, high=high)
 
 
 def _wilson_bounds(proportion: float, count: float) -> tuple[float, float]:
+    """Lower and upper bound, 0 to 1, of a proportion of `count` independent photographs."""
     normal = _NORMAL.inv_cdf(TAILS[1])
     center = proportion + normal**2 / (2 * count)
     reach = normal * (proportion * (1 - proportion) / count + normal**2 / (4 * count**2)) ** 0.5

@@ -78,6 +78,11 @@ def expected_grades(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(probabilities @ np.arange(NUM_GRADES), np.float64)
 
 
+def probability_from_grade(probabilities: NDArray[np.float64], from_grade: int) -> NDArray[np.float64]:
+    """Probability (N,) of this grade or worse, 0 to 1, from probabilities (N, 5)."""
+    return np.asarray(probabilities[:, from_grade:].sum(axis=1), np.float64)
+
+
 def evaluate_predictions(
     grades: ArrayLike,
     probabilities: ArrayLike,
@@ -94,16 +99,16 @@ def evaluate_predictions(
     scores = _checked_probabilities(probabilities, num_photographs=true_grades.size)
     decided = decide_grades(scores, thresholds) if predicted is None else _checked_grades(predicted, "predicted grades")
     matrix = confusion_matrix(true_grades, decided)
-    one = matrix[None].astype(np.float64)
+    matrices = matrix[None].astype(np.float64)
     return Evaluation(
         num_photographs=true_grades.size,
         confusion_matrix=tuple(tuple(row) for row in matrix.tolist()),
-        kappa=defined_or_none(confusion.kappas(one)[0]),
-        accuracy=defined_or_none(confusion.accuracies(one)[0]),
-        balanced_accuracy=defined_or_none(mean_of_defined(confusion.grade_recalls(one))[0]),
-        macro_f1=defined_or_none(mean_of_defined(confusion.grade_f1s(one))[0]),
-        mean_absolute_error=defined_or_none(confusion.mean_absolute_errors(one)[0]),
-        grades=_grade_scores(one),
+        kappa=defined_or_none(confusion.kappas(matrices)[0]),
+        accuracy=defined_or_none(confusion.accuracies(matrices)[0]),
+        balanced_accuracy=defined_or_none(mean_of_defined(confusion.grade_recalls(matrices))[0]),
+        macro_f1=defined_or_none(mean_of_defined(confusion.grade_f1s(matrices))[0]),
+        mean_absolute_error=defined_or_none(confusion.mean_absolute_errors(matrices)[0]),
+        grades=_grade_scores(matrices),
         referable=_binary_scores(true_grades, decided, scores, REFERABLE_FROM),
         sight_threatening=_binary_scores(true_grades, decided, scores, SIGHT_THREATENING_FROM),
     )
@@ -132,15 +137,15 @@ def quadratic_weighted_kappa(grades: ArrayLike, predicted: ArrayLike) -> float |
     return defined_or_none(confusion.kappas(confusion_matrix(grades, predicted)[None].astype(np.float64))[0])
 
 
-def _grade_scores(one: NDArray[np.float64]) -> tuple[GradeScores, ...]:
+def _grade_scores(matrices: NDArray[np.float64]) -> tuple[GradeScores, ...]:
     """Scores of each grade from one matrix (1, 5, 5)."""
     precisions, recalls, f1s = (
-        of_grades(one)[0] for of_grades in (confusion.grade_precisions, confusion.grade_recalls, confusion.grade_f1s)
+        score(matrices)[0] for score in (confusion.grade_precisions, confusion.grade_recalls, confusion.grade_f1s)
     )
     return tuple(
         GradeScores(
             grade=grade,
-            num_photographs=int(one[0, grade].sum()),
+            num_photographs=int(matrices[0, grade].sum()),
             precision=defined_or_none(precisions[grade]),
             recall=defined_or_none(recalls[grade]),
             f1=defined_or_none(f1s[grade]),
@@ -161,26 +166,26 @@ def _binary_scores(
         num_negative=num_negative,
         sensitivity=int((positive & called_positive).sum()) / num_positive if num_positive else None,
         specificity=int((~positive & ~called_positive).sum()) / num_negative if num_negative else None,
-        auc=defined_or_none(weighted_aucs(unweighted, positive, probabilities[:, from_grade:].sum(axis=1))[0]),
+        auc=defined_or_none(weighted_aucs(unweighted, positive, probability_from_grade(probabilities, from_grade))[0]),
     )
 
 
-def _checked_grades(grades: ArrayLike, what: str) -> NDArray[np.int64]:
+def _checked_grades(grades: ArrayLike, name: str) -> NDArray[np.int64]:
     try:
         array = np.asarray(grades)
     except ValueError as error:
-        raise MetricsError(f"The {what} are not a list of numbers: {error}.") from error
+        raise MetricsError(f"The {name} are not a list of numbers: {error}.") from error
     if array.ndim != 1:
-        raise MetricsError(f"The {what} have shape {array.shape}: expected (N,), one whole number per photograph.")
+        raise MetricsError(f"The {name} have shape {array.shape}: expected (N,), one whole number per photograph.")
     if array.size == 0:
         return np.zeros(0, dtype=np.int64)
     if array.dtype.kind not in "iuf":
-        raise MetricsError(f"The {what} are of type {array.dtype}: expected whole numbers 0 to {NUM_GRADES - 1}.")
+        raise MetricsError(f"The {name} are of type {array.dtype}: expected whole numbers 0 to {NUM_GRADES - 1}.")
     is_grade = np.isin(array, np.arange(NUM_GRADES))
     if not is_grade.all():
         row = int(np.flatnonzero(~is_grade)[0])
         raise MetricsError(
-            f"Row {row} of the {what} is {array[row]}: expected a whole number 0 to {NUM_GRADES - 1}. "
+            f"Row {row} of the {name} is {array[row]}: expected a whole number 0 to {NUM_GRADES - 1}. "
             "Remove photographs without a grade before scoring."
         )
     return array.astype(np.int64)
@@ -198,12 +203,12 @@ def _checked_probabilities(probabilities: ArrayLike, *, num_photographs: int) ->
             f"The probabilities have shape {array.shape}: expected {(num_photographs, NUM_GRADES)}, "
             f"one row per grade given and one column per grade 0 to {NUM_GRADES - 1}."
         )
-    # NaN fails every comparison and infinity the upper one, so asking what is good also finds them.
+    # NaN fails every comparison and infinity the upper one, so a test for valid rows finds them too.
     in_range = (array >= -PROBABILITY_TOLERANCE) & (array <= 1 + PROBABILITY_TOLERANCE)
     sums = np.where(in_range, array, np.nan).sum(axis=1)
-    is_good = np.abs(sums - 1) <= PROBABILITY_TOLERANCE
-    if not is_good.all():
-        row = int(np.flatnonzero(~is_good)[0])
+    is_valid = np.abs(sums - 1) <= PROBABILITY_TOLERANCE
+    if not is_valid.all():
+        row = int(np.flatnonzero(~is_valid)[0])
         raise MetricsError(
             f"Row {row} of the probabilities is {array[row].tolist()}: expected {NUM_GRADES} numbers of 0 to 1 that "
             "sum to 1. Give probabilities, not logits; a model whose output is NaN has diverged."

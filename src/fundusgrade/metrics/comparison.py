@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.metrics.auc import auc_covariance
 from fundusgrade.metrics.bootstrap import Resamples, estimate, measure_correction
-from fundusgrade.metrics.classification import confusion_matrix, expected_grades, quadratic_weighted_kappa
+from fundusgrade.metrics.classification import (
+    confusion_matrix,
+    expected_grades,
+    probability_from_grade,
+    quadratic_weighted_kappa,
+)
 from fundusgrade.metrics.confusion import accuracies, kappas
 from fundusgrade.metrics.estimates import UNDEFINED, Estimate
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
-from fundusgrade.metrics.scores import decision_scores, weighted_matrices
+from fundusgrade.metrics.scores import weighted_matrices
 
 MAX_DISAGREEMENTS = 20
 # Halvings of the search for a p-value: to a millionth.
@@ -109,29 +114,29 @@ def _compare(
 # Tests
 
 
-def bootstrap_p(of: Estimate, differences: NDArray[np.float64], resamples: Resamples) -> float | None:
-    """Two-sided p-value of no difference from those of R resamples (R,), NaN where undefined; None without interval.
+def bootstrap_p(difference: Estimate, resampled: NDArray[np.float64], resamples: Resamples) -> float | None:
+    """Two-sided p-value of a difference from that of each resample (R,), NaN where undefined; None without interval.
 
     It is 1 less the confidence of the widest interval, of the kind that `estimate` gives, which excludes zero: the 95 %
     interval does so where p < 0.05, and only there. Where no resample reaches zero, a normal distribution of their
     standard deviation gives the p-value, so that it is not limited by the number of resamples.
     """
-    if of.value == 0:
+    if difference.value == 0:
         return 1.0
-    if of.value is None or of.low is None or of.high is None:
+    if difference.value is None or difference.low is None or difference.high is None:
         return None
-    defined = ~np.isnan(differences)
-    found = differences[defined]
-    correction = measure_correction(of.value, found, resamples.group_weights[1:][defined])
+    defined = ~np.isnan(resampled)
+    differences = resampled[defined]
+    correction = measure_correction(difference.value, differences, resamples.group_weights[1:][defined])
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        bounds = np.quantile(found, correction.corrected((middle / 2, 1 - middle / 2)))
+        bounds = np.quantile(differences, correction.corrected((middle / 2, 1 - middle / 2)))
         low, high = (low, middle) if bounds[0] > 0 or bounds[1] < 0 else (middle, high)
-    beyond = (found <= 0) if of.value > 0 else (found >= 0)
+    beyond = (differences <= 0) if difference.value > 0 else (differences >= 0)
     if beyond.any():
         return high
-    return min(high, 2 * _NORMAL.cdf(-abs(of.value) / float(found.std())))
+    return min(high, 2 * _NORMAL.cdf(-abs(difference.value) / float(differences.std())))
 
 
 def mcnemar_p(right: NDArray[np.bool_], other_right: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
@@ -160,9 +165,9 @@ def compare_aucs(first: ScoredPhotographs, second: ScoredPhotographs) -> tuple[E
     positive = first.grades >= REFERABLE_FROM
     if positive.all() or not positive.any():
         return UNDEFINED, None
-    scores = np.stack([decision_scores(each.probabilities, int(REFERABLE_FROM)) for each in (first, second)])
-    areas, covariance = auc_covariance(positive, scores, first.groups)
-    difference = float(areas[0] - areas[1])
+    scores = np.stack([probability_from_grade(each.probabilities, REFERABLE_FROM) for each in (first, second)])
+    aucs = auc_covariance(positive, scores, first.groups)
+    difference, covariance = float(aucs.areas[0] - aucs.areas[1]), aucs.covariance
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     if not variance > 1e-15:
         return Estimate(value=difference, low=None, high=None), None
@@ -177,18 +182,13 @@ def correct_by_holm(p_values: Sequence[float | None]) -> tuple[float | None, ...
 
     None stays None and does not count.
     """
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    defined = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - rank)))
+    for rank, (p, i) in enumerate(defined):
+        highest = max(highest, min(1.0, p * (len(defined) - rank)))
         corrected[i] = highest
     return tuple(corrected)
-
-
-def p_value(p: float | None) -> str:
-    """A p-value for people; never 0."""
-    return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 # Single photographs

@@ -30,6 +30,14 @@ NO_LIMIT = 1.0
 """The limit at which every set holds all grades."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GradeSets:
+    """Lowest and highest grade (N,), 0 to 4, of the prediction sets of N photographs."""
+
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetCoverage:
     """Prediction sets of the photographs of one grade: the proportion that holds the true grade, and their mean size.
@@ -69,12 +77,12 @@ def score_limit(scores: NDArray[np.float64], coverage: float) -> float:
 
 def grade_sets(
     probabilities: NDArray[np.float64], limit: float, predicted: NDArray[np.int64] | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lowest and highest grade (N,) of the set of each photograph; it always holds the predicted grade (N,)."""
+) -> GradeSets:
+    """The set of each photograph from probabilities (N, 5); it always holds the predicted grade (N,)."""
     inside = _masses(probabilities, predicted) <= limit
     low = inside.argmax(axis=1)
     high = NUM_GRADES - 1 - inside[:, ::-1].argmax(axis=1)
-    return np.asarray(low, np.int64), np.asarray(high, np.int64)
+    return GradeSets(low=np.asarray(low, np.int64), high=np.asarray(high, np.int64))
 
 
 def measure_sets(predictions: PredictionSet, resamples: Resamples, *, coverage: float) -> tuple[SetCoverage, ...]:
@@ -87,26 +95,27 @@ def measure_sets(predictions: PredictionSet, resamples: Resamples, *, coverage: 
         return ()
     low, high = np.zeros(len(test), np.int64), np.zeros(len(test), np.int64)
     for fold in np.unique(test.folds):
-        known, here = validation.subset(validation.folds == fold), test.folds == fold
-        limit = score_limit(conformity_scores(known.probabilities, known.grades, known.predicted), coverage)
-        low[here], high[here] = grade_sets(test.probabilities[here], limit, test.predicted[here])
+        calibration, in_fold = validation.subset(validation.folds == fold), test.folds == fold
+        scores = conformity_scores(calibration.probabilities, calibration.grades, calibration.predicted)
+        sets = grade_sets(test.probabilities[in_fold], score_limit(scores, coverage), test.predicted[in_fold])
+        low[in_fold], high[in_fold] = sets.low, sets.high
     rows = [(None, np.ones(len(test), bool)), *((grade, test.grades == grade) for grade in range(NUM_GRADES))]
-    return tuple(_set_coverage(grade, among, test, (low, high), resamples) for grade, among in rows)
+    return tuple(_set_coverage(grade, among, test, GradeSets(low=low, high=high), resamples) for grade, among in rows)
 
 
 def _set_coverage(
     grade: int | None,
     among: NDArray[np.bool_],
     test: ScoredPhotographs,
-    sets: tuple[NDArray[np.int64], NDArray[np.int64]],
+    sets: GradeSets,
     resamples: Resamples,
 ) -> SetCoverage:
-    low, high = sets
+    is_covered = (sets.low <= test.grades) & (test.grades <= sets.high)
     return SetCoverage(
         grade=grade,
         num_photographs=int(among.sum()),
-        covered=estimate_proportion(resamples, (low <= test.grades) & (test.grades <= high), among),
-        mean_size=float((high - low + 1)[among].mean()) if among.any() else None,
+        covered=estimate_proportion(resamples, is_covered, among),
+        mean_size=float((sets.high - sets.low + 1)[among].mean()) if among.any() else None,
     )
 
 

@@ -37,6 +37,11 @@ def describe_number(value: float | None, digits: int = 3) -> str:
     return "undefined" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def describe_p_value(p: float | None) -> str:
+    """A p-value with three decimals: "0.012", "< 0.001" for smaller ones, "undefined" for None."""
+    return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def defined_or_none(value: float | np.floating) -> float | None:
     """A Python number, or None for NaN."""
     return None if math.isnan(value) else float(value)

@@ -10,25 +10,27 @@ from numpy.typing import NDArray
 
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.bootstrap import Resamples, estimate_proportion
-from fundusgrade.metrics.classification import quadratic_weighted_kappa
+from fundusgrade.metrics.classification import probability_from_grade, quadratic_weighted_kappa
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
-from fundusgrade.metrics.score_keys import DECISIONS, Decision
-from fundusgrade.metrics.scores import binary_decision, decision_scores
+from fundusgrade.metrics.score_keys import BINARY_DECISIONS, BinaryDecision
 
+# The sensitivity or specificity that a threshold must reach on validation.
 AIMS = (("specificity", 0.90), ("specificity", 0.95), ("sensitivity", 0.90), ("sensitivity", 0.95))
 CURVE_THRESHOLDS = tuple(step / 100 for step in range(1, 61))
+# Proportions of photographs that are not deferred, from 1 down to 0.5.
 COVERAGES = tuple(step / 20 for step in range(20, 9, -1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatingPoint:
-    """A binary decision (`what`) whose threshold was chosen on validation; `threshold` is the mean over folds.
+    """A binary decision whose threshold was chosen on validation; `threshold` is the mean over folds.
 
-    `aim` is the sensitivity or specificity that the threshold reaches on validation.
+    `decision` is "referable" or "sight-threatening", `aim` the sensitivity or specificity that the
+    threshold reaches on validation.
     """
 
-    what: str
+    decision: str
     aim: str
     threshold: float
     sensitivity: Estimate
@@ -39,9 +41,12 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionCurve:
-    """Net benefit of acting on the model at each threshold probability, of acting on all; acting on none gives 0."""
+    """Net benefit at each threshold probability of referring by the model, and of referring all; of none it is 0.
 
-    what: str
+    `decision` is "referable" or "sight-threatening".
+    """
+
+    decision: str
     thresholds: tuple[float, ...]
     model: tuple[float, ...]
     treat_all: tuple[float, ...]
@@ -71,22 +76,25 @@ def measure_operating_points(predictions: PredictionSet, resamples: Resamples) -
     """
     return tuple(
         point
-        for decision in DECISIONS
-        for side, aim in AIMS
-        if (point := _operating_point(predictions, resamples, decision, side, aim)) is not None
+        for decision in BINARY_DECISIONS
+        for measure, aim in AIMS
+        if (point := _operating_point(predictions, resamples, decision, measure, aim)) is not None
     )
 
 
-def choose_threshold(positive: NDArray[np.bool_], scores: NDArray[np.float64], side: str, aim: float) -> float | None:
+def choose_threshold(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64], measure: str, aim: float
+) -> float | None:
     """The threshold that reaches the aim on these photographs with the best possible value of the other measure.
 
-    A score (N,) that reaches the threshold is called positive; `side` is "specificity" or "sensitivity", of which `aim`
-    is reached. The threshold lies halfway to the next score. None where all photographs are positive, or none is.
+    A score (N,) that reaches the threshold is called positive; `aim`, 0 to 1, is the value to be reached of the
+    `measure`, "specificity" or "sensitivity". The threshold lies halfway to the next score. None where all photographs
+    are positive, or none is.
     """
     if positive.all() or not positive.any():
         return None
     # Rounded, because (1 - 0.9) * 10 is a little less than 1.
-    if side == "specificity":
+    if measure == "specificity":
         num_called = math.floor(round((1 - aim) * int((~positive).sum()), 9))
         highest_negative = np.sort(scores[~positive])[::-1][num_called]
         above = scores[scores > highest_negative]
@@ -98,24 +106,24 @@ def choose_threshold(positive: NDArray[np.bool_], scores: NDArray[np.float64], s
 
 
 def _operating_point(
-    predictions: PredictionSet, resamples: Resamples, decision: Decision, side: str, aim: float
+    predictions: PredictionSet, resamples: Resamples, decision: BinaryDecision, measure: str, aim: float
 ) -> OperatingPoint | None:
     test, validation, start = predictions.test, predictions.validation, decision.from_grade
     thresholds = np.zeros(len(test))
     chosen = []
     for fold in np.unique(test.folds):
-        known = validation.subset(validation.folds == fold)
+        chosen_on = validation.subset(validation.folds == fold)
         threshold = choose_threshold(
-            known.grades >= start, decision_scores(known.probabilities, start), side, aim
-        ) if len(known) else None  # fmt: skip
+            chosen_on.grades >= start, probability_from_grade(chosen_on.probabilities, start), measure, aim
+        ) if len(chosen_on) else None  # fmt: skip
         if threshold is None:
             return None
         chosen.append(threshold)
         thresholds[test.folds == fold] = threshold
-    positive, called = test.grades >= start, decision_scores(test.probabilities, start) >= thresholds
+    positive, called = test.grades >= start, probability_from_grade(test.probabilities, start) >= thresholds
     return OperatingPoint(
-        what=decision.name,
-        aim=f"{side} {aim:.2f}",
+        decision=decision.name,
+        aim=f"{measure} {aim:.2f}",
         threshold=float(np.mean(chosen)),
         sensitivity=estimate_proportion(resamples, called, positive),
         specificity=estimate_proportion(resamples, ~called, ~positive),
@@ -124,17 +132,18 @@ def _operating_point(
     )
 
 
-# Decision curves
+# BinaryDecision curves
 
 
 def measure_decision_curves(photographs: ScoredPhotographs) -> tuple[DecisionCurve, ...]:
     """Net benefit at threshold probabilities of 0.01 to 0.60 (Vickers and Elkin, Medical Decision Making 2006)."""
     curves = []
-    for decision in DECISIONS:
-        positive, scores = binary_decision(photographs, decision.from_grade)
+    for decision in BINARY_DECISIONS:
+        positive = photographs.grades >= decision.from_grade
+        scores = probability_from_grade(photographs.probabilities, decision.from_grade)
         curves.append(
             DecisionCurve(
-                what=decision.name,
+                decision=decision.name,
                 thresholds=CURVE_THRESHOLDS,
                 model=tuple(net_benefit(positive, scores >= cut, cut) for cut in CURVE_THRESHOLDS),
                 treat_all=tuple(net_benefit(positive, np.ones_like(positive), cut) for cut in CURVE_THRESHOLDS),

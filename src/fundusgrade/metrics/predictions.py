@@ -58,22 +58,22 @@ class ScoredPhotographs:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def subset(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> ScoredPhotographs:
+    def subset(self, selection: NDArray[np.bool_] | NDArray[np.int64]) -> ScoredPhotographs:
         """The photographs of a mask (N,), or those at these positions, in their order."""
-        numbers = np.arange(len(self))[which]
+        indices = np.arange(len(self))[selection]
         return ScoredPhotographs(
-            sources=tuple(self.sources[i] for i in numbers),
-            grades=self.grades[numbers],
-            predicted=self.predicted[numbers],
-            probabilities=self.probabilities[numbers],
-            groups=self.groups[numbers],
-            folds=self.folds[numbers],
+            sources=tuple(self.sources[i] for i in indices),
+            grades=self.grades[indices],
+            predicted=self.predicted[indices],
+            probabilities=self.probabilities[indices],
+            groups=self.groups[indices],
+            folds=self.folds[indices],
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PredictionSet:
-    """What one model predicted for one data set; `validation` is empty where no thresholds can be chosen.
+    """Predictions of one model for one data set; `validation` is empty where no thresholds can be chosen.
 
     `leakage` says which of the photographs were used to train or select the model; empty where that is not known.
     """
@@ -157,10 +157,10 @@ def _columns(rows: Sequence[dict[str, str]]) -> ScoredPhotographs:
     probabilities = np.array([[float(row[f"p{g}"]) for g in range(NUM_GRADES)] for row in rows], np.float64)
     probabilities = probabilities.reshape(len(rows), NUM_GRADES)
     sums = probabilities.sum(axis=1, keepdims=True)
-    # NaN fails every comparison, so asking what is good also finds it.
-    is_good = (probabilities >= 0).all(axis=1) & (np.abs(sums[:, 0] - 1) <= _SUM_TOLERANCE)
-    if not is_good.all():
-        source = rows[int(np.flatnonzero(~is_good)[0])]["source"]
+    # NaN fails every comparison, so a test for valid rows finds it too.
+    is_valid = (probabilities >= 0).all(axis=1) & (np.abs(sums[:, 0] - 1) <= _SUM_TOLERANCE)
+    if not is_valid.all():
+        source = rows[int(np.flatnonzero(~is_valid)[0])]["source"]
         raise ValueError(f"the probabilities of {source} are not five numbers from 0 to 1 that sum to 1")
     return ScoredPhotographs(
         sources=tuple(row["source"] for row in rows),

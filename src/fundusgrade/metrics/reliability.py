@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.metrics.bootstrap import TAILS, Resamples
+from fundusgrade.metrics.classification import probability_from_grade
 from fundusgrade.metrics.estimates import Estimate, ratio
 from fundusgrade.metrics.predictions import ScoredPhotographs
-from fundusgrade.metrics.scores import binary_decision
 
 NUM_BINS = 15
 _NUM_SIMULATIONS = 200
@@ -28,13 +28,13 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliability:
-    """Calibration of `what`, "most probable grade" or "referable"; bins hold equally many photographs.
+    """Calibration of the probability of an outcome, in bins of equally many photographs.
 
-    `by_chance` is the calibration error expected for a perfectly calibrated model on as many photographs, by sampling
-    error: an error of that size is no evidence of miscalibration.
+    `outcome` is "most probable grade" or "referable"; `by_chance` is the calibration error expected for a perfectly
+    calibrated model on as many photographs, by sampling error: an error of that size is no evidence of miscalibration.
     """
 
-    what: str
+    outcome: str
     calibration_error: Estimate
     by_chance: float
     bins: tuple[ReliabilityBin, ...]
@@ -43,7 +43,8 @@ class Reliability:
 def measure_reliability(photographs: ScoredPhotographs, resamples: Resamples) -> tuple[Reliability, ...]:
     """Reliability of the most probable grade and of the probability of referable retinopathy."""
     right = photographs.probabilities.argmax(axis=1) == photographs.grades
-    referable, probability = binary_decision(photographs, int(REFERABLE_FROM))
+    referable = photographs.grades >= REFERABLE_FROM
+    probability = probability_from_grade(photographs.probabilities, REFERABLE_FROM)
     return (
         _reliability("most probable grade", photographs.probabilities.max(axis=1), right, resamples),
         _reliability("referable", probability, referable, resamples),
@@ -51,7 +52,7 @@ def measure_reliability(photographs: ScoredPhotographs, resamples: Resamples) ->
 
 
 def _reliability(
-    what: str, confidence: NDArray[np.float64], right: NDArray[np.bool_], resamples: Resamples
+    outcome: str, confidence: NDArray[np.float64], right: NDArray[np.bool_], resamples: Resamples
 ) -> Reliability:
     """Bins of equally many photographs, equal confidences together; every photograph keeps its bin in all resamples."""
     from scipy.stats import rankdata
@@ -63,7 +64,7 @@ def _reliability(
     observed = resamples.totals(members & right[:, None])
     errors = ratio(np.abs(confident - observed).sum(axis=1), counts.sum(axis=1))
     return Reliability(
-        what=what,
+        outcome=outcome,
         calibration_error=_inflated_estimate(errors),
         by_chance=_expected_error(confidence, members),
         bins=tuple(

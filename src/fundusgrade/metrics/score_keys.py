@@ -57,7 +57,7 @@ F1_KEYS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class BinaryDecision:
     """A binary decision: its name, and the grade from which on it is answered with yes."""
 
     name: str
@@ -87,9 +87,9 @@ class Decision:
         return ScoreKey(f"{self.name.replace('-', '_')}_{score}")
 
 
-DECISIONS = (
-    Decision(name="referable", from_grade=int(REFERABLE_FROM)),
-    Decision(name="sight-threatening", from_grade=int(SIGHT_THREATENING_FROM)),
+BINARY_DECISIONS = (
+    BinaryDecision(name="referable", from_grade=int(REFERABLE_FROM)),
+    BinaryDecision(name="sight-threatening", from_grade=int(SIGHT_THREATENING_FROM)),
 )
 
 _LABELS = {
@@ -104,18 +104,18 @@ _LABELS = {
     ScoreKey.BRIER_SCORE: "Brier score",
     ScoreKey.LOG_LOSS: "log loss",
     ScoreKey.MACRO_AUC: "macro AUC",
-    **{each.auc: f"{each.name} AUC" for each in DECISIONS},
-    **{each.sensitivity: f"{each.name} sensitivity" for each in DECISIONS},
-    **{each.specificity: f"{each.name} specificity" for each in DECISIONS},
-    **{each.auc_delong: f"{each.name} AUC (DeLong)" for each in DECISIONS},
+    **{each.auc: f"{each.name} AUC" for each in BINARY_DECISIONS},
+    **{each.sensitivity: f"{each.name} sensitivity" for each in BINARY_DECISIONS},
+    **{each.specificity: f"{each.name} specificity" for each in BINARY_DECISIONS},
+    **{each.auc_delong: f"{each.name} AUC (DeLong)" for each in BINARY_DECISIONS},
 }
 
 _UNDEFINED_REASONS = {
     ScoreKey.KAPPA: "all photographs have one grade and are predicted so",
     **dict.fromkeys(F1_KEYS, "no photograph has or is given the grade"),
     ScoreKey.MACRO_AUC: "all photographs have one grade",
-    **{each.auc: f"all photographs are {each.name}, or none is" for each in DECISIONS},
-    **{each.auc_delong: f"all photographs are {each.name}, or none is" for each in DECISIONS},
-    **{each.sensitivity: f"no photograph is {each.name}" for each in DECISIONS},
-    **{each.specificity: f"all photographs are {each.name}" for each in DECISIONS},
+    **{each.auc: f"all photographs are {each.name}, or none is" for each in BINARY_DECISIONS},
+    **{each.auc_delong: f"all photographs are {each.name}, or none is" for each in BINARY_DECISIONS},
+    **{each.sensitivity: f"no photograph is {each.name}" for each in BINARY_DECISIONS},
+    **{each.specificity: f"all photographs are {each.name}" for each in BINARY_DECISIONS},
 }

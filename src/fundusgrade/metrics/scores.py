@@ -12,9 +12,10 @@ from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics import confusion
 from fundusgrade.metrics.auc import delong_interval, weighted_aucs
 from fundusgrade.metrics.bootstrap import Resamples, estimate, estimate_proportion
+from fundusgrade.metrics.classification import probability_from_grade
 from fundusgrade.metrics.estimates import Estimate, mean_of_defined, ratio
 from fundusgrade.metrics.predictions import ScoredPhotographs
-from fundusgrade.metrics.score_keys import DECISIONS, F1_KEYS, Decision, ScoreKey
+from fundusgrade.metrics.score_keys import BINARY_DECISIONS, F1_KEYS, BinaryDecision, ScoreKey
 
 # A file of predictions holds six digits: a probability that is written as 0 may be as much as this.
 _SMALLEST_PROBABILITY = 5e-7
@@ -32,21 +33,21 @@ class NamedEstimate:
 
 def score_predictions(photographs: ScoredPhotographs, resamples: Resamples) -> tuple[NamedEstimate, ...]:
     """All scores of N photographs with intervals from their resamples, in the order of `ScoreKey`."""
-    found: dict[ScoreKey, Estimate] = {
+    estimates: dict[ScoreKey, Estimate] = {
         ScoreKey.ACCURACY: proportion_off_by(photographs, resamples, range(1)),
         ScoreKey.OFF_BY_TWO: proportion_off_by(photographs, resamples, range(2, NUM_GRADES)),
         ScoreKey.MACRO_AUC: estimate(macro_aucs(photographs, resamples), resamples),
         **_matrix_scores(weighted_matrices(resamples, photographs.grades, photographs.predicted), resamples),
         **{key: estimate(scores, resamples) for key, scores in probability_scores(photographs, resamples).items()},
     }
-    for decision in DECISIONS:
-        found |= _decision_scores(photographs, resamples, decision)
-    return tuple(_named(key, found[key]) for key in ScoreKey)
+    for decision in BINARY_DECISIONS:
+        estimates |= _decision_scores(photographs, resamples, decision)
+    return tuple(_named(key, estimates[key]) for key in ScoreKey)
 
 
-def _named(key: ScoreKey, found: Estimate) -> NamedEstimate:
-    reason = key.undefined_reason if found.value is None else ""
-    return NamedEstimate(key=key, name=key.label, estimate=found, undefined_reason=reason)
+def _named(key: ScoreKey, score: Estimate) -> NamedEstimate:
+    reason = key.undefined_reason if score.value is None else ""
+    return NamedEstimate(key=key, name=key.label, estimate=score, undefined_reason=reason)
 
 
 def find_score(scores: Iterable[NamedEstimate], key: ScoreKey) -> Estimate:
@@ -105,7 +106,7 @@ def probability_scores(photographs: ScoredPhotographs, resamples: Resamples) -> 
 
 
 def photograph_losses(photographs: ScoredPhotographs) -> dict[ScoreKey, NDArray[np.float64]]:
-    """What each photograph (N,) adds to the scores of `probability_scores`."""
+    """The loss of each photograph (N,), whose means are the scores of `probability_scores`."""
     truth = photographs.grades[:, None] == np.arange(NUM_GRADES)
     gaps = photographs.probabilities - truth
     of_true_grade = photographs.probabilities[truth]
@@ -118,30 +119,21 @@ def photograph_losses(photographs: ScoredPhotographs) -> dict[ScoreKey, NDArray[
 
 def macro_aucs(photographs: ScoredPhotographs, resamples: Resamples) -> NDArray[np.float64]:
     """Mean over grades of the area under the curve of a grade against all others, (1 + R,)."""
-    each = [
+    aucs = [
         weighted_aucs(resamples.weights, photographs.grades == grade, photographs.probabilities[:, grade])
         for grade in range(NUM_GRADES)
     ]
-    return mean_of_defined(np.stack(each, axis=1))
+    return mean_of_defined(np.stack(aucs, axis=1))
 
 
 # Binary decisions
 
 
-def decision_scores(probabilities: NDArray[np.float64], from_grade: int) -> NDArray[np.float64]:
-    """Probability (N,) of this grade or worse, from probabilities (N, 5)."""
-    return np.asarray(probabilities[:, from_grade:].sum(axis=1), np.float64)
-
-
-def binary_decision(photographs: ScoredPhotographs, from_grade: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Whether each photograph (N,) has this grade or worse, and the model's probability (N,) of that."""
-    return photographs.grades >= from_grade, decision_scores(photographs.probabilities, from_grade)
-
-
 def _decision_scores(
-    photographs: ScoredPhotographs, resamples: Resamples, decision: Decision
+    photographs: ScoredPhotographs, resamples: Resamples, decision: BinaryDecision
 ) -> dict[ScoreKey, Estimate]:
-    positive, scores = binary_decision(photographs, decision.from_grade)
+    positive = photographs.grades >= decision.from_grade
+    scores = probability_from_grade(photographs.probabilities, decision.from_grade)
     called = photographs.predicted >= decision.from_grade
     return {
         decision.auc: estimate(weighted_aucs(resamples.weights, positive, scores), resamples),

@@ -14,7 +14,7 @@ from fundusgrade.evaluation.baselines import is_baseline
 from fundusgrade.evaluation.findings import LESION_LIFT, LESIONS, PERTURBATION, ROAD, Difference, Finding, Findings
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import RESEARCH_USE
-from fundusgrade.metrics.comparison import p_value
+from fundusgrade.metrics.estimates import describe_p_value
 from fundusgrade.plots import BLUE, new_figure, save_figure
 from fundusgrade.store import name_from
 from fundusgrade.text import printable
@@ -87,7 +87,7 @@ def _difference_table(title: str, within: str, differences: Sequence[Difference]
     for each in differences:
         table.add_row(
             *(each.test, each.measure, Text(printable(each.within)), Text(printable(f"{each.first} - {each.second}"))),
-            *(str(each.num_photographs), each.difference.describe(), p_value(each.p)),
+            *(str(each.num_photographs), each.difference.describe(), describe_p_value(each.p)),
         )
     return table
 

@@ -16,10 +16,9 @@ from fundusgrade.evaluation.audit import Audit, conclusion
 from fundusgrade.evaluation.interventions import InterventionEffect
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
-from fundusgrade.metrics.comparison import p_value
-from fundusgrade.metrics.estimates import describe_number
+from fundusgrade.metrics.estimates import describe_number, describe_p_value
 from fundusgrade.metrics.predictions import PredictionSet, write_predictions
-from fundusgrade.metrics.score_keys import DECISIONS, F1_KEYS, ScoreKey
+from fundusgrade.metrics.score_keys import BINARY_DECISIONS, F1_KEYS, ScoreKey
 from fundusgrade.reports.figures import ModelEvaluation, draw_audit, draw_confusion_matrices
 from fundusgrade.text import printable
 
@@ -58,7 +57,7 @@ def scores_table(assessment: Assessment) -> Table:
         _add_row(table, f"precision, {label}", [of.grades[grade].precision for of in scores])
         _add_row(table, f"recall, {label}", [of.grades[grade].recall for of in scores])
         _add_scores(table, assessment, [F1_KEYS[grade]])
-    for decision in DECISIONS:
+    for decision in BINARY_DECISIONS:
         table.add_section()
         positives = [sum(each.num_photographs for each in of.grades[decision.from_grade :]) for of in scores]
         _add_row(table, f"{decision.name} photographs (grade >= {decision.from_grade})", positives)
@@ -73,8 +72,8 @@ def _add_scores(table: Table, assessment: Assessment, keys: Sequence[ScoreKey]) 
 
 def _add_calibration_rows(table: Table, assessment: Assessment) -> None:
     for of_all in zip(*(model.reliability for model in assessment.models), strict=True):
-        what = of_all[0].what
-        table.add_row(f"calibration error, {what}", *(of.calibration_error.describe() for of in of_all))
+        outcome = of_all[0].outcome
+        table.add_row(f"calibration error, {outcome}", *(of.calibration_error.describe() for of in of_all))
         _add_row(table, "  if perfectly calibrated (sampling error)", [of.by_chance for of in of_all])
 
 
@@ -142,8 +141,8 @@ def comparisons_table(assessment: Assessment) -> Table:
     for pair in assessment.comparisons:
         table.add_row(
             Text(printable(f"{pair.first} - {pair.second}")),
-            *(pair.kappa_difference.describe(), p_value(pair.kappa_p)),
-            *(pair.accuracy_difference.describe(), p_value(pair.mcnemar_p)),
+            *(pair.kappa_difference.describe(), describe_p_value(pair.kappa_p)),
+            *(pair.accuracy_difference.describe(), describe_p_value(pair.mcnemar_p)),
             *(f"{pair.num_first_only}, {pair.num_second_only}", describe_number(pair.agreement_kappa)),
         )
     return table

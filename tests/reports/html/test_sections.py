@@ -63,12 +63,12 @@ def test_what_is_undefined_is_not_reported() -> None:
 
 def test_the_largest_calibration_error_is_of_all_models_and_kinds(found: Assessment) -> None:
     every = {
-        (model.name, of.what): of.calibration_error.value or 0.0
+        (model.name, of.outcome): of.calibration_error.value or 0.0
         for model in reported_models(found)
         for of in model.assessment.reliability
     }
     worst = largest_calibration_error(reported_models(found))
-    assert worst is not None and worst.error == max(every.values()) == every[worst.model, worst.what]
+    assert worst is not None and worst.error == max(every.values()) == every[worst.model, worst.outcome]
     assert worst.num_per_bin == 10, "150 photographs in 15 bins"
     assert largest_calibration_error([]) is None
 
@@ -79,7 +79,9 @@ def test_net_benefit_is_reported_where_every_model_exceeds_both_simple_rules(fou
             replace(
                 found.models[0],
                 decision_curves=(
-                    DecisionCurve(what="referable", thresholds=(0.1, 0.2, 0.3), model=of, treat_all=(0.5, 0.1, -0.2)),
+                    DecisionCurve(
+                        decision="referable", thresholds=(0.1, 0.2, 0.3), model=of, treat_all=(0.5, 0.1, -0.2)
+                    ),
                 ),
             )
             for of in curves
@@ -93,7 +95,7 @@ def test_net_benefit_is_reported_where_every_model_exceeds_both_simple_rules(fou
     assert bounds((0.6, 0.2, 0.1)) == (0.1, 0.3)
     assert bounds((0.6, 0.2, 0.1), (0.4, 0.2, -0.1)) == (0.2, 0.2), "more than all at 0.1, more than none at 0.3"
     assert bounds((0.5, 0.1, 0.0)) == (None, None), "as good is not better"
-    assert [of.what for of in net_benefit_ranges(found)] == ["referable", "sight-threatening"]
+    assert [of.decision for of in net_benefit_ranges(found)] == ["referable", "sight-threatening"]
 
 
 def test_a_pair_has_a_better_model_only_where_the_difference_is_significant(found: Assessment) -> None:

@@ -8,7 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
-from fundusgrade.metrics.comparison import p_value
+from fundusgrade.metrics.estimates import describe_p_value
 from fundusgrade.reports.html.charts import legend
 from fundusgrade.reports.html.formats import count, data_uri, interval, number, percent
 from fundusgrade.text import printable
@@ -45,6 +45,6 @@ def environment() -> Environment:
     )
     style = resources.files(_PACKAGE).joinpath("style.css").read_text("utf-8")
     made.globals |= {"style": Markup(style), "research_use": RESEARCH_USE, "grade_labels": GRADE_LABELS}
-    formats = (count, data_uri, interval, legend, number, p_value, percent)
+    formats = (count, data_uri, interval, legend, number, describe_p_value, percent)
     made.filters |= {each.__name__: each for each in formats}
     return made

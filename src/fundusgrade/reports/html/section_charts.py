@@ -57,21 +57,23 @@ def _reliability_diagram(series: int, name: str, of: Reliability) -> Markup:
     points = sorted((each.confidence, each.observed) for each in of.bins)
     line = Series(series=series, x=tuple(x for x, _ in points), y=tuple(y for _, y in points))
     frame = Frame(
-        title=f"{name}: {of.what}", x_label="predicted", y_label="observed fraction", x_ends=(0, 1), y_ends=(0, 1)
+        title=f"{name}: {of.outcome}", x_label="predicted", y_label="observed fraction", x_ends=(0, 1), y_ends=(0, 1)
     )
     error = f"{number(of.calibration_error.value)} (95 % CI {interval(of.calibration_error)})"
-    description = f"Reliability diagram of {name}, {of.what}: expected calibration error {error}."
+    description = f"Reliability diagram of {name}, {of.outcome}: expected calibration error {error}."
     return lines_chart([_DIAGONAL, line], frame, description)
 
 
 def decision_charts(assessment: Assessment) -> tuple[Markup, ...]:
     """The net benefit of all models, a chart of each decision."""
-    decisions = dict.fromkeys(of.what for model in assessment.models for of in model.decision_curves)
-    return tuple(_decision_chart(assessment, what) for what in decisions)
+    decisions = dict.fromkeys(of.decision for model in assessment.models for of in model.decision_curves)
+    return tuple(_decision_chart(assessment, decision) for decision in decisions)
 
 
-def _decision_chart(assessment: Assessment, what: str) -> Markup:
-    curves = [(i, of) for i, model in enumerate(assessment.models) for of in model.decision_curves if of.what == what]
+def _decision_chart(assessment: Assessment, decision: str) -> Markup:
+    curves = [
+        (i, of) for i, model in enumerate(assessment.models) for of in model.decision_curves if of.decision == decision
+    ]
     everybody = curves[0][1]
     top = max([0.01, *(value for _, of in curves for value in of.model)])
     lines = [
@@ -79,8 +81,10 @@ def _decision_chart(assessment: Assessment, what: str) -> Markup:
         Series(series=None, x=everybody.thresholds, y=(0.0,) * len(everybody.thresholds), label="none"),
         *(Series(series=i, x=of.thresholds, y=of.model) for i, of in curves),
     ]
-    frame = Frame(title=what, x_label="threshold probability", y_label="net benefit", y_ends=(-0.15 * top, 1.1 * top))
-    return lines_chart(lines, frame, f"Net benefit over the threshold probability, {what}.")
+    frame = Frame(
+        title=decision, x_label="threshold probability", y_label="net benefit", y_ends=(-0.15 * top, 1.1 * top)
+    )
+    return lines_chart(lines, frame, f"Net benefit over the threshold probability, {decision}.")
 
 
 def deferral_charts(assessment: Assessment) -> tuple[Markup, ...]:

@@ -123,7 +123,7 @@ class CalibrationError:
     """The largest calibration error of a report, and about how many photographs stand behind each dot of its chart."""
 
     model: str
-    what: str
+    outcome: str
     error: float
     num_per_bin: int
 
@@ -133,7 +133,7 @@ def largest_calibration_error(models: Sequence[ReportedModel]) -> CalibrationErr
     found = [
         CalibrationError(
             model=model.name,
-            what=of.what,
+            outcome=of.outcome,
             error=of.calibration_error.value,
             num_per_bin=round(sum(each.num_photographs for each in of.bins) / max(1, len(of.bins))),
         )
@@ -148,26 +148,26 @@ def largest_calibration_error(models: Sequence[ReportedModel]) -> CalibrationErr
 class NetBenefitRange:
     """The lowest and highest threshold probability at which every model beats referring all and referring none."""
 
-    what: str
+    decision: str
     low: float | None
     high: float | None
 
 
 def net_benefit_ranges(assessment: Assessment) -> tuple[NetBenefitRange, ...]:
     """One of each decision with a decision curve."""
-    decisions = dict.fromkeys(of.what for model in assessment.models for of in model.decision_curves)
-    return tuple(net_benefit_range(assessment, what) for what in decisions)
+    decisions = dict.fromkeys(of.decision for model in assessment.models for of in model.decision_curves)
+    return tuple(net_benefit_range(assessment, decision) for decision in decisions)
 
 
-def net_benefit_range(assessment: Assessment, what: str) -> NetBenefitRange:
+def net_benefit_range(assessment: Assessment, decision: str) -> NetBenefitRange:
     """The range of one decision, such as "referable"."""
-    curves = [of for model in assessment.models for of in model.decision_curves if of.what == what]
+    curves = [of for model in assessment.models for of in model.decision_curves if of.decision == decision]
     better = [
         threshold
         for i, threshold in enumerate(curves[0].thresholds)
         if all(i < len(of.model) and of.model[i] > max(0.0, of.treat_all[i]) for of in curves)
     ]
-    return NetBenefitRange(what=what, low=min(better, default=None), high=max(better, default=None))
+    return NetBenefitRange(decision=decision, low=min(better, default=None), high=max(better, default=None))
 
 
 # Subgroups
