@@ -15,12 +15,13 @@ import numpy as np
 
 from fundusgrade.data.lesion_masks import any_lesion, find_lesion_photographs, read_lesions
 from fundusgrade.evaluation.lesion_agreement import lesion_coverage, measure_agreement
+from fundusgrade.evaluation.resampling import resample_independent
 from fundusgrade.explanation.attribution import fits
 from fundusgrade.explanation.explainer import explain_opened
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import Target, parse_target
 from fundusgrade.grading.grader import Grader
-from fundusgrade.metrics.bootstrap import estimate_mean, resample
+from fundusgrade.metrics.bootstrap import estimate_mean
 from fundusgrade.options import Attribution, Layer
 from fundusgrade.photographs.loading import open_photograph
 
@@ -55,18 +56,17 @@ def agreements(grader: Grader, folder: Path, options: ExplainOptions) -> Iterato
     for found in find_lesion_photographs(folder):
         opened = open_photograph(found.path, grader.recipe)
         (explanation,) = explain_opened(grader, opened, [options])
-        values, prepared = explanation.heat_map.values, explanation.prepared
+        values, preprocessed = explanation.heat_map.values, explanation.preprocessed
         mask = any_lesion(read_lesions(found.path.stem, folder / "masks", opened.photograph.shape))
-        coverage = lesion_coverage(mask, prepared.placement, len(values))
-        agreement = measure_agreement(values, prepared.mask, coverage)
+        coverage = lesion_coverage(mask, preprocessed.placement, len(values))
+        agreement = measure_agreement(values, preprocessed.mask, coverage)
         if agreement.lift is not None and agreement.average_precision is not None:
             yield agreement.lift, agreement.average_precision, float(bool(agreement.peak_on_lesion))
 
 
 def interval_text(values: np.ndarray) -> str:
     """The mean with its 95 % interval over photographs."""
-    resamples = resample(np.zeros(len(values), np.int64), np.arange(len(values)))
-    return estimate_mean(values, resamples).describe(digits=2)
+    return estimate_mean(values, resample_independent(len(values))).describe(digits=2)
 
 
 if __name__ == "__main__":

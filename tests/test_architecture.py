@@ -159,11 +159,11 @@ def test_help_loads_neither_pytorch_nor_opencv() -> None:
     assert not loaded & {"torch", "timm", "torchvision", "matplotlib", "cv2", "scipy", "sklearn", "numpy", "PIL"}
 
 
-def test_lists_and_summaries_load_no_pytorch(tmp_path: Path) -> None:
+def test_lists_summaries_and_reports_load_no_pytorch(tmp_path: Path) -> None:
     loaded = loaded_after(
         f"import os; os.environ['FUNDUSGRADE_HOME'] = {str(tmp_path)!r}\n"
         "from typer.testing import CliRunner\nfrom fundusgrade.commands.app import app\n"
-        "import fundusgrade.data.prepare, fundusgrade.reports.listings\n"
+        "import fundusgrade.data.prepare, fundusgrade.reports.listings, fundusgrade.reports.html.page\n"
         "for command in ('models', 'datasets'):\n"
         "    assert CliRunner().invoke(app, [command]).exit_code == 0"
     )

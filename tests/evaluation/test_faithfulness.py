@@ -12,7 +12,7 @@ from PIL import Image
 
 from fundusgrade.errors import DatasetError, ExplanationError
 from fundusgrade.evaluation.baselines import BASELINES
-from fundusgrade.evaluation.findings import Findings, Measured, summarize
+from fundusgrade.evaluation.findings import Findings, Measurement, summarize
 from fundusgrade.evaluation.study import StudyOptions, study_dataset, study_lesions, study_photographs
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import REFERABLE
@@ -53,9 +53,9 @@ def value_of(findings: Findings, model: str, method: str, test: str, measure: st
 
 def measured(
     values: dict[str, list[float | None]], *, test: str = "concentration", measure: str = "m"
-) -> list[Measured]:
+) -> list[Measurement]:
     return [
-        Measured(photograph=number, model=model, method="grad-cam", test=test, measure=measure, value=value)
+        Measurement(photograph=number, model=model, method="grad-cam", test=test, measure=measure, value=value)
         for model, column in values.items()
         for number, value in enumerate(column)
     ]

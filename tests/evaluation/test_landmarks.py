@@ -58,9 +58,9 @@ def test_landmarks_move_with_the_image() -> None:
 def test_baselines_do_not_depend_on_a_network_and_fill_the_image() -> None:
     eye = healthy_eye(500)
     natural = preprocess_photograph(eye.photograph, RECIPE)
-    prepared = preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=224))
+    preprocessed = preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=224))
     landmarks = find_landmarks(natural, RECIPE.radius_px)
-    maps = {name: baseline_map(name, prepared, natural, landmarks, RECIPE.radius_px, seed=1) for name in BASELINES}
+    maps = {name: baseline_map(name, preprocessed, natural, landmarks, RECIPE.radius_px, seed=1) for name in BASELINES}
     assert list(maps) == [RANDOM, CENTER, CONTRAST, VESSELS, OPTIC_DISC]
     for values in maps.values():
         assert values is not None and values.shape == (224, 224)
@@ -70,7 +70,7 @@ def test_baselines_do_not_depend_on_a_network_and_fill_the_image() -> None:
     assert center.argmax() in (111 * 224 + 111, 111 * 224 + 112, 112 * 224 + 111, 112 * 224 + 112)
     y, x = np.unravel_index(disc.argmax(), disc.shape)
     assert (x, y) == (round(landmarks.optic_disc.x), round(landmarks.optic_disc.y))
-    again = baseline_map(RANDOM, prepared, natural, landmarks, RECIPE.radius_px, seed=1)
-    other = baseline_map(RANDOM, prepared, natural, landmarks, RECIPE.radius_px, seed=2)
+    again = baseline_map(RANDOM, preprocessed, natural, landmarks, RECIPE.radius_px, seed=1)
+    other = baseline_map(RANDOM, preprocessed, natural, landmarks, RECIPE.radius_px, seed=2)
     assert np.array_equal(maps[RANDOM], again) and not np.array_equal(again, other)
-    assert baseline_map(OPTIC_DISC, prepared, natural, Landmarks(), RECIPE.radius_px, seed=1) is None
+    assert baseline_map(OPTIC_DISC, preprocessed, natural, Landmarks(), RECIPE.radius_px, seed=1) is None

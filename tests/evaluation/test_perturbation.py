@@ -8,7 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fundusgrade.evaluation.perturbation import FRACTIONS, MapTest, measure_curves, measure_road, target_probabilities
+from fundusgrade.evaluation.perturbation import (
+    FRACTIONS,
+    PerturbationInput,
+    measure_curves,
+    measure_road,
+    target_probabilities,
+)
 from fundusgrade.explanation.integrated_gradients import blurred_baseline
 from fundusgrade.explanation.targets import EXPECTED, REFERABLE, Target, parse_target
 from fundusgrade.networks.device import DeviceChoice
@@ -45,8 +51,8 @@ def image() -> NDArray[np.uint8]:
     return image
 
 
-def map_test(network: GradingNetwork, image: NDArray[np.uint8], heat: NDArray[np.float32]) -> MapTest:
-    return MapTest(network=network, image=image, outline=OUTLINE, heat=heat, target=SEVERE, choice=CPU)
+def map_test(network: GradingNetwork, image: NDArray[np.uint8], heat: NDArray[np.float32]) -> PerturbationInput:
+    return PerturbationInput(network=network, image=image, outline=OUTLINE, heat=heat, target=SEVERE, choice=CPU)
 
 
 def heat_on_lesion() -> NDArray[np.float32]:

@@ -36,7 +36,7 @@ def save_eyes(folder: Path, *, cut_from_grade: int) -> None:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A prepared data set of eyes, its probes, and the progress that was reported."""
 
     dataset: PreparedDataset
@@ -50,7 +50,7 @@ class Measured:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[Outline, Measured]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[Outline, Measurement]:
     """The same eyes, cropped to the band and with the full disc."""
     folder = tmp_path_factory.mktemp("eyes")
     save_eyes(folder, cut_from_grade=2)
@@ -62,12 +62,12 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[Outline, Measured
             dataset = prepare_dataset(find_samples([folder]), name=outline.value, recipe=recipe, num_workers=1)
             progress: list[tuple[int, int]] = []
             probes = measure_shortcuts(dataset, on_progress=lambda *counts, into=progress: into.append(counts))
-            found[outline] = Measured(dataset=dataset, probes=probes, progress=progress)
+            found[outline] = Measurement(dataset=dataset, probes=probes, progress=progress)
     return found
 
 
 def test_a_crop_that_correlates_with_disease_is_found_and_the_band_removes_it(
-    measured: dict[Outline, Measured],
+    measured: dict[Outline, Measurement],
 ) -> None:
     band, disc = measured[Outline.BAND], measured[Outline.DISC]
     assert band.kappa("outline", "photograph") == disc.kappa("outline", "photograph") > 0.5
@@ -75,7 +75,7 @@ def test_a_crop_that_correlates_with_disease_is_found_and_the_band_removes_it(
     assert band.kappa("outline", "prepared") < 0.2
 
 
-def test_probes_carry_counts_scores_and_intervals(measured: dict[Outline, Measured]) -> None:
+def test_probes_carry_counts_scores_and_intervals(measured: dict[Outline, Measurement]) -> None:
     assert measured[Outline.BAND].progress[-1] == (NUM_EYES, NUM_EYES)
     probes = measured[Outline.BAND].probes
     assert [(probe.kind, probe.stage) for probe in probes] == [
@@ -91,7 +91,7 @@ def test_probes_carry_counts_scores_and_intervals(measured: dict[Outline, Measur
         assert probe.kappa_low <= probe.kappa <= probe.kappa_high
 
 
-def test_missing_photographs_and_few_ones_are_errors(measured: dict[Outline, Measured], tmp_path: Path) -> None:
+def test_missing_photographs_and_few_ones_are_errors(measured: dict[Outline, Measurement], tmp_path: Path) -> None:
     dataset = measured[Outline.BAND].dataset
     few = replace(dataset, name="few", rows=dataset.rows[:10])
     with pytest.raises(DatasetError, match="'few' has 10 graded photographs; an audit needs 50"):

@@ -81,6 +81,6 @@ def test_errors_are_shown_with_heat_maps_where_the_photographs_are(graded: Candi
         (of.source, of.grade, of.predicted) for of in errors
     ]
     for item in context.gallery:
-        assert item.heat_map is not None and item.heat_map != item.image
-        assert item.heat_maximum > 0 and item.heat_unit
+        assert item.heat_map is not None and item.heat_map.image != item.image
+        assert item.heat_map.maximum > 0 and item.heat_map.unit
     assert all(item.heat_map is None for item in described(graded, eyes)[1].gallery), "of photographs that are gone"

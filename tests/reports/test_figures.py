@@ -130,7 +130,7 @@ def explanation(
             method=method,
             scale=HeatScale(unit=method.value),
         ),
-        prepared=preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=64)),
+        preprocessed=preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=64)),
     )
 
 

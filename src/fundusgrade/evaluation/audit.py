@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.evaluation.interventions import (
@@ -15,8 +16,10 @@ from fundusgrade.evaluation.interventions import (
     measure_lesions,
 )
 from fundusgrade.evaluation.shortcuts import ShortcutProbe, measure_shortcuts
-from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.estimates import describe_number
+
+if TYPE_CHECKING:
+    from fundusgrade.grading.grader import Grader
 
 LIMIT = 300
 """Photographs that are changed in an audit."""

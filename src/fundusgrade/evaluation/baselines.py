@@ -34,7 +34,7 @@ def is_baseline(method: str) -> bool:
 
 def baseline_map(
     name: str,
-    prepared: PreprocessedImage,
+    preprocessed: PreprocessedImage,
     natural: PreprocessedImage,
     landmarks: Landmarks,
     radius_px: float,
@@ -44,7 +44,7 @@ def baseline_map(
 
     `natural` is the same image in natural colors, on which vessels are dark lines.
     """
-    shape = prepared.image.shape[:2]
+    shape = preprocessed.image.shape[:2]
     if name == RANDOM:
         noise = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
         smooth = cv2.GaussianBlur(noise, (0, 0), _NOISE_SIGMA_FRACTION * shape[0])
@@ -55,15 +55,15 @@ def baseline_map(
         squared = (x - middle.x) ** 2 + (y - middle.y) ** 2
         return np.asarray(np.exp(-squared / (2 * (_CENTER_SIGMA_RADII * radius_px) ** 2)), np.float32)
     if name == CONTRAST:
-        return _contrast(prepared)
+        return _contrast(preprocessed)
     if name == VESSELS:
         return vessel_map(natural.image, natural.mask)
     return None if landmarks.optic_disc is None else disc_map(shape, landmarks.optic_disc, radius_px)
 
 
-def _contrast(prepared: PreprocessedImage) -> NDArray[np.float32]:
+def _contrast(preprocessed: PreprocessedImage) -> NDArray[np.float32]:
     """Local contrast (S, S): what integrated gradients would show if all gradients were equal."""
-    values = prepared.image.astype(np.float32)
-    details = values - local_mean(values, prepared.mask, _CONTRAST_SIGMA_FRACTION * len(values))
-    energy = np.where(prepared.mask, (details**2).sum(axis=2), 0).astype(np.float32)
+    values = preprocessed.image.astype(np.float32)
+    details = values - local_mean(values, preprocessed.mask, _CONTRAST_SIGMA_FRACTION * len(values))
+    energy = np.where(preprocessed.mask, (details**2).sum(axis=2), 0).astype(np.float32)
     return np.asarray(cv2.GaussianBlur(energy, (0, 0), _CONTRAST_SMOOTHING_FRACTION * len(values)), np.float32)

@@ -22,7 +22,7 @@ from fundusgrade.photographs.recipe import Method, Outline
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Case:
-    """A photograph of a study: its number, the preprocessed image, and masks of its lesions where they are known."""
+    """A photograph of a study: its number, from 0, how it was loaded, and masks of its lesions where they are known."""
 
     number: int
     loaded: LoadedPhotograph
@@ -38,10 +38,10 @@ class LesionCoverage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PreparedCase:
+class ModelCase:
     """A case with one model and target; all but `grader` and `target` is the same for every model.
 
-    `natural` is the preprocessed image in natural colors, `outline` (S, S) the visible region.
+    `natural` is the preprocessed image in natural colors, `outline` (S, S) the region that can show retina.
     """
 
     case: Case
@@ -54,13 +54,13 @@ class PreparedCase:
     coverages: tuple[LesionCoverage, ...]
 
 
-def prepare_case(case: Case, grader: Grader, target: Target) -> PreparedCase:
+def make_model_case(case: Case, grader: Grader, target: Target) -> ModelCase:
     """Compute once for a photograph all that its tests share: lesion masks have many megapixels."""
     preprocessed, lesions = case.loaded.preprocessed, case.lesions
     natural, landmarks = _natural(case.loaded, grader)
     masks = [(LESIONS, any_lesion(lesions))] if lesions else []
     masks += [(LESION_NAMES[each.kind], each.mask) for each in lesions]
-    return PreparedCase(
+    return ModelCase(
         case=case,
         grader=grader,
         target=target,

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from fundusgrade.evaluation.baselines import RANDOMIZED, is_baseline
-from fundusgrade.evaluation.cases import Case, PreparedCase, prepare_case
-from fundusgrade.evaluation.findings import Measured
+from fundusgrade.evaluation.cases import Case, ModelCase, make_model_case
+from fundusgrade.evaluation.findings import Measurement
 from fundusgrade.evaluation.map_tests import (
     MapMeasure,
     baseline_maps,
@@ -25,12 +25,13 @@ from fundusgrade.evaluation.map_tests import (
 )
 from fundusgrade.evaluation.randomization import DEPTHS, compare_maps, randomized
 from fundusgrade.explanation.attribution import explain_image, fits
-from fundusgrade.explanation.explainer import explain_prepared
+from fundusgrade.explanation.explainer import explain_preprocessed
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
 from fundusgrade.explanation.targets import PREDICTED, Target, grade_target
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.tensors import to_tensor
+from fundusgrade.photographs.preprocess import PreprocessedImage
 
 SHIFT_PX = 3
 """Columns, of 224, by which an image is shifted to test whether its map shifts with it."""
@@ -62,23 +63,23 @@ class ExplanationTester:
         self._plan = plan
         self._randomized: dict[str, list[GradingNetwork]] = {}
 
-    def measure(self, case: Case) -> Iterator[Measured]:
-        """All numbers of one photograph."""
+    def measure(self, case: Case) -> Iterator[Measurement]:
+        """All measurements on one photograph."""
         maps: dict[tuple[str, Target], list[_ModelMap]] = {}
-        prepared = prepare_case(case, self._graders[0], self._plan.methods[0].target)
+        model_case = make_model_case(case, self._graders[0], self._plan.methods[0].target)
         for grader in self._graders:
-            each = replace(prepared, grader=grader, target=self._target(case, grader))
+            model_case = replace(model_case, grader=grader, target=self._target(case, grader))
             for options in [method for method in self._plan.methods if fits(grader.network, method)]:
-                heat_map = explain_prepared(grader, each.preprocessed, replace(options, target=each.target))
+                heat_map = _explain(model_case, model_case.preprocessed, options)
                 name = replace(options, method=heat_map.method).describe()
                 model_map = _ModelMap(model=grader.name, values=heat_map.values)
-                maps.setdefault((name, each.target), []).append(model_map)
-                yield from self._test_map(each, name, heat_map.values)
-                yield from self._test_stability(each, options, name, heat_map)
-                yield from self._test_randomization(each, options, name, heat_map)
+                maps.setdefault((name, model_case.target), []).append(model_map)
+                yield from self._test_map(model_case, name, heat_map.values)
+                yield from self._test_stability(model_case, options, name, heat_map)
+                yield from self._test_randomization(model_case, options, name, heat_map)
             if self._plan.with_baselines:
-                for name, values in baseline_maps(each):
-                    yield from self._test_map(each, name, values)
+                for name, values in baseline_maps(model_case):
+                    yield from self._test_map(model_case, name, values)
         if self._plan.with_stability:
             yield from _compare_models(case, maps)
 
@@ -86,47 +87,49 @@ class ExplanationTester:
         target = self._plan.methods[0].target
         return grade_target(grader.grade_loaded(case.loaded).grade) if target is PREDICTED else target
 
-    def _test_map(self, prepared: PreparedCase, name: str, values: NDArray[np.float32]) -> Iterator[Measured]:
+    def _test_map(self, model_case: ModelCase, name: str, values: NDArray[np.float32]) -> Iterator[Measurement]:
         """The tests that need only a map, and are therefore run on baselines too."""
         measures: list[MapMeasure] = []
         if self._plan.with_concentration and not is_baseline(name):
-            measures += concentration_measures(prepared, values)
+            measures += concentration_measures(model_case, values)
         if self._plan.with_perturbation:
-            measures += perturbation_measures(prepared, values)
-        for each in measures + lesion_measures(prepared, values):
-            yield _measured(prepared, name, each.test, each.measure, each.value)
+            measures += perturbation_measures(model_case, values)
+        for measure in measures + lesion_measures(model_case, values):
+            yield _measurement(model_case, name, measure.test, measure.measure, measure.value)
 
     def _test_stability(
-        self, prepared: PreparedCase, options: ExplainOptions, name: str, heat_map: HeatMap
-    ) -> Iterator[Measured]:
+        self, model_case: ModelCase, options: ExplainOptions, name: str, heat_map: HeatMap
+    ) -> Iterator[Measurement]:
         """Whether the map of a shifted image is the shifted map."""
         if self._plan.with_stability:
-            similarity = compare_maps(*_shifted_maps(prepared, options, heat_map))
-            yield _measured(prepared, name, "stability", "rank correlation after a shift", similarity.rank_correlation)
+            similarity = compare_maps(*_shifted_maps(model_case, options, heat_map))
+            yield _measurement(
+                model_case, name, "stability", "rank correlation after a shift", similarity.rank_correlation
+            )
 
     def _test_randomization(
-        self, prepared: PreparedCase, options: ExplainOptions, name: str, heat_map: HeatMap
-    ) -> Iterator[Measured]:
+        self, model_case: ModelCase, options: ExplainOptions, name: str, heat_map: HeatMap
+    ) -> Iterator[Measurement]:
         """Whether the map changes with the network's weights."""
         if not self._plan.with_randomization:
             return
-        for depth, network in zip(DEPTHS, self._randomized_networks(prepared), strict=True):
-            randomized_map = _explained(prepared, options, network)
-            similarity = compare_maps(heat_map.values, randomized_map.values, prepared.preprocessed.mask)
-            where = "last layer" if depth == 0 else f"{100 * depth:.0f} % of the layers"
+        for depth, network in zip(DEPTHS, self._randomized_networks(model_case), strict=True):
+            randomized_map = _explain_randomized(model_case, network, options)
+            similarity = compare_maps(heat_map.values, randomized_map.values, model_case.preprocessed.mask)
+            layers = "last layer" if depth == 0 else f"{100 * depth:.0f} % of the layers"
             for measure, value in (
                 ("rank correlation", similarity.rank_correlation),
                 ("SSIM", similarity.structural_similarity),
             ):
-                yield _measured(prepared, name, "randomization", f"{measure}, {where}", value)
-            if depth == DEPTHS[-1] and prepared.case.lesions:
-                yield from self._test_map(prepared, f"{name}{RANDOMIZED}", randomized_map.values)
+                yield _measurement(model_case, name, "randomization", f"{measure}, {layers}", value)
+            if depth == DEPTHS[-1] and model_case.case.lesions:
+                yield from self._test_map(model_case, f"{name}{RANDOMIZED}", randomized_map.values)
 
-    def _randomized_networks(self, prepared: PreparedCase) -> list[GradingNetwork]:
+    def _randomized_networks(self, model_case: ModelCase) -> list[GradingNetwork]:
         """A randomized copy of the model for each depth, made at the first photograph and kept."""
-        grader = prepared.grader
+        grader = model_case.grader
         if grader.name not in self._randomized:
-            images = to_tensor(prepared.preprocessed.image)[None].to(grader.choice.device)
+            images = to_tensor(model_case.preprocessed.image)[None].to(grader.choice.device)
             mirrored = torch.cat([images, images.flip(2), images.flip(3), images.flip(2, 3)])
             self._randomized[grader.name] = [randomized(grader.network, depth, mirrored) for depth in DEPTHS]
         return self._randomized[grader.name]
@@ -137,20 +140,20 @@ def run_plan(
     plan: Plan,
     cases: Iterable[Case],
     on_progress: Callable[[int], None] = lambda done: None,
-) -> list[Measured]:
+) -> list[Measurement]:
     """Run a plan on photographs, which are read one at a time; methods that do not fit a model are left out."""
     tester = ExplanationTester(graders, plan)
-    measured: list[Measured] = []
+    measurements: list[Measurement] = []
     for done, case in enumerate(cases, start=1):
-        measured += tester.measure(case)
+        measurements += tester.measure(case)
         on_progress(done)
-    return measured
+    return measurements
 
 
-def _measured(prepared: PreparedCase, method: str, test: str, measure: str, value: float | None) -> Measured:
-    return Measured(
-        photograph=prepared.case.number,
-        model=prepared.grader.name,
+def _measurement(model_case: ModelCase, method: str, test: str, measure: str, value: float | None) -> Measurement:
+    return Measurement(
+        photograph=model_case.case.number,
+        model=model_case.grader.name,
         method=method,
         test=test,
         measure=measure,
@@ -158,32 +161,43 @@ def _measured(prepared: PreparedCase, method: str, test: str, measure: str, valu
     )
 
 
-def _explained(prepared: PreparedCase, options: ExplainOptions, network: GradingNetwork) -> HeatMap:
-    chosen = replace(options, target=prepared.target)
-    choice = prepared.grader.choice
-    return explain_image(network, prepared.preprocessed.image, options=chosen, choice=choice, outline=prepared.outline)
+def _explain(model_case: ModelCase, preprocessed: PreprocessedImage, options: ExplainOptions) -> HeatMap:
+    """The heat map of a preprocessed image by the case's model, for the case's target."""
+    return explain_preprocessed(model_case.grader, preprocessed, replace(options, target=model_case.target))
+
+
+def _explain_randomized(model_case: ModelCase, network: GradingNetwork, options: ExplainOptions) -> HeatMap:
+    return explain_image(
+        network,
+        model_case.preprocessed.image,
+        options=replace(options, target=model_case.target),
+        choice=model_case.grader.choice,
+        outline=model_case.outline,
+    )
 
 
 def _shifted_maps(
-    prepared: PreparedCase, options: ExplainOptions, heat_map: HeatMap
+    model_case: ModelCase, options: ExplainOptions, heat_map: HeatMap
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """The map, that of the image shifted sideways and shifted back, and the retina that is visible in both images."""
     shift_px = max(1, round(SHIFT_PX * len(heat_map.values) / 224))
-    image = np.roll(prepared.preprocessed.image, shift_px, axis=1)
+    image = np.roll(model_case.preprocessed.image, shift_px, axis=1)
     image[:, :shift_px] = image[:, -1:]
-    shifted = replace(prepared.preprocessed, image=image, mask=np.roll(prepared.preprocessed.mask, shift_px, axis=1))
-    values = explain_prepared(prepared.grader, shifted, replace(options, target=prepared.target)).values
-    both = prepared.preprocessed.mask.copy()
+    shifted = replace(
+        model_case.preprocessed, image=image, mask=np.roll(model_case.preprocessed.mask, shift_px, axis=1)
+    )
+    values = _explain(model_case, shifted, options).values
+    both = model_case.preprocessed.mask.copy()
     both[:, -shift_px:] = False
     return heat_map.values, np.roll(values, -shift_px, axis=1), both
 
 
-def _compare_models(case: Case, maps: dict[tuple[str, Target], list[_ModelMap]]) -> Iterator[Measured]:
+def _compare_models(case: Case, maps: dict[tuple[str, Target], list[_ModelMap]]) -> Iterator[Measurement]:
     """Similarity of the maps of any two models by the same method and for the same target."""
     mask = case.loaded.preprocessed.mask
-    for (method, _), of_models in maps.items():
-        for first, second in combinations(of_models, 2):
-            yield Measured(
+    for (method, _), model_maps in maps.items():
+        for first, second in combinations(model_maps, 2):
+            yield Measurement(
                 photograph=case.number,
                 model=f"{first.model} and {second.model}",
                 method=method,

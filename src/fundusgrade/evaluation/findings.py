@@ -19,8 +19,8 @@ from fundusgrade.metrics.estimates import Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One number of one map: which photograph, model, method (or baseline), test and measure; None: undefined.
+class Measurement:
+    """One value of one map: of which photograph, model, method (or baseline), test and measure; None where undefined.
 
     `test` is "perturbation", "concentration", "randomization", "stability", "lesions" or a kind of lesion.
     """
@@ -49,8 +49,8 @@ class Finding:
 class Difference:
     """A measure of the first less that of the second, on the same photographs.
 
-    First and second are models where the method is the same, methods or baselines where the model is. p-values are
-    corrected by Holm over all differences of one test and measure.
+    First and second are two models with the method `within`, or a method and a baseline with the model `within`.
+    p-values are corrected by Holm over all differences of one test and measure.
     """
 
     test: str
@@ -95,27 +95,27 @@ _Key = tuple[str, str, str, str]
 _Columns = dict[_Key, NDArray[np.float64]]
 
 
-def summarize(measured: Sequence[Measured], resamples: Resamples, *, data: str, target: str) -> Findings:
+def summarize(measurements: Sequence[Measurement], resamples: Resamples, *, data: str, target: str) -> Findings:
     """Means, differences between models and over baselines of what was measured on the N resampled photographs."""
-    columns = _columns(measured, resamples.weights.shape[1])
+    columns = _columns(measurements, resamples.weights.shape[1])
     findings = [_finding(key, values, resamples) for key, values in columns.items()]
     return Findings(
         data=data,
         target=target,
-        num_photographs=len({each.photograph for each in measured}),
+        num_photographs=len({measurement.photograph for measurement in measurements}),
         findings=tuple(findings),
         between_models=_corrected(_model_differences(columns, resamples)),
         over_baselines=_corrected(_baseline_differences(columns, resamples)),
     )
 
 
-def _columns(measured: Sequence[Measured], num_photographs: int) -> _Columns:
+def _columns(measurements: Sequence[Measurement], num_photographs: int) -> _Columns:
     """Values (N,) of each model, method, test and measure; NaN where undefined."""
     columns: _Columns = {}
-    for each in measured:
-        key = (each.model, each.method, each.test, each.measure)
+    for measurement in measurements:
+        key = (measurement.model, measurement.method, measurement.test, measurement.measure)
         column = columns.setdefault(key, np.full(num_photographs, np.nan))
-        column[each.photograph] = np.nan if each.value is None else each.value
+        column[measurement.photograph] = np.nan if measurement.value is None else measurement.value
     return columns
 
 
@@ -133,26 +133,27 @@ def _finding(key: _Key, values: NDArray[np.float64], resamples: Resamples) -> Fi
 
 
 def _model_differences(columns: _Columns, resamples: Resamples) -> list[Difference]:
-    found = []
-    places = {key[1:]: None for key in columns if key[2] in COMPARED_BETWEEN_MODELS and not is_baseline(key[1])}
-    for place in places:
-        models = [key[0] for key in columns if key[1:] == place]
+    differences = []
+    compared = {key[1:]: None for key in columns if key[2] in COMPARED_BETWEEN_MODELS and not is_baseline(key[1])}
+    for method, test, measure in compared:
+        models = [key[0] for key in columns if key[1:] == (method, test, measure)]
         for first, second in combinations(models, 2):
-            pair = (columns[first, *place], columns[second, *place])
-            found.append(_difference(place[1], place[2], place[0], (first, second), pair, resamples))
-    return found
+            pair = (columns[first, method, test, measure], columns[second, method, test, measure])
+            differences.append(_difference(test, measure, method, (first, second), pair, resamples))
+    return differences
 
 
 def _baseline_differences(columns: _Columns, resamples: Resamples) -> list[Difference]:
-    found = []
+    differences = []
     for (model, method, test, measure), values in columns.items():
         if is_baseline(method) or COMPARED_WITH_BASELINES.get(test) != measure:
             continue
         for baseline in (*BASELINES, f"{method}{RANDOMIZED}"):
             other = columns.get((model, baseline, test, measure))
             if other is not None:
-                found.append(_difference(test, measure, model, (method, baseline), (values, other), resamples))
-    return found
+                names = (method, baseline)
+                differences.append(_difference(test, measure, model, names, (values, other), resamples))
+    return differences
 
 
 def _difference(
@@ -164,15 +165,15 @@ def _difference(
     resamples: Resamples,
 ) -> Difference:
     differences = values[0] - values[1]
-    found = estimate_mean(differences, resamples)
+    mean = estimate_mean(differences, resamples)
     return Difference(
         test=test,
         measure=measure,
         within=within,
         first=names[0],
         second=names[1],
-        difference=found,
-        p=bootstrap_p(found, resamples.means(differences)[1:], resamples),
+        difference=mean,
+        p=bootstrap_p(mean, resamples.means(differences)[1:], resamples),
         num_photographs=int((~np.isnan(differences)).sum()),
     )
 
@@ -180,10 +181,10 @@ def _difference(
 def _corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
     """The same with p-values corrected over all differences of one test and measure."""
     families: dict[tuple[str, str], list[int]] = {}
-    for place, each in enumerate(differences):
-        families.setdefault((each.test, each.measure), []).append(place)
+    for index, difference in enumerate(differences):
+        families.setdefault((difference.test, difference.measure), []).append(index)
     corrected = list(differences)
-    for places in families.values():
-        for place, p in zip(places, correct_by_holm([differences[i].p for i in places]), strict=True):
-            corrected[place] = replace(differences[place], p=p)
+    for indices in families.values():
+        for index, p in zip(indices, correct_by_holm([differences[i].p for i in indices]), strict=True):
+            corrected[index] = replace(differences[index], p=p)
     return tuple(corrected)

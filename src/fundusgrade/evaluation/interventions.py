@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,14 +18,17 @@ from numpy.typing import NDArray
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.lesion_masks import any_lesion, find_lesion_photographs, read_lesions
 from fundusgrade.errors import DatasetError, NoRetinaError, UngradableError
+from fundusgrade.evaluation.resampling import resample_independent, resample_rows
 from fundusgrade.grades import Prediction, Ungraded
-from fundusgrade.grading.grader import Grader
-from fundusgrade.metrics.bootstrap import Resamples, estimate_mean, resample
+from fundusgrade.metrics.bootstrap import Resamples, estimate_mean
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.field_of_view import FieldOfView, find_field_of_view
 from fundusgrade.photographs.images import encode_jpeg, read_image
 from fundusgrade.photographs.pixels import Image
+
+if TYPE_CHECKING:
+    from fundusgrade.grading.grader import Grader
 
 LESIONS = "lesions covered"
 CONTROL = "as much retina elsewhere covered"
@@ -84,8 +88,7 @@ def measure_interventions(
         for name, found in _grade_changes(grader, photographs).items():
             pairs[name] += found
         on_progress(min(start + _CHUNK, len(paths)), len(paths))
-    grades, groups = np.array([int(row.grade or 0) for row in chosen]), np.array([row.group for row in chosen])
-    resamples = resample(grades, groups)
+    resamples = resample_rows(chosen)
     return tuple(_effect(name, found, resamples) for name, found in pairs.items())
 
 
@@ -104,8 +107,7 @@ def measure_lesions(grader: Grader, folder: Path) -> tuple[InterventionEffect, .
         before, covered, control = grader.grade_images(changed)
         lesions.append(_Pair(before=before, after=covered))
         elsewhere.append(_Pair(before=before, after=control))
-    # Grades and patients are not known: each photograph is a group of its own.
-    resamples = resample(np.zeros(len(lesions), np.int64), np.arange(len(lesions)))
+    resamples = resample_independent(len(lesions))
     return _effect(LESIONS, lesions, resamples), _effect(CONTROL, elsewhere, resamples)
 
 

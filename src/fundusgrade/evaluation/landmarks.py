@@ -51,10 +51,10 @@ class Landmarks:
         return Landmarks(optic_disc=moved(self.optic_disc), fovea=moved(self.fovea))
 
 
-def find_landmarks(prepared: PreprocessedImage, radius_px: float) -> Landmarks:
+def find_landmarks(preprocessed: PreprocessedImage, radius_px: float) -> Landmarks:
     """Locate disc and fovea on a preprocessed image in natural colors, whose field of view has this radius."""
-    disc = _find_disc(prepared, radius_px)
-    return Landmarks(optic_disc=disc, fovea=None if disc is None else _find_fovea(prepared, disc, radius_px))
+    disc = _find_disc(preprocessed, radius_px)
+    return Landmarks(optic_disc=disc, fovea=None if disc is None else _find_fovea(preprocessed, disc, radius_px))
 
 
 def vessel_map(image: Image, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -79,12 +79,12 @@ def disc_map(shape: tuple[int, ...], spot: Spot, radius_px: float) -> NDArray[np
     return np.asarray(np.exp(-((x - spot.x) ** 2 + (y - spot.y) ** 2) / (2 * spread**2)), np.float32)
 
 
-def _find_disc(prepared: PreprocessedImage, radius_px: float) -> Spot | None:
+def _find_disc(preprocessed: PreprocessedImage, radius_px: float) -> Spot | None:
     size_px = DISC_RADIUS_FRACTION * radius_px
-    light = prepared.image[..., :2].astype(np.float32).mean(axis=2)
-    mask = prepared.mask
+    light = preprocessed.image[..., :2].astype(np.float32).mean(axis=2)
+    mask = preprocessed.mask
     spot, around = local_mean(light, mask, 0.7 * size_px), local_mean(light, mask, 2.5 * size_px)
-    vessels = local_mean(np.sqrt(vessel_map(prepared.image, mask)), mask, size_px)
+    vessels = local_mean(np.sqrt(vessel_map(preprocessed.image, mask)), mask, size_px)
     brightness = np.maximum(spot / np.maximum(around, 1) - 1, 0)
     evidence = np.where(_inner(mask, size_px), brightness * vessels, 0)
     y, x = np.unravel_index(int(evidence.argmax()), evidence.shape)
@@ -93,16 +93,16 @@ def _find_disc(prepared: PreprocessedImage, radius_px: float) -> Spot | None:
     return Spot(x=float(x), y=float(y)) if best > _MIN_RATIO * float(evidence.max()) else None
 
 
-def _find_fovea(prepared: PreprocessedImage, disc: Spot, radius_px: float) -> Spot | None:
+def _find_fovea(preprocessed: PreprocessedImage, disc: Spot, radius_px: float) -> Spot | None:
     size_px = DISC_RADIUS_FRACTION * radius_px
-    middle = (prepared.image.shape[1] - 1) / 2
+    middle = (preprocessed.image.shape[1] - 1) / 2
     side = 1.0 if disc.x < middle else -1.0
     expected = Spot(x=disc.x + side * _FOVEA_DISTANCE * size_px, y=disc.y + 0.5 * size_px)
-    green = prepared.image[..., 1].astype(np.float32)
-    dark = local_mean(green, prepared.mask, 3 * size_px) - local_mean(green, prepared.mask, 0.6 * size_px)
+    green = preprocessed.image[..., 1].astype(np.float32)
+    dark = local_mean(green, preprocessed.mask, 3 * size_px) - local_mean(green, preprocessed.mask, 0.6 * size_px)
     y, x = np.mgrid[: green.shape[0], : green.shape[1]]
     near = np.hypot(x - expected.x, y - expected.y) < _FOVEA_REACH * size_px
-    near &= _inner(prepared.mask, size_px)
+    near &= _inner(preprocessed.mask, size_px)
     if not near.any() or float(dark[near].max()) <= 0:
         return None
     row, column = np.unravel_index(int(np.where(near, dark, -np.inf).argmax()), dark.shape)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.evaluation.baselines import BASELINES, baseline_map
-from fundusgrade.evaluation.cases import PreparedCase
+from fundusgrade.evaluation.cases import ModelCase
 from fundusgrade.evaluation.concentration import coarsened, measure_concentration
 from fundusgrade.evaluation.findings import (
     CONCENTRATION,
@@ -20,7 +20,7 @@ from fundusgrade.evaluation.findings import (
     ROAD,
 )
 from fundusgrade.evaluation.lesion_agreement import measure_agreement
-from fundusgrade.evaluation.perturbation import FRACTIONS, MapTest, measure_curves, measure_road
+from fundusgrade.evaluation.perturbation import FRACTIONS, PerturbationInput, measure_curves, measure_road
 
 # The fraction at which deletion and insertion are also reported by themselves.
 _EARLY = 0.02
@@ -28,42 +28,40 @@ _EARLY = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapMeasure:
-    """One number of one map: the test, what it measures, and the value; None where it is undefined."""
+    """One value of one map, with the names of its test and measure (`findings.Measurement`); None where undefined."""
 
     test: str
     measure: str
     value: float | None
 
 
-def concentration_measures(prepared: PreparedCase, values: NDArray[np.float32]) -> list[MapMeasure]:
+def concentration_measures(model_case: ModelCase, values: NDArray[np.float32]) -> list[MapMeasure]:
     """How concentrated heat (S, S) is, as it is and at one resolution for all networks."""
-    found = []
+    measures, radius_px = [], model_case.grader.recipe.radius_px
     for test, heat in ((CONCENTRATION, values), (CONCENTRATION_ONE_RESOLUTION, coarsened(values))):
-        numbers = measure_concentration(
-            heat, prepared.preprocessed.mask, prepared.grader.recipe.radius_px, prepared.landmarks
-        )
-        found += _measures(
+        concentration = measure_concentration(heat, model_case.preprocessed.mask, radius_px, model_case.landmarks)
+        measures += _measures(
             test,
             {
-                "area with half the heat": numbers.half_area,
-                "entropy": numbers.entropy,
-                "peaks": numbers.num_peaks,
-                "distance to the disc": numbers.disc_distance,
-                "distance to the fovea": numbers.fovea_distance,
+                "area with half the heat": concentration.half_area,
+                "entropy": concentration.entropy,
+                "peaks": concentration.num_peaks,
+                "distance to the disc": concentration.disc_distance,
+                "distance to the fovea": concentration.fovea_distance,
             },
         )
-    return found
+    return measures
 
 
-def perturbation_measures(prepared: PreparedCase, values: NDArray[np.float32]) -> list[MapMeasure]:
+def perturbation_measures(model_case: ModelCase, values: NDArray[np.float32]) -> list[MapMeasure]:
     """Deletion, insertion and ROAD in the order of heat (S, S)."""
-    grader = prepared.grader
-    test = MapTest(
+    grader = model_case.grader
+    test = PerturbationInput(
         network=grader.network,
-        image=prepared.preprocessed.image,
-        outline=prepared.outline,
+        image=model_case.preprocessed.image,
+        outline=model_case.outline,
         heat=values,
-        target=prepared.target,
+        target=model_case.target,
         choice=grader.choice,
     )
     curves, road = measure_curves(test), measure_road(test)
@@ -80,13 +78,13 @@ def perturbation_measures(prepared: PreparedCase, values: NDArray[np.float32]) -
     )
 
 
-def lesion_measures(prepared: PreparedCase, values: NDArray[np.float32]) -> list[MapMeasure]:
+def lesion_measures(model_case: ModelCase, values: NDArray[np.float32]) -> list[MapMeasure]:
     """How well heat (S, S) agrees with the lesions of the case, all together and by kind; empty without masks."""
-    found = []
-    for lesions in prepared.coverages:
-        agreement = measure_agreement(values, prepared.preprocessed.mask, lesions.coverage)
+    measures = []
+    for lesions in model_case.coverages:
+        agreement = measure_agreement(values, model_case.preprocessed.mask, lesions.coverage)
         peak = agreement.peak_on_lesion
-        found += _measures(
+        measures += _measures(
             lesions.test,
             {
                 "heat on lesions": agreement.heat_fraction,
@@ -96,16 +94,15 @@ def lesion_measures(prepared: PreparedCase, values: NDArray[np.float32]) -> list
                 PEAK_ON_LESION: None if peak is None else float(peak),
             },
         )
-    return found
+    return measures
 
 
-def baseline_maps(prepared: PreparedCase) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def baseline_maps(model_case: ModelCase) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The name and map of each baseline; the optic disc is left out where it is not known."""
-    radius_px = prepared.grader.recipe.radius_px
+    landmarks, radius_px = model_case.landmarks, model_case.grader.recipe.radius_px
+    preprocessed, natural, seed = model_case.preprocessed, model_case.natural, model_case.case.number
     for name in BASELINES:
-        values = baseline_map(
-            name, prepared.preprocessed, prepared.natural, prepared.landmarks, radius_px, seed=prepared.case.number
-        )
+        values = baseline_map(name, preprocessed, natural, landmarks, radius_px, seed=seed)
         if values is not None:
             yield name, values
 

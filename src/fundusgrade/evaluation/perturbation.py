@@ -1,8 +1,8 @@
 """Perturbation tests of heat maps: pixels are removed or added in the order of their heat.
 
 Deletion replaces the hottest pixels first by those of the blurred baseline; insertion starts from the blurred baseline
-and adds the hottest pixels first (Petsiuk et al., BMVC 2018). `integrated` uses the same baseline, which may favor that
-method. ROAD (Rong et al., ICML 2022, as pytorch-grad-cam implements it) imputes removed pixels from their
+and adds the hottest pixels first (Petsiuk et al., BMVC 2018). Integrated gradients use the same baseline, which may
+favor them. ROAD (Rong et al., ICML 2022, as pytorch-grad-cam implements it) imputes removed pixels from their
 neighbors, most and least relevant first, and has no such bias.
 """
 
@@ -32,8 +32,8 @@ ROAD_FRACTIONS = (0.05, 0.2, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MapTest:
-    """Heat (S, S) of an image (S, S, 3) within the outline (S, S), and the network that it explains.
+class PerturbationInput:
+    """Input of a perturbation test: heat (S, S) of an image (S, S, 3) within the outline (S, S), and its network.
 
     The target must be resolved: `PREDICTED` is not.
     """
@@ -59,7 +59,7 @@ class Curves:
     insertion_area: float
 
 
-def measure_curves(test: MapTest) -> Curves:
+def measure_curves(test: PerturbationInput) -> Curves:
     """Deletion and insertion in the order of heat."""
     outline = test.outline
     original, baseline = to_tensor(test.image), to_tensor(blurred_baseline(test.image, outline))
@@ -79,7 +79,7 @@ def measure_curves(test: MapTest) -> Curves:
     )
 
 
-def measure_road(test: MapTest) -> float:
+def measure_road(test: PerturbationInput) -> float:
     """ROAD: half the difference of the target's probability without the least and without the most relevant pixels.
 
     The mean over `ROAD_FRACTIONS` of the retina, in [-0.5, 0.5]; 0 for an uninformative map.

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError, NoRetinaError, UngradableError
+from fundusgrade.evaluation.resampling import resample_rows
 from fundusgrade.grades import NUM_GRADES
-from fundusgrade.metrics.bootstrap import Resamples, resample
+from fundusgrade.metrics.bootstrap import Resamples
 from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.scores import estimate_kappa
@@ -76,8 +77,7 @@ def measure_shortcuts(
             measured.append(properties)
             on_progress(len(measured), len(rows))
     grades = np.array([int(row.grade) for row in rows if row.grade is not None])
-    folds, groups = np.array([row.fold for row in rows]), np.array([row.group for row in rows])
-    resamples = resample(grades, groups)
+    folds, resamples = np.array([row.fold for row in rows]), resample_rows(rows)
     return tuple(
         _probe(kind, stage, out_of_fold(np.array([each[kind, stage] for each in measured]), grades, folds),
                grades, resamples)

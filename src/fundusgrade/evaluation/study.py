@@ -14,12 +14,12 @@ from fundusgrade.errors import DatasetError, ExplanationError, UngradableError
 from fundusgrade.evaluation.cases import Case
 from fundusgrade.evaluation.faithfulness import Plan, run_plan
 from fundusgrade.evaluation.findings import Findings, summarize
+from fundusgrade.evaluation.resampling import resample_independent, resample_rows
 from fundusgrade.explanation.attribution import fits
 from fundusgrade.explanation.explainer import check_comparable, check_fit
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import Target
 from fundusgrade.grading.grader import Grader
-from fundusgrade.metrics.bootstrap import resample
 from fundusgrade.options import Attribution
 from fundusgrade.photographs.loading import load_photograph, open_photograph
 from fundusgrade.photographs.sources import FoundImage
@@ -65,28 +65,27 @@ def study_dataset(
     if not rows:
         raise DatasetError(f"the data set {dataset.name!r} has no graded photographs in the split {split!r}")
     chosen = sorted(np.random.default_rng(0).permutation(len(rows))[: options.limit].tolist())
-    of_all = Plan(
-        methods=_of_target(_concentration_methods(options), options.target),
+    concentration_plan = Plan(
+        methods=_with_target(_concentration_methods(options), options.target),
         with_perturbation=False,
         with_randomization=False,
         with_stability=False,
         with_baselines=False,
     )
-    of_chosen = Plan(methods=_methods(graders, options), with_concentration=False)
+    slow_plan = Plan(methods=_methods(graders, options), with_concentration=False)
     total = len(rows) + len(chosen)
     paths = [dataset.photograph_path(row) for row in rows]
-    first, second = _cases(paths, range(len(rows)), graders[0], on_skipped), _cases(paths, chosen, graders[0])
-    measured = run_plan(graders, of_all, first, lambda done: on_progress(done, total))
-    if not measured:
+    cases = _cases(paths, range(len(rows)), graders[0], on_skipped)
+    measurements = run_plan(graders, concentration_plan, cases, lambda done: on_progress(done, total))
+    if not measurements:
         raise DatasetError(
             f"the photographs of the data set {dataset.name!r} cannot be read, such as {paths[0]}; prepare it again "
             "where its photographs are"
         )
-    measured += run_plan(graders, of_chosen, second, lambda done: on_progress(len(rows) + done, total))
-    grades = np.array([int(row.grade or 0) for row in rows], np.int64)
-    groups = np.array([row.group for row in rows], np.int64)
-    resamples = resample(grades, groups, num_resamples=options.num_resamples)
-    return summarize(measured, resamples, data=f"{dataset.name}, {split}", target=options.target.name)
+    chosen_cases = _cases(paths, chosen, graders[0])
+    measurements += run_plan(graders, slow_plan, chosen_cases, lambda done: on_progress(len(rows) + done, total))
+    resamples = resample_rows(rows, num_resamples=options.num_resamples)
+    return summarize(measurements, resamples, data=f"{dataset.name}, {split}", target=options.target.name)
 
 
 def study_lesions(
@@ -121,12 +120,11 @@ def study_photographs(
     _check(graders, options)
     plan = Plan(methods=_methods(graders, options))
     cases = _photographs(found, masks, graders[0], on_skipped)
-    measured = run_plan(graders, plan, cases, lambda done: on_progress(done, len(found)))
-    if not measured:
+    measurements = run_plan(graders, plan, cases, lambda done: on_progress(done, len(found)))
+    if not measurements:
         raise DatasetError(f"none of {len(found)} photographs could be tested")
-    # Grades and patients are not known: each photograph is a group of its own.
-    resamples = resample(np.zeros(len(found), np.int64), np.arange(len(found)), num_resamples=options.num_resamples)
-    return summarize(measured, resamples, data=data, target=options.target.name)
+    resamples = resample_independent(len(found), num_resamples=options.num_resamples)
+    return summarize(measurements, resamples, data=data, target=options.target.name)
 
 
 def _photographs(
@@ -159,12 +157,13 @@ def _concentration_methods(options: StudyOptions) -> tuple[ExplainOptions, ...]:
 def _methods(graders: Sequence[Grader], options: StudyOptions) -> tuple[ExplainOptions, ...]:
     """The given methods, or all that fit any of the models."""
     if options.methods:
-        return _of_target(options.methods, options.target)
-    known = [ExplainOptions(method=method) for method in Attribution if method is not Attribution.AUTO]
-    return _of_target([each for each in known if any(fits(grader.network, each) for grader in graders)], options.target)
+        return _with_target(options.methods, options.target)
+    methods = [ExplainOptions(method=method) for method in Attribution if method is not Attribution.AUTO]
+    fitting = [method for method in methods if any(fits(grader.network, method) for grader in graders)]
+    return _with_target(fitting, options.target)
 
 
-def _of_target(methods: Sequence[ExplainOptions], target: Target) -> tuple[ExplainOptions, ...]:
+def _with_target(methods: Sequence[ExplainOptions], target: Target) -> tuple[ExplainOptions, ...]:
     return tuple(replace(method, target=target) for method in methods)
 
 

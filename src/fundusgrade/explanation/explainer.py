@@ -28,7 +28,7 @@ DEFAULT_OPTIONS = ExplainOptions()
 class Explanation:
     """A photograph (H, W, 3), its prediction, and `heat` (H, W) float32 >= 0 on the photograph's own pixels.
 
-    `heat_map` is the same on the preprocessed image `prepared`; `options` name the method that was used.
+    `heat_map` is the same on the preprocessed image; `options` name the method that was used.
     """
 
     photograph: Image
@@ -37,7 +37,7 @@ class Explanation:
     options: ExplainOptions
     heat: NDArray[np.float32]
     heat_map: HeatMap
-    prepared: PreprocessedImage
+    preprocessed: PreprocessedImage
 
 
 Explanations = tuple[tuple[Explanation, ...], ...]
@@ -83,18 +83,18 @@ def explain_opened(grader: Grader, opened: OpenedPhotograph, methods: Sequence[E
     return [_explain(grader, opened, prediction, each) for each in methods]
 
 
-def explain_prepared(grader: Grader, prepared: PreprocessedImage, options: ExplainOptions) -> HeatMap:
+def explain_preprocessed(grader: Grader, preprocessed: PreprocessedImage, options: ExplainOptions) -> HeatMap:
     """The heat map of an image preprocessed with the grader's recipe, on that image.
 
     Raises ExplanationError where the method does not fit the network.
     """
-    outline = visible_region(grader.recipe, prepared)
-    return explain_image(grader.network, prepared.image, options=options, choice=grader.choice, outline=outline)
+    outline = visible_region(grader.recipe, preprocessed)
+    return explain_image(grader.network, preprocessed.image, options=options, choice=grader.choice, outline=outline)
 
 
-def visible_region(recipe: PreprocessRecipe, prepared: PreprocessedImage) -> NDArray[np.bool_]:
+def visible_region(recipe: PreprocessRecipe, preprocessed: PreprocessedImage) -> NDArray[np.bool_]:
     """Where a preprocessed image (S, S) can show retina: in the whole band, mirrored parts included, or in its mask."""
-    return canonical_outline(recipe) if recipe.outline is Outline.BAND else prepared.mask
+    return canonical_outline(recipe) if recipe.outline is Outline.BAND else preprocessed.mask
 
 
 def check_fit(graders: Sequence[Grader], methods: Sequence[ExplainOptions]) -> None:
@@ -127,8 +127,8 @@ def check_comparable(graders: Sequence[Grader]) -> None:
 def _explain(grader: Grader, opened: OpenedPhotograph, prediction: Prediction, options: ExplainOptions) -> Explanation:
     if options.target is PREDICTED:
         options = replace(options, target=grade_target(prediction.grade))
-    prepared = opened.loaded.preprocessed
-    heat_map = explain_prepared(grader, prepared, options)
+    preprocessed = opened.loaded.preprocessed
+    heat_map = explain_preprocessed(grader, preprocessed, options)
     height, width = opened.photograph.shape[:2]
     return Explanation(
         photograph=opened.photograph,
@@ -136,7 +136,7 @@ def _explain(grader: Grader, opened: OpenedPhotograph, prediction: Prediction, o
         target=heat_map.target,
         options=replace(options, method=heat_map.method),
         # Beyond the mask the network sees mirrored or black pixels, which are not on the photograph.
-        heat=prepared.placement.resized_to(height, width).to_photograph(heat_map.values * prepared.mask),
+        heat=preprocessed.placement.resized_to(height, width).to_photograph(heat_map.values * preprocessed.mask),
         heat_map=heat_map,
-        prepared=prepared,
+        preprocessed=preprocessed,
     )

@@ -1,4 +1,4 @@
-"""The report builder: what a report says beside the scores, from manifests, checkpoints and networks."""
+"""The report builder: the content of a report other than the scores, from manifests, checkpoints and networks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ from fundusgrade.evaluation.assessment import Assessment, WorstError
 from fundusgrade.evaluation.audit import Audit, conclusion
 from fundusgrade.evaluation.candidates import Candidate, explaining_grader, network_names
 from fundusgrade.explanation.explainer import Explanation, explain
-from fundusgrade.explanation.heat_map import SCALE_FLOOR, ExplainOptions
+from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import grade_target
 from fundusgrade.files import now
 from fundusgrade.grades import Grade
 from fundusgrade.grading.grader import Grader
 from fundusgrade.photographs.images import encode_jpeg, read_image
 from fundusgrade.photographs.pixels import Image
-from fundusgrade.reports.html.context import DataDescription, GalleryItem, KappaCurve, ModelDescription, ReportContext
+from fundusgrade.reports.html.context import (
+    DataDescription,
+    GalleryHeatMap,
+    GalleryItem,
+    KappaCurve,
+    ModelDescription,
+    ReportContext,
+)
 from fundusgrade.reports.overlay import blend
 from fundusgrade.training.history import METRICS_FILE, read_history
 
@@ -43,7 +50,10 @@ def report_context(
     audits: Sequence[Audit],
     command: str,
 ) -> ReportContext:
-    """Everything beside the scores; `num_images` is the number of errors shown of each model."""
+    """The content of a report other than the scores.
+
+    Up to `num_images` of each model's largest errors are shown; `command` is the command that makes the report.
+    """
     return ReportContext(
         title=f"Diabetic retinopathy grading on {assessment.data}",
         created=now(),
@@ -137,26 +147,27 @@ def _gallery(
 
 def _gallery_item(model: str, error: WorstError, explanation: Explanation | None, image: Path) -> GalleryItem:
     photograph = read_image(image) if explanation is None else explanation.photograph
-    heat_map, maximum, unit = None, SCALE_FLOOR, ""
-    if explanation is not None:
-        maximum, unit = explanation.heat_map.scale.end([explanation.heat]), explanation.heat_map.scale.unit
-        heat_map = encode_jpeg(_small(blend(photograph, explanation.heat, scale_max=maximum)))
     return GalleryItem(
         model=model,
         source=error.source,
         grade=error.grade,
         predicted=error.predicted,
         image=encode_jpeg(_small(photograph)),
-        heat_map=heat_map,
-        heat_maximum=maximum,
-        heat_unit=unit,
+        heat_map=None if explanation is None else _gallery_heat_map(explanation),
     )
+
+
+def _gallery_heat_map(explanation: Explanation) -> GalleryHeatMap:
+    scale = explanation.heat_map.scale
+    maximum = scale.end([explanation.heat])
+    blended = blend(explanation.photograph, explanation.heat, scale_max=maximum)
+    return GalleryHeatMap(image=encode_jpeg(_small(blended)), maximum=maximum, unit=scale.unit)
 
 
 def _explain(
     grader: Grader | None, dataset: PreparedDataset, row: ManifestRow, error: WorstError
 ) -> Explanation | None:
-    """The evidence for the wrong grade; None where the network or the photograph is not available."""
+    """The explanation of the wrong grade; None where the network or the photograph is not available."""
     if grader is None:
         return None
     try:

@@ -23,10 +23,10 @@ from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.tensors import LabeledImages
 from fundusgrade.training.batches import Batch, load_splits, num_batches, training_batches
+from fundusgrade.training.best_model import calibrate_model, save_best_model
 from fundusgrade.training.distributed import process_group
 from fundusgrade.training.history import EpochRecord
 from fundusgrade.training.losses import graded_loss
-from fundusgrade.training.model import calibrate_model, save_best_model
 from fundusgrade.training.mosaic import save_train_batch
 from fundusgrade.training.observers import TrainingObserver
 from fundusgrade.training.optimizer import learning_rate_factor, set_learning_rate

@@ -1,11 +1,10 @@
-"""What a report says beside the scores: data, models, photographs, and how it was made."""
+"""The content of a report other than the scores: data, models, audits, photographs, and how it was made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from fundusgrade.evaluation.audit import Audit
-from fundusgrade.explanation.heat_map import SCALE_FLOOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +40,8 @@ class KappaCurve:
 class ModelDescription:
     """A model; "" stands for what is not known.
 
-    `start` says what its weights were before training, `leakage` which of the scored photographs it was trained or
-    selected on. `curves` are those of its network, or of the networks of all folds; empty where they were not kept.
+    `start` names its initial weights; `leakage` is a sentence on the scored photographs that it was trained or selected
+    on. `curves` are those of its network, or of the networks of all folds; empty where they were not kept.
     """
 
     name: str
@@ -57,27 +56,31 @@ class ModelDescription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GalleryItem:
-    """A photograph that a model graded wrongly, as JPEG or PNG, and the same with its heat map where there is one.
+class GalleryHeatMap:
+    """A photograph with its heat map as JPEG or PNG; `maximum` is the heat that is drawn in full color, in `unit`."""
 
-    `heat_maximum` is the heat that is drawn at full strength, `heat_unit` what it is measured in.
-    """
+    image: bytes
+    maximum: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryItem:
+    """A photograph that a model graded wrongly, as JPEG or PNG; its heat map is None where there is none."""
 
     model: str
     source: str
     grade: int
     predicted: int
     image: bytes
-    heat_map: bytes | None = None
-    heat_maximum: float = SCALE_FLOOR
-    heat_unit: str = ""
+    heat_map: GalleryHeatMap | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportContext:
-    """All that a report needs beside the assessment.
+    """All that a report needs besides the assessment.
 
-    `audits` are of the same data, each with another model; `conclusion` says in words what they found. `created` is the
+    `audits` are of the same data, each with another model; `conclusion` is their result in sentences. `created` is the
     time, "" where it should not be shown.
     """
 

@@ -1,4 +1,4 @@
-"""Templates of HTML pages: where they stand, and how values are written in them."""
+"""Templates of HTML pages, and the formats of values in them."""
 
 from __future__ import annotations
 
