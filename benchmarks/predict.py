@@ -40,7 +40,7 @@ from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image
 from fundusgrade.photographs.loading import MIN_DECODED_PX, load_photograph, load_pixels
 from fundusgrade.photographs.recipe import PreprocessRecipe
-from fundusgrade.photographs.sources import FoundImage, find_images
+from fundusgrade.photographs.sources import PhotographSource, find_images
 
 CAMERA_PX = 3500
 TIMM_WORKERS = 2
@@ -76,10 +76,10 @@ def main() -> None:
         enlarge(find_images([chosen.fill_from])[:missing] if missing > 0 else [], Path(folder))
         gradable = [each for each in [*own, *find_images([Path(folder)])] if is_gradable(each)]
         found = list(itertools.islice(itertools.cycle(gradable), chosen.count))
-        measure([FoundImage(path=each.path, name=f"{number:05d}") for number, each in enumerate(found)], chosen)
+        measure([PhotographSource(path=each.path, name=f"{number:05d}") for number, each in enumerate(found)], chosen)
 
 
-def is_gradable(found: FoundImage) -> bool:
+def is_gradable(found: PhotographSource) -> bool:
     """Whether a photograph can be graded; the programs that are compared stop at one that cannot."""
     try:
         load_photograph(found.path, PreprocessRecipe())
@@ -88,7 +88,7 @@ def is_gradable(found: FoundImage) -> bool:
     return True
 
 
-def enlarge(found: Sequence[FoundImage], folder: Path) -> None:
+def enlarge(found: Sequence[PhotographSource], folder: Path) -> None:
     """The same photographs enlarged to the size of a camera's."""
     for number, each in enumerate(found):
         with Image.open(each.path) as image:
@@ -96,7 +96,7 @@ def enlarge(found: Sequence[FoundImage], folder: Path) -> None:
             larger.save(folder / f"{number:05d}.jpg", quality=92)
 
 
-def measure(found: Sequence[FoundImage], chosen: argparse.Namespace) -> None:
+def measure(found: Sequence[PhotographSource], chosen: argparse.Namespace) -> None:
     """Run all programs in turn, and print their times."""
     graders = {grader.name: grader for grader in map(Grader.load, chosen.model or [None])}
     plain = Grader.load(chosen.original, device=DeviceName.CPU, precision=Precision.FLOAT32)
@@ -118,10 +118,10 @@ def measure(found: Sequence[FoundImage], chosen: argparse.Namespace) -> None:
     report(seconds, grades, len(found), list(graders))
 
 
-def bounds_of(grader: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[], Sequence[int]]]:
+def bounds_of(grader: Grader, found: Sequence[PhotographSource]) -> dict[str, Callable[[], Sequence[int]]]:
     """Steps that every program needs, with as many threads as grading uses."""
     at_least_px = max(MIN_DECODED_PX, grader.recipe.size_px)
-    calls: dict[str, Callable[[FoundImage], object]] = {
+    calls: dict[str, Callable[[PhotographSource], object]] = {
         "decode only, full size": lambda each: read_image(each.path),
         "decode only, reduced size": lambda each: read_image(each.path, at_least_px=at_least_px),
         LOAD: lambda each: load_photograph(each.path, grader.recipe),
@@ -129,7 +129,7 @@ def bounds_of(grader: Grader, found: Sequence[FoundImage]) -> dict[str, Callable
     return {name: functools.partial(side_by_side, grader, found, call) for name, call in calls.items()}
 
 
-def peers_of(plain: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[], Sequence[int]]]:
+def peers_of(plain: Grader, found: Sequence[PhotographSource]) -> dict[str, Callable[[], Sequence[int]]]:
     """Other ways to grade with the same weights in float32."""
     return {
         "timm": functools.partial(grade_by_timm, plain, found),
@@ -137,7 +137,7 @@ def peers_of(plain: Grader, found: Sequence[FoundImage]) -> dict[str, Callable[[
     }
 
 
-def prepared_batches(grader: Grader, found: Sequence[FoundImage]) -> list[Tensor]:
+def prepared_batches(grader: Grader, found: Sequence[PhotographSource]) -> list[Tensor]:
     """As many preprocessed images as there are photographs, a few different ones repeated."""
     num = grader.concurrency.batch_size
     few = [to_pixels(load_photograph(each.path, grader.recipe).preprocessed.image) for each in found[:num]]
@@ -152,7 +152,7 @@ def run_network(grader: Grader, batches: Sequence[Tensor]) -> list[int]:
     )
 
 
-def grade(grader: Grader, found: Sequence[FoundImage]) -> list[int]:
+def grade(grader: Grader, found: Sequence[PhotographSource]) -> list[int]:
     """All of `fundusgrade predict` but its start: rows in a file."""
     grades = []
     with tempfile.TemporaryDirectory() as folder, PredictionWriter(Path(folder) / "out.csv") as writer:
@@ -163,7 +163,7 @@ def grade(grader: Grader, found: Sequence[FoundImage]) -> list[int]:
 
 
 @torch.inference_mode()
-def grade_by_timm(grader: Grader, found: Sequence[FoundImage]) -> list[int]:
+def grade_by_timm(grader: Grader, found: Sequence[PhotographSource]) -> list[int]:
     """Grade with timm's data set, loader and network."""
     with tempfile.TemporaryDirectory() as folder:
         for each in found:  # the names keep the order
@@ -178,7 +178,7 @@ def grade_by_timm(grader: Grader, found: Sequence[FoundImage]) -> list[int]:
 
 
 @torch.inference_mode()
-def grade_by_loop(grader: Grader, found: Sequence[FoundImage]) -> list[int]:
+def grade_by_loop(grader: Grader, found: Sequence[PhotographSource]) -> list[int]:
     """One photograph after the other."""
     prepare, outputs = AsTensor(grader.recipe), []
     for each in found:

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fundusgrade.data.join import open_dataset
+from fundusgrade.data.concatenation import open_dataset
 from fundusgrade.data.pixel_cache import write_pixel_cache
 from fundusgrade.networks.device import DeviceChoice, choose_device
 from fundusgrade.options import DeviceName, Precision

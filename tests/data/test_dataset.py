@@ -33,7 +33,7 @@ from fundusgrade.data.labels import find_samples
 from fundusgrade.data.manifest import MANIFEST_COLUMNS, MANIFEST_FILE, ManifestRow
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.data.prepare_images import RECORDS_FILE, Record
-from fundusgrade.data.samples import Sample, Samples
+from fundusgrade.data.samples import RawDataset, Sample
 from fundusgrade.errors import DatasetError, StoreError
 from fundusgrade.grades import Grade
 from fundusgrade.photographs.images import read_image
@@ -74,7 +74,7 @@ def mixed(tmp_path: Path) -> Path:
     return write_mixed(tmp_path / "mixed")
 
 
-def found_in(folder: Path) -> Samples:
+def found_in(folder: Path) -> RawDataset:
     if (folder / "train.csv").exists():
         return find_samples([folder])
     columns = LabelColumns(image="file", grade="dr", patient="who", eye="side", site="where")
@@ -244,7 +244,7 @@ def test_images_of_similar_names_do_not_overwrite_each_other(tmp_path: Path) -> 
     for i, source in enumerate(sources):
         (tmp_path / "f" / f"{i}.png").write_bytes(eye_png(i))
         samples.append(Sample(source=source, path=tmp_path / "f" / f"{i}.png", grade=Grade(i % 5)))
-    found = Samples(layout="photographs", samples=tuple(samples))
+    found = RawDataset(layout="photographs", samples=tuple(samples))
     dataset = prepare_dataset(found, name="eyes", recipe=RECIPE, num_workers=1)
     images = [row.image for row in dataset.rows]
     assert len({image.casefold() for image in images}) == len(sources)
@@ -450,7 +450,7 @@ def test_a_killed_worker_process_is_explained(mixed: Path, monkeypatch: pytest.M
 )
 def test_another_recipe_needs_another_name(other: PreprocessRecipe, finished: PreparedDataset, small: Path) -> None:
     before = manifest(finished)
-    with pytest.raises(DatasetError, match=r"made with natural, band at 32 px \(version 2\), you asked for .*--name"):
+    with pytest.raises(DatasetError, match=r"made with natural, band at 32 px \(version 2\), not with .*--name"):
         prepare(small, recipe=other)
     assert manifest(prepare(small)) == before
 
@@ -500,7 +500,7 @@ def test_odd_names_come_back(tmp_path: Path) -> None:
     for i, name in enumerate(names):
         (tmp_path / f"{i}.png").write_bytes(eye_png(i))
         samples.append(Sample(source=name, path=tmp_path / f"{i}.png", grade=Grade(i), patient=f"p,{i}"))
-    found = Samples(layout="photographs", samples=tuple(samples))
+    found = RawDataset(layout="photographs", samples=tuple(samples))
     dataset = prepare_dataset(found, name="eyes", recipe=RECIPE, num_workers=1)
     assert [row.source for row in dataset.rows] == names
     assert load_dataset(dataset.directory) == dataset

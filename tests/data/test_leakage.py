@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fundusgrade.data.concatenation import concatenate_datasets
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.duplicates import MAX_DIFFERENT_BITS
-from fundusgrade.data.join import concatenate_datasets
 from fundusgrade.data.label_files import LabelColumns
 from fundusgrade.data.labels import find_samples
 from fundusgrade.data.leakage import Overlap, TrainingFingerprints, collect_fingerprints, find_overlap

@@ -13,8 +13,8 @@ import torch
 
 from fundusgrade import store
 from fundusgrade.data import pixel_cache
+from fundusgrade.data.concatenation import concatenate_datasets
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
-from fundusgrade.data.join import concatenate_datasets
 from fundusgrade.data.manifest import write_manifest
 from fundusgrade.data.pixel_cache import load_decoded_images, write_pixel_cache
 from fundusgrade.errors import DatasetError

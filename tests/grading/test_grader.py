@@ -27,7 +27,7 @@ from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image
 from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
-from fundusgrade.photographs.sources import FoundImage, find_images
+from fundusgrade.photographs.sources import PhotographSource, find_images
 from tests.drawn_eyes import preprocess_photograph
 from tests.models_for_tests import (
     SIZE_PX,
@@ -84,11 +84,11 @@ def test_results_come_in_order_however_long_each_photograph_takes(
     install_model()
     grader = load(batch_size=batch_size)
     found = find_images(save_photographs(tmp_path, range(14)))
-    found[3] = FoundImage(path=tmp_path / "missing.png", name="missing.png")
+    found[3] = PhotographSource(path=tmp_path / "missing.png", name="missing.png")
     expected = [grader.grade(item.path) for item in found]
     delays = iter(np.random.default_rng(0).permutation(14) * 0.004)
 
-    def dawdle(found: FoundImage, recipe: PreprocessRecipe) -> LoadedPhotograph:
+    def dawdle(found: PhotographSource, recipe: PreprocessRecipe) -> LoadedPhotograph:
         time.sleep(next(delays))
         return load_photograph(found, recipe)
 
@@ -107,7 +107,7 @@ def test_every_broken_file_is_named_with_its_reason_and_every_good_one_graded(gr
     good = save_photographs(tmp_path, range(7))
     found = [
         *find_images([tmp_path]),
-        FoundImage(path=tmp_path, name="a folder"),
+        PhotographSource(path=tmp_path, name="a folder"),
         *find_images([tmp_path / "gone.png"]),
     ]
     reasons |= {"a folder": "this is a folder", "gone.png": "does not exist"}
@@ -145,7 +145,7 @@ def test_neither_batch_size_nor_order_changes_a_grade(arch: str, tmp_path: Path)
 def test_a_broken_neighbor_changes_nothing(grader: Grader, tmp_path: Path) -> None:
     found = find_images(save_photographs(tmp_path, range(4)))
     alone = probabilities(list(grader.grade_all(found)))
-    broken = FoundImage(path=tmp_path / "gone.png", name="gone.png")
+    broken = PhotographSource(path=tmp_path / "gone.png", name="gone.png")
     mixed = list(grader.grade_all([broken, found[0], broken, *found[1:], broken, broken, broken, broken]))
     assert np.allclose(probabilities([r for r in mixed if isinstance(r, Prediction)]), alone, atol=TOLERANCE)
 
@@ -168,11 +168,11 @@ def test_nothing_to_grade_gives_nothing(grader: Grader) -> None:
 def test_photographs_are_taken_from_an_endless_source_as_needed(grader: Grader, tmp_path: Path) -> None:
     taken = []
 
-    def source() -> Iterator[FoundImage]:
+    def source() -> Iterator[PhotographSource]:
         path = save_photographs(tmp_path, [0])[0]
         for number in itertools.count():
             taken.append(number)
-            yield FoundImage(path=path, name=str(number))
+            yield PhotographSource(path=path, name=str(number))
 
     results = grader.grade_all(source())
     assert [next(results).image for _ in range(6)] == ["0", "1", "2", "3", "4", "5"]
@@ -184,10 +184,10 @@ def test_an_abandoned_run_ends_its_threads_and_leaves_the_rest_undone(
 ) -> None:
     install_model()
     grader = load(batch_size=10)
-    found = [FoundImage(path=tmp_path / f"{number}.png", name=str(number)) for number in range(100)]
-    loaded: list[FoundImage] = []
+    found = [PhotographSource(path=tmp_path / f"{number}.png", name=str(number)) for number in range(100)]
+    loaded: list[PhotographSource] = []
 
-    def dawdle(found: FoundImage, recipe: PreprocessRecipe) -> LoadedPhotograph:
+    def dawdle(found: PhotographSource, recipe: PreprocessRecipe) -> LoadedPhotograph:
         time.sleep(0.02)
         loaded.append(found)
         raise UnreadableImageError("slow")
@@ -211,7 +211,7 @@ def test_an_error_of_ours_is_not_hidden_in_a_row(
     monkeypatch.setattr(grading, "load_photograph", fail)
     threads = set(threading.enumerate())
     with pytest.raises(ZeroDivisionError):
-        list(grader.grade_all([FoundImage(path=tmp_path, name="a")] * 10))
+        list(grader.grade_all([PhotographSource(path=tmp_path, name="a")] * 10))
     assert set(threading.enumerate()) == threads
 
 

@@ -24,7 +24,7 @@ from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs import archives
 from fundusgrade.photographs.images import read_photograph
 from fundusgrade.photographs.pixels import Image
-from fundusgrade.photographs.sources import FoundImage, find_files, find_images
+from fundusgrade.photographs.sources import PhotographSource, find_files, find_images
 from fundusgrade.reports.explanation_pages import figure_names
 from tests.dicoms import dataset_of, file_bytes
 from tests.models_for_tests import drawn_photograph, install_model, save_broken_files, save_photographs
@@ -52,13 +52,13 @@ def names_of(*paths: Path) -> list[str]:
     return [Path(found.name).relative_to(paths[0].parent).as_posix() for found in find_images(paths)]
 
 
-def reason(found: FoundImage) -> str:
+def reason(found: PhotographSource) -> str:
     with pytest.raises(UnreadableImageError) as caught:
         read_photograph(found)
     return str(caught.value)
 
 
-def only(path: Path) -> FoundImage:
+def only(path: Path) -> PhotographSource:
     (found,) = find_images([path])
     return found
 

@@ -43,9 +43,9 @@ from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.dicom import count_frames, decode_dicom
 from fundusgrade.photographs.dicom_header import read_header
 from fundusgrade.photographs.images import read_image, read_photograph
-from fundusgrade.photographs.pixels import Decoded
+from fundusgrade.photographs.pixels import DecodedPhotograph
 from fundusgrade.photographs.recipe import PreprocessRecipe
-from fundusgrade.photographs.sources import FoundImage, find_images
+from fundusgrade.photographs.sources import PhotographSource, find_images
 from tests.dicoms import SECRETS, dataset_of, encapsulated, file_bytes, identify, jpeg_bytes
 from tests.models_for_tests import drawn_photograph, install_model
 from tests.photographs.cost import measured_cost
@@ -56,7 +56,7 @@ GRAY = COLOR[..., 0]
 RAMP = np.linspace(0, 4095, 40 * 50).reshape(40, 50).astype(np.uint16)
 
 
-def decoded(data: bytes, frame: int | None = None, **options: Any) -> Decoded:
+def decoded(data: bytes, frame: int | None = None, **options: Any) -> DecodedPhotograph:
     return decode_dicom(io.BytesIO(data), frame, **options)
 
 
@@ -237,7 +237,7 @@ def test_each_frame_is_a_photograph_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError, match="holds 12 images, and one was expected"):
         read_image(tmp_path / "plain.dcm")
     with pytest.raises(UnreadableImageError, match="has no image 13; it holds 12"):
-        read_photograph(FoundImage(path=tmp_path / "plain.dcm", name="x", frame=13))
+        read_photograph(PhotographSource(path=tmp_path / "plain.dcm", name="x", frame=13))
 
 
 def test_a_dicom_needs_no_suffix_where_it_is_named(tmp_path: Path) -> None:

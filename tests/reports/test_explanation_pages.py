@@ -18,7 +18,7 @@ from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.options import Attribution, Layer
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.sources import FoundImage
+from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.explanation_pages import (
     IndexEntry,
     draw_figure,
@@ -70,8 +70,8 @@ def test_lesions_are_drawn_where_a_folder_holds_their_masks(tmp_path: Path) -> N
 
 
 def test_no_figure_replaces_another() -> None:
-    def found(*names: str) -> list[FoundImage]:
-        return [FoundImage(path=Path(name), name=name) for name in names]
+    def found(*names: str) -> list[PhotographSource]:
+        return [PhotographSource(path=Path(name), name=name) for name in names]
 
     assert figure_names(found("in/eye.png")) == ["eye-explained.jpg"]
     assert figure_names(found("in/a/eye.png", "in/b/eye.png")) == ["a/eye-explained.jpg", "b/eye-explained.jpg"]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fundusgrade import store
+from fundusgrade.data.concatenation import concatenate_datasets
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.join import concatenate_datasets
 from fundusgrade.errors import DatasetError, TrainingError, WeightsUnavailableError
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import load_checkpoint

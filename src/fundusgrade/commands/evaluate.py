@@ -80,7 +80,7 @@ def evaluate(
 
     Photographs that were used to train or select a model are refused unless --allow-leakage is given.
     """
-    from fundusgrade.data.join import open_dataset
+    from fundusgrade.data.concatenation import open_dataset
     from fundusgrade.evaluation.candidates import (
         assess_candidates,
         candidate_from_file,

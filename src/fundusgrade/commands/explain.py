@@ -27,7 +27,7 @@ from fundusgrade.options import DeviceName, Precision
 from fundusgrade.terminal import command, message, progress
 
 if TYPE_CHECKING:
-    from fundusgrade.photographs.sources import FoundImage
+    from fundusgrade.photographs.sources import PhotographSource
     from fundusgrade.reports.explanation_files import FigureRequest
     from fundusgrade.reports.explanation_pages import IndexEntry
 
@@ -89,7 +89,7 @@ def explain(
         raise typer.Exit(EXIT_UNGRADED)
 
 
-def _explain_one(found: FoundImage, request: FigureRequest, figure: Path) -> None:
+def _explain_one(found: PhotographSource, request: FigureRequest, figure: Path) -> None:
     from fundusgrade.reports.explanation_files import write_figure
     from fundusgrade.reports.listings import prediction_line
 
@@ -100,7 +100,7 @@ def _explain_one(found: FoundImage, request: FigureRequest, figure: Path) -> Non
         message(f"written: {path!s}")
 
 
-def _explain_several(found: Sequence[FoundImage], request: FigureRequest, folder: Path) -> int:
+def _explain_several(found: Sequence[PhotographSource], request: FigureRequest, folder: Path) -> int:
     """Returns how many photographs could not be explained."""
     from fundusgrade.photographs.sources import IMAGE_SUFFIXES
     from fundusgrade.reports.explanation_files import write_figures
@@ -131,7 +131,7 @@ def _report(entries: Sequence[IndexEntry]) -> None:
             message(f"not explained: {entry.reason}")
 
 
-def _test(found: Sequence[FoundImage], request: FigureRequest) -> None:
+def _test(found: Sequence[PhotographSource], request: FigureRequest) -> None:
     from fundusgrade.evaluation.study import StudyOptions, study_photographs
 
     methods = tuple(request.methods)

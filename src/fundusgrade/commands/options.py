@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fundusgrade.evaluation.findings import Findings
     from fundusgrade.explanation.heat_map import ExplainOptions
     from fundusgrade.grading.grader import Grader
-    from fundusgrade.photographs.sources import FoundImage
+    from fundusgrade.photographs.sources import PhotographSource
 
 EXIT_ERROR = 1
 EXIT_UNGRADED = 3
@@ -86,7 +86,7 @@ ListOption = Annotated[
 ]
 
 
-def find_photographs(named: Sequence[Path] | None, list_file: Path | None = None) -> list[FoundImage]:
+def find_photographs(named: Sequence[Path] | None, list_file: Path | None = None) -> list[PhotographSource]:
     """The photographs of `PhotographsArgument` and `ListOption`, in order. Raises DatasetError where there are none."""
     from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_images
 

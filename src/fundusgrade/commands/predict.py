@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fundusgrade.grading.grader import Grader
     from fundusgrade.grading.shards import Shard
     from fundusgrade.grading.writer import PredictionWriter
-    from fundusgrade.photographs.sources import FoundImage
+    from fundusgrade.photographs.sources import PhotographSource
 
 
 def predict(
@@ -113,7 +113,7 @@ def _shard(shard: str | None, csv: Path | None, *, resume: bool) -> Shard | None
     return own_shard
 
 
-def _write_rows(writer: PredictionWriter, grader: Grader, found: Sequence[FoundImage]) -> None:
+def _write_rows(writer: PredictionWriter, grader: Grader, found: Sequence[PhotographSource]) -> None:
     """Grade the photographs that have no row yet."""
     rows_on_screen = writer.path is None and sys.stdout.isatty()  # a progress bar would be mixed with them
     if writer.num_kept and not writer.was_finished:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from fundusgrade.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from fundusgrade.data.concatenation import open_dataset
     from fundusgrade.data.dataset import PreparedDataset, load_dataset
-    from fundusgrade.data.join import open_dataset
     from fundusgrade.data.labels import find_samples
     from fundusgrade.data.prepare import prepare_dataset
 
@@ -20,7 +20,7 @@ __getattr__ = lazy_attributes(
         "PreparedDataset": "dataset",
         "find_samples": "labels",
         "load_dataset": "dataset",
-        "open_dataset": "join",
+        "open_dataset": "concatenation",
         "prepare_dataset": "prepare",
     },
 )

@@ -71,7 +71,7 @@ def fingerprint(image: Image, mask: NDArray[np.bool_]) -> str:
 
 
 def near_blocks(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Which fingerprints (N, 32) differ from which others (M, 32) in at most `MAX_DIFFERENT_BITS`.
+    """Pairs of fingerprints, of one table (N, 32) and another (M, 32), that differ in at most `MAX_DIFFERENT_BITS`.
 
     Yields the first row of each block of rows, and the block's (n, M) booleans: all pairs at once would not fit in
     memory.
@@ -110,10 +110,10 @@ def _near_pairs(fingerprints: Sequence[str | None]) -> list[tuple[int, int]]:
     indices = [index for index, value in enumerate(fingerprints) if value is not None]
     if not indices:
         return []
-    known = np.array([list(bytes.fromhex(fingerprints[i] or "")) for i in indices], np.uint8)
+    table = np.array([list(bytes.fromhex(fingerprints[i] or "")) for i in indices], np.uint8)
     return [
         (indices[start + int(i)], indices[int(j)])
-        for start, near in near_blocks(known, known)
+        for start, near in near_blocks(table, table)
         for i, j in np.argwhere(near)
         if start + i < j
     ]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from fundusgrade.data.samples import Sample, Samples, escape_controls, source_of
+from fundusgrade.data.samples import RawDataset, Sample, escape_controls, source_of
 from fundusgrade.errors import DatasetError
 from fundusgrade.grades import Grade
 from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_files
@@ -63,7 +63,7 @@ def find_label_files(folder: Path) -> list[Path]:
     return [path for path in candidates if _layout_of(_header(path)) is not None]
 
 
-def read_label_file(folder: Path, labels: Path | None, columns: LabelColumns | None) -> Samples:
+def read_label_file(folder: Path, labels: Path | None, columns: LabelColumns | None) -> RawDataset:
     """Read the samples of a folder from its label file: `labels`, or the only one there that is recognized.
 
     Rows that cannot be used become samples with an error. Raises DatasetError where the file cannot be read, is
@@ -86,7 +86,9 @@ def read_label_file(folder: Path, labels: Path | None, columns: LabelColumns | N
     _check_contradictions(samples, path)
     num_labeled = len({sample.path for sample in samples if sample.path is not None})
     num_unlabeled = sum(map(len, index.values())) - num_labeled
-    return Samples(layout=layout, samples=tuple(samples), root=folder.resolve(), num_unlabeled_left_out=num_unlabeled)
+    return RawDataset(
+        layout=layout, samples=tuple(samples), root=folder.resolve(), num_unlabeled_left_out=num_unlabeled
+    )
 
 
 def _choose_label_file(folder: Path, columns: LabelColumns | None) -> Path:
@@ -141,8 +143,8 @@ def _known_columns(path: Path, header: list[str], columns: LabelColumns, *, opti
 
 def _photographs_by_stem(folder: Path) -> dict[str, list[Path]]:
     index: dict[str, list[Path]] = defaultdict(list)
-    for found in find_files([folder]):
-        index[found.path.stem].append(found.path)
+    for photograph in find_files([folder]):
+        index[photograph.path.stem].append(photograph.path)
     return index
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fundusgrade.data.label_files import LabelColumns, find_label_files, read_label_file
-from fundusgrade.data.samples import Sample, Samples, source_of
+from fundusgrade.data.samples import RawDataset, Sample, source_of
 from fundusgrade.errors import DatasetError
 from fundusgrade.grades import Grade
 from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_files
@@ -24,7 +24,7 @@ _FOLDER_GRADES = {
 
 def find_samples(
     sources: Sequence[Path], *, labels: Path | None = None, columns: LabelColumns | None = None
-) -> Samples:
+) -> RawDataset:
     """Find the photographs and labels of a data set in one folder, or unlabeled photographs in files and folders.
 
     A label file is recognized by its header (APTOS, EyePACS, IDRiD) or described by `columns`; without one, subfolders
@@ -33,8 +33,7 @@ def find_samples(
     if labels is not None or columns is not None:
         return read_label_file(_only_folder(sources), labels, columns)
     if len(sources) == 1 and sources[0].is_dir():
-        found = find_label_files(sources[0])
-        if found:
+        if find_label_files(sources[0]):
             return read_label_file(sources[0], None, None)
         by_folder = _from_grade_folders(sources[0])
         if by_folder is not None:
@@ -45,8 +44,8 @@ def find_samples(
     photographs = find_files(list(sources))
     if not photographs:
         raise DatasetError(f"no photographs in {', '.join(map(str, sources))}; expected {_suffixes()} files")
-    samples = tuple(Sample(source=source_of(found.path), path=found.path) for found in photographs)
-    return Samples(layout="photographs", samples=samples, root=Path.cwd())
+    samples = tuple(Sample(source=source_of(photograph.path), path=photograph.path) for photograph in photographs)
+    return RawDataset(layout="photographs", samples=samples, root=Path.cwd())
 
 
 def _only_folder(sources: Sequence[Path]) -> Path:
@@ -55,8 +54,8 @@ def _only_folder(sources: Sequence[Path]) -> Path:
     return sources[0]
 
 
-def _from_grade_folders(folder: Path) -> Samples | None:
-    """Samples of subfolders named 0-4 or by the grades' names; None where there are fewer than two such folders."""
+def _from_grade_folders(folder: Path) -> RawDataset | None:
+    """RawDataset of subfolders named 0-4 or by the grades' names; None where there are fewer than two such folders."""
     graded = {
         child: _FOLDER_GRADES.get(re.sub(r"[^a-z0-9]", "", child.name.lower()))
         for child in sorted(folder.iterdir())
@@ -72,15 +71,17 @@ def _from_grade_folders(folder: Path) -> Samples | None:
             "move the other folders away; if they are not, give the folders inside it as the arguments"
         )
     samples = [
-        Sample(source=source_of(found.path.relative_to(folder)), path=found.path, grade=grade)
+        Sample(source=source_of(photograph.path.relative_to(folder)), path=photograph.path, grade=grade)
         for child, grade in graded.items()
         if grade is not None
-        for found in find_files([child])
+        for photograph in find_files([child])
     ]
     if not samples:
         raise DatasetError(f"the grade folders of {folder} contain no photographs; expected {_suffixes()} files")
     num_left_out = len(find_files(others))
-    return Samples(layout="folders", samples=tuple(samples), root=folder.resolve(), num_unlabeled_left_out=num_left_out)
+    return RawDataset(
+        layout="folders", samples=tuple(samples), root=folder.resolve(), num_unlabeled_left_out=num_left_out
+    )
 
 
 def _suffixes() -> str:

@@ -63,14 +63,14 @@ def collect_fingerprints(dataset: PreparedDataset, rows: Sequence[ManifestRow]) 
     return TrainingFingerprints(
         files=_table({_file_hash(row) for row in rows}, HASH_BYTES),
         fingerprints=_table({row.fingerprint for row in rows if row.fingerprint}, _FINGERPRINT_BYTES),
-        patients=_table({_patient_hash(*each) for each in patients}, HASH_BYTES),
+        patients=_table({_patient_hash(data_name, patient) for data_name, patient in patients}, HASH_BYTES),
     )
 
 
 def find_overlap(fingerprints: TrainingFingerprints, dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Overlap:
     """Which of these photographs the model was trained or selected on, or on others of their patients."""
-    files = {each.tobytes().hex() for each in fingerprints.files}
-    patients = {each.tobytes().hex() for each in fingerprints.patients}
+    files = {row.tobytes().hex() for row in fingerprints.files}
+    patients = {row.tobytes().hex() for row in fingerprints.patients}
     is_file = [_file_hash(row) in files for row in rows]
     is_copy = _is_copy(fingerprints.fingerprints, [row.fingerprint for row in rows])
     is_patient = [
@@ -81,8 +81,8 @@ def find_overlap(fingerprints: TrainingFingerprints, dataset: PreparedDataset, r
         copies=tuple(row.source for row, copy, same in zip(rows, is_copy, is_file, strict=True) if copy and not same),
         patients=tuple(
             row.source
-            for row, known, copy, same in zip(rows, is_patient, is_copy, is_file, strict=True)
-            if known and not copy and not same
+            for row, same_patient, copy, same in zip(rows, is_patient, is_copy, is_file, strict=True)
+            if same_patient and not copy and not same
         ),
     )
 
@@ -105,11 +105,11 @@ def _table(values: Iterable[str], num_bytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(whole, np.uint8).reshape(-1, num_bytes)
 
 
-def _is_copy(known: NDArray[np.uint8], fingerprints: Sequence[str | None]) -> list[bool]:
-    """Whether each fingerprint differs in few bits from one of those known, (M, 32)."""
-    if not len(known):
+def _is_copy(training: NDArray[np.uint8], fingerprints: Sequence[str | None]) -> list[bool]:
+    """Whether each fingerprint differs in few bits from one of the training photographs', (M, 32)."""
+    if not len(training):
         return [False] * len(fingerprints)
     filled = [fingerprint or "00" * _FINGERPRINT_BYTES for fingerprint in fingerprints]
     table = np.frombuffer(bytes.fromhex("".join(filled)), np.uint8).reshape(-1, _FINGERPRINT_BYTES)
-    is_near = [bool(row.any()) for _, block in near_blocks(table, known) for row in block]
+    is_near = [bool(row.any()) for _, block in near_blocks(table, training) for row in block]
     return [near and fingerprint is not None for near, fingerprint in zip(is_near, fingerprints, strict=True)]

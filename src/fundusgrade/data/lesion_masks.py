@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.errors import DatasetError
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.sources import FoundImage, find_files
+from fundusgrade.photographs.sources import PhotographSource, find_files
 
 LESION_NAMES = {"MA": "microaneurysms", "HE": "haemorrhages", "EX": "hard exudates", "SE": "soft exudates"}
 """The kinds of lesions, by the suffix of their masks' names."""
@@ -30,10 +30,10 @@ class LesionMask:
     """(H, W), true on lesions."""
 
 
-def find_lesion_photographs(folder: Path) -> list[FoundImage]:
+def find_lesion_photographs(folder: Path) -> list[PhotographSource]:
     """Photographs of a folder in IDRiD's layout that have masks. Raises DatasetError where there are none."""
-    found = find_files([folder / "images"]) if (folder / "images").is_dir() else []
-    with_masks = [each for each in found if _mask_paths(each.path.stem, folder / "masks")]
+    photographs = find_files([folder / "images"]) if (folder / "images").is_dir() else []
+    with_masks = [photograph for photograph in photographs if _mask_paths(photograph.path.stem, folder / "masks")]
     if not with_masks:
         raise DatasetError(f"no photographs with lesion masks in {folder}; expected images/NAME.jpg, masks/NAME_MA.png")
     return with_masks
@@ -58,7 +58,7 @@ def read_lesions(name: str, folder: Path, shape: tuple[int, ...]) -> tuple[Lesio
 
 def any_lesion(lesions: Sequence[LesionMask]) -> NDArray[np.bool_]:
     """The union of masks of all kinds, (H, W)."""
-    union: NDArray[np.bool_] = np.any([each.mask for each in lesions], axis=0)
+    union: NDArray[np.bool_] = np.any([lesion.mask for lesion in lesions], axis=0)
     return union
 
 

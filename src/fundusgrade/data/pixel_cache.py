@@ -22,6 +22,7 @@ from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError, StoreError, UnreadableImageError
 from fundusgrade.files import TEMPORARY_SUFFIX, file_lock, open_atomically
 from fundusgrade.photographs.images import read_image
+from fundusgrade.text import error_text
 
 _FORMAT = 1
 _MAX_DISK_FRACTION = 0.5  # a training run also needs space for its own files
@@ -149,7 +150,7 @@ def _write(dataset: PreparedDataset) -> None:
     try:
         key = _key(dataset)
     except OSError as error:
-        raise DatasetError(f"{error.filename}: {error.strerror}") from error
+        raise DatasetError(f"{error.filename}: {error_text(error)}; run `fundusgrade preprocess` again") from error
     with open_atomically(dataset.directory / store.PIXELS_FILE) as file:
         _load_in_order(
             lambda row: _read(dataset, row), _rows_with_image(dataset), lambda _, image: file.write(image.data)

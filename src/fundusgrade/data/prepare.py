@@ -15,7 +15,7 @@ from fundusgrade.data.dataset import FORMAT_VERSION, PreparedDataset
 from fundusgrade.data.duplicates import Grouping, Identity, group_photographs
 from fundusgrade.data.manifest import ManifestRow, write_manifest
 from fundusgrade.data.prepare_images import Record, prepare_photographs
-from fundusgrade.data.samples import Sample, Samples
+from fundusgrade.data.samples import RawDataset, Sample
 from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, split_groups
 from fundusgrade.errors import DatasetError
 from fundusgrade.files import now, write_atomically
@@ -26,7 +26,7 @@ from fundusgrade.photographs.recipe import PreprocessRecipe
 
 
 def prepare_dataset(
-    found: Samples,
+    raw: RawDataset,
     *,
     name: str,
     recipe: PreprocessRecipe,
@@ -43,9 +43,9 @@ def prepare_dataset(
     directory = store.dataset_directory(name)
     _refuse_other_recipe(directory, recipe)
     records = prepare_photographs(
-        found.samples, directory, recipe, num_workers=num_workers or os.cpu_count() or 1, on_progress=on_progress
+        raw.samples, directory, recipe, num_workers=num_workers or os.cpu_count() or 1, on_progress=on_progress
     )
-    return _finish(directory, found, records, recipe, seed)
+    return _finish(directory, raw, records, recipe, seed)
 
 
 def _refuse_other_recipe(directory: Path, recipe: PreprocessRecipe) -> None:
@@ -57,15 +57,15 @@ def _refuse_other_recipe(directory: Path, recipe: PreprocessRecipe) -> None:
         return
     if present != recipe:
         raise DatasetError(
-            f"the data set {directory.name!r} was made with {present.describe()}, you asked for {recipe.describe()}; "
+            f"the data set {directory.name!r} was made with {present.describe()}, not with {recipe.describe()}; "
             "choose another --name"
         )
 
 
 def _finish(
-    directory: Path, found: Samples, records: Sequence[Record], recipe: PreprocessRecipe, seed: int
+    directory: Path, raw: RawDataset, records: Sequence[Record], recipe: PreprocessRecipe, seed: int
 ) -> PreparedDataset:
-    samples = {sample.source: sample for sample in found.samples}
+    samples = {sample.source: sample for sample in raw.samples}
     rows, grouping = _manifest_rows([samples[record.source] for record in records], records, seed)
     manifest = write_manifest(directory, rows)
     prepared = PreparedDataset(
@@ -75,10 +75,10 @@ def _finish(
         seed=seed,
         hash=manifest.hash,
         rows=manifest.rows,
-        root=found.root,
+        root=raw.root,
     )
     write_image(directory / CONTACT_SHEET_FILE, draw_contact_sheet(_contact_sheet_sections(prepared)))
-    write_atomically(directory / store.DATASET_FILE, _description(prepared, found, grouping))
+    write_atomically(directory / store.DATASET_FILE, _description(prepared, raw, grouping))
     return prepared
 
 
@@ -132,7 +132,7 @@ def _assign_splits(
     return {i: names[part] for i, part in zip(usable, parts, strict=True)}, dict(zip(usable, folds, strict=True))
 
 
-def _description(prepared: PreparedDataset, found: Samples, grouping: Grouping) -> str:
+def _description(prepared: PreparedDataset, raw: RawDataset, grouping: Grouping) -> str:
     rows = prepared.rows
     conflicting = [row for row in rows if row.conflict]
     described = {
@@ -140,8 +140,8 @@ def _description(prepared: PreparedDataset, found: Samples, grouping: Grouping) 
         "name": prepared.name,
         "created": now(),
         "fundusgrade": __version__,
-        "layout": found.layout,
-        "root": None if found.root is None else found.root.as_posix(),
+        "layout": raw.layout,
+        "root": None if raw.root is None else raw.root.as_posix(),
         "recipe": asdict(prepared.recipe),
         "recipe_key": prepared.recipe.key,
         "seed": prepared.seed,
@@ -149,7 +149,7 @@ def _description(prepared: PreparedDataset, found: Samples, grouping: Grouping) 
         "num_photographs": len(rows),
         "num_ungraded": sum(row.error is not None for row in rows),
         "num_flagged": sum(row.quality is not None and not row.quality.gradable for row in rows),
-        "num_unlabeled_left_out": found.num_unlabeled_left_out,
+        "num_unlabeled_left_out": raw.num_unlabeled_left_out,
         "num_per_grade": {str(int(g)): sum(row.grade == g for row in rows) for g in Grade},
         "num_per_split": dict(sorted(Counter(row.split for row in rows if row.split).items())),
         "num_exact_duplicate_groups": grouping.num_exact_groups,

@@ -74,16 +74,17 @@ def prepare_photographs(
     num_workers: int,
     on_progress: Callable[[int, int], None],
 ) -> list[Record]:
-    """Preprocess what an earlier run has not, below `directory`; one record per source, in the order of samples.
+    """Preprocess the photographs that an earlier run has not, into images below `directory`.
 
-    Raises StoreError where images cannot be written, DatasetError where a worker process is killed.
+    Returns one record per source, in the order of samples. Raises StoreError where images cannot be
+    written, DatasetError where a worker process is killed.
     """
     tasks = _tasks(samples, directory, recipe)
-    known = {record.source: record for record in _read_records(directory / RECORDS_FILE)}
-    todo, records = _sort_out(tasks, known)
+    earlier = {record.source: record for record in _read_records(directory / RECORDS_FILE)}
+    remaining, records = _split_finished(tasks, earlier)
     on_progress(len(records), len(tasks))
     with _open_journal(directory / RECORDS_FILE) as journal:
-        for record in _run(todo, num_workers):
+        for record in _run(remaining, num_workers):
             records[record.source] = record
             _append(journal, record)
             on_progress(len(records), len(tasks))
@@ -161,18 +162,18 @@ def _image_names(sources: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _sort_out(tasks: Sequence[_Task], known: dict[str, Record]) -> tuple[list[_Task], dict[str, Record]]:
+def _split_finished(tasks: Sequence[_Task], earlier: dict[str, Record]) -> tuple[list[_Task], dict[str, Record]]:
     """The photographs that are still to be preprocessed, and the records of the others."""
-    todo, records = [], {}
+    remaining, records = [], {}
     for task in tasks:
-        source, record = task.sample.source, known.get(task.sample.source)
+        source, record = task.sample.source, earlier.get(task.sample.source)
         if task.sample.path is None:
             records[source] = _failed(task, task.sample.error or "the photograph is missing")
         elif record is not None and _is_current(task, record):
             records[source] = record
         else:
-            todo.append(task)
-    return todo, records
+            remaining.append(task)
+    return remaining, records
 
 
 def _is_current(task: _Task, record: Record) -> bool:
@@ -245,10 +246,10 @@ def prepare_photograph(task: _Task) -> Record:
 
 
 def _fingerprint(loaded: LoadedPhotograph, recipe: PreprocessRecipe) -> str:
-    prepared = loaded.preprocessed
+    preprocessed = loaded.preprocessed
     if recipe != FINGERPRINT_RECIPE:
-        prepared = preprocess(loaded.photograph, prepared.field_of_view, FINGERPRINT_RECIPE)
-    return fingerprint(prepared.image, prepared.mask)
+        preprocessed = preprocess(loaded.photograph, preprocessed.field_of_view, FINGERPRINT_RECIPE)
+    return fingerprint(preprocessed.image, preprocessed.mask)
 
 
 def _failed(task: _Task, reason: str, sha256: str = "") -> Record:

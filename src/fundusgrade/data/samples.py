@@ -1,4 +1,4 @@
-"""Labeled photographs of a data set before they are preprocessed, and how their paths are written as text."""
+"""A raw data set: photographs with their labels, before they are preprocessed, and their paths as text."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ class Sample:
     path: Path | None
     """The file; None where it does not exist."""
     grade: Grade | None = None
+    """None where the photograph has no label."""
     patient: str | None = None
+    """Identifier of the patient; this and the following are None where they are not known."""
     eye: str | None = None
+    """Which eye, such as "left" or "right"."""
     site: str | None = None
+    """Where the photograph was taken."""
     error: str | None = None
     """Why the photograph cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Samples:
-    """The labeled photographs of a data set."""
+class RawDataset:
+    """A data set as it is published: its photographs with their labels, before preprocessing."""
 
     layout: str
     """The layout that was recognized: "aptos", "eyepacs", "idrid", "columns", "folders" or "photographs"."""
@@ -49,10 +53,10 @@ def path_of_source(root: Path, source: str) -> Path:
     path = root / source
     if path.exists():
         return path
-    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), os.fsencode(source))
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), os.fsencode(source))
     return root / os.fsdecode(raw)
 
 
 def escape_controls(text: str) -> str:
     """Text with its control characters as \\xNN."""
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text)

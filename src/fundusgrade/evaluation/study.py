@@ -22,7 +22,7 @@ from fundusgrade.explanation.targets import Target
 from fundusgrade.grading.grader import Grader
 from fundusgrade.options import Attribution
 from fundusgrade.photographs.loading import load_photograph, open_photograph
-from fundusgrade.photographs.sources import FoundImage
+from fundusgrade.photographs.sources import PhotographSource
 
 CONCENTRATION_METHODS = (Attribution.AUTO, Attribution.GRAD_CAM)
 """Methods whose concentration is measured on all photographs: the default, and the most widely used one."""
@@ -105,7 +105,7 @@ def study_lesions(
 
 def study_photographs(
     graders: Sequence[Grader],
-    found: Sequence[FoundImage],
+    found: Sequence[PhotographSource],
     masks: Path | None,
     options: StudyOptions,
     data: str,
@@ -128,7 +128,7 @@ def study_photographs(
 
 
 def _photographs(
-    found: Sequence[FoundImage], masks: Path | None, grader: Grader, on_skipped: Skipped
+    found: Sequence[PhotographSource], masks: Path | None, grader: Grader, on_skipped: Skipped
 ) -> Iterator[Case]:
     for number, each in enumerate(found):
         try:

@@ -19,7 +19,7 @@ from fundusgrade.photographs.loading import OpenedPhotograph, open_photograph
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import PreprocessedImage, canonical_outline
 from fundusgrade.photographs.recipe import Outline, PreprocessRecipe
-from fundusgrade.photographs.sources import FoundImage
+from fundusgrade.photographs.sources import PhotographSource
 
 DEFAULT_OPTIONS = ExplainOptions()
 
@@ -44,7 +44,9 @@ Explanations = tuple[tuple[Explanation, ...], ...]
 """A row for each method, in it one explanation for each model."""
 
 
-def explain(grader: Grader, photograph: Path | FoundImage, options: ExplainOptions = DEFAULT_OPTIONS) -> Explanation:
+def explain(
+    grader: Grader, photograph: Path | PhotographSource, options: ExplainOptions = DEFAULT_OPTIONS
+) -> Explanation:
     """Grade a photograph and highlight the regions that drove the grade.
 
     Raises UngradableError where it cannot be graded and ExplanationError where the method does not fit the network.
@@ -53,7 +55,7 @@ def explain(grader: Grader, photograph: Path | FoundImage, options: ExplainOptio
 
 
 def explain_photograph(
-    photograph: Path | FoundImage,
+    photograph: Path | PhotographSource,
     graders: Sequence[Grader],
     methods: Sequence[ExplainOptions],
     *,

@@ -36,7 +36,7 @@ from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph, load_pixels
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import PreprocessRecipe
-from fundusgrade.photographs.sources import FoundImage
+from fundusgrade.photographs.sources import PhotographSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,13 +152,13 @@ class Grader:
         """Grade one photograph; a photograph that cannot be graded is returned with the reason."""
         return next(self.grade_all([path]))
 
-    def grade_all(self, photographs: Iterable[Path | FoundImage]) -> Iterator[Prediction | Ungraded]:
+    def grade_all(self, photographs: Iterable[Path | PhotographSource]) -> Iterator[Prediction | Ungraded]:
         """Grade photographs in order; a bounded number of them is in memory at any time.
 
         Batches depend on the order of the photographs only, so that results are bitwise identical for any number of
         workers.
         """
-        waiting = map(FoundImage.of, photographs)
+        waiting = map(PhotographSource.of, photographs)
         max_batches = 2 + math.ceil(2 * self.concurrency.num_workers / self.batch_size)
         running: deque[Future[list[Prediction | Ungraded]]] = deque()
         following: list[_Pending] = []
@@ -184,7 +184,7 @@ class Grader:
         loaded = [_load(photograph, self.recipe) for photograph in photographs]
         return self._grade_batch([_Ready(name=str(index), loaded=each) for index, each in enumerate(loaded)])
 
-    def _submit(self, pool: Executor, found: FoundImage) -> _Pending:
+    def _submit(self, pool: Executor, found: PhotographSource) -> _Pending:
         return _Pending(name=found.name, future=pool.submit(_load, found, self.recipe))
 
     def _grade_pending(self, batch: Sequence[_Pending]) -> list[Prediction | Ungraded]:
@@ -248,9 +248,9 @@ class Grader:
         return grade_ranges(probabilities, self._score_limit, self.description.thresholds)
 
 
-def _load(photograph: FoundImage | Image, recipe: PreprocessRecipe) -> LoadedPhotograph | GradingFailure:
+def _load(photograph: PhotographSource | Image, recipe: PreprocessRecipe) -> LoadedPhotograph | GradingFailure:
     try:
-        if isinstance(photograph, FoundImage):
+        if isinstance(photograph, PhotographSource):
             return load_photograph(photograph, recipe)
         return load_pixels(photograph, recipe)
     except UngradableError as error:

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from fundusgrade.photographs.images import read_image
     from fundusgrade.photographs.loading import open_photograph
     from fundusgrade.photographs.recipe import PreprocessRecipe
-    from fundusgrade.photographs.sources import FoundImage, find_images
+    from fundusgrade.photographs.sources import PhotographSource, find_images
 
-__all__ = ["FoundImage", "PreprocessRecipe", "find_field_of_view", "find_images", "open_photograph", "read_image"]
+__all__ = ["PhotographSource", "PreprocessRecipe", "find_field_of_view", "find_images", "open_photograph", "read_image"]
 
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "FoundImage": "sources",
+        "PhotographSource": "sources",
         "PreprocessRecipe": "recipe",
         "find_field_of_view": "field_of_view",
         "find_images": "sources",

@@ -75,14 +75,14 @@ def _decode(data: bytes, at_least_px: int | None) -> Image:
 
 
 def _name_unreadable(data: bytes) -> str:
-    """What kind of file this is, where it is none that can be decoded."""
+    """The kind of a file that cannot be decoded, as the start of an error message."""
     if data[128:132] == b"DICM":
         return "this is a DICOM file"
     if data[4:8] == b"ftyp":
         return "this is a HEIF, AVIF or video file"
-    known = {b"GIF8": "GIF", b"%PDF": "PDF", b"PK\x03\x04": "ZIP", b"\0\0\0\x0cjP  ": "JPEG 2000"}
-    known |= {b"II+\0": "BigTIFF", b"MM\0+": "BigTIFF"}
-    for start, name in known.items():
+    formats = {b"GIF8": "GIF", b"%PDF": "PDF", b"PK\x03\x04": "ZIP", b"\0\0\0\x0cjP  ": "JPEG 2000"}
+    formats |= {b"II+\0": "BigTIFF", b"MM\0+": "BigTIFF"}
+    for start, name in formats.items():
         if data.startswith(start):
             return f"this is a {name} file"
     return "not an image"
@@ -108,10 +108,10 @@ def _num_scans(data: bytes) -> int:
         count += is_scan
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         # A decoder looks for the next marker too where something else follows.
-        found = _MARKER_AFTER_SCAN.search(data, position)
-        if found is None:
+        marker = _MARKER_AFTER_SCAN.search(data, position)
+        if marker is None:
             break
-        position = found.start()
+        position = marker.start()
     return count
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, BinaryIO
 
 from fundusgrade.errors import UnreadableImageError
-from fundusgrade.photographs.pixels import Decoded
+from fundusgrade.photographs.pixels import DecodedPhotograph
 
 if TYPE_CHECKING:
     from fundusgrade.photographs.dicom_header import Header
@@ -17,7 +17,7 @@ DICOM_SUFFIXES: frozenset[str] = frozenset({".dcm", ".dicom"})
 
 
 def is_dicom(file: BinaryIO) -> bool:
-    """Whether a file begins as DICOM files do; it stands at its start again afterwards."""
+    """Whether a file begins as DICOM files do; its position is its start afterwards."""
     start = file.read(132)
     file.seek(0)
     return start[128:] == b"DICM"
@@ -28,7 +28,7 @@ def count_frames(file: BinaryIO) -> int:
     return _read_header(file).num_frames
 
 
-def decode_dicom(file: BinaryIO, frame: int | None = None, *, at_least_px: int | None = None) -> Decoded:
+def decode_dicom(file: BinaryIO, frame: int | None = None, *, at_least_px: int | None = None) -> DecodedPhotograph:
     """Decode one image of a DICOM file; `frame` counts from 1, and None means the only one.
 
     With `at_least_px` a JPEG may come reduced, as from `decode_image`. Raises UnreadableImageError where pydicom is not
@@ -38,7 +38,7 @@ def decode_dicom(file: BinaryIO, frame: int | None = None, *, at_least_px: int |
     from fundusgrade.photographs.dicom_pixels import decode_frame
 
     image = decode_frame(header, _frame_index(header, frame), at_least_px=at_least_px)
-    return Decoded(image=image, laterality=header.laterality, camera=header.camera)
+    return DecodedPhotograph(image=image, laterality=header.laterality, camera=header.camera)
 
 
 def _read_header(file: BinaryIO) -> Header:

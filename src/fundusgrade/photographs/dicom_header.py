@@ -64,9 +64,11 @@ class BoundedFile:
         file.seek(start)
 
     def tell(self) -> int:
+        """The position in the file, in bytes."""
         return self._file.tell()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Change the position; returns the new one."""
         self._count_call()
         return self._file.seek(offset, whence)
 
@@ -79,7 +81,7 @@ class BoundedFile:
         return self._file.read(size)
 
     def inflated(self) -> BoundedFile:
-        """What the rest of the file inflates to. Raises UnreadableImageError where that is too much or damaged."""
+        """The inflated rest of the file. Raises UnreadableImageError where that is too much or damaged."""
         inflating = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             content = inflating.decompress(self._file.read(), MAX_INFLATED_BYTES + 1)
@@ -216,7 +218,7 @@ def _read_elements(
     while (unread := _read_safe_elements(file, values, keyword_of, is_implicit, end)) and unread.tag < end:
         file.seek(unread.value_tell)
         if unread.length == _UNDEFINED:
-            # What is of an unknown kind (UN) is always written with implicit VRs.
+            # A value of unknown representation (UN) is always written with implicit VRs.
             _step_over_items(file, is_implicit=is_implicit or unread.VR == "UN", depth=depth + 1)
         else:
             file.seek(unread.length, io.SEEK_CUR)
@@ -226,7 +228,7 @@ def _read_elements(
 def _read_safe_elements(
     file: BoundedFile, values: dict[str, bytes], keyword_of: dict[BaseTag, str], is_implicit: bool, end: BaseTag
 ) -> RawDataElement | None:
-    """The same up to the first element that pydicom would not pass safely either, which is returned too."""
+    """As `_read_elements`, but also stops before, and returns, an element that pydicom would not step over safely."""
     unread: RawDataElement | None = None
 
     def stop_when(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -276,13 +278,13 @@ def _label(value: bytes) -> str:
 
 def _syntax_name(syntax: str) -> str:
     """The name of a transfer syntax that the standard knows; others are not even quoted."""
-    known = uid.UID(syntax, validation_mode=IGNORE)  # else it warns of odd ones
-    return known.name if known.type == "Transfer Syntax" else "an unknown or private transfer syntax"
+    standard = uid.UID(syntax, validation_mode=IGNORE)  # else it warns of odd ones
+    return standard.name if standard.type == "Transfer Syntax" else "an unknown or private transfer syntax"
 
 
-def damaged(what: str) -> UnreadableImageError:
+def damaged(reason: str) -> UnreadableImageError:
     """The error for a file whose content contradicts itself."""
-    return UnreadableImageError(f"damaged DICOM: {what}; {COPY_AGAIN}")
+    return UnreadableImageError(f"damaged DICOM: {reason}; {COPY_AGAIN}")
 
 
 def truncated() -> UnreadableImageError:

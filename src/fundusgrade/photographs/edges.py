@@ -139,5 +139,5 @@ def edge_points(ellipse: Ellipse, small: Image, bounds: VisibleBounds) -> Points
     rows, last = np.flatnonzero(is_clear), last[is_clear]
     before, after = profile[rows, last], profile[rows, last + 1]
     fraction = (before - (inside + outside)[rows] / 2) / np.maximum(before - after, 1e-6)
-    found = places[rows, last] + fraction[:, None] * (places[rows, last + 1] - places[rows, last])
-    return np.asarray(found, np.float64)
+    points = places[rows, last] + fraction[:, None] * (places[rows, last + 1] - places[rows, last])
+    return np.asarray(points, np.float64)

@@ -91,7 +91,7 @@ def _fit_robustly(points: Points, side_px: int, num_parameters: int) -> EllipseF
 def fit_precise_points(points: Points) -> Ellipse:
     """The circle through points with few outliers, or the ellipse where they clearly say so; NaN where none fits."""
     circle, ellipse = (fit_trimmed(points, count) for count in (CIRCLE_PARAMETERS, ELLIPSE_PARAMETERS))
-    circle_error, ellipse_error = (_trimmed_squared_error(points, each) for each in (circle, ellipse))
+    circle_error, ellipse_error = (_trimmed_squared_error(points, fit) for fit in (circle, ellipse))
     is_round = circle_error - ellipse_error < _MIN_ERROR_REDUCTION * (ellipse_error / len(points) + 0.01)
     return circle if is_round else ellipse
 

@@ -14,8 +14,8 @@ from fundusgrade.errors import StoreError
 from fundusgrade.files import write_atomically
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.dicom import decode_dicom, is_dicom
-from fundusgrade.photographs.pixels import Decoded, Image
-from fundusgrade.photographs.sources import FoundImage, is_folder, open_photograph_file
+from fundusgrade.photographs.pixels import DecodedPhotograph, Image
+from fundusgrade.photographs.sources import PhotographSource, is_folder, open_photograph_file
 from fundusgrade.text import error_text
 
 _JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}
@@ -40,13 +40,16 @@ def read_image(path: Path, *, at_least_px: int | None = None) -> Image:
     return read_photograph(path, at_least_px=at_least_px).image
 
 
-def read_photograph(photograph: Path | FoundImage, *, at_least_px: int | None = None) -> Decoded:
-    """The same with eye and camera from a DICOM file; also for a member of an archive, or one of several frames."""
-    photograph = FoundImage.of(photograph)
+def read_photograph(photograph: Path | PhotographSource, *, at_least_px: int | None = None) -> DecodedPhotograph:
+    """Decode a photograph from a file, an archive or a multi-frame DICOM file, with its eye and camera if stated.
+
+    Pixels and errors are those of `read_image`.
+    """
+    photograph = PhotographSource.of(photograph)
     with open_photograph_file(photograph) as file:
         if is_dicom(file):
             return decode_dicom(file, photograph.frame, at_least_px=at_least_px)
-        return Decoded(image=decode_image(file.read(), at_least_px=at_least_px))
+        return DecodedPhotograph(image=decode_image(file.read(), at_least_px=at_least_px))
 
 
 def write_image(path: Path, image: Image) -> None:

@@ -16,7 +16,7 @@ from fundusgrade.photographs.pixels import NO_MEMORY, Image
 from fundusgrade.photographs.preprocess import PreprocessedImage, preprocess
 from fundusgrade.photographs.quality import Quality, measure_quality
 from fundusgrade.photographs.recipe import PreprocessRecipe
-from fundusgrade.photographs.sources import FoundImage
+from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.text import error_text
 
 # The preprocessed image shows nine tenths of the disc's diameter, and the disc is rarely smaller than the photograph's
@@ -42,7 +42,7 @@ class LoadedPhotograph:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OpenedPhotograph:
-    """A photograph (H, W, 3) to draw on, and the same photograph as it is graded."""
+    """A photograph (H, W, 3) to draw on, its name, and the same photograph as it is graded."""
 
     name: str
     photograph: Image
@@ -50,28 +50,28 @@ class OpenedPhotograph:
 
 
 def open_photograph(
-    found: Path | FoundImage, recipe: PreprocessRecipe, *, at_least_px: int | None = None
+    photograph: Path | PhotographSource, recipe: PreprocessRecipe, *, at_least_px: int | None = None
 ) -> OpenedPhotograph:
     """Read a photograph to grade it and to draw on it, at its full size or at one that keeps this many pixels a side.
 
     Raises UnreadableImageError or NoRetinaError, naming the file, where it cannot be graded.
     """
-    name = found.as_posix() if isinstance(found, Path) else found.name
+    name = PhotographSource.of(photograph).name
     try:
         # To grade it, it is decoded once more, at a reduced size where that is faster, exactly as in grading alone.
-        photograph, loaded = read_photograph(found, at_least_px=at_least_px).image, load_photograph(found, recipe)
+        image, loaded = read_photograph(photograph, at_least_px=at_least_px).image, load_photograph(photograph, recipe)
     except UngradableError as error:
         raise type(error)(f"{name}: {error}") from error
-    return OpenedPhotograph(name=name, photograph=photograph, loaded=loaded)
+    return OpenedPhotograph(name=name, photograph=image, loaded=loaded)
 
 
-def load_photograph(found: Path | FoundImage, recipe: PreprocessRecipe) -> LoadedPhotograph:
+def load_photograph(photograph: Path | PhotographSource, recipe: PreprocessRecipe) -> LoadedPhotograph:
     """Read a photograph, at a reduced size where that is faster, and preprocess it.
 
     Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.
     """
     try:
-        decoded = read_photograph(found, at_least_px=_num_pixels_needed(recipe))
+        decoded = read_photograph(photograph, at_least_px=_num_pixels_needed(recipe))
         return replace(load_pixels(decoded.image, recipe), laterality=decoded.laterality, camera=decoded.camera)
     except MemoryError as error:
         raise UnreadableImageError(NO_MEMORY) from error
@@ -82,7 +82,10 @@ def load_photograph(found: Path | FoundImage, recipe: PreprocessRecipe) -> Loade
 
 
 def load_pixels(photograph: Image, recipe: PreprocessRecipe) -> LoadedPhotograph:
-    """The same for a photograph in memory. Raises NoRetinaError where it shows no retina."""
+    """Preprocess a photograph (H, W, 3) in memory, reduced first where it is much larger than needed.
+
+    Raises NoRetinaError where it shows no retina.
+    """
     factor = min(photograph.shape[:2]) // _num_pixels_needed(recipe)
     if factor >= 2:
         photograph = reduced(photograph, 1 << (factor.bit_length() - 1))

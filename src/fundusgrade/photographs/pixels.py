@@ -25,8 +25,8 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Decoded:
-    """An image and what its file states: the eye, "R", "L" or "B" for both, and the camera; "" where it does not."""
+class DecodedPhotograph:
+    """A decoded image, with the eye ("R", "L", "B" for both) and the camera that its file states, else ""."""
 
     image: Image
     laterality: str = ""
@@ -117,7 +117,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_size_16_bit(width: int, height: int) -> None:
-    """The same for 16 bits per channel."""
+    """Raises UnreadableImageError as `check_size`, with a lower limit: that for 16 bits per channel."""
     check_size(width, height)
     if width * height > MAX_PIXELS_16_BIT:
         raise UnreadableImageError(
@@ -151,7 +151,10 @@ def _on_black(rgba: NDArray[np.uint8]) -> Image:
 
 
 def decode_16_bit(data: bytes, kind: str) -> Image:
-    """Decode 16 bits per channel by OpenCV, which does not check the size, and scale them to 8 bits."""
+    """Decode 16 bits per channel by OpenCV, which does not check the size, and scale them to 8 bits.
+
+    `kind` names the format in errors. Raises UnreadableImageError where OpenCV cannot decode the image.
+    """
     decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape[2:] not in ((), (3,), (4,)):
         raise UnreadableImageError(f"damaged or unsupported {kind} with 16 bits per channel; save it with 8 bits")

@@ -30,7 +30,7 @@ MIN_REDUCED_SIGMA_PX = 4.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """The map from photograph to canonical pixels: x' = scale_x x + offset_x, likewise y; pixel centers are whole."""
+    """The map from photograph to canonical pixels: x' = scale_x x + offset_x, likewise y, in px."""
 
     scale_x: float
     scale_y: float
@@ -40,7 +40,7 @@ class Placement:
     photograph_width: int
 
     def resized_to(self, height: int, width: int) -> Placement:
-        """The same map for the same photograph at another size, as when it was decoded at a reduced one."""
+        """The placement of the same photograph at another size in px, as when it was decoded at a reduced one."""
         factor_x, factor_y = self.photograph_width / width, self.photograph_height / height
         return Placement(
             scale_x=self.scale_x * factor_x,
@@ -74,7 +74,7 @@ class PreprocessedImage:
 
 
 def preprocess(photograph: Image, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> PreprocessedImage:
-    """Bring a photograph (H, W, 3) with a known field of view into canonical form."""
+    """Preprocess a photograph (H, W, 3), whose field of view is known, by a recipe."""
     placement = _placement(photograph, field_of_view, recipe)
     visible = _VisibleRect.of(placement, field_of_view, recipe)
     disc = _warp(photograph, field_of_view, placement, recipe.size_px)
@@ -95,7 +95,7 @@ def preprocess(photograph: Image, field_of_view: FieldOfView, recipe: Preprocess
 
 
 def canonical_outline(recipe: PreprocessRecipe) -> NDArray[np.bool_]:
-    """What a preprocessed image (S, S) may show, the same for every photograph."""
+    """Pixels (S, S) in which a preprocessed image may show retina, the same for every photograph."""
     axis = np.arange(recipe.size_px, dtype=np.float64) - (recipe.size_px - 1) / 2
     outline: NDArray[np.bool_] = axis[None] ** 2 + axis[:, None] ** 2 <= (recipe.size_px / 2) ** 2
     if recipe.outline is Outline.BAND:

@@ -80,17 +80,17 @@ def measure_quality(photograph: Image, field_of_view: FieldOfView) -> Quality:
 
     Raises NoRetinaError where a retina cannot have its color or texture: not every bright disc is a fundus photograph.
     """
-    prepared = preprocess(photograph, field_of_view, MEASURING_RECIPE)
+    preprocessed = preprocess(photograph, field_of_view, MEASURING_RECIPE)
     # The outermost pixels are left out: they mix with the dark surroundings.
     kernel = np.ones((2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1), np.uint8)
-    inner = cv2.erode(prepared.mask.astype(np.uint8), kernel, borderValue=0) > 0
+    inner = cv2.erode(preprocessed.mask.astype(np.uint8), kernel, borderValue=0) > 0
     if not inner.any():
-        inner = prepared.mask
-    channels = [channel[inner] for channel in cv2.split(prepared.image)]
-    luminance = cv2.cvtColor(prepared.image, cv2.COLOR_RGB2GRAY)[inner]
+        inner = preprocessed.mask
+    channels = [channel[inner] for channel in cv2.split(preprocessed.image)]
+    luminance = cv2.cvtColor(preprocessed.image, cv2.COLOR_RGB2GRAY)[inner]
     strongest, weakest = np.maximum.reduce(channels), np.minimum.reduce(channels)
     red, blue = quantile_level(channels[0], 0.5), quantile_level(channels[2], 0.5)
-    detail, relative = (values[inner] for values in _fine_structure(prepared.image, prepared.mask))
+    detail, relative = (values[inner] for values in _fine_structure(preprocessed.image, preprocessed.mask))
     measured = {
         "visible_fraction": field_of_view.visible_fraction,
         "brightness": quantile_level(luminance, 0.5),

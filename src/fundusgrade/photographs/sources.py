@@ -18,18 +18,20 @@ from fundusgrade.photographs.pixels import COPY_AGAIN
 from fundusgrade.text import error_text
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
-"""Of image files; `PHOTOGRAPH_SUFFIXES` are those of all files that hold one photograph, or several frames."""
+"""Suffixes of image files, in lower case."""
 PHOTOGRAPH_SUFFIXES: frozenset[str] = IMAGE_SUFFIXES | DICOM_SUFFIXES
+"""Suffixes of all files that hold a photograph, or several as frames."""
 _MAX_FILE_BYTES = 2 * 1024**3  # 200 million pixels of four 16-bit channels are 1.6 GB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundImage:
-    """A photograph to grade; `name` is the path as reached from the argument given, in POSIX style.
+class PhotographSource:
+    """Where a photograph is stored: a file, a `member` of a zip archive, or one `frame` of a DICOM file, from 1.
 
-    It is the file itself, a `member` of the archive that the file is, or one `frame` of a DICOM, counted from 1; names
-    tell them apart: `eyes.zip/left/eye.jpg`, `scan.dcm#2`. With a `problem` it cannot be read, for this reason. A name
-    from an archive may be anything: only `path` and `member` say where things are.
+    `path` is the file. `name` identifies the photograph for people: the path as it was given or found below a folder,
+    in POSIX style, such as `left/eye.jpg`, `eyes.zip/left/eye.jpg` or `scan.dcm#2`; names of archive members may
+    be anything, so that only `path` and `member` say where the bytes are. `problem` is the reason why the photograph
+    cannot be read, else None.
     """
 
     path: Path
@@ -39,12 +41,14 @@ class FoundImage:
     problem: str | None = None
 
     @classmethod
-    def of(cls, photograph: Path | FoundImage) -> FoundImage:
-        """A photograph given by its path, named by it; one that was found already is returned as it is."""
-        return photograph if isinstance(photograph, FoundImage) else cls(path=photograph, name=photograph.as_posix())
+    def of(cls, photograph: Path | PhotographSource) -> PhotographSource:
+        """The source of a photograph given by its path, after which it is named; a source is returned unchanged."""
+        return (
+            photograph if isinstance(photograph, PhotographSource) else cls(path=photograph, name=photograph.as_posix())
+        )
 
 
-def find_images(arguments: Sequence[Path]) -> list[FoundImage]:
+def find_images(arguments: Sequence[Path]) -> list[PhotographSource]:
     """Photographs named by files, folders and zip archives, in the order given and sorted inside of each.
 
     As `find_files`, but archives are listed, and a DICOM file of several frames gives one photograph for each.
@@ -52,7 +56,7 @@ def find_images(arguments: Sequence[Path]) -> list[FoundImage]:
     return [photograph for file in find_files(arguments, archives=True) for photograph in _photographs_in(file)]
 
 
-def find_files(arguments: Sequence[Path], *, archives: bool = False) -> list[FoundImage]:
+def find_files(arguments: Sequence[Path], *, archives: bool = False) -> list[PhotographSource]:
     """Files of photographs named by files and folders, in the order given and sorted inside each folder.
 
     A file that is named is returned whatever its suffix and even when missing, so that it is reported as unreadable.
@@ -60,12 +64,12 @@ def find_files(arguments: Sequence[Path], *, archives: bool = False) -> list[Fou
     a folder cannot be listed.
     """
     suffixes = PHOTOGRAPH_SUFFIXES | ({ARCHIVE_SUFFIX} if archives else set())
-    found: dict[str, FoundImage] = {}
+    found: dict[str, PhotographSource] = {}
     for argument in arguments:
         for path in _walk(argument, suffixes) if is_folder(argument) else [argument]:
             # A link to a file is not resolved: some stores of data keep equal photographs as links to one file.
             key = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 (Path.resolve fails on loops)
-            found.setdefault(key, FoundImage.of(path))
+            found.setdefault(key, PhotographSource.of(path))
     return list(found.values())
 
 
@@ -88,48 +92,52 @@ def _walk(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     return sorted(visible(), key=Path.as_posix)
 
 
-def _photographs_in(found: FoundImage) -> list[FoundImage]:
+def _photographs_in(photograph: PhotographSource) -> list[PhotographSource]:
     """The photographs in a file: itself, unless it is an archive or has several DICOM frames. Only those are opened."""
-    suffix = found.path.suffix.lower()
+    suffix = photograph.path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        return [found]
+        return [photograph]
     if suffix != ARCHIVE_SUFFIX:  # a file that is named may be DICOM whatever its suffix
-        return _frames_of(found)
+        return _frames_of(photograph)
     try:
-        with open_photograph_file(found) as file:
+        with open_photograph_file(photograph) as file:
             members = find_members(file, PHOTOGRAPH_SUFFIXES)
     except UnreadableImageError as error:
-        return [replace(found, problem=str(error))]
+        return [replace(photograph, problem=str(error))]
     inside = [
-        replace(found, name=f"{found.name}/{member.name}", member=member, problem=member.problem) for member in members
+        replace(photograph, name=f"{photograph.name}/{member.name}", member=member, problem=member.problem)
+        for member in members
     ]
-    return [frame for each in inside for frame in (_frames_of(each) if _may_have_frames(each) else [each])]
+    return [frame for source in inside for frame in (_frames_of(source) if _may_have_frames(source) else [source])]
 
 
-def _may_have_frames(found: FoundImage) -> bool:
-    return found.problem is None and Path(found.name).suffix.lower() in DICOM_SUFFIXES
+def _may_have_frames(photograph: PhotographSource) -> bool:
+    return photograph.problem is None and Path(photograph.name).suffix.lower() in DICOM_SUFFIXES
 
 
-def _frames_of(found: FoundImage) -> list[FoundImage]:
+def _frames_of(photograph: PhotographSource) -> list[PhotographSource]:
     try:
-        with open_photograph_file(found) as file:
+        with open_photograph_file(photograph) as file:
             num_frames = count_frames(file) if is_dicom(file) else 1
-    except UnreadableImageError:  # it is found again, and reported, when the photograph is read
-        return [found]
+    except UnreadableImageError:  # raised and reported again when the photograph is read
+        return [photograph]
     if num_frames == 1:
-        return [found]
-    return [replace(found, name=f"{found.name}#{frame}", frame=frame) for frame in range(1, num_frames + 1)]
+        return [photograph]
+    return [replace(photograph, name=f"{photograph.name}#{frame}", frame=frame) for frame in range(1, num_frames + 1)]
 
 
 @contextlib.contextmanager
-def open_photograph_file(found: FoundImage) -> Iterator[BinaryIO]:
-    """The file of a photograph, or the bytes of an archive's member as one; raises UnreadableImageError."""
-    if found.problem is not None:
-        raise UnreadableImageError(found.problem)
+def open_photograph_file(photograph: PhotographSource) -> Iterator[BinaryIO]:
+    """Open a photograph to read its bytes, from its file or its archive.
+
+    Raises UnreadableImageError where it has a problem, is no regular file, is empty or too large, or cannot be read.
+    """
+    if photograph.problem is not None:
+        raise UnreadableImageError(photograph.problem)
     try:
-        _check_file(found)
-        with found.path.open("rb") as file:
-            yield file if found.member is None else io.BytesIO(read_member(file, found.member))
+        _check_file(photograph)
+        with photograph.path.open("rb") as file:
+            yield file if photograph.member is None else io.BytesIO(read_member(file, photograph.member))
     except FileNotFoundError as error:
         raise UnreadableImageError("the file does not exist; check its name and folder") from error
     except PermissionError as error:
@@ -138,15 +146,15 @@ def open_photograph_file(found: FoundImage) -> Iterator[BinaryIO]:
         raise UnreadableImageError(f"the file cannot be read: {error_text(error)}; check its path and disk") from error
 
 
-def _check_file(found: FoundImage) -> None:
-    status = found.path.stat()
+def _check_file(photograph: PhotographSource) -> None:
+    status = photograph.path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise UnreadableImageError("this is a folder and not a file; name the photographs in it")
     if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
         raise UnreadableImageError("this is not a regular file; give an image file")
     if status.st_size == 0:
         raise UnreadableImageError(f"the file is empty (0 bytes); {COPY_AGAIN}")
-    if status.st_size > _MAX_FILE_BYTES and found.path.suffix.lower() != ARCHIVE_SUFFIX:
+    if status.st_size > _MAX_FILE_BYTES and photograph.path.suffix.lower() != ARCHIVE_SUFFIX:
         raise UnreadableImageError(
             f"the file has {status.st_size} bytes, more than the {_MAX_FILE_BYTES} allowed; compress it"
         )

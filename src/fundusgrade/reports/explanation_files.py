@@ -14,7 +14,7 @@ from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
 from fundusgrade.photographs.loading import DECODING_MARGIN
-from fundusgrade.photographs.sources import FoundImage
+from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.explanation_pages import (
     INDEX_FILE,
     IndexEntry,
@@ -50,7 +50,7 @@ class WrittenFigure:
     paths: tuple[Path, ...]
 
 
-def write_figure(photograph: FoundImage, request: FigureRequest, path: Path) -> WrittenFigure:
+def write_figure(photograph: PhotographSource, request: FigureRequest, path: Path) -> WrittenFigure:
     """Explain a photograph and draw the figure of it.
 
     Raises UngradableError where it cannot be graded, DatasetError where a lesion mask does not fit, StoreError where
@@ -63,7 +63,7 @@ def write_figure(photograph: FoundImage, request: FigureRequest, path: Path) -> 
 
 
 def write_figures(
-    photographs: Sequence[FoundImage],
+    photographs: Sequence[PhotographSource],
     request: FigureRequest,
     folder: Path,
     command: str,
@@ -84,7 +84,7 @@ def write_figures(
             write_atomically(folder / INDEX_FILE, index_html(entries, title=title, command=command))
 
 
-def _entry(photograph: FoundImage, name: str, request: FigureRequest, folder: Path) -> IndexEntry:
+def _entry(photograph: PhotographSource, name: str, request: FigureRequest, folder: Path) -> IndexEntry:
     make_folder((folder / name).parent)
     try:
         written = write_figure(photograph, request, folder / name)

@@ -16,7 +16,7 @@ from fundusgrade.data.lesion_masks import LESION_NAMES, read_lesions
 from fundusgrade.explanation.explainer import Explanation, Explanations
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import Prediction
-from fundusgrade.photographs.sources import FoundImage
+from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.figures import draw_explanations
 from fundusgrade.reports.html.environment import render
 from fundusgrade.reports.listings import prediction_line
@@ -88,7 +88,7 @@ def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
     return written
 
 
-def figure_names(found: Sequence[FoundImage]) -> list[str]:
+def figure_names(found: Sequence[PhotographSource]) -> list[str]:
     """The path of each photograph's figure in the output folder: its own path below the folder that all share.
 
     Photographs that differ only in their suffix keep it, so that no figure replaces another. No path leaves the output
@@ -111,7 +111,7 @@ def _shortened(name: str) -> str:
     return f"{parent}/{beginning}-{digest}-explained.jpg".removeprefix("/")
 
 
-def _full_path(found: FoundImage) -> Path:
+def _full_path(found: PhotographSource) -> Path:
     """The absolute path of a photograph, with its archive as a folder and its frame as part of its name."""
     path = found.path.absolute()
     if found.member is not None and found.problem is None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from fundusgrade import store
+from fundusgrade.data.concatenation import SEPARATOR, open_dataset
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.join import SEPARATOR, open_dataset
 from fundusgrade.data.pixel_cache import write_pixel_cache
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import make_folder, write_atomically

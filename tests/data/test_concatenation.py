@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fundusgrade import store
+from fundusgrade.data.concatenation import concatenate_datasets, open_dataset
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
-from fundusgrade.data.join import concatenate_datasets, open_dataset
 from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.errors import DatasetError, StoreError

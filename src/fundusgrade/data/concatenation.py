@@ -17,13 +17,13 @@ SEPARATOR = "+"
 """Separates the names of concatenated data sets; it may not occur in a name."""
 
 
-def open_dataset(named: Sequence[str]) -> PreparedDataset:
+def open_dataset(names: Sequence[str]) -> PreparedDataset:
     """Load a data set by name or folder, or the only one in the store where none is named.
 
     Several, also given as "A+B", are concatenated. Raises StoreError or DatasetError where one does not exist.
     """
-    each = [part for name in named for part in ([name] if Path(name).exists() else name.split(SEPARATOR))]
-    folders = [store.resolve_dataset(name) for name in each] or [store.resolve_dataset(None)]
+    single = [part for name in names for part in ([name] if Path(name).exists() else name.split(SEPARATOR))]
+    folders = [store.resolve_dataset(name) for name in single] or [store.resolve_dataset(None)]
     return concatenate_datasets([load_dataset(folder) for folder in folders])
 
 
