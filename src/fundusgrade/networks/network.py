@@ -99,7 +99,7 @@ class GradingNetwork(nn.Module):
         return (images - self.mean) / self.std
 
     def calibrate(self, calibration: Calibration) -> None:
-        """Replace the calibration."""
+        """Use another calibration from now on."""
         self.spec = replace(self.spec, calibration=calibration)
 
     @property
