@@ -1,4 +1,4 @@
-"""Files: atomic writes with fsync, the one file lock, folders, hashes, and the present moment."""
+"""Files: atomic writes with fsync, the one file lock, folders, hashes, and the current time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def hash_text(text: str) -> str:
 
 
 def now() -> str:
-    """The present moment, UTC, ISO 8601 to the second."""
+    """The current time, UTC, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -48,7 +48,10 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """The same for a file that is written piece by piece: it appears when the block ends, unless the block raises."""
+    """Open a file to be written atomically piece by piece: it appears when the block ends, unless the block raises.
+
+    Raises StoreError as `write_atomically`.
+    """
     # Not `tempfile`: its files are private to the owner, whatever the umask, and the finished file would stay so.
     temporary = path.with_name(f".{path.name[:32]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:

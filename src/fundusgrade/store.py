@@ -22,6 +22,7 @@ import platformdirs
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import HOME_VARIABLE, file_lock, write_atomically
+from fundusgrade.text import error_text
 
 DATASET_FILE = "dataset.json"
 PIXELS_FILE = "pixels.cache"
@@ -116,9 +117,9 @@ def checked_name(name: str) -> str:
     return name
 
 
-def name_from(text: str, otherwise: str) -> str:
-    """A name that every file system allows, made from any text; `otherwise` where no character remains."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or otherwise
+def name_from(text: str, default: str) -> str:
+    """A name that every file system allows, made from any text; `default` where no character remains."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or default
 
 
 def shipped_weights() -> Path:
@@ -199,7 +200,7 @@ def install_model(directory: Path, name: str) -> Path:
             try:
                 data = path.read_bytes()
             except OSError as error:
-                raise StoreError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
+                raise StoreError(f"cannot read {path}: {error_text(error)}; check its permissions") from error
             write_atomically(target / path.name, data)
     return target / MODEL_FILE
 

@@ -138,9 +138,9 @@ def test_tensors_of_another_shape_or_number_are_refused() -> None:
 
 
 def _hash_of(state: dict[str, torch.Tensor]) -> str:
-    from fundusgrade.networks.checkpoint import _hash_tensors
+    from fundusgrade.networks.checkpoint import hash_tensors
 
-    return _hash_tensors(state)
+    return hash_tensors(state)
 
 
 def test_every_cut_is_noticed() -> None:

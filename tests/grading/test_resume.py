@@ -57,7 +57,7 @@ def test_rows_of_other_options_are_not_appended_to(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="written with precision float32; this run has precision bfloat16"):
         write_all(path, request(resume=True, precision="bfloat16"))
     (tmp_path / "out.csv.partial.json").unlink()
-    with pytest.raises(StoreError, match="not known what wrote its rows"):
+    with pytest.raises(StoreError, match="provenance of its rows is unknown"):
         write_all(path, request(resume=True))
 
 

@@ -16,7 +16,7 @@ from tests.grading.runs import NAMES, request, result_of, write_all
 
 def test_shards_hold_every_entry_once() -> None:
     for count in (1, 2, 3, 30):
-        files = [Shard(number=number, count=count).of(NAMES) for number in range(1, count + 1)]
+        files = [Shard(number=number, count=count).select(NAMES) for number in range(1, count + 1)]
         assert sorted(name for part in files for name in part) == sorted(NAMES)
         assert max(map(len, files)) - min(map(len, files)) <= 1
 
@@ -85,7 +85,7 @@ def test_shards_of_different_options_are_not_merged(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     for number, precision in ((1, "float32"), (2, "bfloat16")):
         shard = Shard(number=number, count=2)
-        write_all(shard.file(path), request(shard.of(NAMES), precision=precision))
+        write_all(shard.file(path), request(shard.select(NAMES), precision=precision))
     with pytest.raises(StoreError, match="different models or with different options"):
         merge_shards(path, NAMES)
 

@@ -70,7 +70,7 @@ def test_nothing_to_check_on(tmp_path: Path) -> None:
     install_model()
     with pytest.raises(ExportError, match=r"'drawn'.*not in the store.*--data.*--no-check"):
         export_model(ExportRequest(format=ExportFormat.ONNX, model="tiny", out=tmp_path / "a.onnx"))
-    with pytest.raises(ExportError, match="nothing to quantize on"):
+    with pytest.raises(ExportError, match="no images to quantize with"):
         export_model(ExportRequest(format=ExportFormat.ONNX, model="tiny", int8=True, check=False))
     prepared_dataset(store.dataset_directory("other"))
     with pytest.raises(DatasetError, match=r"'other' is .*the model 'tiny' needs .*again with"):

@@ -21,8 +21,9 @@ from fundusgrade.networks import graphs
 from fundusgrade.networks.build import network_spec, start_network
 from fundusgrade.networks.checkpoint import load_checkpoint, save_checkpoint
 from fundusgrade.networks.export import ExportRequest, export_model
-from fundusgrade.networks.graph_files import graph_paths, load_model
+from fundusgrade.networks.graph_files import graph_paths
 from fundusgrade.networks.graphs import GraphBackbone
+from fundusgrade.networks.loading import load_model
 from fundusgrade.options import Attribution, DeviceName, ExportFormat, Precision
 from tests.models_for_tests import install_model, save_photographs
 from tests.networks.exports import GRAPHS, exported, outputs_of, random_images

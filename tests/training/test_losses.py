@@ -16,12 +16,12 @@ from torch import Tensor
 from fundusgrade.errors import TrainingError
 from fundusgrade.networks.heads import NUM_OUTPUTS, grade_logits
 from fundusgrade.options import ClassWeights, Head, Loss
-from fundusgrade.training.losses import DISTANCE_WEIGHT, LOSSES_OF, class_weights, graded_loss, resolve_head_and_loss
+from fundusgrade.training.losses import DISTANCE_WEIGHT, HEAD_LOSSES, class_weights, graded_loss, resolve_head_and_loss
 
 NUM_PHOTOGRAPHS = 60
 GRADES = np.random.default_rng(1).integers(0, 5, NUM_PHOTOGRAPHS)
 WEIGHTS = np.random.default_rng(2).uniform(0.2, 3.0, NUM_PHOTOGRAPHS)
-PAIRS = [(head, loss) for head, losses in LOSSES_OF.items() for loss in losses]
+PAIRS = [(head, loss) for head, losses in HEAD_LOSSES.items() for loss in losses]
 
 
 def outputs_of(head: Head) -> NDArray[np.float64]:
@@ -171,10 +171,10 @@ def test_what_is_not_named_is_filled_in(head: Head | None, loss: Loss | None, re
 def test_a_loss_that_cannot_train_the_head_is_refused_with_those_that_can() -> None:
     refused = 0
     for head, loss in itertools.product(Head, Loss):
-        if loss in LOSSES_OF[head]:
+        if loss in HEAD_LOSSES[head]:
             assert resolve_head_and_loss(head, loss) == (head, loss)
             continue
-        fitting = ", ".join(each.value for each in LOSSES_OF[head])
+        fitting = ", ".join(each.value for each in HEAD_LOSSES[head])
         with pytest.raises(TrainingError, match=rf"--loss {loss} cannot train a {head} head; expected {fitting}$"):
             resolve_head_and_loss(head, loss)
         refused += 1

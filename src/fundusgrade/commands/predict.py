@@ -93,7 +93,7 @@ def predict(
     )
     message(f"model {grader.name}; {grader.choice.describe()}")
     message(grader.concurrency.describe())
-    chosen = own_shard.of(found) if own_shard else found
+    chosen = own_shard.select(found) if own_shard else found
     names = [each.name for each in chosen]
     request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
     with PredictionWriter(out, with_ranges=coverage is not None, request=request) as writer:

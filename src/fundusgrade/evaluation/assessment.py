@@ -132,7 +132,7 @@ def assess(
         num_groups=len(np.unique(first.test.groups)),
         num_resamples=num_resamples,
         coverage=coverage,
-        models=tuple(_assess_model(each, resamples, coverage, subgroups) for each in aligned),
+        models=tuple(_assess_model(predictions, resamples, coverage, subgroups) for predictions in aligned),
         comparisons=compare_all(aligned, resamples),
     )
 
@@ -152,7 +152,7 @@ def _assess_model(
         decision_curves=measure_decision_curves(test),
         risk_coverage=measure_risk_coverage(test),
         set_coverage=measure_sets(predictions, resamples, coverage=coverage),
-        subgroups=tuple(_subgroup(each, test, resamples) for each in subgroups),
+        subgroups=tuple(_subgroup(subgroup, test, resamples) for subgroup in subgroups),
         worst_errors=find_worst_errors(test),
     )
 
@@ -177,16 +177,16 @@ def _aligned(sets: Sequence[PredictionSet], part: str) -> list[PredictionSet]:
 
 
 def _reordered(predictions: PredictionSet, first: PredictionSet) -> PredictionSet:
-    place = {source: i for i, source in enumerate(predictions.test.sources)}
-    missing = [source for source in first.test.sources if source not in place]
-    foreign = sorted(set(place) - set(first.test.sources))
+    index = {source: i for i, source in enumerate(predictions.test.sources)}
+    missing = [source for source in first.test.sources if source not in index]
+    foreign = sorted(set(index) - set(first.test.sources))
     if missing or foreign:
         raise MetricsError(
             f"The predictions of {predictions.model} are not of the same photographs as those of {first.model}: "
             f"{_few(missing)} missing, {_few(foreign)} only there. Models are compared on the same photographs; "
             "make the predictions again on the same data and part."
         )
-    test = predictions.test.subset(np.array([place[source] for source in first.test.sources], np.int64))
+    test = predictions.test.subset(np.array([index[source] for source in first.test.sources], np.int64))
     different = np.flatnonzero(test.grades != first.test.grades)
     if len(different):
         raise MetricsError(
@@ -215,12 +215,13 @@ class _SubgroupMask:
 def _subgroup_masks(columns: Mapping[str, Sequence[str]], num_photographs: int) -> list[_SubgroupMask]:
     """The values of each column in order; those of fewer than `MIN_SUBGROUP` photographs together as "other", last."""
     masks = []
-    for column, given in columns.items():
-        if len(given) != num_photographs:
+    for column, column_values in columns.items():
+        if len(column_values) != num_photographs:
             raise MetricsError(
-                f"The column {column} has {len(given)} values for {num_photographs} photographs: give one for each."
+                f"The column {column} has {len(column_values)} values for {num_photographs} photographs: give one for "
+                "each."
             )
-        values = np.array([str(value).strip() or UNKNOWN for value in given], dtype=object)
+        values = np.array([str(value).strip() or UNKNOWN for value in column_values], dtype=object)
         names, counts = np.unique(values.astype(str), return_counts=True)
         rare = names[(counts < MIN_SUBGROUP) | (names == OTHER)].tolist()
         masks += [
@@ -233,18 +234,18 @@ def _subgroup_masks(columns: Mapping[str, Sequence[str]], num_photographs: int) 
 
 
 def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, resamples: Resamples) -> Subgroup:
-    here, resamples = test.subset(subgroup.members), resamples.subset(subgroup.members)
+    members, resamples = test.subset(subgroup.members), resamples.subset(subgroup.members)
     areas = weighted_aucs(
         resamples.weights,
-        here.grades >= REFERABLE_FROM,
-        probability_from_grade(here.probabilities, REFERABLE_FROM),
+        members.grades >= REFERABLE_FROM,
+        probability_from_grade(members.probabilities, REFERABLE_FROM),
     )
     return Subgroup(
         column=subgroup.column,
         value=subgroup.value,
-        num_photographs=len(here),
-        kappa=estimate_kappa(here.grades, here.predicted, resamples),
-        accuracy=proportion_off_by(here, resamples, range(1)),
+        num_photographs=len(members),
+        kappa=estimate_kappa(members.grades, members.predicted, resamples),
+        accuracy=proportion_off_by(members, resamples, range(1)),
         referable_auc=estimate(areas, resamples),
     )
 

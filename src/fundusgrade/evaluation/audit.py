@@ -21,13 +21,13 @@ from fundusgrade.metrics.estimates import describe_number
 if TYPE_CHECKING:
     from fundusgrade.grading.grader import Grader
 
-LIMIT = 300
-"""Photographs that are changed in an audit."""
+MAX_PHOTOGRAPHS = 300
+"""Maximum number of photographs that are changed in an audit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What an audit of a data set, and of a model if one was given, found."""
+    """The results of an audit of a data set, and of a model if one was given; without one `effects` are empty."""
 
     data: str
     model: str | None
@@ -40,7 +40,7 @@ def audit_dataset(
     graders: Sequence[Grader | None],
     split: str,
     *,
-    limit: int = LIMIT,
+    limit: int = MAX_PHOTOGRAPHS,
     lesions: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Audit]:
@@ -62,11 +62,11 @@ def audit_dataset(
 
 def conclusion(*audits: Audit) -> str:
     """The findings of audits of one data set, each with another model, in plain sentences."""
-    about_models = [sentence for audit in audits for sentence in _about_the_model(audit)]
-    return " ".join([_about_the_data(audits[0].probes), *about_models])
+    model_sentences = [sentence for audit in audits for sentence in _model_conclusion(audit)]
+    return " ".join([_data_conclusion(audits[0].probes), *model_sentences])
 
 
-def _about_the_data(probes: Sequence[ShortcutProbe]) -> str:
+def _data_conclusion(probes: Sequence[ShortcutProbe]) -> str:
     before, after = _strongest(probes, "photograph"), _strongest(probes, "prepared")
     outline = {probe.stage: probe.kappa for probe in probes if probe.kind == "outline"}
     return (
@@ -77,7 +77,7 @@ def _about_the_data(probes: Sequence[ShortcutProbe]) -> str:
     )
 
 
-def _about_the_model(audit: Audit) -> list[str]:
+def _model_conclusion(audit: Audit) -> list[str]:
     changes = {effect.name: effect.mean_change for effect in audit.effects if effect.mean_change is not None}
     lesions, control = changes.pop(LESIONS, None), changes.pop(CONTROL, None)
     if not changes:

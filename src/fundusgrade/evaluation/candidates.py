@@ -109,22 +109,24 @@ def check_leakage(grader: Grader, dataset: PreparedDataset, rows: Sequence[Manif
     if not fingerprints.is_known:
         return f"Trained on {trained_on}; the model file has no training fingerprints, so leakage cannot be checked."
     overlap = find_overlap(fingerprints, dataset, rows)
-    known = f"Trained and selected on {len(fingerprints.files)} different files of {trained_on}"
+    training = f"Trained and selected on {len(fingerprints.files)} different files of {trained_on}"
     if not overlap.sources:
-        return f"{known}; none of the {len(rows)} evaluation images, their copies or their patients is among them."
+        return f"{training}; none of the {len(rows)} evaluation images, their copies or their patients is among them."
     counts = {
         "": len(overlap.files),
         "copies of ": len(overlap.copies),
         "other images of the patients of ": len(overlap.patients),
     }
-    used = " and ".join(f"{what}{count} of {len(rows)} evaluation images" for what, count in counts.items() if count)
+    used = " and ".join(
+        f"{relation}{count} of {len(rows)} evaluation images" for relation, count in counts.items() if count
+    )
     if not allow_leakage:
         named = ", ".join(overlap.sources[:_NUM_NAMED])
         raise DatasetError(
             f"{used} were used to train or select the model {grader.name!r}, such as {named}; scores would be "
             "inflated. Choose another --split or --data, or add --allow-leakage, which the results will state"
         )
-    return f"{known}; {used} were used to train or select this model: scores are inflated."
+    return f"{training}; {used} were used to train or select this model: scores are inflated."
 
 
 def assess_candidates(

@@ -59,7 +59,7 @@ def make_model_case(case: Case, grader: Grader, target: Target) -> ModelCase:
     preprocessed, lesions = case.loaded.preprocessed, case.lesions
     natural, landmarks = _natural(case.loaded, grader)
     masks = [(LESIONS, any_lesion(lesions))] if lesions else []
-    masks += [(LESION_NAMES[each.kind], each.mask) for each in lesions]
+    masks += [(LESION_NAMES[lesion.kind], lesion.mask) for lesion in lesions]
     return ModelCase(
         case=case,
         grader=grader,

@@ -85,11 +85,11 @@ def measure_interventions(
     pairs: dict[str, list[_Pair | None]] = {name: [] for name in INTERVENTIONS}
     for start in range(0, len(paths), _CHUNK):
         photographs = [_read(path) for path in paths[start : start + _CHUNK]]
-        for name, found in _grade_changes(grader, photographs).items():
-            pairs[name] += found
+        for name, changed in _grade_changes(grader, photographs).items():
+            pairs[name] += changed
         on_progress(min(start + _CHUNK, len(paths)), len(paths))
     resamples = resample_rows(chosen)
-    return tuple(_effect(name, found, resamples) for name, found in pairs.items())
+    return tuple(_effect(name, changed, resamples) for name, changed in pairs.items())
 
 
 def measure_lesions(grader: Grader, folder: Path) -> tuple[InterventionEffect, ...]:
@@ -113,7 +113,7 @@ def measure_lesions(grader: Grader, folder: Path) -> tuple[InterventionEffect, .
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pair:
-    """What became of one photograph before and after a change."""
+    """The results of grading a photograph before and after a change."""
 
     before: Prediction | Ungraded
     after: Prediction | Ungraded
@@ -162,16 +162,16 @@ def _field_of_view(photograph: Image) -> FieldOfView | None:
 
 def _effect(name: str, pairs: Sequence[_Pair | None], resamples: Resamples) -> InterventionEffect:
     graded = [None if pair is None else pair.graded() for pair in pairs]
-    both = [each for each in graded if each is not None]
-    moved = np.array([np.nan if each is None else _change(*each) for each in graded])
-    mean = estimate_mean(moved, resamples)
+    both = [pair for pair in graded if pair is not None]
+    changes = np.array([np.nan if pair is None else _change(*pair) for pair in graded])
+    mean = estimate_mean(changes, resamples)
     return InterventionEffect(
         name=name,
         num_photographs=len(both),
         mean_change=mean.value,
         mean_low=mean.low,
         mean_high=mean.high,
-        percentile_95=float(np.nanpercentile(moved, 95)) if both else None,
+        percentile_95=float(np.nanpercentile(changes, 95)) if both else None,
         flip_fraction=sum(before.grade != after.grade for before, after in both) / len(both) if both else None,
         num_lost=sum(pair is not None for pair in pairs) - len(both),
     )
@@ -255,9 +255,9 @@ INTERVENTIONS: dict[str, Change] = {
 
 def _photographs_with_lesions(folder: Path) -> Iterator[tuple[Image, NDArray[np.bool_]]]:
     """Photographs, resized to at most 1,024 px a side, and the union of their lesions' masks."""
-    for found in find_lesion_photographs(folder):
-        photograph = read_image(found.path)
-        union = any_lesion(read_lesions(found.path.stem, folder / "masks", photograph.shape))
+    for image in find_lesion_photographs(folder):
+        photograph = read_image(image.path)
+        union = any_lesion(read_lesions(image.path.stem, folder / "masks", photograph.shape))
         scale = min(1.0, _LESION_SIDE_PX / max(photograph.shape[:2]))
         small = _resized(photograph, scale, scale) if scale < 1 else photograph
         fraction = cv2.resize(union.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)

@@ -83,9 +83,9 @@ def _find_disc(preprocessed: PreprocessedImage, radius_px: float) -> Spot | None
     size_px = DISC_RADIUS_FRACTION * radius_px
     light = preprocessed.image[..., :2].astype(np.float32).mean(axis=2)
     mask = preprocessed.mask
-    spot, around = local_mean(light, mask, 0.7 * size_px), local_mean(light, mask, 2.5 * size_px)
+    inside, around = local_mean(light, mask, 0.7 * size_px), local_mean(light, mask, 2.5 * size_px)
     vessels = local_mean(np.sqrt(vessel_map(preprocessed.image, mask)), mask, size_px)
-    brightness = np.maximum(spot / np.maximum(around, 1) - 1, 0)
+    brightness = np.maximum(inside / np.maximum(around, 1) - 1, 0)
     evidence = np.where(_inner(mask, size_px), brightness * vessels, 0)
     y, x = np.unravel_index(int(evidence.argmax()), evidence.shape)
     best = float(evidence[y, x])

@@ -15,7 +15,7 @@ _SAMPLES_PER_PX = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How well heat agrees with lesions; all is None where there is no heat or no lesion.
+    """How well heat agrees with lesions; all fields are None where there is no heat or no lesion.
 
     `heat_fraction` is the fraction of the heat that lies on lesions, `area_fraction` the fraction of the retina that
     they cover, and `lift` their ratio, 1 for an uninformative map. `average_precision` is that of pixels ranked by

@@ -71,8 +71,8 @@ def perturbation_measures(model_case: ModelCase, values: NDArray[np.float32]) ->
         {
             "deletion": curves.deletion_area,
             "insertion": curves.insertion_area,
-            "left without 2 %": curves.deletion[early],
-            "there with 2 %": curves.insertion[early],
+            "deletion at 2 %": curves.deletion[early],
+            "insertion at 2 %": curves.insertion[early],
             ROAD: road,
         },
     )

@@ -63,10 +63,10 @@ def compare_maps(first: NDArray[np.float32], second: NDArray[np.float32], mask: 
     """Compare two maps (S, S) within the mask (S, S)."""
     from scipy.stats import spearmanr
 
-    one, other = first[mask], second[mask]
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
+    first_values, second_values = first[mask], second[mask]
+    if np.ptp(first_values) == 0 or np.ptp(second_values) == 0:
         return UNDEFINED_SIMILARITY
-    correlation = float(spearmanr(one, other).statistic)
+    correlation = float(spearmanr(first_values, second_values).statistic)
     return MapSimilarity(rank_correlation=correlation, structural_similarity=structural_similarity(first, second, mask))
 
 

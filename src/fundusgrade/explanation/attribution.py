@@ -179,7 +179,7 @@ def _enlarged(cells: NDArray[np.float32], network: GradingNetwork, image: Image)
 def _restored_state(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode and float32, gradients for images but not for weights; afterwards the network is as before."""
     modes = [(module, module.training) for module in network.modules()]
-    parameters = [(each, each.requires_grad, each.grad) for each in network.parameters()]
+    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in network.parameters()]
     is_autocast = torch.is_autocast_enabled(device.type)
     network.eval().requires_grad_(False)
     try:

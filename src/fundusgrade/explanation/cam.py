@@ -28,9 +28,9 @@ def cam_cells(
     """
     top, bottom = network.spec.rows or (0, images.shape[2])
     layers = find_layers(network, layer, bottom - top, images.shape[3])
-    maps = [_layer_cells(network, images, target, method, each) for each in layers]
-    finest = max(maps, key=lambda each: each.size).shape
-    return np.asarray(np.mean([resize_map(each, finest) for each in maps], axis=0), np.float32)
+    maps = [_layer_cells(network, images, target, method, map_layer) for map_layer in layers]
+    finest = max(maps, key=lambda cells: cells.size).shape
+    return np.asarray(np.mean([resize_map(cells, finest) for cells in maps], axis=0), np.float32)
 
 
 def _layer_cells(

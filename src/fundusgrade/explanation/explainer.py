@@ -82,7 +82,7 @@ def explain_opened(grader: Grader, opened: OpenedPhotograph, methods: Sequence[E
     Raises ExplanationError where a method does not fit the network.
     """
     prediction = grader.grade_loaded(opened.loaded, opened.name)
-    return [_explain(grader, opened, prediction, each) for each in methods]
+    return [_explain(grader, opened, prediction, options) for options in methods]
 
 
 def explain_preprocessed(grader: Grader, preprocessed: PreprocessedImage, options: ExplainOptions) -> HeatMap:

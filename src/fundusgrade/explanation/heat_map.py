@@ -1,4 +1,4 @@
-"""The heat map: its values, its unit and color scale, and the options that it was made with."""
+"""Heat maps: their values, unit and color scale, and the options of an explanation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fundusgrade.options import Attribution, Layer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainOptions:
-    """What is explained, and by which method; `layer` is used by the CAM family only."""
+    """The score to explain and the method; `layer` is used by the CAM family only."""
 
     target: Target = PREDICTED
     method: Attribution = Attribution.AUTO

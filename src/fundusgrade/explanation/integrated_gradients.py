@@ -52,8 +52,8 @@ def integrated_gradients(
         flips = [_FLIPPED_AXES[step % len(_FLIPPED_AXES)] for step in steps]
         points = [(pixels - (1 - (step + 0.5) / NUM_STEPS) * difference)[None] for step in steps]
         batch = torch.cat([point.flip(axes) for point, axes in zip(points, flips, strict=True)])
-        for axes, found in zip(flips, _gradients(network, batch, target, choice), strict=True):
-            gradient += found[None].flip(axes)[0]
+        for axes, flipped in zip(flips, _gradients(network, batch, target, choice), strict=True):
+            gradient += flipped[None].flip(axes)[0]
     return np.asarray((difference * gradient / NUM_STEPS).sum(dim=0).numpy(), np.float32)
 
 
@@ -66,7 +66,7 @@ def smooth_attributions(attributions: NDArray[np.float32]) -> NDArray[np.float32
     blurred = [
         cv2.GaussianBlur(attributions, (0, 0), fraction * len(attributions)) for fraction in SMOOTHING_SIGMA_FRACTIONS
     ]
-    return np.asarray(np.mean([np.maximum(each, 0) for each in blurred], axis=0), np.float32)
+    return np.asarray(np.mean([np.maximum(smoothed, 0) for smoothed in blurred], axis=0), np.float32)
 
 
 def blurred_baseline(image: Image, outline: NDArray[np.bool_]) -> Image:
@@ -80,5 +80,5 @@ def _gradients(network: GradingNetwork, images: Tensor, target: Target, choice: 
     leaf = to_memory_format(network, images.to(choice.device)).requires_grad_()
     with choice.autocast():
         scores = target_scores(target, network(leaf))
-    (found,) = torch.autograd.grad(scores.sum(), leaf)
-    return found.float().cpu()
+    (gradients,) = torch.autograd.grad(scores.sum(), leaf)
+    return gradients.float().cpu()

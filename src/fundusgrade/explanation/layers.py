@@ -35,8 +35,8 @@ def find_layers(network: GradingNetwork, layer: Layer, height: int, width: int) 
     Raises ExplanationError where the architecture has no such feature map.
     """
     names = [Layer.FINE, Layer.MIDDLE, Layer.LAST] if layer is Layer.ALL else [layer]
-    found = [_find_layer(network, each, height, width) for each in names]
-    return list({id(each.module): each for each in found}.values())
+    map_layers = [_find_layer(network, name, height, width) for name in names]
+    return list({id(map_layer.module): map_layer for map_layer in map_layers}.values())
 
 
 def is_transformer(network: GradingNetwork) -> bool:
@@ -58,7 +58,7 @@ def find_attentions(network: GradingNetwork) -> list[Any]:
         )
     backbone: Any = network.backbone
     attentions = [getattr(block, "attn", None) for block in backbone.blocks]
-    if not all(hasattr(each, "fused_attn") and hasattr(each, "attn_drop") for each in attentions):
+    if not all(hasattr(module, "fused_attn") and hasattr(module, "attn_drop") for module in attentions):
         raise refusal(
             network, "its blocks do not expose their attention", supported="use --method integrated-gradients"
         )

@@ -16,7 +16,7 @@ from fundusgrade.grades import REFERABLE_FROM, Grade
 class Target:
     """A score to explain: a grade's logit or, where `grade` is None, one of the targets below.
 
-    `score_name` and `unit` are what its score is called and measured in; a color scale never ends below `floor` units.
+    `score_name` and `unit` are the name and the unit of its score; a color scale never ends below `floor` units.
     """
 
     name: str
@@ -41,16 +41,16 @@ def parse_target(text: str) -> Target:
 
     Raises ExplanationError for anything else.
     """
-    word = text.strip().casefold().replace("_", " ")
-    targets = {each.name: each for each in (PREDICTED, REFERABLE, EXPECTED)}
+    name = text.strip().casefold().replace("_", " ")
+    targets = {target.name: target for target in (PREDICTED, REFERABLE, EXPECTED)}
     for grade in Grade:
         targets[str(grade.value)] = targets[grade.label.casefold()] = grade_target(grade)
-    if word not in targets:
+    if name not in targets:
         labels = ", ".join(f'"{grade.label}"' for grade in Grade)
         raise ExplanationError(
             f"unknown target {text!r}; use predicted, referable, expected, a grade 0 to 4, or its label: {labels}"
         )
-    return targets[word]
+    return targets[name]
 
 
 def grade_target(grade: Grade) -> Target:

@@ -22,8 +22,8 @@ def predict_dataset(grader: Grader, dataset: PreparedDataset, split: str, *, fol
     DatasetError where the data set was preprocessed differently from the model's training data.
     """
     provenance = grader.description.provenance
-    is_own = dataset.hash == provenance.data_hash and split in ("test", "train")
-    validation = provenance.with_training_splits(dataset).graded_rows("validation") if is_own else ()
+    is_training_data = dataset.hash == provenance.data_hash and split in ("test", "train")
+    validation = provenance.with_training_splits(dataset).graded_rows("validation") if is_training_data else ()
     return PredictionSet(
         model=grader.name + (TTA_SUFFIX if grader.tta else ""),
         data=dataset.name,

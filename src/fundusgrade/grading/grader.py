@@ -28,9 +28,9 @@ from fundusgrade.grading.grade_ranges import conformal_limit, grade_ranges
 from fundusgrade.grading.resume import RowProvenance
 from fundusgrade.networks.checkpoint import Checkpoint
 from fundusgrade.networks.device import DeviceChoice, choose_device, choose_for_graph
-from fundusgrade.networks.graph_files import load_model
 from fundusgrade.networks.graphs import GraphBackbone
 from fundusgrade.networks.inference import predict_probabilities, to_device
+from fundusgrade.networks.loading import load_model
 from fundusgrade.networks.tensors import to_pixels
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph, load_pixels

@@ -1,4 +1,4 @@
-"""The rows of a file read back, and checked against the photographs that they should be about."""
+"""Rows read back from a file, and checked against the photographs that they were written for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from fundusgrade.errors import StoreError
 from fundusgrade.grading import parquet
 from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_header, csv_rows, json_rows, name_in_row, row_format
+from fundusgrade.text import error_text
 
 
 def read_rows(path: Path) -> Iterator[WrittenRow]:
@@ -26,7 +27,7 @@ def read_rows(path: Path) -> Iterator[WrittenRow]:
                     )
             yield from csv_rows(file) if chosen is RowFormat.CSV else json_rows(file)
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}; check its name and permissions") from error
+        raise StoreError(f"cannot read {path}: {error_text(error)}; check its name and permissions") from error
 
 
 def matching_rows(
@@ -38,10 +39,10 @@ def matching_rows(
     complete: bool = False,
     remedy: str,
 ) -> Iterator[WrittenRow]:
-    """The rows of a file as long as they are about the named photographs, in order.
+    """The rows of a file, each checked to be that of the photograph of the same position in `names`.
 
-    Raises StoreError, with the remedy, at a row of another photograph or beyond the last one; where they must be
-    `complete`, also where some are missing.
+    Raises StoreError, which ends with the remedy, at a row of another photograph or beyond the last one; if `complete`,
+    also where rows are missing.
     """
     num_rows = 0
     for row in rows:

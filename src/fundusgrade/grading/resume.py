@@ -53,9 +53,9 @@ class ResumeRequest:
     overwrite: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeptRow:
-    """What is kept in memory of a row on disk; small, as there may be millions."""
+    """The summary of a row on disk that is kept in memory; small, as there may be millions."""
 
     num_bytes: int
     is_graded: bool
@@ -64,7 +64,7 @@ class KeptRow:
     @classmethod
     def of(cls, row: WrittenRow) -> KeptRow:
         """The summary of one row."""
-        return cls(len(row.line), row.is_graded, row.is_doubtful)
+        return cls(num_bytes=len(row.line), is_graded=row.is_graded, is_doubtful=row.is_doubtful)
 
 
 def provenance_file(path: Path) -> Path:
@@ -93,7 +93,7 @@ def check_provenance(path: Path, provenance: RowProvenance) -> None:
         different = {name: written.get(name) for name, value in expected.items() if written.get(name) != value}
     except (ValueError, AttributeError):
         raise StoreError(
-            f"{path}: it is not known what wrote its rows: {provenance_file(path).name} is missing or damaged; "
+            f"{path}: the provenance of its rows is unknown: {provenance_file(path).name} is missing or damaged; "
             "start over with --overwrite instead of --resume"
         ) from None
     if different:
@@ -119,8 +119,8 @@ def resumable_rows(file: BinaryIO, path: Path, stored_as: RowFormat, request: Re
         )
     check_provenance(path, request.provenance)
     file.seek(start)
-    found = matching_rows(_rows(file, stored_as), request.names, path, stored_as, remedy=_REMEDY)
-    rows = [KeptRow.of(row) for row in found]
+    matching = matching_rows(_rows(file, stored_as), request.names, path, stored_as, remedy=_REMEDY)
+    rows = [KeptRow.of(row) for row in matching]
     batch_size = request.provenance.batch_size
     return rows if len(rows) == len(request.names) else rows[: len(rows) // batch_size * batch_size]
 
@@ -128,8 +128,8 @@ def resumable_rows(file: BinaryIO, path: Path, stored_as: RowFormat, request: Re
 def finished_rows(path: Path, request: ResumeRequest) -> list[KeptRow]:
     """The rows of a finished file. Raises StoreError where they are not all rows that this run would write."""
     check_provenance(path, request.provenance)
-    found = matching_rows(read_rows(path), request.names, path, row_format(path), complete=True, remedy=_REMEDY)
-    return [KeptRow.of(row) for row in found]
+    matching = matching_rows(read_rows(path), request.names, path, row_format(path), complete=True, remedy=_REMEDY)
+    return [KeptRow.of(row) for row in matching]
 
 
 def _rows(file: BinaryIO, stored_as: RowFormat) -> Iterator[WrittenRow]:

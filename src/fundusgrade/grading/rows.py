@@ -139,7 +139,7 @@ def csv_rows(file: BinaryIO) -> Iterator[WrittenRow]:
 
 
 def json_rows(file: BinaryIO) -> Iterator[WrittenRow]:
-    """The same for a file of JSON lines, which has no header."""
+    """The rows of a file of JSON lines, up to the first that is truncated or not a prediction. Raises OSError."""
     for line in file:
         try:
             row: Any = json.loads(line) if line.endswith(b"\n") else None

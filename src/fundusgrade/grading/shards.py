@@ -26,7 +26,7 @@ class Shard:
     number: int
     count: int
 
-    def of(self, items: Sequence[T]) -> list[T]:
+    def select(self, items: Sequence[T]) -> list[T]:
         """The entries of this shard, in order."""
         return list(items[self.number - 1 :: self.count])
 
@@ -86,10 +86,10 @@ def find_shards(path: Path) -> list[Shard]:
 
 
 def _shard_rows(shard: Shard, path: Path, names: Sequence[str]) -> Iterator[WrittenRow]:
-    """The rows of a shard, each checked against its photograph's name, and their number."""
+    """The rows of a shard, each checked against its photograph's name. Raises StoreError as `merge_shards`."""
     file = shard.file(path)
     remedy = "merge with the photographs that were graded, or grade this shard again"
-    return matching_rows(read_rows(file), shard.of(names), file, row_format(path), complete=True, remedy=remedy)
+    return matching_rows(read_rows(file), shard.select(names), file, row_format(path), complete=True, remedy=remedy)
 
 
 def _interleaved(shards: Sequence[Iterator[WrittenRow]], num_rows: int, path: Path) -> Iterator[WrittenRow]:

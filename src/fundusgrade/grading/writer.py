@@ -29,6 +29,7 @@ from fundusgrade.grading.resume import (
     write_provenance,
 )
 from fundusgrade.grading.rows import RowFormat, csv_header, csv_line, json_line, row_format, row_of
+from fundusgrade.text import error_text
 
 PARTIAL = ".partial"
 
@@ -83,7 +84,8 @@ class PredictionWriter:
         row = row_of(result, with_ranges=self._with_ranges)
         line = csv_line(row) if self._format is RowFormat.CSV else json_line(row)
         self._write(line)
-        self._count(KeptRow(len(line), isinstance(result, Prediction), not row["gradable"]))
+        graded = isinstance(result, Prediction)
+        self._count(KeptRow(num_bytes=len(line), is_graded=graded, is_doubtful=not row["gradable"]))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -195,5 +197,4 @@ def _write_to_stdout(line: bytes) -> None:
 
 
 def _cannot_write(path: Path | None, error: OSError) -> StoreError:
-    reason = (error.strerror or str(error)).lower()
-    return StoreError(f"cannot write {path}: {reason}; choose a writable folder with enough free space")
+    return StoreError(f"cannot write {path}: {error_text(error)}; choose a writable folder with enough free space")

@@ -9,8 +9,8 @@ from fundusgrade.lazy import lazy_attributes
 if TYPE_CHECKING:
     from fundusgrade.networks.checkpoint import Checkpoint
     from fundusgrade.networks.device import choose_device
-    from fundusgrade.networks.graph_files import load_model
     from fundusgrade.networks.inference import predict_probabilities
+    from fundusgrade.networks.loading import load_model
     from fundusgrade.networks.network import GradingNetwork
 
 __all__ = ["Checkpoint", "GradingNetwork", "choose_device", "load_model", "predict_probabilities"]
@@ -21,7 +21,7 @@ __getattr__ = lazy_attributes(
         "Checkpoint": "checkpoint",
         "GradingNetwork": "network",
         "choose_device": "device",
-        "load_model": "graph_files",
+        "load_model": "loading",
         "predict_probabilities": "inference",
     },
 )

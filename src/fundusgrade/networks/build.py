@@ -65,22 +65,22 @@ def network_spec(
 
 def _hub_spec(arch: str, size_px: int, band_rows: tuple[int, int] | None, head: Head) -> NetworkSpec:
     """The network that `config.json` describes; all of it is copied, so that a trained model does not need the file."""
-    found = read_hub_network(arch)
-    if not timm.is_model(found.architecture):
+    hub_network = read_hub_network(arch)
+    if not timm.is_model(hub_network.architecture):
         raise WeightsUnavailableError(
-            f"--arch {arch}: its architecture {found.architecture!r} is none of timm {timm.__version__}; "
+            f"--arch {arch}: its architecture {hub_network.architecture!r} is none of timm {timm.__version__}; "
             "install a timm that has it"
         )
-    patch_px = found.arguments.get("patch_size") or _patch_px(found.architecture)
+    patch_px = hub_network.arguments.get("patch_size") or _patch_px(hub_network.architecture)
     return NetworkSpec(
         arch=public_name(arch),
-        timm_name=found.architecture,
+        timm_name=hub_network.architecture,
         size_px=size_px,
-        mean=_rgb(found.mean or _PLAIN_MEAN),
-        std=_rgb(found.std or _PLAIN_STD),
+        mean=_rgb(hub_network.mean or _PLAIN_MEAN),
+        std=_rgb(hub_network.std or _PLAIN_STD),
         rows=_rows(size_px, band_rows, patch_px if isinstance(patch_px, int) else _ROW_STEP),
         head=head,
-        arguments=found.arguments,
+        arguments=hub_network.arguments,
     )
 
 

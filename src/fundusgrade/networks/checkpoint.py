@@ -63,7 +63,7 @@ def save_checkpoint(
     state = {name: _to_stored(tensor, half=half) for name, tensor in network.state_dict().items()}
     for name in FINGERPRINT_BYTES if fingerprints is not None else ():
         state[_FINGERPRINT_PREFIX + name] = torch.from_numpy(getattr(fingerprints, name).copy())
-    description = replace(description, weights_sha256=_hash_tensors(state))
+    description = replace(description, weights_sha256=hash_tensors(state))
     text = description.to_json()
     metadata = {METADATA_KEY: text, HASH_KEY: hash_text(text)}
     write_atomically(path, safetensors.torch.save(state, metadata=metadata))
@@ -89,7 +89,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         metadata = file.metadata()
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     description = parse_description(_description_text(metadata, path), path)
-    if _hash_tensors(state) != description.weights_sha256:
+    if hash_tensors(state) != description.weights_sha256:
         raise CheckpointError(
             f"the weights in {path} are not those that were saved (hash differs); copy the file again"
         )
@@ -176,8 +176,8 @@ def _to_stored(tensor: Tensor, *, half: bool) -> Tensor:
     return (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
 
 
-def _hash_tensors(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of names."""
+def hash_tensors(state: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal, over names, types, shapes and bytes of tensors in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].contiguous()

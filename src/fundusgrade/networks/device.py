@@ -52,7 +52,7 @@ def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = P
     device, precision = DeviceName(device), Precision(precision)
     available = {DeviceName.CUDA: torch.cuda.is_available(), DeviceName.MPS: torch.backends.mps.is_available()}
     if device is DeviceName.AUTO:
-        chosen = next((name for name, there in available.items() if there), DeviceName.CPU)
+        chosen = next((name for name, is_available in available.items() if is_available), DeviceName.CPU)
         why = f"{chosen.value} is the fastest device here" if chosen is not DeviceName.CPU else "no GPU is present"
     elif available.get(device, True):
         chosen, why = device, "as requested"
@@ -62,10 +62,10 @@ def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = P
             "use --device auto or --device cpu, or install a PyTorch built for your GPU"
         )
     chosen_precision, precision_why = _choose_precision(chosen, precision)
-    return DeviceChoice(device=_own_device(chosen), precision=chosen_precision, reason=f"{why}; {precision_why}")
+    return DeviceChoice(device=_local_device(chosen), precision=chosen_precision, reason=f"{why}; {precision_why}")
 
 
-def _own_device(device: DeviceName) -> torch.device:
+def _local_device(device: DeviceName) -> torch.device:
     """The device of this process: one GPU each where torchrun has started several processes on this machine."""
     local_rank, num_local = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if num_local == 1 or device is DeviceName.CPU:

@@ -15,7 +15,7 @@ from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import ExportError, StoreError
 from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint
 from fundusgrade.networks.export_check import ExportCheck, check_export
-from fundusgrade.networks.graph_files import SUFFIXES, ExportedGraph, is_graph, open_graph, write_graph
+from fundusgrade.networks.graph_files import SUFFIXES, ExportedGraph, graph_format, open_graph, write_graph
 from fundusgrade.networks.onnx_export import quantize, to_onnx, to_openvino
 from fundusgrade.networks.tensors import load_images, scale_pixels
 from fundusgrade.networks.timm_folder import write_hub_folder
@@ -62,7 +62,7 @@ def export_model(request: ExportRequest) -> Exported:
     `load_checkpoint` or where a package is missing.
     """
     path = store.resolve_model(request.model)
-    if is_graph(path):
+    if graph_format(path) is not None:
         raise ExportError(f"{path} is an exported graph already; export the safetensors model that it came from")
     checkpoint = load_checkpoint(path)
     out = _output_path(request, checkpoint.description.name)
@@ -117,8 +117,8 @@ def _dataset(request: ExportRequest, checkpoint: Checkpoint) -> PreparedDataset:
         needs = "quantize" if request.int8 else "check"
         skip = "" if request.int8 else ", or skip the check with --no-check"
         raise ExportError(
-            f"the data set {name!r}, which {description.name} was trained on, is not in the store, so there is nothing "
-            f"to {needs} on; name another with --data, prepared as {description.recipe.describe()}{skip}"
+            f"the data set {name!r}, which {description.name} was trained on, is not in the store, so there are no "
+            f"images to {needs} with; name another with --data, prepared as {description.recipe.describe()}{skip}"
         ) from error
     dataset.check_recipe(description.recipe, description.name)
     is_training_data = dataset.hash == description.provenance.data_hash
@@ -135,7 +135,7 @@ def _convert(request: ExportRequest, checkpoint: Checkpoint, dataset: PreparedDa
     kind = f"{request.format.value}-int8" if request.int8 else request.format.value
     return ExportedGraph(
         format=request.format,
-        parts=(data,) if request.format is ExportFormat.ONNX else to_openvino(data),
+        contents=(data,) if request.format is ExportFormat.ONNX else to_openvino(data),
         description=replace(checkpoint.description, name=f"{checkpoint.description.name}-{kind}"),
         fingerprints=checkpoint.fingerprints,
         number_format="int8" if request.int8 else "float32",

@@ -22,12 +22,13 @@ import numpy as np
 from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import CheckpointError
 from fundusgrade.files import write_atomically
-from fundusgrade.networks.checkpoint import FINGERPRINT_BYTES, Checkpoint, load_checkpoint
+from fundusgrade.networks.checkpoint import FINGERPRINT_BYTES, Checkpoint
 from fundusgrade.networks.description import CheckpointDescription, parse_description
 from fundusgrade.networks.device import cpu_has_bfloat16
 from fundusgrade.networks.graphs import onnx_backbone, openvino_backbone
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.options import ExportFormat, Precision
+from fundusgrade.text import error_text
 
 SUFFIXES = {ExportFormat.ONNX: (".onnx",), ExportFormat.OPENVINO: (".xml", ".bin")}
 """Suffixes of the files of a graph, the first that of the file by which it is loaded."""
@@ -38,12 +39,12 @@ FORMAT_VERSION = 1
 class ExportedGraph:
     """A graph with everything that its files hold.
 
-    `parts` are the contents of its files, in the order of SUFFIXES. `number_format` is that of its arithmetic,
+    `contents` are those of its files, in the order of SUFFIXES. `number_format` is that of its arithmetic,
     "float32" or "int8". `check` are the figures of its comparison with the original network, None if there was none.
     """
 
     format: ExportFormat
-    parts: tuple[bytes, ...]
+    contents: tuple[bytes, ...]
     description: CheckpointDescription
     fingerprints: TrainingFingerprints
     number_format: str
@@ -52,34 +53,26 @@ class ExportedGraph:
     @property
     def size_bytes(self) -> int:
         """Size of the files but the sidecar."""
-        return sum(map(len, self.parts))
+        return sum(map(len, self.contents))
 
 
-def is_graph(path: Path) -> bool:
-    """Whether a file is an exported graph, by its suffix."""
-    return _format_of(path) is not None
-
-
-def load_model(path: Path, precision: Precision = Precision.AUTO) -> Checkpoint:
-    """Read and verify a model: a checkpoint, or an exported graph, by its suffix.
-
-    OpenVINO computes a graph of float32 in bfloat16 where `precision` asks for it, or where it is `auto` and the
-    processor is fast at it. Raises CheckpointError where the file is no model, a file beside it is missing, one is
-    damaged, or a package or another version is needed.
-    """
-    format = _format_of(path)
-    return load_checkpoint(path) if format is None else open_graph(read_graph(path, format), str(path), precision)
+def graph_format(path: Path) -> ExportFormat | None:
+    """The format of the exported graph that a file holds, by its suffix; None for other files."""
+    return next((format for format, suffixes in SUFFIXES.items() if path.suffix.lower() == suffixes[0]), None)
 
 
 def read_graph(path: Path, format: ExportFormat) -> ExportedGraph:
-    """Read and verify the files of a graph, without preparing it to run. Raises CheckpointError as `load_model`."""
+    """Read and verify the files of a graph, without preparing it to run.
+
+    Raises CheckpointError where one is missing or damaged, or of another version.
+    """
     suffixes = SUFFIXES[format]
-    parts = (_read(path, path), *(_read(path.with_suffix(suffix), path) for suffix in suffixes[1:]))
+    contents = (_read(path, path), *(_read(path.with_suffix(suffix), path) for suffix in suffixes[1:]))
     sidecar = _read(_sidecar_path(path, format), path).decode(errors="replace")
     try:
         content = json.loads(sidecar)
         del content["sha256"]
-        is_whole = sidecar == _sidecar(format, parts, content)
+        is_whole = sidecar == _sidecar(format, contents, content)
     except (ValueError, KeyError, TypeError, RecursionError):
         is_whole = False
     if not is_whole:
@@ -88,20 +81,21 @@ def read_graph(path: Path, format: ExportFormat) -> ExportedGraph:
             f"{path}: {names} are not as `fundusgrade export` wrote them together (hash differs); copy all of them "
             "again, or export again"
         )
-    return _parse(content, format, parts, path)
+    return _parse(content, format, contents, path)
 
 
-def open_graph(graph: ExportedGraph, what: str, precision: Precision = Precision.AUTO) -> Checkpoint:
-    """The graph as a network, ready to use on the CPU; `what` names it in errors.
+def open_graph(graph: ExportedGraph, name: str, precision: Precision = Precision.AUTO) -> Checkpoint:
+    """The graph as a network, ready to use on the CPU; `name` names it in errors.
 
-    Raises CheckpointError where its runtime is not installed or cannot run it.
+    OpenVINO computes a graph of float32 in bfloat16 where `precision` is bfloat16, or where it is `auto` and the
+    processor is fast at it. Raises CheckpointError where its runtime is not installed or cannot run it.
     """
     if graph.format is ExportFormat.ONNX:
-        (model,) = graph.parts
-        backbone = onnx_backbone(model, graph.number_format, what)
+        (model,) = graph.contents
+        backbone = onnx_backbone(model, graph.number_format, name)
     else:
-        xml, weights = graph.parts
-        backbone = openvino_backbone(xml, weights, _openvino_number_format(graph, precision), what)
+        xml, weights = graph.contents
+        backbone = openvino_backbone(xml, weights, _openvino_number_format(graph, precision), name)
     network = GradingNetwork(graph.description.network, backbone).eval()
     return Checkpoint(description=graph.description, network=network, fingerprints=graph.fingerprints)
 
@@ -112,8 +106,8 @@ def write_graph(graph: ExportedGraph, path: Path) -> tuple[Path, ...]:
     `path` ends in the format's first suffix. Raises StoreError where they cannot be written.
     """
     paths = graph_paths(path, graph.format)
-    sidecar = _sidecar(graph.format, graph.parts, _content(graph)).encode()
-    for each, content in zip(paths, (*graph.parts, sidecar), strict=True):
+    sidecar = _sidecar(graph.format, graph.contents, _sidecar_content(graph)).encode()
+    for each, content in zip(paths, (*graph.contents, sidecar), strict=True):
         write_atomically(each, content)
     return paths
 
@@ -122,10 +116,6 @@ def graph_paths(path: Path, format: ExportFormat) -> tuple[Path, ...]:
     """The files of the graph that `path` names, the sidecar last."""
     others = tuple(path.with_suffix(suffix) for suffix in SUFFIXES[format][1:])
     return (path, *others, _sidecar_path(path, format))
-
-
-def _format_of(path: Path) -> ExportFormat | None:
-    return next((format for format, suffixes in SUFFIXES.items() if path.suffix.lower() == suffixes[0]), None)
 
 
 def _sidecar_path(path: Path, format: ExportFormat) -> Path:
@@ -138,10 +128,10 @@ def _read(path: Path, graph: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        format = _format_of(graph)
+        format = graph_format(graph)
         names = [each.name for each in graph_paths(graph, format)] if format else [graph.name]
         raise CheckpointError(
-            f"cannot read {path}: {error.strerror or error}; an exported graph is {' and '.join(names)} in one folder: "
+            f"cannot read {path}: {error_text(error)}; an exported graph is {' and '.join(names)} in one folder: "
             "copy all of them, or export again"
         ) from error
 
@@ -153,8 +143,8 @@ def _openvino_number_format(graph: ExportedGraph, precision: Precision) -> str:
     return Precision.BFLOAT16.value if is_faster else graph.number_format
 
 
-def _content(graph: ExportedGraph) -> dict[str, Any]:
-    """What the sidecar holds but the hashes; `seen` are the training fingerprints, in base64."""
+def _sidecar_content(graph: ExportedGraph) -> dict[str, Any]:
+    """The content of the sidecar without the hashes; `seen` are the training fingerprints, in base64."""
     tables = {name: getattr(graph.fingerprints, name).tobytes() for name in FINGERPRINT_BYTES}
     return {
         "format": FORMAT_VERSION,
@@ -165,15 +155,15 @@ def _content(graph: ExportedGraph) -> dict[str, Any]:
     }
 
 
-def _sidecar(format: ExportFormat, parts: tuple[bytes, ...], content: dict[str, Any]) -> str:
+def _sidecar(format: ExportFormat, contents: tuple[bytes, ...], content: dict[str, Any]) -> str:
     """The text of the sidecar: its content, and the hashes of every file and of the content."""
     names = (*(suffix.removeprefix(".") for suffix in SUFFIXES[format]), "json")
-    hashed = (*parts, json.dumps(content).encode())
+    hashed = (*contents, json.dumps(content).encode())
     hashes = {name: hashlib.sha256(part).hexdigest() for name, part in zip(names, hashed, strict=True)}
     return json.dumps({**content, "sha256": hashes}, indent=2) + "\n"
 
 
-def _parse(content: dict[str, Any], format: ExportFormat, parts: tuple[bytes, ...], path: Path) -> ExportedGraph:
+def _parse(content: dict[str, Any], format: ExportFormat, contents: tuple[bytes, ...], path: Path) -> ExportedGraph:
     try:
         if content["format"] != FORMAT_VERSION:
             raise ValueError(f"export format {content['format']}, expected {FORMAT_VERSION}")
@@ -183,7 +173,7 @@ def _parse(content: dict[str, Any], format: ExportFormat, parts: tuple[bytes, ..
         }
         return ExportedGraph(
             format=format,
-            parts=parts,
+            contents=contents,
             description=parse_description(json.dumps(content["description"]), path),
             fingerprints=TrainingFingerprints(**tables),
             number_format=str(content["number_format"]),

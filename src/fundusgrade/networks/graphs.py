@@ -39,12 +39,12 @@ class GraphBackbone(nn.Module):
         return torch.from_numpy(self._run(np.ascontiguousarray(x.detach().numpy(), np.float32)))
 
 
-def onnx_backbone(model: bytes, number_format: str, what: str) -> GraphBackbone:
+def onnx_backbone(model: bytes, number_format: str, name: str) -> GraphBackbone:
     """An ONNX model as a backbone, which several threads may call at once; each call uses one core.
 
-    Raises CheckpointError, which names `what`, where onnxruntime is not installed or cannot run the model.
+    Raises CheckpointError, which names `name`, where onnxruntime is not installed or cannot run the model.
     """
-    runtime = optional_package("onnxruntime", "onnx", what)
+    runtime = optional_package("onnxruntime", "onnx", name)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
@@ -54,7 +54,7 @@ def onnx_backbone(model: bytes, number_format: str, what: str) -> GraphBackbone:
         session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors share no base
         raise CheckpointError(
-            f"onnxruntime {runtime.__version__} cannot run {what} ({error}); export it again with this version"
+            f"onnxruntime {runtime.__version__} cannot run {name} ({error}); export it again with this version"
         ) from error
 
     input_name = session.get_inputs()[0].name
@@ -66,14 +66,14 @@ def onnx_backbone(model: bytes, number_format: str, what: str) -> GraphBackbone:
     return GraphBackbone(run, f"onnxruntime {number_format}")
 
 
-def openvino_backbone(xml: bytes, weights: bytes, number_format: str, what: str) -> GraphBackbone:
+def openvino_backbone(xml: bytes, weights: bytes, number_format: str, name: str) -> GraphBackbone:
     """A model of OpenVINO (its .xml and .bin) as a backbone, which several threads may call at once.
 
     It computes in bfloat16 where `number_format` says so; in float32 and in 8 bits as it was exported. Each calling
     thread gets an inference request of its own, as two threads may not share one; each call uses one core. Raises
-    CheckpointError, which names `what`, where OpenVINO is not installed or cannot run the model.
+    CheckpointError, which names `name`, where OpenVINO is not installed or cannot run the model.
     """
-    openvino = optional_package("openvino", "openvino", what)
+    openvino = optional_package("openvino", "openvino", name)
     num_streams = min(_MAX_STREAMS, allowed_cores())
     settings = {
         "NUM_STREAMS": num_streams,
@@ -86,7 +86,7 @@ def openvino_backbone(xml: bytes, weights: bytes, number_format: str, what: str)
         compiled = core.compile_model(core.read_model(xml, constants), "CPU", settings)
     except RuntimeError as error:
         raise CheckpointError(
-            f"OpenVINO {openvino.__version__} cannot run {what} ({error}); export it again with this version"
+            f"OpenVINO {openvino.__version__} cannot run {name} ({error}); export it again with this version"
         ) from error
     own = threading.local()
 
@@ -100,11 +100,14 @@ def openvino_backbone(xml: bytes, weights: bytes, number_format: str, what: str)
     return GraphBackbone(run, f"OpenVINO {number_format}", constants=constants)
 
 
-def optional_package(name: str, extra: str, what: str) -> Any:
-    """Import a package that only graphs need; `extra` installs it. Raises CheckpointError where it is missing."""
+def optional_package(package: str, extra: str, needed_by: str) -> Any:
+    """Import a package that only graphs need, and that the extra installs.
+
+    Raises CheckpointError, which says what it is `needed_by`, where the package is missing.
+    """
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(package)
     except ImportError as error:
         raise CheckpointError(
-            f"{what} needs {name}, which is not installed; `pip install 'fundusgrade[{extra}]'`"
+            f"{needed_by} needs {package}, which is not installed; `pip install 'fundusgrade[{extra}]'`"
         ) from error

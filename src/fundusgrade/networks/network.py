@@ -99,7 +99,7 @@ class GradingNetwork(nn.Module):
         return (images - self.mean) / self.std
 
     def calibrate(self, calibration: Calibration) -> None:
-        """Use another calibration from now on."""
+        """Replace the calibration."""
         self.spec = replace(self.spec, calibration=calibration)
 
     @property

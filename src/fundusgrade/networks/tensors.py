@@ -27,7 +27,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledImages:
-    """The preprocessed images of a split with their grades, and what augmentation must know of them."""
+    """The preprocessed images of a split with their grades, and the limits of their augmentation."""
 
     stored: Tensor
     """Images (M, 3, S, S) uint8, which may include others than the split's and be mapped from a file."""
@@ -97,7 +97,7 @@ def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def to_tensor(image: Image) -> Tensor:
-    """A preprocessed image (S, S, 3) uint8 -> (3, S, S) float32 in [0, 1]. The only way from pixels to a tensor."""
+    """A preprocessed image (S, S, 3) uint8 -> (3, S, S) float32 in [0, 1]."""
     return scale_pixels(to_pixels(image))
 
 

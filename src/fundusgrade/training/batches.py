@@ -72,7 +72,7 @@ def _weighted(training: LabeledImages, dataset: PreparedDataset, options: TrainO
 def with_degraded(
     images: LabeledImages, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int
 ) -> LabeledImages:
-    """The same with degraded images beside them; where no retina is found after degrading, the image as it is."""
+    """The images with degraded versions of them; where no retina is found after degrading, the image itself."""
     degraded = images.pixels
     for index, image in enumerate(degraded_images(dataset, rows, seed=seed)):
         if image is not None:
@@ -95,7 +95,7 @@ def training_batches(
     mixup: float = 0.0,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
-    """One epoch, whose order and augmentation follow from seed and epoch alone, so that a run can be resumed.
+    """One epoch, whose order and augmentation depend only on seed and epoch, so that a run can be resumed.
 
     With `mixup` > 0 pairs of images are mixed with weights from Beta(mixup, mixup) (Zhang et al., ICLR 2018). Every
     process draws the random numbers of the whole batch, and computes only its own images.
@@ -108,7 +108,7 @@ def training_batches(
         own = group.batch_indices(len(chosen))
         is_degraded = None if images.degraded is None else _draw_degraded(len(chosen), generator)[own]
         changes = draw_changes(len(chosen), generator, images.max_rotation)[own]
-        pixels = copy_to_device(_pixels_of(images, chosen[own], is_degraded), device)
+        pixels = copy_to_device(_select_pixels(images, chosen[own], is_degraded), device)
         chunk = _CPU_CHUNK if device.type == "cpu" else len(own)
         parts = zip(torch.split(pixels, chunk), torch.split(copy_to_device(changes, device), chunk), strict=True)
         augmented = torch.cat([augment(part, images.fill / 255, change, images.rows) for part, change in parts])
@@ -128,7 +128,7 @@ def _draw_degraded(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, generator=generator) < DEGRADED_FRACTION
 
 
-def _pixels_of(images: LabeledImages, chosen: Tensor, is_degraded: Tensor | None) -> Tensor:
+def _select_pixels(images: LabeledImages, chosen: Tensor, is_degraded: Tensor | None) -> Tensor:
     """The chosen images (n, 3, S, S) uint8, degraded where `is_degraded` (n,) says so."""
     if images.degraded is None or is_degraded is None:
         return images.select(chosen)

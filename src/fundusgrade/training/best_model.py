@@ -31,7 +31,7 @@ from fundusgrade.training.losses import CLASS_WEIGHT_POWERS
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.state import RunState
 from fundusgrade.training.thresholds import fit_thresholds
-from fundusgrade.training.validation import log_loss, predict_split
+from fundusgrade.training.validation import log_loss, split_outputs
 
 
 def save_best_model(
@@ -73,7 +73,7 @@ def calibrate_model(
     network, provenance = to_device(checkpoint.network, choice), checkpoint.description.provenance
     power = CLASS_WEIGHT_POWERS[options.class_weights]
     counts = torch.bincount(training_grades, minlength=NUM_GRADES).numpy()
-    outputs = predict_split(network, validation, choice)
+    outputs = split_outputs(network, validation, choice)
     head, by_thresholds = network.spec.head, options.decision is Decision.THRESHOLDS
     if head is Head.SOFTMAX and not by_thresholds:
         chosen = choose_offsets(outputs, grades, counts, class_weight_power=power)

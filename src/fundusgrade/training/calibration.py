@@ -56,23 +56,24 @@ def fit_calibration(
 def choose_offsets(
     outputs: Tensor, grades: NDArray[np.int64], num_per_grade: NDArray[np.int64], *, class_weight_power: float
 ) -> Calibration:
-    """The fraction of a softmax's class weights whose undoing gives the most probable grades the highest kappa.
+    """Offsets that undo the fraction of a softmax's class weights with the best kappa of the most probable grades.
 
-    The smallest of equally good fractions; the temperature stays 1.
+    Arguments are those of `fit_calibration`. The smallest of equally good fractions is chosen; the temperature stays 1.
     """
     tried = []
     for fraction in UNDONE_FRACTIONS if class_weight_power > 0 else (0.0,):
         calibration = Calibration(offsets=frequency_offsets(num_per_grade, fraction * class_weight_power))
         predicted = grade_logits(Head.SOFTMAX, outputs, calibration).argmax(dim=1).numpy()
         tried.append((calibration, quadratic_weighted_kappa(grades, predicted)))
-    return max(tried, key=lambda each: -2.0 if each[1] is None else each[1])[0]
+    return max(tried, key=lambda candidate: -2.0 if candidate[1] is None else candidate[1])[0]
 
 
 def fit_temperature(head: Head, outputs: Tensor, grades: NDArray[np.int64], start: Calibration) -> Calibration:
-    """The same calibration with the temperature T of least penalized log loss; the order of the grades stays.
+    """The calibration `start` with the temperature T of least penalized log loss; the order of the grades stays.
 
-    In 1/T the log loss is convex, except where `grade_logits` clamps a tiny probability, and the prior strictly convex:
-    there is one optimum, and it moves as little as the outputs do. T lies in exp(-3) to exp(3).
+    `outputs` are (N, n) and `grades` (N,), of the validation split. In 1/T the log loss is convex, except where
+    `grade_logits` clamps a tiny probability, and the prior strictly convex: there is one optimum, and it moves as
+    little as the outputs do. T lies in exp(-3) to exp(3).
     """
     logits = outputs.double()
     if head is Head.SOFTMAX:
@@ -83,8 +84,9 @@ def fit_temperature(head: Head, outputs: Tensor, grades: NDArray[np.int64], star
         log_loss = torch.nn.functional.cross_entropy(grade_logits(head, logits * inverse), targets)
         return log_loss + PRIOR_PHOTOGRAPHS / len(targets) * _pull_to_one(inverse).sum()
 
-    found = _minimize(objective, [torch.tensor([inverse]) for inverse in _STARTS])
-    return replace(start, temperature=float(np.exp(np.clip(-np.log(float(found)), *LOG_TEMPERATURE_RANGE))))
+    inverse_temperature = float(_minimize(objective, [torch.tensor([inverse]) for inverse in _STARTS]))
+    log_temperature = np.clip(-np.log(inverse_temperature), *LOG_TEMPERATURE_RANGE)
+    return replace(start, temperature=float(np.exp(log_temperature)))
 
 
 def frequency_offsets(num_per_grade: NDArray[np.int64], power: float) -> tuple[float, ...]:
@@ -115,9 +117,9 @@ def _fit_cutpoints(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:
         return log_loss + PRIOR_PHOTOGRAPHS / len(targets) * prior
 
     uncalibrated = torch.tensor([1.0, MIDPOINTS[0], *np.diff(MIDPOINTS)], dtype=torch.float64)
-    found = _minimize(objective, [uncalibrated * inverse for inverse in _STARTS]).numpy()
-    cutpoints = (found[1] + np.concatenate([[0.0], found[2:].cumsum()])) / found[0]
-    return Calibration(temperature=float(1 / found[0]), cutpoints=tuple(float(cut) for cut in cutpoints))
+    optimum = _minimize(objective, [uncalibrated * inverse for inverse in _STARTS]).numpy()
+    cutpoints = (optimum[1] + np.concatenate([[0.0], optimum[2:].cumsum()])) / optimum[0]
+    return Calibration(temperature=float(1 / optimum[0]), cutpoints=tuple(float(cut) for cut in cutpoints))
 
 
 def _pull_to_one(positive: Tensor) -> Tensor:

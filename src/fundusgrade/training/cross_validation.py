@@ -62,10 +62,10 @@ def cross_validate(
             console.print(f"fold {fold}: {fold_name(name, fold)} is in the store", highlight=False)
             continue
         console.print(f"fold {fold} of {options.num_folds}", highlight=False)
-        of_fold = replace(request, name=fold_name(name, fold), options=replace(options, fold=fold))
+        fold_request = replace(request, name=fold_name(name, fold), options=replace(options, fold=fold))
         if options.fold is None and request.resume and not _is_unfinished(fold_name(name, fold)):
-            of_fold = replace(of_fold, resume=False)
-        finished = run_training(plan_run(of_fold), device=device, precision=precision, console=console)
+            fold_request = replace(fold_request, resume=False)
+        finished = run_training(plan_run(fold_request), device=device, precision=precision, console=console)
         console.print(finished.summary, highlight=False, soft_wrap=True)
         if finished.interrupted:
             return finished

@@ -1,4 +1,4 @@
-"""Degraded copies of photographs: downscaled, blurred and JPEG-compressed, as other cameras and archives leave them.
+"""Degraded copies of photographs: downscaled, blurred and JPEG-compressed, as in other cameras and archives.
 
 Networks trained on one archive adapt to its sharpness and compression, and lose accuracy where those differ
 (docs/guides/audit.md). Photographs are degraded before preprocessing, which amplifies the blocks of JPEG.

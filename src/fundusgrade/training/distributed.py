@@ -26,7 +26,7 @@ from fundusgrade.networks.device import DeviceChoice
 
 # The main process may decode a large data set or grade a validation split while the others wait.
 TIMEOUT = datetime.timedelta(minutes=30)
-_LOST = (
+_CONNECTION_LOST = (
     "another process of this run ended or timed out, or the run was terminated; its own output says why. Resume from "
     "the last complete epoch with the same command and --resume, or let torchrun do so with --max-restarts"
 )
@@ -34,7 +34,7 @@ _LOST = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessGroup:
-    """The processes of a run: this one has the number `rank`, from 0, of `size`."""
+    """The `size` processes of a run, of which this one has the number `rank`, counted from 0."""
 
     rank: int = 0
     size: int = 1
@@ -93,14 +93,14 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def process_group() -> ProcessGroup:
-    """The processes that this one has joined; only itself where it has joined none."""
+    """The processes that train together with this one; `SINGLE_PROCESS` outside of `joined_group`."""
     if dist.is_available() and dist.is_initialized():
         return ProcessGroup(rank=dist.get_rank(), size=dist.get_world_size())
     return SINGLE_PROCESS
 
 
 def launch_id() -> str | None:
-    """What identifies the torchrun launch that started this process, the same after a restart; None without one."""
+    """The identifier of the torchrun launch that started this process, the same after a restart; None without one."""
     run_id = os.environ.get("TORCHELASTIC_RUN_ID")
     # A launch without an id of its own is identified by its agent, which starts all processes of a machine.
     return f"agent {os.getppid()} of {platform.node()}" if run_id == "none" else run_id
@@ -118,14 +118,14 @@ def joined_group(choice: DeviceChoice) -> Iterator[ProcessGroup]:
     on_cuda = choice.device.type == "cuda"
     if on_cuda:
         torch.cuda.set_device(choice.device.index or 0)
-    before = signal.signal(signal.SIGTERM, _raise_lost)
+    before = signal.signal(signal.SIGTERM, _raise_connection_lost)
     try:
         _init_process_group("nccl" if on_cuda else "gloo")
         yield process_group()
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun terminates the remaining processes; print why first
         if isinstance(error, RuntimeError) and _is_lost_connection(error):
-            raise TrainingError(_LOST) from error
+            raise TrainingError(_CONNECTION_LOST) from error
         raise
     dist.destroy_process_group()
     signal.signal(signal.SIGTERM, before)
@@ -154,9 +154,9 @@ def _init_process_group(backend: str) -> None:
     dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=TIMEOUT)
 
 
-def _raise_lost(number: int, frame: FrameType | None) -> NoReturn:
+def _raise_connection_lost(number: int, frame: FrameType | None) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise TrainingError(_LOST)
+    raise TrainingError(_CONNECTION_LOST)
 
 
 def _device() -> torch.device:

@@ -11,6 +11,34 @@ from pathlib import Path
 from fundusgrade.errors import MetricsError
 from fundusgrade.plots import BLUE, VERMILION, new_figure, save_figure
 
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One line of metrics.jsonl. Validation scores are those of the averaged weights, before calibration.
+
+    `learning_rate` is that of the last step; `seconds` and `images_per_second` do not include validation.
+    """
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_kappa: float | None
+    validation_accuracy: float | None
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+def read_history(path: Path) -> tuple[EpochRecord, ...]:
+    """The epochs of a metrics.jsonl; none where there is no such file, or it does not hold epoch records."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return tuple(EpochRecord(**json.loads(line)) for line in lines if line)
+    except (OSError, ValueError, TypeError):
+        return ()
+
 
 def draw_training_curves(records: Sequence[EpochRecord], best_epoch: int, path: Path) -> None:
     """Plot loss and kappa over the epochs into a PNG, with the best epoch marked; an undefined kappa leaves a gap.
@@ -40,32 +68,3 @@ def draw_training_curves(records: Sequence[EpochRecord], best_epoch: int, path: 
         panel.grid(alpha=0.3)
         panel.legend()
     save_figure(figure, path)
-
-
-METRICS_FILE = "metrics.jsonl"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochRecord:
-    """One line of metrics.jsonl. Validation scores are those of the averaged weights, before calibration.
-
-    `learning_rate` is that of the last step; `seconds` and `images_per_second` are of the training steps alone.
-    """
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_kappa: float | None
-    validation_accuracy: float | None
-    learning_rate: float
-    seconds: float
-    images_per_second: float
-
-
-def read_history(path: Path) -> tuple[EpochRecord, ...]:
-    """The epochs of a metrics.jsonl; none where there is no such file, or it is not one of ours."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return tuple(EpochRecord(**json.loads(line)) for line in lines if line)
-    except (OSError, ValueError, TypeError):
-        return ()

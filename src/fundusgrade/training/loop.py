@@ -35,16 +35,25 @@ from fundusgrade.training.state import STATE_FILE, RunState, load_state, save_st
 from fundusgrade.training.validation import validate
 
 _MAX_GRADIENT_NORM = 1.0
+_INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """What a run left in its directory; `best_epoch` counts from 1 and is 0 if no epoch was completed."""
+    """The result of a run; `best_epoch` counts from 1 and is 0 if no epoch was completed.
+
+    `outcome` is "finished", "interrupted" (by Ctrl-C), or "stopped early" with the reason.
+    """
 
     directory: Path
     history: tuple[EpochRecord, ...]
     best_epoch: int
     outcome: str
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run."""
+        return self.outcome == _INTERRUPTED
 
 
 def train(
@@ -67,8 +76,8 @@ def train(
     run, group = start_run(dataset, options, choice, resume=resume), process_group()
     if resume:
         load_state(run, directory / STATE_FILE, dataset, options)
-    chosen = f"{options.recorded()} {choice.device.type} {choice.precision} {choice.compiled}"
-    group.check_same_on_all_ranks(f"{dataset.hash} {chosen} {run.history}")
+    settings = f"{options.recorded()} {choice.device.type} {choice.precision} {choice.compiled}"
+    group.check_same_on_all_ranks(f"{dataset.hash} {settings} {run.history}")
     training, validation = load_splits(dataset, options, choice, rows=run.network.spec.rows)
     group.check_batch_size(min(options.batch_size, len(training)))
     if group.is_main_process and not resume:
@@ -83,7 +92,7 @@ def train(
             is_best = _save_epoch(run, record, directory, dataset, options, choice)
             observer.epoch_done(record, is_best)
     except KeyboardInterrupt:
-        outcome = "interrupted"
+        outcome = _INTERRUPTED
     if options.calibrate and run.history and group.is_main_process:
         calibrate_model(directory / store.MODEL_FILE, options, training.grades, validation, choice)
     return TrainResult(directory=directory, history=tuple(run.history), best_epoch=run.best_epoch, outcome=outcome)

@@ -12,7 +12,7 @@ from fundusgrade.networks.heads import NUM_CUTS
 from fundusgrade.options import ClassWeights, Head, Loss
 
 # The first loss of a head is its default.
-LOSSES_OF = {
+HEAD_LOSSES = {
     Head.SOFTMAX: (Loss.CROSS_ENTROPY, Loss.SOFT_LABELS, Loss.DISTANCE),
     Head.REGRESSION: (Loss.SMOOTH_L1, Loss.SQUARED),
     Head.CUMULATIVE: (Loss.CROSS_ENTROPY,),
@@ -24,23 +24,23 @@ DISTANCE_WEIGHT = 0.25
 def resolve_head_and_loss(head: Head | None, loss: Loss | None) -> tuple[Head, Loss]:
     """Head and loss, each by default one that fits the other. Raises TrainingError where they do not fit."""
     if head is None:
-        fitting = [each for each, losses in LOSSES_OF.items() if loss in losses]
+        fitting = [candidate for candidate, losses in HEAD_LOSSES.items() if loss in losses]
         head = fitting[0] if fitting else Head.SOFTMAX
     if loss is None:
-        loss = LOSSES_OF[head][0]
-    if loss not in LOSSES_OF[head]:
-        known = ", ".join(each.value for each in LOSSES_OF[head])
-        raise TrainingError(f"--loss {loss.value} cannot train a {head.value} head; expected {known}")
+        loss = HEAD_LOSSES[head][0]
+    if loss not in HEAD_LOSSES[head]:
+        fitting_losses = ", ".join(candidate.value for candidate in HEAD_LOSSES[head])
+        raise TrainingError(f"--loss {loss.value} cannot train a {head.value} head; expected {fitting_losses}")
     return head, loss
 
 
 def graded_loss(head: Head, loss: Loss, outputs: Tensor, grades: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean loss () of outputs (B, n) float32 for grades (B,) int64 with weights (B,)."""
-    each = _each_loss(head, loss, outputs, grades)
-    return (each * weights).sum() / weights.sum().clamp(min=1e-12)
+    losses = _photograph_losses(head, loss, outputs, grades)
+    return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
 
 
-def _each_loss(head: Head, loss: Loss, outputs: Tensor, grades: Tensor) -> Tensor:
+def _photograph_losses(head: Head, loss: Loss, outputs: Tensor, grades: Tensor) -> Tensor:
     """The loss (B,) of each photograph."""
     if head is Head.SOFTMAX:
         return _softmax_loss(loss, outputs, grades)

@@ -1,4 +1,4 @@
-"""A mosaic of the first augmented training images: what the network is trained on, to be checked by eye."""
+"""A mosaic of the first augmented training images: the input of the network, for visual inspection."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TrainingObserver(Protocol):
-    """What the training loop calls after each batch and each epoch; steps and epochs count from 1."""
+    """An object that the training loop notifies after each batch and each epoch; steps and epochs count from 1."""
 
     def batch_done(self, epoch: int, step: int, num_steps: int, num_images: int) -> None: ...
     def epoch_done(self, record: EpochRecord, is_best: bool) -> None: ...

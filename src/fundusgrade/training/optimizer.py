@@ -38,8 +38,13 @@ def _parameter_groups(network: GradingNetwork, options: TrainOptions) -> list[di
     if layer_decay < 1:
         groups = param_groups_layer_decay(network.backbone, weight_decay=options.weight_decay, layer_decay=layer_decay)
         return [
-            {"params": g["params"], "weight_decay": g["weight_decay"], "base_rate": rate * g["lr_scale"], "lr": rate}
-            for g in groups
+            {
+                "params": group["params"],
+                "weight_decay": group["weight_decay"],
+                "base_rate": rate * group["lr_scale"],
+                "lr": rate,
+            }
+            for group in groups
         ]
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]

@@ -1,4 +1,4 @@
-"""A training run from its name to an installed model: its directory, what it may overwrite, what it leaves."""
+"""Training runs from a user's request to an installed model: names, directories, what may be overwritten."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedRun:
-    """What to print; `path` is None where no epoch was completed, and in all processes but the main one."""
+    """The result of a run: the file that it installed, and lines to print.
+
+    `path` is None where no epoch was completed, and in all processes but the main one, whose `summary` is "".
+    """
 
     path: Path | None
     summary: str
@@ -97,10 +100,8 @@ def plan_run(request: RunRequest) -> RunPlan:
         dataset = dataset.with_fold(options.fold, options.num_folds)
     name = store.checked_name(request.name or default_name(dataset, options))
     directory = store.run_directory(name)
-    has_state, has_model = (
-        (directory / STATE_FILE).is_file(),
-        (store.model_directory(name) / store.MODEL_FILE).is_file(),
-    )
+    has_state = (directory / STATE_FILE).is_file()
+    has_model = (store.model_directory(name) / store.MODEL_FILE).is_file()
     resume = resume or (has_state and is_of_this_launch(directory))
     if resume and not has_state:
         finished = f"; the model {name!r} in the store is finished" if has_model else ""
@@ -157,11 +158,11 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
 
 
 def _without_output(result: TrainResult) -> FinishedRun:
-    return FinishedRun(path=None, summary="", interrupted=result.outcome == "interrupted")
+    return FinishedRun(path=None, summary="", interrupted=result.is_interrupted)
 
 
 def _finish(plan: RunPlan, result: TrainResult) -> FinishedRun:
-    interrupted = result.outcome == "interrupted"
+    interrupted = result.is_interrupted
     if result.best_epoch == 0:
         return FinishedRun(path=None, summary="interrupted in the first epoch; nothing saved", interrupted=True)
     description = _write_documents(result)
@@ -208,6 +209,6 @@ def _summary(plan: RunPlan, result: TrainResult, description: CheckpointDescript
         f"best epoch {result.best_epoch}: validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}",
         f"model {plan.name}: {path}",
     ]
-    if result.outcome == "interrupted":
+    if result.is_interrupted:
         lines.append("resume with the same command and --resume")
     return "\n".join(lines)

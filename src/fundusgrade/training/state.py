@@ -34,7 +34,7 @@ STATE_FILE = "state.safetensors"
 
 @dataclass(slots=True)
 class RunState:
-    """Everything that changes during training and is saved.
+    """The state that changes during training and is saved.
 
     `learner` is the network as a training step calls it: images -> outputs of the head, perhaps compiled, with
     gradients averaged over all processes. `average` holds the exponential moving average of the network's weights.
@@ -93,7 +93,7 @@ class _Learner(nn.Module):
 
 
 def save_state(run: RunState, directory: Path, dataset: PreparedDataset, options: TrainOptions) -> None:
-    """Write everything that resuming needs in one file, and the history as metrics.jsonl."""
+    """Write all that resuming needs to one file, and the history as metrics.jsonl. Raises StoreError where it fails."""
     tensors: dict[str, Tensor] = {}
     for prefix, state in (("network", run.network.state_dict()), ("average", run.average.state_dict())):
         tensors |= {f"{prefix}.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}

@@ -19,19 +19,20 @@ def fit_thresholds(
 ) -> tuple[float, ...]:
     """Four rising thresholds of the expected grade (0 to 4): the mean of those of highest merit in bootstrap resamples.
 
-    Merit is quadratic weighted kappa plus the mean of accuracy and macro F1: kappa alone sacrifices the intermediate
-    grades. The best thresholds of a few hundred photographs depend on a few of them; their mean over resamples
-    (bagging, Breiman, Machine Learning 1996) does so less. The same data and seed give the same thresholds.
+    `grades` and `expected_grades` are (N,), of the validation split. Merit is quadratic weighted kappa plus the mean of
+    accuracy and macro F1: kappa alone sacrifices the intermediate grades. The best thresholds of a few hundred
+    photographs depend on a few of them; their mean over resamples (bagging, Breiman, Machine Learning 1996) does so
+    less. The same data and seed give the same thresholds.
     """
     bins = np.clip((expected_grades * _STEPS).round().astype(int), 0, _NUM_BINS - 1)
     rng = np.random.default_rng(seed)
-    found = []
+    best_edges = []
     for _ in range(num_resamples):
         sampled = rng.integers(0, len(grades), len(grades))
         counts = np.zeros((NUM_GRADES, _NUM_BINS))
         np.add.at(counts, (grades[sampled], bins[sampled]), 1)
-        found.append(_best_edges(counts))
-    return tuple(float(value) for value in (np.mean(found, axis=0) - 0.5) / _STEPS)
+        best_edges.append(_best_edges(counts))
+    return tuple(float(value) for value in (np.mean(best_edges, axis=0) - 0.5) / _STEPS)
 
 
 def _best_edges(counts: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -38,7 +38,7 @@ def validate(
     group = process_group()
     part = group.rank_slice(len(validation))
     outputs = torch.zeros(len(validation), NUM_OUTPUTS[network.spec.head])
-    outputs[part] = predict_split(network, validation, choice, part)
+    outputs[part] = split_outputs(network, validation, choice, part)
     probabilities = to_probabilities(network.spec, group.all_reduce(outputs))
     grades = validation.grades.numpy()
     thresholds = MIDPOINTS if options.decision is Decision.THRESHOLDS else None
@@ -46,7 +46,7 @@ def validate(
     return ValidationScores(loss=log_loss(grades, probabilities), kappa=evaluation.kappa, accuracy=evaluation.accuracy)
 
 
-def predict_split(
+def split_outputs(
     network: GradingNetwork, images: LabeledImages, choice: DeviceChoice, part: slice = slice(None)
 ) -> Tensor:
     """Outputs of the head (n, k) for a part of a split, which need not fit into memory."""
