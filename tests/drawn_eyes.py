@@ -105,7 +105,7 @@ class DrawnEye:
         mask: Callable[[Mask], Mask],
         ellipse: Callable[[Ellipse], Ellipse],
     ) -> DrawnEye:
-        """The eye after one change of geometry, told three times."""
+        """The eye after a change of geometry, given for images, masks and ellipses."""
         return DrawnEye(
             photograph=image(self.photograph),
             masks=self.masks.each(mask),

@@ -75,7 +75,7 @@ def test_blood_is_darker_and_lipid_yellower_than_the_retina_was(bare: DrawnEye, 
     assert not (masks.exudates & (masks.haemorrhages | masks.microaneurysms)).any()
 
 
-def test_the_number_of_lesions_is_the_number_asked_for(diseased: DrawnEye) -> None:
+def test_the_number_of_lesions_is_the_number_requested(diseased: DrawnEye) -> None:
     assert num_components(diseased.masks.microaneurysms) == 20
     assert num_components(diseased.masks.haemorrhages) == 24
     assert 15 <= num_components(diseased.masks.exudates) <= 60  # spots of a cluster may run together

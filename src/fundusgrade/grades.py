@@ -32,7 +32,9 @@ _LABELS = {
     Grade.PROLIFERATIVE: "Proliferative",
 }
 REFERABLE_FROM = Grade.MODERATE
+"""Lowest grade of referable retinopathy."""
 SIGHT_THREATENING_FROM = Grade.SEVERE
+"""Lowest grade of sight-threatening retinopathy."""
 GRADE_LABELS: tuple[str, ...] = tuple(grade.label for grade in Grade)
 
 

@@ -146,8 +146,8 @@ class Recorder:
 def test_the_manifest_has_a_row_for_every_photograph(mixed_dataset: PreparedDataset) -> None:
     with (mixed_dataset.directory / MANIFEST_FILE).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    wanted = ["image", "source", "grade", "split", "fold", "group", "patient", "eye", "site", "error"]
-    assert list(rows[0])[:10] == wanted and tuple(rows[0]) == MANIFEST_COLUMNS
+    columns = ["image", "source", "grade", "split", "fold", "group", "patient", "eye", "site", "error"]
+    assert list(rows[0])[:10] == columns and tuple(rows[0]) == MANIFEST_COLUMNS
     assert [row["source"] for row in rows][:4] == ["0.png", "copy.png", "1.png", "near.jpg"]
     assert len(rows) == 12
     near = next(row for row in rows if row["source"] == "near.jpg")

@@ -59,7 +59,7 @@ def test_a_large_image_makes_small_batches_on_a_gpu(cores: None) -> None:
     assert choose_concurrency(CUDA, size_px=4096).batch_size == 1
 
 
-def test_what_is_asked_for_is_taken(cores: None) -> None:
+def test_requested_workers_and_batch_size_are_used(cores: None) -> None:
     chosen = choose_concurrency(CPU, size_px=224, num_workers=3, batch_size=5)
     assert (chosen.num_workers, chosen.batch_size) == (3, 5)
     assert chosen.describe() == "3 workers, 5 photographs at a time: workers as requested; batch size as requested"

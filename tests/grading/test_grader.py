@@ -255,8 +255,8 @@ def test_a_data_set_prepared_otherwise_is_refused_with_the_command_that_helps() 
 def test_loading_finds_models_by_name_folder_file_and_default(monkeypatch: pytest.MonkeyPatch) -> None:
     path = install_model("mine")
     monkeypatch.setattr(store, "DEFAULT_MODEL", "mine")
-    for wanted in ("mine", str(path), str(path.parent), None):
-        grader = Grader.load(wanted, device=DeviceName.CPU, precision=Precision.FLOAT32)
+    for name in ("mine", str(path), str(path.parent), None):
+        grader = Grader.load(name, device=DeviceName.CPU, precision=Precision.FLOAT32)
         assert grader.name == "mine"
         assert grader.recipe == PreprocessRecipe(method=Method.NATURAL, size_px=SIZE_PX)
 

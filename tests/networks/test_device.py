@@ -98,7 +98,7 @@ def test_a_gpu_computes_half_precision(
     assert "GPU" in choice.reason
 
 
-def test_mps_stays_at_float32_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mps_stays_at_float32_unless_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, mps=True, cpu={"avx512_bf16": True})
     assert choose_device().precision is Precision.FLOAT32
     assert choose_device(DeviceName.MPS, Precision.FLOAT16).precision is Precision.FLOAT16

@@ -75,7 +75,7 @@ def test_grades_equal(format: ExportFormat, tmp_path: Path) -> None:
         assert after.model == f"tiny-{format.value}"
 
 
-def test_openvino_computes_float32_graphs_in_bfloat16_if_asked(tmp_path: Path) -> None:
+def test_openvino_computes_float32_graphs_in_bfloat16_if_requested(tmp_path: Path) -> None:
     model = install_model(arch="test_efficientnet")
     file = exported(model, tmp_path, ExportFormat.OPENVINO)
     plain = Grader.load(str(file), precision=FLOAT32)

@@ -660,7 +660,7 @@ def test_the_hash_of_a_file_is_sha_256(tmp_path: Path) -> None:
     assert hash_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_a_jpeg_may_be_reduced_but_not_below_the_size_asked_for(tmp_path: Path) -> None:
+def test_a_jpeg_may_be_reduced_but_not_below_the_size_requested(tmp_path: Path) -> None:
     gradient = np.repeat(np.linspace(0, 255, 1200, dtype=np.uint8)[None], 800, axis=0)
     PilImage.fromarray(np.dstack([gradient] * 3)).save(tmp_path / "a.jpg", quality=95)
     for at_least_px, height in ((None, 800), (801, 800), (500, 800), (400, 400), (200, 200), (110, 200), (90, 100)):

@@ -28,7 +28,10 @@ class Section:
 
 
 def draw_contact_sheet(sections: Sequence[Section]) -> Image:
-    """A sheet (H, W, 3) with up to two rows of images per section, evenly spaced over the section's images."""
+    """A sheet (H, W, 3) with up to two rows of images per section, evenly spaced over the section's images.
+
+    Raises UnreadableImageError where an image cannot be read.
+    """
     sheets = [_draw_section(section) for section in sections if section.images]
     if not sheets:
         return np.full((TILE_PX, NUM_COLUMNS * TILE_PX, 3), 255, np.uint8)

@@ -20,7 +20,7 @@ MAX_DIFFERENT_BITS = 28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What links one photograph to another."""
+    """Properties of a photograph by which it is grouped with others: file, appearance and patient."""
 
     sha256: str
     """Hash of the file, in hexadecimal."""

@@ -41,7 +41,7 @@ from fundusgrade.photographs.sources import PhotographSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradingFailure:
-    """Why a photograph cannot be graded, and what is known of it nevertheless."""
+    """The reason why a photograph cannot be graded, with its quality reasons, eye and camera if they are known."""
 
     reason: str
     quality_reasons: tuple[str, ...] = ()
@@ -165,7 +165,7 @@ class Grader:
         with worker_pools(self.concurrency, self.choice) as pools:
             while batch := list(islice(waiting, self.batch_size)):
                 # A batch is loaded before the network runs on the one before it, so that no worker waits for another.
-                loading, following = following, [self._submit(pools.photographs, found) for found in batch]
+                loading, following = following, [self._submit(pools.photographs, source) for source in batch]
                 if loading:
                     running.append(pools.network.submit(self._grade_pending, loading))
                 while running and (len(running) >= max_batches or running[0].done()):
@@ -182,22 +182,22 @@ class Grader:
     def grade_images(self, photographs: Sequence[Image]) -> list[Prediction | Ungraded]:
         """Grade photographs (H, W, 3) uint8 RGB in memory, of any sizes; each is named by its index."""
         loaded = [_load(photograph, self.recipe) for photograph in photographs]
-        return self._grade_batch([_Ready(name=str(index), loaded=each) for index, each in enumerate(loaded)])
+        return self._grade_batch([_Ready(name=str(index), loaded=result) for index, result in enumerate(loaded)])
 
-    def _submit(self, pool: Executor, found: PhotographSource) -> _Pending:
-        return _Pending(name=found.name, future=pool.submit(_load, found, self.recipe))
+    def _submit(self, pool: Executor, source: PhotographSource) -> _Pending:
+        return _Pending(name=source.name, future=pool.submit(_load, source, self.recipe))
 
     def _grade_pending(self, batch: Sequence[_Pending]) -> list[Prediction | Ungraded]:
-        return self._grade_batch([_Ready(name=each.name, loaded=each.future.result()) for each in batch])
+        return self._grade_batch([_Ready(name=pending.name, loaded=pending.future.result()) for pending in batch])
 
     def _grade_batch(self, batch: Sequence[_Ready]) -> list[Prediction | Ungraded]:
-        checked = [replace(each, loaded=self._checked(each.loaded)) for each in batch]
-        loaded = [each.loaded for each in checked if isinstance(each.loaded, LoadedPhotograph)]
-        names = [each.name for each in checked if isinstance(each.loaded, LoadedPhotograph)]
+        checked = [replace(ready, loaded=self._checked(ready.loaded)) for ready in batch]
+        loaded = [ready.loaded for ready in checked if isinstance(ready.loaded, LoadedPhotograph)]
+        names = [ready.name for ready in checked if isinstance(ready.loaded, LoadedPhotograph)]
         predictions = iter(self._predict(names, loaded))
         return [
-            self._ungraded(each.name, each.loaded) if isinstance(each.loaded, GradingFailure) else next(predictions)
-            for each in checked
+            self._ungraded(ready.name, ready.loaded) if isinstance(ready.loaded, GradingFailure) else next(predictions)
+            for ready in checked
         ]
 
     def _checked(self, loaded: LoadedPhotograph | GradingFailure) -> LoadedPhotograph | GradingFailure:
@@ -225,7 +225,7 @@ class Grader:
     def _predict(self, names: Sequence[str], loaded: Sequence[LoadedPhotograph]) -> list[Prediction]:
         if not loaded:
             return []
-        pixels = torch.stack([to_pixels(each.preprocessed.image) for each in loaded])
+        pixels = torch.stack([to_pixels(photograph.preprocessed.image) for photograph in loaded])
         probabilities = predict_probabilities(self.network, pixels, self.choice, self.batch_size, tta=self.tta)
         ranges = self._ranges(probabilities)
         return [
@@ -234,12 +234,12 @@ class Grader:
                 model=self.name,
                 probabilities=tuple(float(p) for p in row),
                 thresholds=self.description.thresholds,
-                quality_reasons=each.quality.reasons,
+                quality_reasons=photograph.quality.reasons,
                 grade_range=grade_range,
-                laterality=each.laterality,
-                camera=each.camera,
+                laterality=photograph.laterality,
+                camera=photograph.camera,
             )
-            for name, each, row, grade_range in zip(names, loaded, probabilities, ranges, strict=True)
+            for name, photograph, row, grade_range in zip(names, loaded, probabilities, ranges, strict=True)
         ]
 
     def _ranges(self, probabilities: NDArray[np.float64]) -> Sequence[tuple[Grade, Grade] | None]:

@@ -37,8 +37,8 @@ class Shard:
 
 def parse_shard(text: str) -> Shard:
     """Read "2/4". Raises StoreError for anything that does not name a shard."""
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    number, count = map(int, found.groups()) if found else (0, 0)
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    number, count = map(int, match.groups()) if match else (0, 0)
     if not 1 <= number <= count:
         raise StoreError(f"--shard {text}: expected i/n with i from 1 to n, such as 2/4 for the second of four shards")
     return Shard(number=number, count=count)
@@ -70,10 +70,10 @@ def merge_shards(path: Path, names: Sequence[str]) -> int:
 def find_shards(path: Path) -> list[Shard]:
     """The shards of `path`, from the files beside it. Raises StoreError where they are not all shards of one run."""
     pattern = re.compile(re.escape(path.stem) + r"\.(\d+)-of-(\d+)" + re.escape(path.suffix))
-    found = [match for each in path.parent.glob("*") if (match := pattern.fullmatch(each.name))]
-    counts = sorted({int(match[2]) for match in found})
+    matches = [match for file in path.parent.glob("*") if (match := pattern.fullmatch(file.name))]
+    counts = sorted({int(match[2]) for match in matches})
     if len(counts) != 1:
-        listed = ", ".join(sorted(match[0] for match in found)) or "none"
+        listed = ", ".join(sorted(match[0] for match in matches)) or "none"
         raise StoreError(
             f"the shards of {path} are {listed}; expected {path.stem}.1-of-N{path.suffix} to N-of-N for a single N, as "
             "`fundusgrade predict --shard` writes them"
@@ -128,12 +128,12 @@ def _write(rows: Iterator[WrittenRow], path: Path, *, with_ranges: bool) -> int:
 
 def _with_ranges(shards: Sequence[Shard], path: Path) -> bool:
     """Whether the rows have ranges of grades. Raises StoreError where only some shards do."""
-    found = {_has_ranges(shard.file(path)) for shard in shards} - {None}
-    if len(found) > 1:
+    values = {_has_ranges(shard.file(path)) for shard in shards} - {None}
+    if len(values) > 1:
         raise StoreError(
             f"some shards of {path} were graded with --coverage, others without; grade all in the same way"
         )
-    return True in found
+    return True in values
 
 
 def _has_ranges(file: Path) -> bool | None:

@@ -140,7 +140,7 @@ def estimate_mean(values: NDArray[np.float64], resamples: Resamples) -> Estimate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """What makes the interval of a biased or skewed score differ from plain percentiles: BCa (Efron, JASA 1987).
+    """Parameters of a bias-corrected and accelerated interval, BCa (Efron, JASA 1987), all 0 for plain percentiles.
 
     Where few groups or outliers determine the width of the interval, that width is uncertain too (`uncertainty`):
     quantiles are Student's rather than normal (Satterthwaite 1946; Hesterberg, American Statistician 2015).
@@ -155,7 +155,7 @@ class Correction:
         normals = map(_NORMAL.inv_cdf, tails)
         reached = [self.bias + normal * (1 + (normal**2 + 1) * self.uncertainty / 8) for normal in normals]
         # Very few groups may be so skewed that the bounds would change places.
-        low, high = (_NORMAL.cdf(self.bias + each / max(1 - self.skew * each, 0.1)) for each in reached)
+        low, high = (_NORMAL.cdf(self.bias + normal / max(1 - self.skew * normal, 0.1)) for normal in reached)
         return low, high
 
 

@@ -67,7 +67,7 @@ class PairedComparison:
 
 def compare_all(sets: Sequence[PredictionSet], resamples: Resamples) -> tuple[PairedComparison, ...]:
     """All pairs of models on the same test photographs in the same order, with Holm's correction."""
-    matrices = [weighted_matrices(resamples, each.test.grades, each.test.predicted) for each in sets]
+    matrices = [weighted_matrices(resamples, model.test.grades, model.test.predicted) for model in sets]
     pairs = [
         _compare(sets[i], sets[j], matrices[i], matrices[j], resamples) for i, j in combinations(range(len(sets)), 2)
     ]
@@ -165,7 +165,7 @@ def compare_aucs(first: ScoredPhotographs, second: ScoredPhotographs) -> tuple[E
     positive = first.grades >= REFERABLE_FROM
     if positive.all() or not positive.any():
         return UNDEFINED, None
-    scores = np.stack([probability_from_grade(each.probabilities, REFERABLE_FROM) for each in (first, second)])
+    scores = np.stack([probability_from_grade(model.probabilities, REFERABLE_FROM) for model in (first, second)])
     aucs = auc_covariance(positive, scores, first.groups)
     difference, covariance = float(aucs.areas[0] - aucs.areas[1]), aucs.covariance
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])

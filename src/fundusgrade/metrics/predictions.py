@@ -21,6 +21,7 @@ from fundusgrade.files import write_atomically
 from fundusgrade.grades import NUM_GRADES
 
 PARTS = ("test", "validation")
+"""Values of the column `part`: the photographs that are scored, and those on which thresholds are chosen."""
 COLUMNS = (
     *("source", "part", "fold", "group", "grade", "predicted"),
     *(f"p{grade}" for grade in range(NUM_GRADES)),
@@ -99,12 +100,12 @@ def concatenate(parts: Sequence[ScoredPhotographs]) -> ScoredPhotographs:
 
 def restrict_to_common(sets: Sequence[PredictionSet]) -> list[PredictionSet]:
     """The sets with the test photographs that all of them hold, and the validation photographs of their folds."""
-    shared = set.intersection(*(set(each.test.sources) for each in sets)) if sets else set()
+    shared = set.intersection(*(set(predictions.test.sources) for predictions in sets)) if sets else set()
     restricted = []
-    for each in sets:
-        test = each.test.subset(np.array([source in shared for source in each.test.sources], bool))
-        belongs = np.isin(each.validation.folds, test.folds)
-        restricted.append(replace(each, test=test, validation=each.validation.subset(belongs)))
+    for predictions in sets:
+        test = predictions.test.subset(np.array([source in shared for source in predictions.test.sources], bool))
+        validation = predictions.validation.subset(np.isin(predictions.validation.folds, test.folds))
+        restricted.append(replace(predictions, test=test, validation=validation))
     return restricted
 
 

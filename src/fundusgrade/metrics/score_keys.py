@@ -70,7 +70,7 @@ class BinaryDecision:
 
     @property
     def auc_delong(self) -> ScoreKey:
-        """The same area with DeLong's interval."""
+        """The area under the ROC curve with DeLong's interval instead of the bootstrap's."""
         return self._key("auc_delong")
 
     @property
@@ -104,18 +104,18 @@ _LABELS = {
     ScoreKey.BRIER_SCORE: "Brier score",
     ScoreKey.LOG_LOSS: "log loss",
     ScoreKey.MACRO_AUC: "macro AUC",
-    **{each.auc: f"{each.name} AUC" for each in BINARY_DECISIONS},
-    **{each.sensitivity: f"{each.name} sensitivity" for each in BINARY_DECISIONS},
-    **{each.specificity: f"{each.name} specificity" for each in BINARY_DECISIONS},
-    **{each.auc_delong: f"{each.name} AUC (DeLong)" for each in BINARY_DECISIONS},
+    **{decision.auc: f"{decision.name} AUC" for decision in BINARY_DECISIONS},
+    **{decision.sensitivity: f"{decision.name} sensitivity" for decision in BINARY_DECISIONS},
+    **{decision.specificity: f"{decision.name} specificity" for decision in BINARY_DECISIONS},
+    **{decision.auc_delong: f"{decision.name} AUC (DeLong)" for decision in BINARY_DECISIONS},
 }
 
 _UNDEFINED_REASONS = {
     ScoreKey.KAPPA: "all photographs have one grade and are predicted so",
     **dict.fromkeys(F1_KEYS, "no photograph has or is given the grade"),
     ScoreKey.MACRO_AUC: "all photographs have one grade",
-    **{each.auc: f"all photographs are {each.name}, or none is" for each in BINARY_DECISIONS},
-    **{each.auc_delong: f"all photographs are {each.name}, or none is" for each in BINARY_DECISIONS},
-    **{each.sensitivity: f"no photograph is {each.name}" for each in BINARY_DECISIONS},
-    **{each.specificity: f"all photographs are {each.name}" for each in BINARY_DECISIONS},
+    **{decision.auc: f"all photographs are {decision.name}, or none is" for decision in BINARY_DECISIONS},
+    **{decision.auc_delong: f"all photographs are {decision.name}, or none is" for decision in BINARY_DECISIONS},
+    **{decision.sensitivity: f"no photograph is {decision.name}" for decision in BINARY_DECISIONS},
+    **{decision.specificity: f"all photographs are {decision.name}" for decision in BINARY_DECISIONS},
 }

@@ -76,7 +76,7 @@ def read_graph(path: Path, format: ExportFormat) -> ExportedGraph:
     except (ValueError, KeyError, TypeError, RecursionError):
         is_whole = False
     if not is_whole:
-        names = ", ".join(each.name for each in graph_paths(path, format))
+        names = ", ".join(file.name for file in graph_paths(path, format))
         raise CheckpointError(
             f"{path}: {names} are not as `fundusgrade export` wrote them together (hash differs); copy all of them "
             "again, or export again"
@@ -107,8 +107,8 @@ def write_graph(graph: ExportedGraph, path: Path) -> tuple[Path, ...]:
     """
     paths = graph_paths(path, graph.format)
     sidecar = _sidecar(graph.format, graph.contents, _sidecar_content(graph)).encode()
-    for each, content in zip(paths, (*graph.contents, sidecar), strict=True):
-        write_atomically(each, content)
+    for file, content in zip(paths, (*graph.contents, sidecar), strict=True):
+        write_atomically(file, content)
     return paths
 
 
@@ -129,7 +129,7 @@ def _read(path: Path, graph: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         format = graph_format(graph)
-        names = [each.name for each in graph_paths(graph, format)] if format else [graph.name]
+        names = [file.name for file in graph_paths(graph, format)] if format else [graph.name]
         raise CheckpointError(
             f"cannot read {path}: {error_text(error)}; an exported graph is {' and '.join(names)} in one folder: "
             "copy all of them, or export again"
