@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fundusgrade.errors import DeviceError
-from fundusgrade.networks.device import choose_device
+from fundusgrade.networks.device import choose_device, cpu_overflows_int8
 from fundusgrade.options import DeviceName, Precision
 
 
@@ -17,12 +17,14 @@ def pretend(
     mps: bool = False,
     gpu_bfloat16: bool = False,
     cpu: dict[str, object] | None = None,
+    kernels: str = "AVX512",
 ) -> None:
     """Give the machine other hardware."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_bfloat16)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu or {}, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
 
 
 def test_what_is_chosen_on_this_machine_can_compute() -> None:
@@ -80,6 +82,30 @@ def test_a_processor_computes_bfloat16_only_if_it_can(
     choice = choose_device(DeviceName.CPU)
     assert choice.precision is expected
     assert ("bfloat16 instructions" in choice.reason) is (expected is Precision.BFLOAT16)
+
+
+def test_kernels_without_avx512_give_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, cpu={"avx512_bf16": True}, kernels="AVX2")
+    assert choose_device(DeviceName.CPU).precision is Precision.FLOAT32
+
+
+@pytest.mark.parametrize(
+    ("cpu", "isa", "expected"),
+    [
+        ({"architecture": "x86_64", "avx512_vnni": True}, "", False),
+        ({"architecture": "x86_64", "avx_vnni": True}, "", False),
+        ({"architecture": "x86_64", "avx2": True}, "", True),
+        ({"architecture": "x86_64", "avx512_vnni": True}, "avx2", True),
+        ({"architecture": "aarch64"}, "", False),
+        ({}, "", False),
+    ],
+)
+def test_8_bit_sums_overflow_without_vnni(
+    monkeypatch: pytest.MonkeyPatch, cpu: dict[str, object], isa: str, expected: bool
+) -> None:
+    pretend(monkeypatch, cpu=cpu)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    assert cpu_overflows_int8() is expected
 
 
 def test_a_pytorch_that_cannot_tell_gives_float32(monkeypatch: pytest.MonkeyPatch) -> None:

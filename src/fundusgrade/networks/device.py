@@ -123,9 +123,29 @@ def _choose_precision(device: DeviceName, requested: Precision) -> tuple[Precisi
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether PyTorch finds AVX512-BF16 or AMX instructions; False with versions that cannot detect them."""
+    """Whether PyTorch finds AVX512-BF16 or AMX instructions, and may use them (ATEN_CPU_CAPABILITY is not lower).
+
+    False with versions of PyTorch that cannot detect them.
+    """
+    found = _cpu_capabilities()
+    may_use = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
+    return may_use and bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def cpu_overflows_int8() -> bool:
+    """Whether sums of 8-bit products overflow on this processor: x86 without VNNI instructions, or forbidden them.
+
+    There two products are added in 16 bits, which are too few (ONNX Runtime's and OpenVINO's documentation of
+    quantization). False where PyTorch cannot detect the instructions.
+    """
+    found = _cpu_capabilities()
+    lacks_vnni = found.get("architecture") == "x86_64" and not (found.get("avx512_vnni") or found.get("avx_vnni"))
+    return lacks_vnni or os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2")
+
+
+def _cpu_capabilities() -> dict[str, object]:
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return capabilities
 
 
 def allowed_cores() -> int:

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from fundusgrade.data.leakage import TrainingFingerprints
-from fundusgrade.errors import CheckpointError
+from fundusgrade.errors import CheckpointError, DeviceError
 from fundusgrade.files import write_atomically
 from fundusgrade.networks.checkpoint import FINGERPRINT_BYTES, Checkpoint
 from fundusgrade.networks.description import CheckpointDescription, parse_description
-from fundusgrade.networks.device import cpu_has_bfloat16
+from fundusgrade.networks.device import cpu_has_bfloat16, cpu_overflows_int8
 from fundusgrade.networks.graphs import onnx_backbone, openvino_backbone
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.options import ExportFormat, Precision
@@ -88,8 +88,14 @@ def open_graph(graph: ExportedGraph, name: str, precision: Precision = Precision
     """The graph as a network, ready to use on the CPU; `name` names it in errors.
 
     OpenVINO computes a graph of float32 in bfloat16 where `precision` is bfloat16, or where it is `auto` and the
-    processor is fast at it. Raises CheckpointError where its runtime is not installed or cannot run it.
+    processor is fast at it. Raises CheckpointError where its runtime is not installed or cannot run it, DeviceError
+    where this processor lacks the instructions for its number format.
     """
+    if graph.number_format == "int8" and cpu_overflows_int8():
+        raise DeviceError(
+            f"{name} computes in 8 bits, and sums of 8-bit products overflow on this processor (no VNNI instructions); "
+            "use a graph that was exported without --int8"
+        )
     if graph.format is ExportFormat.ONNX:
         (model,) = graph.contents
         backbone = onnx_backbone(model, graph.number_format, name)
@@ -139,8 +145,9 @@ def _read(path: Path, graph: Path) -> bytes:
 def _openvino_number_format(graph: ExportedGraph, precision: Precision) -> str:
     if graph.number_format != Precision.FLOAT32.value or precision is Precision.FLOAT32:
         return graph.number_format
-    is_faster = precision is Precision.BFLOAT16 or cpu_has_bfloat16()
-    return Precision.BFLOAT16.value if is_faster else graph.number_format
+    if precision is Precision.BFLOAT16 and not cpu_has_bfloat16():
+        raise DeviceError("--precision bfloat16: this processor has no bfloat16 instructions; use --precision auto")
+    return Precision.BFLOAT16.value if cpu_has_bfloat16() else graph.number_format
 
 
 def _sidecar_content(graph: ExportedGraph) -> dict[str, Any]:
