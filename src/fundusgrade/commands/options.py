@@ -11,6 +11,7 @@ import typer
 from fundusgrade.errors import DatasetError, StoreError
 from fundusgrade.options import DeviceName, Precision, Split
 from fundusgrade.terminal import message, show
+from fundusgrade.text import error_text
 
 if TYPE_CHECKING:
     from fundusgrade.evaluation.findings import Findings
@@ -141,5 +142,5 @@ def _read_list(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
-        raise StoreError(f"--list {path}: {error.strerror or error}; expected a text file of paths") from error
+        raise StoreError(f"--list {path}: {error_text(error)}; expected a text file of paths") from error
     return [Path(line.removesuffix("\r")) for line in lines if line.strip()]

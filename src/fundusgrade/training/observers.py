@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fundusgrade.errors import TrainingError
 from fundusgrade.terminal import progress_bar
+from fundusgrade.text import error_text
 from fundusgrade.training.history import EpochRecord
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def log_events(
         writer = _summary_writer()(str(folder / name), purge_step=None if resume else 1)
     except OSError as error:
         raise TrainingError(
-            f"--tensorboard {folder}: {error.strerror or error}; expected a folder that can be written"
+            f"--tensorboard {folder}: {error_text(error)}; expected a folder that can be written"
         ) from error
     with writer:
         yield EventLog(writer, observer)
