@@ -84,7 +84,7 @@ def true_scores(population: ScoredPhotographs, counts: NDArray[np.int64]) -> dic
 
 
 def measure_intervals(population: ScoredPhotographs, options: argparse.Namespace, rng: np.random.Generator) -> None:
-    """Print the share of intervals that cover the true score."""
+    """Print the fraction of intervals that cover the true score."""
     counts = np.round(np.bincount(strata_of(population)) / POPULATION * options.patients).astype(int)
     truth = true_scores(population, counts)
     found: dict[str, list[tuple[bool, bool, float]]] = {name: [] for name in truth}

@@ -2,7 +2,7 @@
 
     python benchmarks/draw_labeled_eyes.py FOLDER --count 400
 
-The "grade" is how many lesions were painted, and one eye of ten is labeled one grade off, as readers do. It has no
+The "grade" is how many lesions were painted, and one eye of ten is labeled one grade off, as graders do. It has no
 clinical meaning: whatever is trained or scored on these eyes shows that the tool runs, and nothing else.
 """
 
@@ -23,7 +23,7 @@ from fundusgrade.photographs.pixels import Image
 from tests.drawn_eyes import paint_lesions, plain_retina
 
 SHARES = (0.45, 0.13, 0.24, 0.08, 0.10)
-# Fewest and most microaneurysms, haemorrhages and exudate spots of each grade.
+# Fewest and most microaneurysms, hemorrhages and exudates of each grade.
 LESIONS = (
     ((0, 0), (0, 0), (0, 0)),
     ((3, 8), (0, 0), (0, 0)),
@@ -40,14 +40,20 @@ MAX_TILT = 12.0
 
 def draw(grade: int, rng: np.random.Generator) -> Image:
     """An eye with as many lesions as its grade asks for."""
-    dots, pools, lipid = (int(rng.integers(low, high + 1)) for low, high in LESIONS[grade])
+    microaneurysms, hemorrhages, exudates = (int(rng.integers(low, high + 1)) for low, high in LESIONS[grade])
     seed = int(rng.integers(0, 2**31))
-    eye = paint_lesions(plain_retina(SIZE_PX, seed), microaneurysms=dots, haemorrhages=pools, exudates=lipid, seed=seed)
+    eye = paint_lesions(
+        plain_retina(SIZE_PX, seed),
+        microaneurysms=microaneurysms,
+        haemorrhages=hemorrhages,
+        exudates=exudates,
+        seed=seed,
+    )
     return turned(pigmented(eye.photograph, rng), rng)
 
 
 def pigmented(photograph: Image, rng: np.random.Generator) -> Image:
-    """With broad lighter and darker patches: without them all drawn eyes would pass for copies of one."""
+    """With broad lighter and darker patches: without them all drawn eyes would be found to be copies of one."""
     noise = cv2.GaussianBlur(rng.normal(size=photograph.shape[:2]), (0, 0), PATCH_PX)
     light = 1 + PATCH_STRENGTH * noise / noise.std()
     return np.clip(photograph * light[..., None], 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""How exactly the field of view is found: 2,000 drawn discs, and DRIVE's 20 true masks where they are at hand.
+"""Accuracy of the field of view: 2,000 drawn discs, and DRIVE's 20 true masks where they are at hand.
 
     python benchmarks/field_of_view.py [--drive DRIVE] [--count 2000]
 
@@ -74,13 +74,13 @@ def _render(truth: NDArray[np.float64], height: int, width: int, rng: np.random.
 
 
 def worst_error(fov: FieldOfView, truth: NDArray[np.float64]) -> float:
-    """The largest error of center and radii, as a share of the radius along the same axis."""
+    """The largest error of center and radii, as a fraction of the radius along the same axis."""
     found = np.array([fov.center_x, fov.center_y, fov.radius_x, fov.radius_y])
     return float(np.abs((found - truth) / truth[[2, 3, 2, 3]]).max())
 
 
 def measure_drawn(count: int) -> None:
-    """Print which share of drawn discs is found within 1 % of the radius."""
+    """Print the fraction of drawn discs that are found within 1 % of the radius."""
     rng = np.random.default_rng(0)
     errors, reasons = [], Counter[str]()
     for _ in range(count):

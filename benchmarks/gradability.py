@@ -1,10 +1,10 @@
-"""What share of real photographs the gradability check flags, and whether it refuses what is no fundus photograph.
+"""The fraction of real photographs that the gradability check flags, and whether it refuses other images.
 
     python benchmarks/gradability.py FOLDER [--labels FILE --column quality] ...
 
-FOLDER holds photographs. With a label file (CSV with a column `image`) the shares are given for each value of the
-column; to measure several folders, run it once for each. Images that are
-no fundus photographs are drawn here and measured at the end.
+FOLDER holds photographs. With a label file (CSV with a column `image`) fractions are printed for each value of
+the column; to measure several folders, run it once for each. Images that are not fundus photographs are drawn here and
+measured at the end.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def verdict_of_file(path: Path) -> tuple[str, ...]:
 
 
 def measure_folder(folder: Path, labels: Path | None, column: str) -> None:
-    """Print the share flagged for each label and reason."""
+    """Print the fraction flagged for each label and reason."""
     groups = {}
     if labels is not None:
         with labels.open(newline="", encoding="utf-8") as file:
@@ -124,7 +124,7 @@ def not_fundus_photographs() -> dict[str, NDArray[np.uint8]]:
 
 
 def main() -> None:
-    """Parse the command line and print what was found."""
+    """Parse the command line and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--labels", type=Path)

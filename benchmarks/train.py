@@ -1,10 +1,10 @@
-"""What loading and augmentation cost: the real training loop beside the same steps on one batch that stays in memory.
+"""The cost of loading and augmentation: the real training loop beside the same steps on one batch that stays in memory.
 
     python benchmarks/train.py DATASET                       # by name or folder, prepared before
     python benchmarks/train.py DATASET --arch cnn --device cuda --batch-size 128 --steps 20
 
 Both take turns in one process, in short blocks; printed is the median rate of each, and the median of the ratios of
-neighboring blocks with the range that holds it in 95 of 100 draws. Weights are random, nothing is downloaded.
+neighboring blocks with its 95 % bootstrap interval. Weights are random, nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -93,14 +93,14 @@ def measure(
 
 
 def interval(ratios: np.ndarray) -> tuple[float, float]:
-    """Bootstrap range of the median."""
-    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    """95 % bootstrap interval of the median."""
+    resamples = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.percentile(np.median(resamples, axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def synchronize(choice: DeviceChoice) -> None:
-    """Wait until a GPU has done what it was asked."""
+    """Wait until a GPU has finished its work."""
     if choice.device.type == "cuda":
         torch.cuda.synchronize()
 

@@ -1,1 +1,1 @@
-"""The command line: words -> one or two calls of the library."""
+"""The command line: arguments and options -> one or two calls of the library."""

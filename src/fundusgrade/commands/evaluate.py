@@ -88,34 +88,36 @@ def evaluate(
         only_common,
     )
 
-    files = [candidate_from_file(each, split.value) for each in predictions or ()]
+    files = [candidate_from_file(name, split.value) for name in predictions or ()]
     dataset = open_dataset(data or [file.predictions.data for file in files[:1]])
     candidates = files + [
         candidate_from_model(
-            each, dataset, split.value, device=device, precision=precision, tta=tta, allow_leakage=allow_leakage
+            name, dataset, split.value, device=device, precision=precision, tta=tta, allow_leakage=allow_leakage
         )
-        for each in (chosen_models(model) if model or not files else ())
+        for name in (chosen_models(model) if model or not files else ())
     ]
     candidates = only_common(candidates) if common else candidates
-    found = assess_candidates(
+    assessment = assess_candidates(
         candidates, dataset, part=split.value, columns=subgroup or (), coverage=coverage, num_resamples=resamples
     )
-    _show_assessment(found, candidates, out)
+    _show_assessment(assessment, candidates, out)
     audits = _audit_candidates(candidates, dataset, split, out) if audit else []
     if report is not None:
-        _write_report(report, candidates, dataset, found, images, audits)
+        _write_report(report, candidates, dataset, assessment, images, audits)
 
 
-def _show_assessment(found: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:
+def _show_assessment(assessment: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:
     """Files in `out`, tables on standard output, the leakage of each model on standard error."""
     from fundusgrade.reports import tables
 
     # Files come first: the reader of the tables may close the pipe early.
     if out is not None:
-        tables.write_evaluation(found, [replace(each.predictions, leakage=each.leakage) for each in candidates], out)
-    show(tables.scores_table(found))
-    if found.comparisons:
-        show(tables.comparisons_table(found))
+        tables.write_evaluation(
+            assessment, [replace(each.predictions, leakage=each.leakage) for each in candidates], out
+        )
+    show(tables.scores_table(assessment))
+    if assessment.comparisons:
+        show(tables.comparisons_table(assessment))
     for candidate in candidates:
         message(f"{candidate.predictions.model}: {candidate.leakage}")
     if out is not None:
@@ -130,7 +132,9 @@ def _audit_candidates(
     from fundusgrade.reports import tables
 
     with progress("auditing") as on_progress:
-        audits = audit_dataset(dataset, [each.grader for each in candidates], split.value, on_progress=on_progress)
+        audits = audit_dataset(
+            dataset, [candidate.grader for candidate in candidates], split.value, on_progress=on_progress
+        )
     for table in tables.audit_tables(audits):
         show(table)
     if out is not None:
@@ -144,13 +148,13 @@ def _write_report(
     path: Path,
     candidates: Sequence[Candidate],
     dataset: PreparedDataset,
-    found: Assessment,
+    assessment: Assessment,
     num_images: int,
     audits: Sequence[Audit],
 ) -> None:
     from fundusgrade.reports.describe import report_context
     from fundusgrade.reports.html.page import report_html
 
-    context = report_context(candidates, dataset, found, num_images=num_images, audits=audits, command=command())
-    write_atomically(path, report_html(found, context))
+    context = report_context(candidates, dataset, assessment, num_images=num_images, audits=audits, command=command())
+    write_atomically(path, report_html(assessment, context))
     message(f"written: {path!s}")

@@ -112,7 +112,7 @@ def load_graders(named: Sequence[str] | None, device: DeviceName, precision: Pre
     """A grader for each model of `ModelsOption`. Raises as `Grader.load`."""
     from fundusgrade.grading.grader import Grader
 
-    return [Grader.load(each, device=device, precision=precision) for each in chosen_models(named)]
+    return [Grader.load(name, device=device, precision=precision) for name in chosen_models(named)]
 
 
 def explain_options(methods: Sequence[str] | None, target: str) -> list[ExplainOptions]:
@@ -121,7 +121,7 @@ def explain_options(methods: Sequence[str] | None, target: str) -> list[ExplainO
     from fundusgrade.explanation.targets import parse_target
 
     chosen = parse_target(target)
-    parsed = [parse_method(each) for each in methods or ["auto"]]
+    parsed = [parse_method(name) for name in methods or ["auto"]]
     return [ExplainOptions(target=chosen, method=method, layer=layer) for method, layer in parsed]
 
 
@@ -134,7 +134,7 @@ def show_findings(findings: Findings) -> None:
 
 
 def report_skipped(reason: str) -> None:
-    """Print why a photograph was left out of a test."""
+    """Print the reason for which a photograph was left out of a test."""
     message(f"left out: {reason}")
 
 

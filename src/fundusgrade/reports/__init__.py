@@ -1,4 +1,4 @@
-"""Results -> what people read: tables, figures and pages."""
+"""Results -> tables, figures and HTML pages."""
 
 from __future__ import annotations
 

@@ -31,9 +31,9 @@ _FIGURE_PHOTOGRAPH_PX = 1200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigureRequest:
-    """What the figures show: a column for each model, a row for each method, outlines of the lesions in `masks`.
+    """The content of figures: a column for each model, a row for each method, outlines of the lesions in `masks`.
 
-    `arrays` asks for the heat maps as .npz files beside the figures.
+    With `arrays` the heat maps are written as .npz files beside the figures.
     """
 
     graders: Sequence[Grader]
@@ -59,7 +59,9 @@ def write_figure(photograph: PhotographSource, request: FigureRequest, path: Pat
     explained = explain_photograph(photograph, request.graders, request.methods, at_least_px=_photograph_px(request))
     draw_figure(explained, path, request.masks)
     arrays = write_arrays(explained, path.with_suffix("")) if request.arrays else []
-    return WrittenFigure(predictions=tuple(each.prediction for each in explained[0]), paths=(path, *arrays))
+    return WrittenFigure(
+        predictions=tuple(explanation.prediction for explanation in explained[0]), paths=(path, *arrays)
+    )
 
 
 def write_figures(

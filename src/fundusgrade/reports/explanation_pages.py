@@ -71,17 +71,17 @@ def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
     Raises StoreError where a file cannot be written.
     """
     written = []
-    for each in (explanation for row in explanations for explanation in row):
-        path = stem.with_name(f"{stem.name}-{each.prediction.model}-{_file_name_part(each)}.npz")
+    for explanation in (explanation for row in explanations for explanation in row):
+        path = stem.with_name(f"{stem.name}-{explanation.prediction.model}-{_file_name_part(explanation)}.npz")
         content = io.BytesIO()
         np.savez_compressed(
             content,
-            heat=each.heat,
-            model=each.prediction.model,
-            method=each.options.describe(),
-            target=each.target.name,
-            score=each.heat_map.score,
-            unit=each.heat_map.scale.unit,
+            heat=explanation.heat,
+            model=explanation.prediction.model,
+            method=explanation.options.describe(),
+            target=explanation.target.name,
+            score=explanation.heat_map.score,
+            unit=explanation.heat_map.scale.unit,
         )
         write_atomically(path, content.getvalue())
         written.append(path)
@@ -125,7 +125,7 @@ def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> st
 
 
 def entry_of(name: str, figure: str, predictions: Sequence[Prediction]) -> IndexEntry:
-    """The index entry of an explained photograph, with the prediction of each model."""
+    """The index entry of an explained photograph, with its figure and the prediction of each model."""
     return IndexEntry(name=name, figure=figure, lines=tuple(map(prediction_line, predictions)))
 
 

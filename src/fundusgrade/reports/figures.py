@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
+    from fundusgrade.evaluation.interventions import InterventionEffect
+    from fundusgrade.evaluation.shortcuts import ShortcutProbe
     from fundusgrade.explanation.explainer import Explanation
     from fundusgrade.metrics.classification import Evaluation
 
@@ -53,7 +55,7 @@ def draw_explanations(
     panel_rows = [
         PanelRow(
             caption=caption,
-            panels=[_explanation_panel(each) for each in explanations],
+            panels=[_explanation_panel(explanation) for explanation in explanations],
             scale=explanations[0].heat_map.scale,
         )
         for caption, explanations in zip(captions, rows, strict=True)
@@ -145,19 +147,11 @@ def draw_audit(audit: Audit, path: Path) -> None:
     num_panels = 2 if audit.effects else 1
     figure = new_figure(width_inches=6.5 * num_panels, height_inches=4.2)
     panels = figure.subplots(1, num_panels, squeeze=False).ravel().tolist()
-    bars = [
-        _Bar.of(f"{of.kind}\n({of.stage})", of.kappa, of.kappa_low, of.kappa_high, of.stage == "prepared")
-        for of in audit.probes
-    ]
-    _draw_bars(panels[0], bars)
+    _draw_bars(panels[0], [_shortcut_bar(probe) for probe in audit.probes])
     panels[0].set_xlabel("kappa of grades predicted without the retina")
     panels[0].set_title(f"{printable(audit.data)}: orange: after preprocessing", fontsize=11, parse_math=False)
     if audit.effects:
-        controls = (LESIONS, CONTROL)
-        moves = [
-            _Bar.of(of.name, of.mean_change, of.mean_low, of.mean_high, of.name not in controls) for of in audit.effects
-        ]
-        _draw_bars(panels[1], moves)
+        _draw_bars(panels[1], [_effect_bar(effect) for effect in audit.effects])
         panels[1].set_xlabel("mean change of the expected grade (0-4)")
         panels[1].set_title(
             f"{printable(audit.model or '')}: blue: changes of the retina", fontsize=11, parse_math=False
@@ -180,6 +174,16 @@ class _Bar:
         middle = value or 0.0
         low, high = middle if low is None else min(low, middle), middle if high is None else max(high, middle)
         return cls(label=label, value=middle, low=low, high=high, accented=accented)
+
+
+def _shortcut_bar(probe: ShortcutProbe) -> _Bar:
+    is_preprocessed = probe.stage == "prepared"
+    return _Bar.of(f"{probe.kind}\n({probe.stage})", probe.kappa, probe.kappa_low, probe.kappa_high, is_preprocessed)
+
+
+def _effect_bar(effect: InterventionEffect) -> _Bar:
+    is_intervention = effect.name not in (LESIONS, CONTROL)
+    return _Bar.of(effect.name, effect.mean_change, effect.mean_low, effect.mean_high, is_intervention)
 
 
 def _draw_bars(panel: Axes, bars: Sequence[_Bar]) -> None:

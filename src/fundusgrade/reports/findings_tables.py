@@ -23,8 +23,8 @@ FINDINGS_FILE = "faithfulness.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawn:
-    """A measure that gets a figure of its own, and what an uninformative map has."""
+class _MeasureFigure:
+    """A figure of one measure; `chance` is the value of an uninformative map."""
 
     name: str
     test: str
@@ -33,8 +33,8 @@ class _Drawn:
 
 
 _FIGURES = (
-    _Drawn(name="road", test=PERTURBATION, measure=ROAD, chance=0.0),
-    _Drawn(name="lesions", test=LESIONS, measure=LESION_LIFT, chance=1.0),
+    _MeasureFigure(name="road", test=PERTURBATION, measure=ROAD, chance=0.0),
+    _MeasureFigure(name="lesions", test=LESIONS, measure=LESION_LIFT, chance=1.0),
 )
 
 

@@ -1,4 +1,4 @@
-"""Models, data sets and single predictions as lines and tables; nothing here needs PyTorch."""
+"""Models, data sets and single predictions as lines and tables, without PyTorch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
 
 
 def dataset_summary(dataset: PreparedDataset) -> str:
-    """What preprocessing made, in a few lines of plain text, with the reasons of failures counted."""
+    """A summary of a prepared data set in a few lines of plain text, with the number of each reason for failure."""
     usable = [row for row in dataset.rows if row.error is None]
     grades, splits = Counter(row.grade for row in usable), Counter(row.split for row in usable)
     reasons = Counter(row.error for row in dataset.rows if row.error)

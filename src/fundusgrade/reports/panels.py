@@ -77,9 +77,9 @@ def draw_explanation(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """Where things are, in pixels from the figure's upper left corner; `em` is the height of ordinary text.
+    """The layout of a figure, in pixels from its upper left corner; `em` is the height of ordinary text.
 
-    All whole numbers: a column shows exactly the pixels it was given.
+    All are whole numbers, so that a column shows the pixels of its image without resampling.
     """
 
     column_width: int

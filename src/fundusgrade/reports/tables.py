@@ -47,19 +47,23 @@ def scores_table(assessment: Assessment) -> Table:
     for model in assessment.models:
         # As Text, because square brackets in a name would be read as markup.
         table.add_column(Text(printable(model.model)), justify="right")
-    scores = [model.evaluation for model in assessment.models]
-    _add_row(table, "photographs", [of.num_photographs for of in scores])
+    evaluations = [model.evaluation for model in assessment.models]
+    _add_row(table, "photographs", [evaluation.num_photographs for evaluation in evaluations])
     _add_scores(table, assessment, _OVERALL)
     _add_calibration_rows(table, assessment)
     for grade, label in enumerate(GRADE_LABELS):
         table.add_section()
-        _add_row(table, f"photographs, {label}", [of.grades[grade].num_photographs for of in scores])
-        _add_row(table, f"precision, {label}", [of.grades[grade].precision for of in scores])
-        _add_row(table, f"recall, {label}", [of.grades[grade].recall for of in scores])
+        grade_scores = [evaluation.grades[grade] for evaluation in evaluations]
+        _add_row(table, f"photographs, {label}", [scores.num_photographs for scores in grade_scores])
+        _add_row(table, f"precision, {label}", [scores.precision for scores in grade_scores])
+        _add_row(table, f"recall, {label}", [scores.recall for scores in grade_scores])
         _add_scores(table, assessment, [F1_KEYS[grade]])
     for decision in BINARY_DECISIONS:
         table.add_section()
-        positives = [sum(each.num_photographs for each in of.grades[decision.from_grade :]) for of in scores]
+        positives = [
+            sum(scores.num_photographs for scores in evaluation.grades[decision.from_grade :])
+            for evaluation in evaluations
+        ]
         _add_row(table, f"{decision.name} photographs (grade >= {decision.from_grade})", positives)
         _add_scores(table, assessment, [decision.sensitivity, decision.specificity, decision.auc, decision.auc_delong])
     return table
@@ -85,11 +89,11 @@ def export_table(check: ExportCheck) -> Table:
     """An exported graph beside its original, on the same photographs and one core."""
     table = Table("runtime", "kappa", "kappa lost", "ms per photograph", "MB", caption=RESEARCH_USE)
     table.title = Text(printable(f"{check.num_photographs} photographs of {check.data}, {check.split}"))
-    for of in (check.reference, check.usual, check.export):
-        defined = of.kappa is not None and check.reference.kappa is not None
-        lost = f"{(check.reference.kappa or 0.0) - (of.kappa or 0.0):+.4f}" if defined else "undefined"
-        speed, size = f"{of.ms_per_image:.2f}", f"{of.size_mb:.1f}"
-        table.add_row(of.arithmetic, describe_number(of.kappa, 4), lost, speed, size)
+    for runtime in (check.reference, check.usual, check.export):
+        defined = runtime.kappa is not None and check.reference.kappa is not None
+        lost = f"{(check.reference.kappa or 0.0) - (runtime.kappa or 0.0):+.4f}" if defined else "undefined"
+        speed, size = f"{runtime.ms_per_image:.2f}", f"{runtime.size_mb:.1f}"
+        table.add_row(runtime.arithmetic, describe_number(runtime.kappa, 4), lost, speed, size)
     table.add_section()
     table.add_row("kappa between export and float32", describe_number(check.agreement, 4))
     table.add_row("grades that differ", str(check.num_changed))
@@ -100,35 +104,38 @@ def export_table(check: ExportCheck) -> Table:
 def shortcuts_table(probes: Sequence[ShortcutProbe]) -> Table:
     """How well each kind of property predicts the grade without the retina."""
     table = Table("predicted from", "stage", "kappa (95 % CI)", "accuracy", "referable AUC")
-    for of in probes:
-        scores = (of.kappa_estimate.describe(), describe_number(of.accuracy), describe_number(of.referable_auc))
-        table.add_row(of.kind, of.stage, *scores)
+    for probe in probes:
+        scores = (
+            probe.kappa_estimate.describe(),
+            describe_number(probe.accuracy),
+            describe_number(probe.referable_auc),
+        )
+        table.add_row(probe.kind, probe.stage, *scores)
     return table
 
 
 def interventions_table(effects: Sequence[InterventionEffect], *, model: str) -> Table:
-    """How far a model's expected grade moves under each intervention on the photographs."""
+    """Changes of a model's expected grade by each intervention on the photographs."""
     table = Table("intervention", "photographs", "mean change (95 % CI)", "95th percentile", "grade changes")
     table.title = Text(printable(f"{model}: change of the expected grade, 0-4"))
-    for of in effects:
-        changed = "undefined" if of.flip_fraction is None else f"{of.flip_fraction:.1%}"
-        lost = f" ({of.num_lost} without a retina)" if of.num_lost else ""
-        numbers = (of.mean_estimate.describe(), describe_number(of.percentile_95), changed)
-        table.add_row(of.name, f"{of.num_photographs}{lost}", *numbers)
+    for effect in effects:
+        changed = "undefined" if effect.flip_fraction is None else f"{effect.flip_fraction:.1%}"
+        lost = f" ({effect.num_lost} without a retina)" if effect.num_lost else ""
+        numbers = (effect.mean_estimate.describe(), describe_number(effect.percentile_95), changed)
+        table.add_row(effect.name, f"{effect.num_photographs}{lost}", *numbers)
     return table
 
 
 def audit_tables(audits: Sequence[Audit]) -> list[Table]:
     """The shortcuts of the data set that was audited, then the effects of interventions on each model."""
-    effects = [interventions_table(each.effects, model=each.model) for each in audits if each.model is not None]
+    effects = [interventions_table(audit.effects, model=audit.model) for audit in audits if audit.model is not None]
     return [shortcuts_table(audits[0].probes), *effects]
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
     """Write audit.json and audit.png into a folder, which is made. Raises StoreError where it cannot be."""
     content = {**asdict(audit), "conclusion": conclusion(audit)}
-    store_text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / "audit.json", store_text)
+    write_atomically(folder / "audit.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     draw_audit(audit, folder / "audit.png")
 
 
@@ -162,5 +169,5 @@ def write_evaluation(assessment: Assessment, sets: Sequence[PredictionSet], fold
     write_atomically(folder / "evaluation.json", evaluation_json(assessment, leakage) + "\n")
     for predictions in sets:
         write_predictions(predictions, folder / f"predictions-{predictions.model}.csv")
-    evaluations = [ModelEvaluation(model=each.model, evaluation=each.evaluation) for each in assessment.models]
+    evaluations = [ModelEvaluation(model=model.model, evaluation=model.evaluation) for model in assessment.models]
     draw_confusion_matrices(evaluations, folder / "confusion.png")

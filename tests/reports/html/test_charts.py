@@ -17,8 +17,8 @@ from fundusgrade.reports.html.charts import DotRow, Frame, Series, dots_chart, d
 Point = tuple[float, float]
 # Lines are drawn between x 52 and 338 and y 256 (below) and 30; dots between x 10 and 314, the first row from y 30.
 WIDTH, HEIGHT = 380, 300
-UNIT = Frame(title="title", x_label="across", y_label="up", x_ends=(0.0, 1.0), y_ends=(0.0, 1.0))
-SHARE = Frame(title="title", x_label="across", x_ends=(0.0, 1.0))
+UNIT = Frame(title="title", x_label="across", y_label="up", x_limits=(0.0, 1.0), y_limits=(0.0, 1.0))
+SHARE = Frame(title="title", x_label="across", x_limits=(0.0, 1.0))
 NOTHING = Estimate(value=None, low=None, high=None)
 
 
@@ -88,7 +88,7 @@ def test_points_of_a_line_stand_where_their_numbers_say() -> None:
 
 
 def test_a_scale_that_does_not_begin_at_zero_is_kept_to() -> None:
-    frame = Frame(title="t", x_label="x", y_label="y", x_ends=(0.5, 1.0), y_ends=(-1.0, 3.0))
+    frame = Frame(title="t", x_label="x", y_label="y", x_limits=(0.5, 1.0), y_limits=(-1.0, 3.0))
     svg = drawn(Series(series=2, x=(0.6, 1.0), y=(0.0, -1.0)), frame=frame)
     assert markers(svg, 2) == near([(52 + 286 / 5, 256 - 226 / 4), (338, 256)])
 

@@ -59,13 +59,13 @@ class DotRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What surrounds a chart's lines: title, names of the axes, their ends (None: as the data need)."""
+    """Title, axis labels and axis limits of a chart; limits of None follow from the data."""
 
     title: str
     x_label: str
     y_label: str = ""
-    x_ends: tuple[float, float] | None = None
-    y_ends: tuple[float, float] | None = None
+    x_limits: tuple[float, float] | None = None
+    y_limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +79,12 @@ class LegendEntry:
 
 
 def letter(series: int) -> str:
-    """What a series is called in a drawing: A, B, ..."""
+    """The letter of a series in a chart: A, B, ..."""
     return chr(ord("A") + series % 26)
 
 
 def legend(names: Sequence[str]) -> tuple[LegendEntry, ...]:
-    """What stands for each series in the drawings: letter, marker and color."""
+    """A legend entry for each series: letter, marker and color."""
     return tuple(
         LegendEntry(letter=letter(i), marker=_MARKER_SIGNS[i % len(_COLORS)], color=i % len(_COLORS) + 1, name=name)
         for i, name in enumerate(names)
@@ -111,7 +111,7 @@ def dots_chart(
     pitch = _LABEL_HEIGHT + _DOT_HEIGHT * num_series
     figure, axes = _new_chart(pitch * len(rows) + _FOOT + 30, left=10, right=66, top=30)
     _finish(axes, frame)
-    axes.set_xlim(*(frame.x_ends or _ends(rows, reference)))
+    axes.set_xlim(*(frame.x_limits or _x_limits(rows, reference)))
     axes.set_ylim(pitch * len(rows), 0)
     axes.set_yticks([])
     if reference is not None:
@@ -120,14 +120,14 @@ def dots_chart(
         axes.axhline(place * pitch, color=_FAINT, linewidth=0.6)
         label = axes.text(0.005, place * pitch + 13, drawable(row.label), fontsize=_TEXT, color=_INK, parse_math=False)
         label.set_transform(axes.get_yaxis_transform())
-        for series, of in enumerate(row.dots):
-            height = place * pitch + _LABEL_HEIGHT + _DOT_HEIGHT * (series + 0.4)
-            _draw_dot(axes, of, height, series, name=letter(series) + " " if num_series > 1 else "", digits=digits)
+        for series, estimate in enumerate(row.dots):
+            y = place * pitch + _LABEL_HEIGHT + _DOT_HEIGHT * (series + 0.4)
+            _draw_dot(axes, estimate, y, series, name=letter(series) + " " if num_series > 1 else "", digits=digits)
     return _to_svg(figure, description)
 
 
 def drawable(text: str) -> str:
-    """A name that the drawing's font has: other letters become escapes, the middle of a long one is left out."""
+    """A name in letters that the chart's font has: others become escapes, the middle of a long name is left out."""
     plain = "−".join(part.encode("ascii", "backslashreplace").decode() for part in text.split("−"))
     plain = "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in plain)
     if len(plain) <= _LABEL_CHARACTERS:
@@ -136,23 +136,22 @@ def drawable(text: str) -> str:
     return f"{plain[:half]} ... {plain[-half:]}"
 
 
-def _draw_dot(axes: Axes, of: Estimate, height: float, series: int, *, name: str, digits: int) -> None:
+def _draw_dot(axes: Axes, estimate: Estimate, y: float, series: int, *, name: str, digits: int) -> None:
     color = _COLORS[series % len(_COLORS)]
-    words = f"{name}{number(of.value, digits)}"
-    _write_beside(axes, height, words)
-    if of.value is None or math.isnan(of.value):
+    _write_beside(axes, y, f"{name}{number(estimate.value, digits)}")
+    if estimate.value is None or math.isnan(estimate.value):
         return
-    if of.low is not None and of.high is not None:
-        axes.plot([of.low, of.high], [height, height], color=color, linewidth=2, solid_capstyle="butt")
-        axes.plot([of.low, of.high], [height, height], color=color, linestyle="", marker="|", markersize=8)
+    if estimate.low is not None and estimate.high is not None:
+        axes.plot([estimate.low, estimate.high], [y, y], color=color, linewidth=2, solid_capstyle="butt")
+        axes.plot([estimate.low, estimate.high], [y, y], color=color, linestyle="", marker="|", markersize=8)
     marker = _MARKERS[series % len(_MARKERS)]
-    axes.plot([of.value], [height], color=color, linestyle="", marker=marker, markersize=7)
+    axes.plot([estimate.value], [y], color=color, linestyle="", marker=marker, markersize=7)
 
 
-def _write_beside(axes: Axes, place: float, words: str) -> None:
-    """Words at the right of the drawing, at a height of the data."""
+def _write_beside(axes: Axes, y: float, text: str) -> None:
+    """Text at the right of the axes, at the height `y` in units of the data."""
     beside = axes.get_yaxis_transform()
-    axes.text(1.02, place, words, transform=beside, va="center", fontsize=_TEXT, color=_INK, clip_on=False)
+    axes.text(1.02, y, text, transform=beside, va="center", fontsize=_TEXT, color=_INK, clip_on=False)
 
 
 def _line_style(series: int | None, many: bool) -> dict[str, Any]:
@@ -167,31 +166,31 @@ def _label_ends(axes: Axes, lines: Sequence[Series]) -> None:
     """A letter beside the last point of each line, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     least = 14 / 226 * (high - low)  # a letter's height of the 226 units that the axes are high
-    ends = sorted((_last(line), i) for i, line in enumerate(lines) if not math.isnan(_last(line)))
-    for place, (_, i) in zip(_apart([end for end, _ in ends], least, low, high), ends, strict=True):
+    ends = sorted((_last_y(line), i) for i, line in enumerate(lines) if not math.isnan(_last_y(line)))
+    for y, (_, i) in zip(_spread([end for end, _ in ends], least, low, high), ends, strict=True):
         line = lines[i]
-        words = line.label if line.series is None else letter(line.series)
-        _write_beside(axes, place, words)
+        _write_beside(axes, y, line.label if line.series is None else letter(line.series))
 
 
-def _apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:
-    """Rising places moved apart to this distance or more, from `low` up, and down again where they pass `high`."""
+def _spread(positions: Sequence[float], least: float, low: float, high: float) -> list[float]:
+    """Rising positions moved apart to the distance `least` or more, all between `low` and `high`."""
     moved: list[float] = []
-    for place in places:
-        moved.append(max([min(max(place, low), high), *(each + least for each in moved[-1:])]))
+    for position in positions:
+        moved.append(max([min(max(position, low), high), *(previous + least for previous in moved[-1:])]))
     for i in reversed(range(len(moved))):
-        moved[i] = min([moved[i], high, *(each - least for each in moved[i + 1 : i + 2])])
+        moved[i] = min([moved[i], high, *(following - least for following in moved[i + 1 : i + 2])])
     return moved
 
 
-def _last(line: Series) -> float:
+def _last_y(line: Series) -> float:
     return next((y for y in reversed(line.y) if y is not None and math.isfinite(y)), math.nan)
 
 
-def _ends(rows: Sequence[DotRow], reference: float | None) -> tuple[float, float]:
+def _x_limits(rows: Sequence[DotRow], reference: float | None) -> tuple[float, float]:
     """From the lowest to the highest value, with a margin at both ends."""
-    given = [value for row in rows for of in row.dots for value in (of.value, of.low, of.high)]
-    values = [value for value in given if value is not None and math.isfinite(value)]
+    estimates = [estimate for row in rows for estimate in row.dots]
+    bounds = [value for estimate in estimates for value in (estimate.value, estimate.low, estimate.high)]
+    values = [value for value in bounds if value is not None and math.isfinite(value)]
     values += [] if reference is None else [reference]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     margin = 0.06 * (high - low) or 0.05
@@ -210,10 +209,10 @@ def _finish(axes: Axes, frame: Frame) -> None:
 
     axes.figure.text(0.01, 1, drawable(frame.title), va="top", fontsize=_TEXT + 1, fontweight="bold", color=_INK)
     axes.set_xlabel(frame.x_label, fontsize=_TEXT, color=_INK)
-    if frame.x_ends:
-        axes.set_xlim(*frame.x_ends)
-    if frame.y_ends:
-        axes.set_ylim(*frame.y_ends)
+    if frame.x_limits:
+        axes.set_xlim(*frame.x_limits)
+    if frame.y_limits:
+        axes.set_ylim(*frame.y_limits)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.tick_params(labelsize=_TEXT - 1, color=_FAINT, labelcolor=_INK)
@@ -242,7 +241,7 @@ def _for_page(svg: str, description: str) -> Markup:
     body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="#|url\(#)([\w.-]+)', body))
-    body = re.sub(r' id="([\w.-]+)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", body)
+    body = re.sub(r' id="([\w.-]+)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else "", body)
     body = re.sub(r'xlink:href="#|href="#', f'href="#{prefix}-', body).replace("url(#", f"url(#{prefix}-")
     for color, name in _STYLE_NAMES.items():
         body = body.replace(color, name)
@@ -254,8 +253,8 @@ def _for_page(svg: str, description: str) -> Markup:
     return start + Markup(body) + Markup("</svg>")
 
 
-def _font_size(found: re.Match[str]) -> str:
+def _font_size(match: re.Match[str]) -> str:
     """The size and weight of a font without its family, which is the page's."""
-    size = re.search(r"([\d.]+)px", found[0])
-    weight = "font-weight: bold;" if re.search(r"\b(bold|700)\b", found[0]) else ""
+    size = re.search(r"([\d.]+)px", match[0])
+    weight = "font-weight: bold;" if re.search(r"\b(bold|700)\b", match[0]) else ""
     return (f"font-size: {size[1]}px;" if size else "") + weight

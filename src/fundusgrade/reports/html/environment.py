@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _PACKAGE = "fundusgrade.reports.html"
-# Control characters are not allowed in HTML, and those that change the direction of writing hide what a name is.
+# Control characters are not allowed in HTML, and those that change the direction of writing can disguise a file name.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
@@ -27,7 +27,7 @@ def render(template: str, **values: object) -> str:
     Text is escaped; characters that cannot be seen, and bytes of file names that are not UTF-8, become escapes.
     """
     page = environment().get_template(template).render(values)
-    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", printable(page))
+    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", printable(page))
 
 
 @functools.cache
@@ -36,7 +36,7 @@ def environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    made = Environment(
+    jinja = Environment(
         loader=PackageLoader(_PACKAGE),
         autoescape=True,
         undefined=StrictUndefined,
@@ -44,7 +44,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     style = resources.files(_PACKAGE).joinpath("style.css").read_text("utf-8")
-    made.globals |= {"style": Markup(style), "research_use": RESEARCH_USE, "grade_labels": GRADE_LABELS}
+    jinja.globals |= {"style": Markup(style), "research_use": RESEARCH_USE, "grade_labels": GRADE_LABELS}
     formats = (count, data_uri, interval, legend, number, describe_p_value, percent)
-    made.filters |= {each.__name__: each for each in formats}
-    return made
+    jinja.filters |= {function.__name__: function for function in formats}
+    return jinja

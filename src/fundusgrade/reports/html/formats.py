@@ -1,4 +1,4 @@
-"""Numbers and images as a page writes them."""
+"""Formats of numbers and images in a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None, digits: int = 0) -> str:
-    """A fraction as a percentage, which no line break divides; "undefined" for None and NaN."""
+    """A fraction as a percentage with a no-break space; "undefined" for None and NaN."""
     return "undefined" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
@@ -23,9 +23,9 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
-def interval(of: Estimate, digits: int = 3) -> str:
+def interval(estimate: Estimate, digits: int = 3) -> str:
     """The 95 % confidence interval of a score, without the score."""
-    return of.describe_interval(digits).replace("-", "−")
+    return estimate.describe_interval(digits).replace("-", "−")
 
 
 def data_uri(image: bytes) -> str:

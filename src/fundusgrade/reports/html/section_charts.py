@@ -38,7 +38,7 @@ def f1_chart(models: Sequence[ReportedModel]) -> Markup:
             DotRow(label=f"{grade} {label}", dots=tuple(model.f1[grade] for model in models))
             for grade, label in enumerate(GRADE_LABELS)
         ],
-        Frame(title="F1 of each grade", x_label="F1, 95 % CI", x_ends=(0.0, 1.0)),
+        Frame(title="F1 of each grade", x_label="F1, 95 % CI", x_limits=(0.0, 1.0)),
         "F1 of each grade with 95 % confidence intervals; the numbers are in the table below.",
     )
 
@@ -46,21 +46,25 @@ def f1_chart(models: Sequence[ReportedModel]) -> Markup:
 def calibration_charts(models: Sequence[ReportedModel]) -> tuple[Markup, ...]:
     """A reliability diagram of each model and kind of confidence."""
     return tuple(
-        _reliability_diagram(i, model.name, of)
+        _reliability_diagram(i, model.name, reliability)
         for i, model in enumerate(models)
-        for of in model.assessment.reliability
-        if of.bins
+        for reliability in model.assessment.reliability
+        if reliability.bins
     )
 
 
-def _reliability_diagram(series: int, name: str, of: Reliability) -> Markup:
-    points = sorted((each.confidence, each.observed) for each in of.bins)
+def _reliability_diagram(series: int, name: str, reliability: Reliability) -> Markup:
+    points = sorted((group.confidence, group.observed) for group in reliability.bins)
     line = Series(series=series, x=tuple(x for x, _ in points), y=tuple(y for _, y in points))
     frame = Frame(
-        title=f"{name}: {of.outcome}", x_label="predicted", y_label="observed fraction", x_ends=(0, 1), y_ends=(0, 1)
+        title=f"{name}: {reliability.outcome}",
+        x_label="predicted",
+        y_label="observed fraction",
+        x_limits=(0, 1),
+        y_limits=(0, 1),
     )
-    error = f"{number(of.calibration_error.value)} (95 % CI {interval(of.calibration_error)})"
-    description = f"Reliability diagram of {name}, {of.outcome}: expected calibration error {error}."
+    error = f"{number(reliability.calibration_error.value)} (95 % CI {interval(reliability.calibration_error)})"
+    description = f"Reliability diagram of {name}, {reliability.outcome}: expected calibration error {error}."
     return lines_chart([_DIAGONAL, line], frame, description)
 
 
@@ -82,7 +86,7 @@ def _decision_chart(assessment: Assessment, decision: str) -> Markup:
         *(Series(series=i, x=of.thresholds, y=of.model) for i, of in curves),
     ]
     frame = Frame(
-        title=decision, x_label="threshold probability", y_label="net benefit", y_ends=(-0.15 * top, 1.1 * top)
+        title=decision, x_label="threshold probability", y_label="net benefit", y_limits=(-0.15 * top, 1.1 * top)
     )
     return lines_chart(lines, frame, f"Net benefit over the threshold probability, {decision}.")
 
@@ -93,9 +97,9 @@ def deferral_charts(assessment: Assessment) -> tuple[Markup, ...]:
     if not any(curve.coverages for curve in curves):
         return ()
     return (
-        _deferral_chart("Kappa of the photographs graded", "kappa", curves, [of.kappas for of in curves]),
-        _deferral_chart("Accuracy", "accuracy", curves, [of.accuracies for of in curves]),
-        _deferral_chart("Off by two grades or more", "fraction", curves, [of.off_by_two for of in curves]),
+        _deferral_chart("Kappa of the photographs graded", "kappa", curves, [curve.kappas for curve in curves]),
+        _deferral_chart("Accuracy", "accuracy", curves, [curve.accuracies for curve in curves]),
+        _deferral_chart("Off by two grades or more", "fraction", curves, [curve.off_by_two for curve in curves]),
     )
 
 
@@ -107,12 +111,12 @@ def _deferral_chart(
         points = sorted(zip(curve.coverages, scores, strict=True), key=lambda point: point[0])
         lines.append(Series(series=i, x=tuple(x for x, _ in points), y=tuple(y for _, y in points)))
     lowest = min((x for line in lines for x in line.x), default=0.0)
-    frame = Frame(title=title, x_label="fraction graded (coverage)", y_label=y_label, x_ends=(min(lowest, 0.98), 1.0))
+    frame = Frame(title=title, x_label="fraction graded (coverage)", y_label=y_label, x_limits=(min(lowest, 0.98), 1.0))
     return lines_chart(lines, frame, f"{title}, by the fraction of photographs that the model grades.")
 
 
 def coverage_chart(assessment: Assessment) -> Markup | None:
-    """How often prediction sets hold the true grade; None where there are no sets."""
+    """The coverage of prediction sets, over all photographs and of each grade; None where there are no sets."""
     found = [{of.grade: of.covered for of in model.set_coverage} for model in assessment.models]
     groups = list(dict.fromkeys(group for model in found for group in model))
     if not groups:
@@ -129,40 +133,42 @@ def coverage_chart(assessment: Assessment) -> Markup | None:
     return dots_chart(rows, frame, description, reference=assessment.coverage)
 
 
-def subgroup_chart(of: SubgroupTable) -> Markup | None:
+def subgroup_chart(table: SubgroupTable) -> Markup | None:
     """The kappa of each value of a column; None where there are too many values to draw."""
-    if len(of.rows) > _MAX_SUBGROUPS:
+    if len(table.rows) > _MAX_SUBGROUPS:
         return None
     rows = [
         DotRow(
             label=f"{row.value} ({row.num_photographs:,} photographs)",
-            dots=tuple(UNDEFINED if each is None else each.kappa for each in row.by_model),
+            dots=tuple(UNDEFINED if subgroup is None else subgroup.kappa for subgroup in row.by_model),
         )
-        for row in of.rows
+        for row in table.rows
     ]
-    frame = Frame(title=f"Kappa by {of.column}", x_label="kappa, 95 % CI")
-    return dots_chart(rows, frame, f"Quadratic weighted kappa by {of.column} with 95 % confidence intervals.")
+    frame = Frame(title=f"Kappa by {table.column}", x_label="kappa, 95 % CI")
+    return dots_chart(rows, frame, f"Quadratic weighted kappa by {table.column} with 95 % confidence intervals.")
 
 
 def comparison_chart(comparisons: Sequence[ReportedComparison]) -> Markup | None:
     """The difference of kappa of each pair; None without pairs."""
     if not comparisons:
         return None
-    rows = [DotRow(label=each.name, dots=(each.comparison.kappa_difference,)) for each in comparisons]
+    rows = [DotRow(label=pair.name, dots=(pair.comparison.kappa_difference,)) for pair in comparisons]
     frame = Frame(title="Difference of kappa, first minus second", x_label="difference, 95 % CI")
     description = "Differences of kappa between pairs of models with 95 % confidence intervals; dashed: no difference."
     return dots_chart(rows, frame, description, reference=0.0, digits=3)
 
 
 def audit_charts(audits: Sequence[Audit]) -> tuple[Markup, ...]:
-    """What predicts the grade without the retina, then how far each model's grade moves under interventions."""
+    """Kappas of grades predicted without the retina, then changes of each model's expected grade by interventions."""
     charts = []
     if audits and audits[0].probes:
-        rows = [DotRow(label=f"{of.kind} ({of.stage})", dots=(of.kappa_estimate,)) for of in audits[0].probes]
+        rows = [
+            DotRow(label=f"{probe.kind} ({probe.stage})", dots=(probe.kappa_estimate,)) for probe in audits[0].probes
+        ]
         frame = Frame(title="Grade predicted without the retina", x_label="kappa, 95 % CI")
         charts.append(dots_chart(rows, frame, "Kappa of the grade predicted without the retina.", reference=0.0))
-    for audit in (each for each in audits if each.effects):
-        rows = [DotRow(label=of.name, dots=(of.mean_estimate,)) for of in audit.effects]
+    for audit in [audit for audit in audits if audit.effects]:
+        rows = [DotRow(label=effect.name, dots=(effect.mean_estimate,)) for effect in audit.effects]
         frame = Frame(title=f"Change of {audit.model}", x_label="mean change of the expected grade, 0-4")
         description = f"Mean change of the expected grade of {audit.model} under each intervention."
         charts.append(dots_chart(rows, frame, description, reference=0.0))
@@ -174,8 +180,8 @@ def learning_chart(model: ModelDescription) -> Markup | None:
     if not model.curves:
         return None
     lines = [
-        Series(series=i, x=tuple(float(epoch + 1) for epoch in range(len(of.kappas))), y=of.kappas)
-        for i, of in enumerate(model.curves)
+        Series(series=i, x=tuple(float(epoch + 1) for epoch in range(len(curve.kappas))), y=curve.kappas)
+        for i, curve in enumerate(model.curves)
     ]
     frame = Frame(title="Kappa on validation", x_label="epoch", y_label="kappa")
     return lines_chart(lines, frame, f"Validation kappa of {model.name} after each epoch of training.")

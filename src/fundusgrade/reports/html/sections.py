@@ -1,4 +1,4 @@
-"""What the sections of a report say of an assessment, as values for their templates."""
+"""The values that the sections of a report show of an assessment, for their templates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFERRAL_COVERAGE = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedModel:
-    """A model's assessment with what a report mentions of it by name.
+    """A model's assessment with the values that the text of a report mentions.
 
     `name` begins with the letter that charts use where there are several models. `weakest_grade` has the lowest defined
     F1; `deferral` and `coverage` are None where nothing was measured.
@@ -52,7 +52,7 @@ class CoverageSummary:
 
 
 def reported_models(assessment: Assessment) -> tuple[ReportedModel, ...]:
-    """The models in their order."""
+    """The models in the order of the assessment."""
     return tuple(
         _reported_model(name, model) for name, model in zip(display_names(assessment), assessment.models, strict=True)
     )
@@ -66,7 +66,7 @@ def display_names(assessment: Assessment) -> tuple[str, ...]:
 
 def _reported_model(name: str, model: ModelAssessment) -> ReportedModel:
     f1 = tuple(model.score(key) for key in F1_KEYS)
-    defined = {grade: of.value for grade, of in enumerate(f1) if of.value is not None}
+    defined = {grade: estimate.value for grade, estimate in enumerate(f1) if estimate.value is not None}
     return ReportedModel(
         name=name,
         assessment=model,
@@ -87,10 +87,10 @@ def _deferral(curve: RiskCoverage) -> Deferral | None:
 
 
 def _coverage(sets: Sequence[SetCoverage]) -> CoverageSummary | None:
-    defined = [of for of in sets if of.covered.value is not None]
+    defined = [coverage for coverage in sets if coverage.covered.value is not None]
     if not defined or defined[0].grade is not None:
         return None
-    return CoverageSummary(all=defined[0], lowest=min(defined, key=lambda of: of.covered.value or 0.0))
+    return CoverageSummary(all=defined[0], lowest=min(defined, key=lambda coverage: coverage.covered.value or 0.0))
 
 
 # Thresholds, calibration, net benefit
@@ -192,13 +192,16 @@ class SubgroupTable:
 
 def subgroup_tables(assessment: Assessment) -> tuple[SubgroupTable, ...]:
     """One table of each requested column."""
-    found: dict[str, dict[str, dict[str, Subgroup]]] = {}
+    columns: dict[str, dict[str, dict[str, Subgroup]]] = {}
     for model in assessment.models:
-        for of in model.subgroups:
-            found.setdefault(of.column, {}).setdefault(of.value, {})[model.model] = of
+        for subgroup in model.subgroups:
+            columns.setdefault(subgroup.column, {}).setdefault(subgroup.value, {})[model.model] = subgroup
     return tuple(
-        SubgroupTable(column=column, rows=tuple(_subgroup_row(value, of, assessment) for value, of in values.items()))
-        for column, values in found.items()
+        SubgroupTable(
+            column=column,
+            rows=tuple(_subgroup_row(value, by_name, assessment) for value, by_name in values.items()),
+        )
+        for column, values in columns.items()
     )
 
 
@@ -226,20 +229,20 @@ class ReportedComparison:
 
 
 def reported_comparisons(assessment: Assessment) -> tuple[ReportedComparison, ...]:
-    """All pairs in their order."""
+    """All pairs in the order of the assessment."""
     names = dict(zip((model.model for model in assessment.models), display_names(assessment), strict=True))
-    return tuple(_reported_comparison(each, names) for each in assessment.comparisons)
+    return tuple(_reported_comparison(comparison, names) for comparison in assessment.comparisons)
 
 
-def _reported_comparison(of: PairedComparison, names: Mapping[str, str]) -> ReportedComparison:
-    first, second = names[of.first], names[of.second]
-    decided = of.kappa_p is not None and of.kappa_p < _SIGNIFICANT
-    first_is_better = (of.kappa_difference.value or 0.0) > 0
+def _reported_comparison(comparison: PairedComparison, names: Mapping[str, str]) -> ReportedComparison:
+    first, second = names[comparison.first], names[comparison.second]
+    decided = comparison.kappa_p is not None and comparison.kappa_p < _SIGNIFICANT
+    first_is_better = (comparison.kappa_difference.value or 0.0) > 0
     return ReportedComparison(
         name=f"{first} − {second}",
         first=first,
         second=second,
-        comparison=of,
+        comparison=comparison,
         better=None if not decided else first if first_is_better else second,
         worse=None if not decided else second if first_is_better else first,
     )
