@@ -111,9 +111,10 @@ def watch_memory(grader: Grader, folder: Path, count: int) -> None:
         path = paths[number % len(paths)]
         draw_figure(explain_photograph(path, [grader], [ExplainOptions()], at_least_px=1200), folder / "heat.jpg", None)
         held.append(resident_bytes())
-    after = held[min(WARM_UP, count - 1) :]
+    num_warm_up = min(WARM_UP, count - 1)
+    after = held[num_warm_up:]
     grown = (max(after) - after[0]) / 1e6
-    print(f"\n{count} explanations in a row with figures: {after[0] / 1e6:.0f} MB after {WARM_UP},")
+    print(f"\n{count} explanations in a row with figures: {after[0] / 1e6:.0f} MB after {num_warm_up},")
     print(f"  {after[-1] / 1e6:.0f} MB at the end, {grown:+.0f} MB at most")
 
 

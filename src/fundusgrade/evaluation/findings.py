@@ -65,7 +65,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """Everything that was measured on one data set for one target."""
+    """All results of tests on one data set for one target."""
 
     data: str
     target: str

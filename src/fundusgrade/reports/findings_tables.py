@@ -40,7 +40,7 @@ _FIGURES = (
 
 def findings_tables(findings: Findings) -> list[Table]:
     """A table for each test: a row for each model and method, a column for each measure with its 95 % interval."""
-    tests = list(dict.fromkeys(each.test for each in findings.findings))
+    tests = list(dict.fromkeys(finding.test for finding in findings.findings))
     tables = [_test_table(findings, test) for test in tests]
     if findings.between_models:
         tables.append(_difference_table("Models compared", "method", findings.between_models))
@@ -55,39 +55,44 @@ def write_findings(findings: Sequence[Findings], folder: Path) -> list[Path]:
     Raises StoreError where a file cannot be written.
     """
     written = [folder / FINDINGS_FILE]
-    content = {"studies": [asdict(each) for each in findings], "notice": RESEARCH_USE}
+    content = {"studies": [asdict(study) for study in findings], "notice": RESEARCH_USE}
     write_atomically(written[0], json.dumps(content, indent=1, allow_nan=False) + "\n")
     for study in findings:
         for figure in _FIGURES:
-            if any((each.test, each.measure) == (figure.test, figure.measure) for each in study.findings):
+            if any((finding.test, finding.measure) == (figure.test, figure.measure) for finding in study.findings):
                 written.append(folder / f"{name_from(study.data, 'study')}-{figure.name}.png")
                 draw_findings(study, figure.test, figure.measure, written[-1], chance=figure.chance)
     return written
 
 
 def _test_table(findings: Findings, test: str) -> Table:
-    chosen = [each for each in findings.findings if each.test == test]
-    measures = list(dict.fromkeys(each.measure for each in chosen))
+    chosen = [finding for finding in findings.findings if finding.test == test]
+    measures = list(dict.fromkeys(finding.measure for finding in chosen))
     title = f"{test}: {findings.data}, explained: {findings.target}"
     table = Table("model", "method", "photographs", title=printable(title), title_justify="left")
     for measure in measures:
         table.add_column(measure, justify="right")
     rows: dict[tuple[str, str], dict[str, Finding]] = {}
-    for each in chosen:
-        rows.setdefault((each.model, each.method), {})[each.measure] = each
+    for finding in chosen:
+        rows.setdefault((finding.model, finding.method), {})[finding.measure] = finding
     for (model, method), by_measure in rows.items():
-        cells = [by_measure[each].mean.describe() if each in by_measure else "" for each in measures]
-        count = max(each.num_photographs for each in by_measure.values())
+        cells = [by_measure[measure].mean.describe() if measure in by_measure else "" for measure in measures]
+        count = max(finding.num_photographs for finding in by_measure.values())
         table.add_row(Text(printable(model)), Text(method, style=_style(method)), str(count), *cells)
     return table
 
 
 def _difference_table(title: str, within: str, differences: Sequence[Difference]) -> Table:
     table = Table("test", "measure", within, "first - second", "photographs", "difference", "p", title=title)
-    for each in differences:
+    for difference in differences:
         table.add_row(
-            *(each.test, each.measure, Text(printable(each.within)), Text(printable(f"{each.first} - {each.second}"))),
-            *(str(each.num_photographs), each.difference.describe(), describe_p_value(each.p)),
+            difference.test,
+            difference.measure,
+            Text(printable(difference.within)),
+            Text(printable(f"{difference.first} - {difference.second}")),
+            str(difference.num_photographs),
+            difference.difference.describe(),
+            describe_p_value(difference.p),
         )
     return table
 
@@ -101,14 +106,14 @@ def draw_findings(findings: Findings, test: str, measure: str, path: Path, *, ch
 
     Raises StoreError where the file cannot be written.
     """
-    chosen = [each for each in findings.findings if (each.test, each.measure) == (test, measure)]
-    models = list(dict.fromkeys(each.model for each in chosen))
-    methods = list(dict.fromkeys(each.method for each in chosen))
+    chosen = [finding for finding in findings.findings if (finding.test, finding.measure) == (test, measure)]
+    models = list(dict.fromkeys(finding.model for finding in chosen))
+    methods = list(dict.fromkeys(finding.method for finding in chosen))
     figure = new_figure(width_inches=3.2 * len(models) + 1.2, height_inches=0.32 * len(methods) + 1.8)
     panels = figure.subplots(1, len(models), sharex=True, sharey=True, squeeze=False).ravel().tolist()
     for panel, model in zip(panels, models, strict=True):
-        for each in (each for each in chosen if each.model == model):
-            _draw_dot(panel, each, methods.index(each.method))
+        for finding in (finding for finding in chosen if finding.model == model):
+            _draw_dot(panel, finding, methods.index(finding.method))
         if chance is not None:
             panel.axvline(chance, color="black", linestyle=":", linewidth=1)
         panel.set_title(printable(model), fontsize=10, parse_math=False)

@@ -135,9 +135,9 @@ def _fit(
 
     return (
         np.asarray(fitted(photograph), np.uint8),
-        [replace(row, panels=[replace(each, heat=fitted(each.heat)) for each in row.panels]) for row in rows],
+        [replace(row, panels=[replace(panel, heat=fitted(panel.heat)) for panel in row.panels]) for row in rows],
         # A lesion of a pixel must not vanish where the photograph is reduced.
-        [replace(each, mask=fitted(each.mask.astype(np.float32)) > 0.1) for each in marked],
+        [replace(region, mask=fitted(region.mask.astype(np.float32)) > 0.1) for region in marked],
     )
 
 

@@ -48,9 +48,11 @@ def fit_calibration(
     if head is Head.REGRESSION:
         return _fit_cutpoints(outputs, grades)
     fractions = UNDONE_FRACTIONS if head is Head.SOFTMAX and class_weight_power > 0 else (0.0,)
-    offsets = [frequency_offsets(num_per_grade, fraction * class_weight_power) for fraction in fractions]
-    fitted = [fit_temperature(head, outputs, grades, Calibration(offsets=each)) for each in offsets]
-    return min(fitted, key=lambda each: _log_loss(head, outputs, grades, each))
+    starts = [
+        Calibration(offsets=frequency_offsets(num_per_grade, fraction * class_weight_power)) for fraction in fractions
+    ]
+    fitted = [fit_temperature(head, outputs, grades, start) for start in starts]
+    return min(fitted, key=lambda calibration: _log_loss(head, outputs, grades, calibration))
 
 
 def choose_offsets(

@@ -70,20 +70,23 @@ def _reliability_diagram(series: int, name: str, reliability: Reliability) -> Ma
 
 def decision_charts(assessment: Assessment) -> tuple[Markup, ...]:
     """The net benefit of all models, a chart of each decision."""
-    decisions = dict.fromkeys(of.decision for model in assessment.models for of in model.decision_curves)
+    decisions = dict.fromkeys(curve.decision for model in assessment.models for curve in model.decision_curves)
     return tuple(_decision_chart(assessment, decision) for decision in decisions)
 
 
 def _decision_chart(assessment: Assessment, decision: str) -> Markup:
     curves = [
-        (i, of) for i, model in enumerate(assessment.models) for of in model.decision_curves if of.decision == decision
+        (i, curve)
+        for i, model in enumerate(assessment.models)
+        for curve in model.decision_curves
+        if curve.decision == decision
     ]
     everybody = curves[0][1]
-    top = max([0.01, *(value for _, of in curves for value in of.model)])
+    top = max([0.01, *(value for _, curve in curves for value in curve.model)])
     lines = [
         Series(series=None, x=everybody.thresholds, y=tuple(max(y, -1.0) for y in everybody.treat_all), label="all"),
         Series(series=None, x=everybody.thresholds, y=(0.0,) * len(everybody.thresholds), label="none"),
-        *(Series(series=i, x=of.thresholds, y=of.model) for i, of in curves),
+        *(Series(series=i, x=curve.thresholds, y=curve.model) for i, curve in curves),
     ]
     frame = Frame(
         title=decision, x_label="threshold probability", y_label="net benefit", y_limits=(-0.15 * top, 1.1 * top)
@@ -117,14 +120,14 @@ def _deferral_chart(
 
 def coverage_chart(assessment: Assessment) -> Markup | None:
     """The coverage of prediction sets, over all photographs and of each grade; None where there are no sets."""
-    found = [{of.grade: of.covered for of in model.set_coverage} for model in assessment.models]
-    groups = list(dict.fromkeys(group for model in found for group in model))
+    coverages = [{coverage.grade: coverage.covered for coverage in model.set_coverage} for model in assessment.models]
+    groups = list(dict.fromkeys(group for model in coverages for group in model))
     if not groups:
         return None
     rows = [
         DotRow(
             label="all photographs" if grade is None else f"{grade} {GRADE_LABELS[grade]}",
-            dots=tuple(of[grade] for of in found if grade in of),
+            dots=tuple(by_grade[grade] for by_grade in coverages if grade in by_grade),
         )
         for grade in groups
     ]

@@ -130,18 +130,18 @@ class CalibrationError:
 
 def largest_calibration_error(models: Sequence[ReportedModel]) -> CalibrationError | None:
     """Of all models and kinds of confidence; None where no error is defined."""
-    found = [
+    errors = [
         CalibrationError(
             model=model.name,
-            outcome=of.outcome,
-            error=of.calibration_error.value,
-            num_per_bin=round(sum(each.num_photographs for each in of.bins) / max(1, len(of.bins))),
+            outcome=reliability.outcome,
+            error=reliability.calibration_error.value,
+            num_per_bin=round(sum(group.num_photographs for group in reliability.bins) / max(1, len(reliability.bins))),
         )
         for model in models
-        for of in model.assessment.reliability
-        if of.calibration_error.value is not None
+        for reliability in model.assessment.reliability
+        if reliability.calibration_error.value is not None
     ]
-    return max(found, key=lambda each: each.error, default=None)
+    return max(errors, key=lambda error: error.error, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,17 +155,17 @@ class NetBenefitRange:
 
 def net_benefit_ranges(assessment: Assessment) -> tuple[NetBenefitRange, ...]:
     """One of each decision with a decision curve."""
-    decisions = dict.fromkeys(of.decision for model in assessment.models for of in model.decision_curves)
+    decisions = dict.fromkeys(curve.decision for model in assessment.models for curve in model.decision_curves)
     return tuple(net_benefit_range(assessment, decision) for decision in decisions)
 
 
 def net_benefit_range(assessment: Assessment, decision: str) -> NetBenefitRange:
     """The range of one decision, such as "referable"."""
-    curves = [of for model in assessment.models for of in model.decision_curves if of.decision == decision]
+    curves = [curve for model in assessment.models for curve in model.decision_curves if curve.decision == decision]
     better = [
         threshold
         for i, threshold in enumerate(curves[0].thresholds)
-        if all(i < len(of.model) and of.model[i] > max(0.0, of.treat_all[i]) for of in curves)
+        if all(i < len(curve.model) and curve.model[i] > max(0.0, curve.treat_all[i]) for curve in curves)
     ]
     return NetBenefitRange(decision=decision, low=min(better, default=None), high=max(better, default=None))
 
