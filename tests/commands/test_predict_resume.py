@@ -80,7 +80,15 @@ def test_shards_are_graded_by_several_processes_and_merged(workplace: Path, monk
     assert Outcome("fundusgrade predict --list list.txt --csv out.csv --resume").code == 0
     merged = Outcome("fundusgrade merge --list list.txt --csv out.csv")
     assert (merged.code, merged.stderr) == (3, "wrote 8 rows to out.csv: 7 graded, 1 failed\n")
-    assert (workplace / "out.csv").read_bytes() == (workplace / "whole.csv").read_bytes()
+    # A shard's batches are others than those of the whole list: numbers may differ in their last digit.
+    for row, expected in zip(
+        *(rows_of((workplace / name).read_text()) for name in ("out.csv", "whole.csv")), strict=True
+    ):
+        for column in COLUMNS:
+            if column.startswith(("p", "expected", "referable")) and expected[column]:
+                assert abs(float(row[column]) - float(expected[column])) < 1e-3
+            else:
+                assert row[column] == expected[column]
     for usage in ("predict images", "predict --shard 1/2 images", "predict"):
         assert Outcome(f"fundusgrade {usage}").code == 2, usage
     assert "no such file" in Outcome("fundusgrade predict --list gone.txt --csv o.csv").stderr.lower()

@@ -35,7 +35,7 @@ def resolve_head_and_loss(head: Head | None, loss: Loss | None) -> tuple[Head, L
 
 
 def graded_loss(head: Head, loss: Loss, outputs: Tensor, grades: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean loss () of outputs (B, n) float32 for grades (B,) int64 with weights (B,)."""
+    """Weighted mean loss () of floating-point outputs (B, n) for grades (B,) int64 with weights (B,)."""
     losses = _photograph_losses(head, loss, outputs, grades)
     return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
 
@@ -45,11 +45,11 @@ def _photograph_losses(head: Head, loss: Loss, outputs: Tensor, grades: Tensor) 
     if head is Head.SOFTMAX:
         return _softmax_loss(loss, outputs, grades)
     if head is Head.REGRESSION:
-        severity, target = outputs[:, 0], grades.float()
+        severity, target = outputs[:, 0], grades.to(outputs.dtype)
         if loss is Loss.SMOOTH_L1:
             return functional.smooth_l1_loss(severity, target, reduction="none")
         return functional.mse_loss(severity, target, reduction="none")
-    is_worse = (grades[:, None] > torch.arange(NUM_CUTS, device=grades.device)).float()
+    is_worse = (grades[:, None] > torch.arange(NUM_CUTS, device=grades.device)).to(outputs.dtype)
     return functional.binary_cross_entropy_with_logits(outputs, is_worse, reduction="none").sum(dim=1)
 
 
