@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -50,12 +49,13 @@ class Recorder(Quiet):
         self.bests.append(is_best)
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, kappas: list[float | None]) -> None:
-    """Let validation find these kappas."""
-    remaining = iter(kappas)
+def scripted(monkeypatch: pytest.MonkeyPatch, kappas: list[float | None], losses: list[float] | None = None) -> None:
+    """Let validation find these kappas and losses; without losses they are all equal."""
+    remaining, remaining_losses = iter(kappas), iter(losses or [1.0] * len(kappas))
     monkeypatch.setattr(
         validation, "evaluate_predictions", lambda *_: SimpleNamespace(kappa=next(remaining), accuracy=0.5)
     )
+    monkeypatch.setattr(validation, "log_loss", lambda *_: next(remaining_losses))
 
 
 @pytest.mark.parametrize("choice", [FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
@@ -65,7 +65,7 @@ def test_training_learns_what_can_be_learned(tmp_path: Path, choice: DeviceChoic
     result = train(dataset, options, choice, tmp_path / "run", observer=Quiet())
     kappas = [record.validation_kappa or 0.0 for record in result.history]
     assert max(kappas) > 0.8
-    assert result.best_epoch == 1 + int(np.argmax(kappas))
+    assert kappas[result.best_epoch - 1] == max(kappas)
     assert result.history[-1].train_loss < 0.7 * result.history[0].train_loss
 
 
@@ -207,6 +207,21 @@ def test_the_best_epoch_is_kept_and_not_the_last(
     assert not equal({name: final[name] for name in last}, last)
     recorded = load_checkpoint(tmp_path / store.MODEL_FILE).description.provenance.metrics
     assert (recorded["best_epoch"], recorded["validation_kappa"]) == (2, 0.6)
+
+
+def test_of_epochs_of_equal_kappa_the_one_of_lowest_loss_is_kept_also_after_resuming(
+    tmp_path: Path, toy: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, kappas, losses = replace(UNFITTED, epochs=4), [0.5, 0.5, 0.5, 0.4], [1.2, 1.1, 1.1, 0.9]
+    scripted(monkeypatch, kappas, losses)
+    recorder = Recorder(tmp_path / "whole")
+    whole = train(toy, options, FLOAT32, tmp_path / "whole", observer=recorder)
+    assert (whole.best_epoch, recorder.bests) == (2, [True, True, False, False])
+    scripted(monkeypatch, kappas, losses)
+    train(toy, options, FLOAT32, tmp_path / "parted", observer=CtrlC(2, 1))
+    resumed = train(toy, options, FLOAT32, tmp_path / "parted", observer=Quiet(), resume=True)
+    assert resumed.best_epoch == 2
+    assert equal(weights_in(tmp_path / "parted"), weights_in(tmp_path / "whole"))
 
 
 def test_an_undefined_kappa_is_worse_than_any(

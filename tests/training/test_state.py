@@ -70,19 +70,28 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights(home: Path, tm
 
 def test_the_averaged_weights_are_those_of_pytorch_to_the_bit(toy: PreparedDataset) -> None:
     """PyTorch's average of the first step is its weights; each later step moves it by 1 - decay of the difference."""
-    options = replace(QUICK, arch="test_efficientnet", pretrained=False, ema_decay=0.7).filled()
+    options = replace(QUICK, arch="test_efficientnet", pretrained=False, ema_decay=0.4).filled()
     run = start_run(toy, options, FLOAT32, resume=False)
-    average = get_ema_multi_avg_fn(options.ema_decay)  # type: ignore[no-untyped-call]
-    reference = AveragedModel(run.network, multi_avg_fn=average, use_buffers=True)
+    reference = AveragedModel(run.network, use_buffers=True)
     training, _ = load_splits(toy, options, FLOAT32, rows=run.network.spec.rows)
     batches = training_batches(training, 8, seed=0, epoch=1, device=torch.device("cpu"))
     for step, batch in enumerate(batches, start=1):
         train_step(run, batch, options, FLOAT32, step)
+        decay = min(options.ema_decay, (1 + step) / (10 + step))
+        reference.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         reference.update_parameters(run.network)
     expected = {name: t for name, t in reference.module.state_dict().items() if t.is_floating_point()}
     assert step == 5
     assert equal({name: run.averaged_network.state_dict()[name] for name in expected}, expected)
     assert not equal({name: run.network.state_dict()[name] for name in expected}, expected)
+
+
+def test_the_decay_of_the_average_warms_up(toy: PreparedDataset) -> None:
+    average = start_run(toy, QUICK.filled(), FLOAT32, resume=False).average
+    decays = [average.get_decay(step) for step in (1, 2, 10, 100, 890, 891, 10_000)]
+    assert decays == pytest.approx([0, 3 / 12, 11 / 20, 101 / 110, 0.99, 0.99, 0.99])
+    without = start_run(toy, replace(QUICK, ema_decay=0.0).filled(), FLOAT32, resume=False).average
+    assert {without.get_decay(step) for step in (1, 2, 1000)} == {0.0}
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, toy: PreparedDataset) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.training.options import TrainOptions
@@ -14,7 +14,10 @@ _FINAL_FRACTION = 0.01
 
 
 def build_optimizer(network: GradingNetwork, options: TrainOptions, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW without weight decay for biases and norms; `base_rate` of each group is its highest learning rate."""
+    """AdamW without weight decay for biases, norms and what the architecture exempts.
+
+    `base_rate` of each group is its highest learning rate.
+    """
     return torch.optim.AdamW(_parameter_groups(network, options), fused=device.type == "cuda")
 
 
@@ -34,21 +37,24 @@ def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
 
 def _parameter_groups(network: GradingNetwork, options: TrainOptions) -> list[dict[str, object]]:
     """With `layer_decay` < 1 the learning rate of a layer is that fraction of the next layer's."""
-    rate, layer_decay = options.learning_rate or 0.0, options.layer_decay or 1.0
+    rate, layer_decay, weight_decay = options.learning_rate or 0.0, options.layer_decay or 1.0, options.weight_decay
+    backbone, exempt = network.backbone, _without_weight_decay(network)
     if layer_decay < 1:
-        groups = param_groups_layer_decay(network.backbone, weight_decay=options.weight_decay, layer_decay=layer_decay)
-        return [
-            {
-                "params": group["params"],
-                "weight_decay": group["weight_decay"],
-                "base_rate": rate * group["lr_scale"],
-                "lr": rate,
-            }
-            for group in groups
-        ]
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
+        groups = param_groups_layer_decay(backbone, weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay)
+    else:
+        groups = param_groups_weight_decay(backbone, weight_decay, no_weight_decay_list=exempt)
     return [
-        {"params": matrices, "weight_decay": options.weight_decay, "base_rate": rate, "lr": rate},
-        {"params": vectors, "weight_decay": 0.0, "base_rate": rate, "lr": rate},
+        {
+            "params": group["params"],
+            "weight_decay": group["weight_decay"],
+            "base_rate": rate * group.get("lr_scale", 1.0),
+            "lr": rate,
+        }
+        for group in groups
     ]
+
+
+def _without_weight_decay(network: GradingNetwork) -> set[str]:
+    """Names of the parameters that the architecture exempts from weight decay, such as position embeddings."""
+    listed = getattr(network.backbone, "no_weight_decay", None)
+    return set() if listed is None else set(listed())

@@ -45,8 +45,8 @@ class TrainOptions:
     architecture: 2e-3 for `cnn`, 3e-4 for transformers, 5e-4 for other networks."""
 
     weight_decay: float = 0.05
-    """Decoupled weight decay of AdamW, 0 or more, for weight matrices; biases and norms have none. Default 0.05, the
-    common value for fine-tuning."""
+    """Decoupled weight decay of AdamW, 0 or more, for weight matrices; biases, norms and what the architecture exempts
+    have none. Default 0.05, the common value for fine-tuning."""
 
     layer_decay: float | None = None
     """Layer-wise learning-rate decay: the learning rate of a layer as a fraction of the next one's, above 0 to 1
@@ -86,11 +86,12 @@ class TrainOptions:
 
     ema_decay: float = 0.99
     """Decay per step of the exponential moving average of the weights, which is validated and saved, 0 to below 1; 0
-    uses the last weights. Default 0.99, an average over about the last 100 steps."""
+    uses the last weights. Default 0.99, an average over about the last 100 steps; at step n the decay is at most
+    (1 + n) / (10 + n)."""
 
     patience: int | None = None
-    """Epochs without a higher validation kappa after which training stops, 1 or more. Default by architecture: 12 for
-    `cnn`, 5 for other networks."""
+    """Epochs without a higher validation kappa, or the same and a lower loss, after which training stops, 1 or more.
+    Default by architecture: 12 for `cnn`, 5 for other networks."""
 
     seed: int = 0
     """Seed of everything random, 0 to 2^32 - 1; default 0. The same seed gives the same weights on the same machine."""

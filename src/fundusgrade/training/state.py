@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,7 +41,7 @@ class RunState:
 
     network: GradingNetwork
     learner: nn.Module
-    average: ModelEmaV3
+    average: WeightAverage
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     history: list[EpochRecord] = field(default_factory=list)
@@ -56,9 +55,27 @@ class RunState:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch of highest validation kappa, the earliest of equals; 0 before the first."""
-        kappas = [-2.0 if record.validation_kappa is None else record.validation_kappa for record in self.history]
-        return 1 + int(np.argmax(kappas)) if kappas else 0
+        """The epoch of highest validation kappa; of equals the one of lowest validation loss. 0 before the first."""
+        return max(self.history, key=_validation_rank).epoch if self.history else 0
+
+
+def _validation_rank(record: EpochRecord) -> tuple[float, float]:
+    """A sort key that rises with kappa, then with falling loss; an undefined kappa is lower than any."""
+    return (-2.0 if record.validation_kappa is None else record.validation_kappa, -record.validation_loss)
+
+
+class WeightAverage(ModelEmaV3):  # type: ignore[misc]  # timm has no type hints
+    """An exponential moving average whose decay warms up.
+
+    The decay of step n, counted from 1, is min(decay, (1 + n) / (10 + n)), as in TensorFlow's
+    ExponentialMovingAverage: with a decay of 0.99 and a few steps per epoch, a constant one would keep the starting
+    weights for many epochs. The average of the first step is its weights.
+    """
+
+    def get_decay(self, step: int | None = None) -> float:
+        """The weight of the average so far in an update at this step; after the warm-up where it is None."""
+        decay: float = super().get_decay(step)
+        return decay if step is None else min(decay, (1 + step) / (10 + step))
 
 
 def start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice, *, resume: bool) -> RunState:
@@ -72,7 +89,7 @@ def start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceCho
     start = build_network(spec) if resume else start_network(spec, init_weights=init, pretrained=pretrained, hub=hub)
     synchronize_batch_norm(start)
     network = to_device(start, choice)
-    average = ModelEmaV3(network, decay=options.ema_decay)
+    average = WeightAverage(network, decay=options.ema_decay)
     learner = average_gradients(_Learner(network))
     optimizer = build_optimizer(network, options, choice.device)
     scaler = torch.amp.GradScaler(choice.device.type, enabled=choice.precision is Precision.FLOAT16)
