@@ -16,10 +16,10 @@ from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.photographs.images import write_image
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.plots import blank_figure
+from fundusgrade.reports.color_bar import draw_color_bar, retina_color
 from fundusgrade.reports.overlay import MarkedRegion, blend, outline_regions, outline_strongest
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from fundusgrade.explanation.heat_map import HeatScale
@@ -69,7 +69,8 @@ def draw_explanation(
             tinted = blend(photograph, panel.heat, scale_max=scale_max)
             tinted = outline_regions(outline_strongest(tinted, panel.heat, scale_max=scale_max), marked)
             _draw_panel(figure, layout, (number, column), tinted, panel.title, panel.subtitle)
-        _draw_color_bar(figure, layout, number, _retina_color(photograph), scale_max, row.scale)
+        axes = figure.add_axes(layout.box(number, layout.left(layout.num_columns), layout.em))
+        draw_color_bar(axes, row.scale, scale_max, retina_color(photograph), text_px=layout.em, dpi=_DPI)
     _draw_legend(figure, layout, marked)
     _draw_footer(figure, layout)
     write_image(path, _rasterize(figure))
@@ -141,13 +142,6 @@ def _fit(
     )
 
 
-def _retina_color(photograph: Image) -> Image:
-    """Median color of what is not the black surround: the background on which the color bar is shown."""
-    pixels = photograph[::4, ::4].reshape(-1, 3)
-    lit = pixels[pixels.max(axis=1) > 32]
-    return np.asarray(np.median(lit if len(lit) else pixels, axis=0), np.uint8)
-
-
 def _draw_panel(
     figure: Figure, layout: _Layout, place: tuple[int, int], image: Image, title: str, subtitle: str
 ) -> None:
@@ -187,29 +181,6 @@ def _shrinking(text: str) -> Iterator[str]:
     """The text with more and more of its middle omitted."""
     for length in range(len(text) - 2, 1, -2):
         yield f"{text[: length // 2]}…{text[len(text) - length // 2 :]}"
-
-
-def _draw_color_bar(
-    figure: Figure, layout: _Layout, row: int, background: Image, scale_max: float, scale: HeatScale
-) -> None:
-    """The color bar, tinted as the photograph is: it fades to the color of the retina where there is no heat."""
-    axes: Axes = figure.add_axes(layout.box(row, layout.left(layout.num_columns), layout.em))
-    heat = np.linspace(0.0, scale_max, 512, dtype=np.float32)[:, None]
-    ground = np.broadcast_to(background, (512, 1, 3)).copy()
-    bar = blend(ground, heat, scale_max=scale_max)
-    axes.imshow(bar, origin="lower", aspect="auto", interpolation="nearest", extent=(0, 1, 0, scale_max))
-    axes.set_xticks([])
-    axes.yaxis.tick_right()
-    axes.yaxis.set_label_position("right")
-    axes.tick_params(labelsize=layout.points(0.85), length=layout.em * 0.25, width=1)
-    if scale.ceiling is not None:
-        ticks = np.linspace(0, scale_max, 6)
-        axes.set_yticks(
-            ticks, [*(f"{tick:.2g}" for tick in ticks[:-1]), f"\N{GREATER-THAN OR EQUAL TO} {scale_max:.2g}"]
-        )
-    label = axes.set_ylabel(scale.unit, fontsize=layout.points(0.9), labelpad=layout.em * 0.4)
-    fitting = layout.column_height / max(1.0, label.get_window_extent().height)
-    label.set_fontsize(layout.points(0.9) * min(1.0, 0.97 * fitting))
 
 
 def _draw_legend(figure: Figure, layout: _Layout, marked: Sequence[MarkedRegion]) -> None:
