@@ -10,7 +10,7 @@
     ├── ExportError                a model cannot be exported in this format
     ├── WeightsUnavailableError    pretrained weights are not available on this machine
     ├── DeviceError                the requested device or precision is not available
-    ├── TrainingError              a training run cannot be started or resumed, or has diverged
+    ├── TrainingError              a training run cannot be started or resumed, has diverged, or learned nothing
     ├── ExplanationError           this architecture or target has no explanation
     └── MetricsError               a metric is not defined on these inputs
 
@@ -61,7 +61,7 @@ class DeviceError(FundusgradeError):
 
 
 class TrainingError(FundusgradeError):
-    """A training run cannot be started or resumed, or its loss is no longer finite."""
+    """A training run cannot be started or resumed, its loss is no longer finite, or it has learned nothing."""
 
 
 class ExplanationError(FundusgradeError):

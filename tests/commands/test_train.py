@@ -11,17 +11,25 @@ import typer.main
 
 from fundusgrade import store
 from fundusgrade.commands.app import app
+from fundusgrade.training.loop import TrainResult
 from fundusgrade.training.options import TrainOptions
 from tests.command_line import Outcome
 from tests.models_for_tests import install_dataset
+from tests.worker_for_tests import always_learned
 
 
-def test_preprocess_then_train_then_evaluate(labeled: Path, home: Path) -> None:
-    """The five commands of a beginner, on a data set of 20 drawn eyes."""
+def test_preprocess_then_train_then_evaluate(labeled: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of a beginner, on a data set of 20 drawn eyes, whose arbitrary grades nothing can learn."""
     made = Outcome("fundusgrade preprocess labeled --size 64 --workers 1")
     assert made.code == 0
     assert "data set labeled: 20 of 20 photographs prepared" in made.stdout
-    trained = Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --precision float32")
+    words = "fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --precision float32"
+    refused = Outcome(words)
+    assert refused.code == 1
+    assert "this model has learned nothing" in refused.stderr and "--ema-decay 0" in refused.stderr
+    assert not (home / "models").exists()
+    monkeypatch.setattr(TrainResult, "has_learned", always_learned())
+    trained = Outcome(f"{words} --overwrite")
     assert trained.code == 0, trained.stderr
     assert "best epoch 1: validation kappa" in trained.stdout
     assert "device: cpu, float32: as requested" in trained.stderr

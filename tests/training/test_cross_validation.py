@@ -26,12 +26,15 @@ from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import choose_device
 from fundusgrade.options import DeviceName, Precision
-from fundusgrade.training import cross_validation, runs
+from fundusgrade.training import cross_validation, loop, runs
 from fundusgrade.training.cross_validation import cross_validate, pool_folds
+from fundusgrade.training.loop import TrainResult
 from fundusgrade.training.observers import TrainingProgress
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.runs import FinishedRun, RunPlan, RunRequest, run_training
+from fundusgrade.training.validation import ValidationScores
 from tests.prepared import prepared_dataset
+from tests.worker_for_tests import HAS_LEARNED
 
 NUM_FOLDS = 3
 NUM_PHOTOGRAPHS = 45
@@ -317,3 +320,28 @@ def test_a_name_of_predictions_is_no_name_of_folds() -> None:
     request = RunRequest(name="toy-tta", options=QUICK)
     with pytest.raises(TrainingError, match="names that end with -tta"):
         cross_validate(request, device=DeviceName.CPU, precision=Precision.FLOAT32, console=Console(file=io.StringIO()))
+
+
+# A fold that cannot learn, or did not
+
+
+def test_a_fold_that_has_learned_nothing_is_an_error_that_names_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kappas = iter([0.5, 0.0])
+    monkeypatch.setattr(TrainResult, "has_learned", HAS_LEARNED)
+    monkeypatch.setattr(loop, "validate", lambda *_: ValidationScores(loss=1.0, kappa=next(kappas), accuracy=0.5))
+    with pytest.raises(TrainingError, match=r"toy-fold2 \(fold 2 of 3\): this model has learned nothing"):
+        run()
+    assert [path.parent.name for path in (home / "models").glob("*/model.safetensors")] == ["toy-fold1"]
+    assert not store.predictions_file("toy").exists()
+
+
+def test_a_fold_with_one_grade_is_refused_before_any_is_trained(
+    toy: PreparedDataset, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last_group = max(row.group for row in toy.rows)
+    rows = [replace(row, grade=Grade.NONE if row.group < last_group else Grade.SEVERE) for row in toy.rows]
+    write_manifest(toy.directory, rows)
+    trained = Trained(monkeypatch)
+    with pytest.raises(TrainingError, match=r"fold \d of 3: all \d+ photographs of the \w+ split of toy have grade 0"):
+        run()
+    assert trained.names == []

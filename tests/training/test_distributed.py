@@ -37,11 +37,11 @@ from tests.worker_for_tests import ROOT, TIMEOUT_SECONDS, Finished, keep_the_las
 WORKER = ROOT / "tests" / "worker_for_tests.py"
 BASIC = [
     *("--no-pretrained", "--device", "cpu", "--precision", "float32"),
-    *("--batch-size", "5", "--mixup", "0.2", "--learning-rate", "0.002"),
+    *("--batch-size", "5", "--mixup", "0.2", "--learning-rate", "0.0001"),
 ]
 """Of five images one process has two, the other three."""
 
-# Biases before a normalization have no gradient but rounding, which Adam makes steps of.
+# Biases before a normalization have no gradient but rounding, which Adam makes steps of; so its steps are small here.
 ROUNDING = 3e-5
 EFFICIENTNET = ["--arch", "test_efficientnet", "--epochs", "3"]
 
@@ -84,7 +84,8 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.codes == [0, 0], done.stderr
     assert done.stdout.count("model two: ") == done.stderr.count("epoch  train loss") == 1
     assert "2 processes" in done.stderr
-    assert "Warning" not in done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "Warning" in line]
+    assert all("split has only one photograph" in line for line in warnings), "none of PyTorch"
     return home
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from fundusgrade import store
 from fundusgrade.errors import TrainingError
 from fundusgrade.options import DeviceName, Precision
+from fundusgrade.training import observers
 from fundusgrade.training.history import METRICS_FILE, EpochRecord, read_history
 from fundusgrade.training.observers import TrainingProgress, log_events
 from fundusgrade.training.options import TrainOptions
@@ -87,7 +88,9 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_progress_shows_a_row_for_each_epoch(is_terminal: bool) -> None:
+def test_progress_shows_a_row_for_each_epoch(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(observers.time, "monotonic", lambda: clock[0])
     printed = io.StringIO()
     console = Console(file=printed, width=160, force_terminal=is_terminal)
     record = EpochRecord(
@@ -100,11 +103,13 @@ def test_progress_shows_a_row_for_each_epoch(is_terminal: bool) -> None:
         seconds=10.0,
         images_per_second=123.4,
     )
-    with TrainingProgress(console, 2) as progress:
+    with TrainingProgress(console, 4) as progress:
         for step in (1, 2):
             progress.batch_done(1, step, 2, 8 * step)
+        clock[0] += 1500
         progress.epoch_done(record, is_best=True)
         progress.batch_done(2, 1, 2, 8)
+        clock[0] += 500
         progress.epoch_done(replace(record, epoch=2, validation_kappa=0.8125), is_best=False)
     text = printed.getvalue()
     assert "1.5000" in text
@@ -112,4 +117,6 @@ def test_progress_shows_a_row_for_each_epoch(is_terminal: bool) -> None:
     assert "50.0%" in text
     assert "0.812" in text
     assert text.count("  *") == 1
+    assert "before calibration" in text and "time left" in text
+    assert "1:15:00" in text and "0:33:20" in text, "three epochs of 1,500 s, then two of 1,000 s"
     assert ("elapsed" in text) is is_terminal

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,15 @@ from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image
+from fundusgrade.training import loop
+from fundusgrade.training.loop import TrainResult
 from fundusgrade.training.observers import TrainingProgress
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.runs import FinishedRun, RunPlan, RunRequest, plan_run, record_launch, run_training
 from fundusgrade.training.state import STATE_FILE
+from fundusgrade.training.validation import ValidationScores
 from tests.prepared import prepared_dataset
+from tests.worker_for_tests import HAS_LEARNED
 
 QUICK = TrainOptions(arch="cnn", epochs=2, batch_size=8)
 
@@ -51,6 +56,12 @@ def interrupt_in(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingProgress, "batch_done", batch_done)
+
+
+def script_kappas(monkeypatch: pytest.MonkeyPatch, kappas: Iterable[float | None]) -> None:
+    """Let validation find these kappas, epoch by epoch."""
+    remaining = iter(kappas)
+    monkeypatch.setattr(loop, "validate", lambda *_: ValidationScores(loss=1.0, kappa=next(remaining), accuracy=0.5))
 
 
 def test_a_plan_finds_the_only_data_set_and_names_the_model_after_both(home: Path) -> None:
@@ -85,10 +96,55 @@ def test_a_finished_run_is_complete_in_the_store_and_cleared_away(home: Path) ->
     summary = finished.summary.splitlines()
     assert summary[0].startswith("finished after 2 epochs")
     assert summary[1].startswith("best epoch")
+    assert "before calibration, " in summary[1] and " after calibration" in summary[1]
     assert summary[2] == f"model toy-cnn: {finished.path}"
     lines = printed.getvalue().splitlines()
     assert lines[0] == "device: cpu, float32: as requested; precision as requested"
-    assert len(lines) == 4
+    assert lines[1] == "network: cnn, cumulative head, cross-entropy loss, up to 2 epochs"
+    assert lines[2] == (
+        "data set toy, photographs (of grades 0 + 1 + 2 + 3 + 4): training 40 (8 + 8 + 8 + 8 + 8), "
+        "validation 20 (4 + 4 + 4 + 4 + 4), test 0 (0 + 0 + 0 + 0 + 0)"
+    )
+    assert len(lines) == 7, "two of the heading, and two epochs"
+
+
+@pytest.mark.parametrize("kappas", [(0.0, -0.1), (None, 0.0)])
+def test_a_run_whose_kappa_was_never_above_chance_installs_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, kappas: tuple[float | None, ...]
+) -> None:
+    monkeypatch.setattr(TrainResult, "has_learned", HAS_LEARNED)
+    script_kappas(monkeypatch, kappas)
+    with pytest.raises(TrainingError, match=r"^toy-cnn: this model has learned nothing: .* 2 epochs.*--ema-decay 0"):
+        run(plan())
+    assert not (home / "models").exists()
+    left = {path.name for path in (home / "runs" / "toy-cnn").iterdir()}
+    assert {"metrics.jsonl", "curves.png", "train_batch.jpg"} <= left
+    with pytest.raises(TrainingError, match="this model has learned nothing"):
+        run(plan(resume=True))
+    script_kappas(monkeypatch, (0.0, 0.1))
+    assert run(plan(overwrite=True)).path is not None
+
+
+def test_an_interrupted_run_without_a_kappa_above_chance_installs_nothing_yet(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainResult, "has_learned", HAS_LEARNED)
+    script_kappas(monkeypatch, (0.0, 0.5))
+    with monkeypatch.context() as patched:
+        interrupt_in(patched, epoch=2)
+        stopped = run(plan())
+    assert (stopped.path, stopped.interrupted) == (None, True)
+    assert "no model is installed" in stopped.summary and "--resume" in stopped.summary
+    assert not (home / "models").exists()
+    script_kappas(monkeypatch, (0.5,))
+    assert run(plan(resume=True)).path is not None
+
+
+def test_a_run_with_one_grade_is_refused_before_it_starts(home: Path) -> None:
+    prepared_dataset(home / "datasets" / "healthy", grades=(0,))
+    with pytest.raises(TrainingError, match="all 40 photographs of the training split of healthy have grade 0"):
+        run(plan_run(RunRequest(options=QUICK, data=("healthy",))))
+    assert not (home / "runs").exists()
 
 
 def test_the_card_in_the_store_is_about_this_run_and_not_this_machine(home: Path) -> None:

@@ -20,6 +20,7 @@ from fundusgrade.networks.checkpoint import load_checkpoint, read_description
 from fundusgrade.networks.description import Provenance
 from fundusgrade.networks.device import DeviceChoice, choose_device
 from fundusgrade.options import DeviceName, Precision
+from fundusgrade.training.class_counts import check_grades
 from fundusgrade.training.distributed import process_group
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.runs import (
@@ -40,10 +41,9 @@ def cross_validate(
 ) -> FinishedRun:
     """Train the folds that are not in the store yet, one after the other, and pool the out-of-fold predictions.
 
-    Each fold is a run of its own that can be interrupted and resumed; with a `fold` in the options only that one is
-    trained. Overwriting discards all folds first, so that after an interruption the store holds folds of the new
-    training only. Raises TrainingError where a fold is unfinished and neither resumed nor overwritten, or where a fold
-    in the store was trained with other options or on other data. Of several processes the main one grades and pools.
+    Each fold is a run that can be interrupted and resumed; with a `fold` in the options only that one is trained.
+    Overwriting discards all folds first. Raises TrainingError where a fold is unfinished and neither resumed nor
+    overwritten, has other options or data, lacks grades or has learned nothing. The main process grades and pools.
     """
     options, dataset, choice = request.options, request.dataset(), choose_device(device, precision)
     name = store.checked_name(request.name or default_name(dataset, options))
@@ -57,7 +57,9 @@ def cross_validate(
     process_group().barrier()
     kept = [fold for fold in folds if fold != options.fold and _is_trained(fold_name(name, fold))]
     _check_same_training(name, kept, options, dataset)
-    for fold in folds if options.fold is None else (options.fold,):
+    chosen = folds if options.fold is None else (options.fold,)
+    _check_grades_of_folds(dataset, [fold for fold in chosen if fold not in kept], options.num_folds)
+    for fold in chosen:
         if fold in kept:
             console.print(f"fold {fold}: {fold_name(name, fold)} is in the store", highlight=False)
             continue
@@ -126,6 +128,15 @@ def _check_same_training(name: str, folds: Sequence[int], options: TrainOptions,
                 f"{fold_name(name, fold)} is in the store, trained with {', '.join(different)}; choose another --name, "
                 "or train all folds again with --overwrite"
             )
+
+
+def _check_grades_of_folds(dataset: PreparedDataset, folds: Sequence[int], num_folds: int) -> None:
+    """Raise TrainingError, which names the fold, where a training or validation split has one grade only."""
+    for fold in folds:
+        try:
+            check_grades(dataset.with_fold(fold, num_folds))
+        except TrainingError as error:
+            raise TrainingError(f"fold {fold} of {num_folds}: {error}") from error
 
 
 def _is_unfinished(name: str) -> bool:

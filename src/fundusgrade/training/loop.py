@@ -55,6 +55,11 @@ class TrainResult:
         """Whether Ctrl-C ended the run."""
         return self.outcome == _INTERRUPTED
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether the validation kappa, before calibration, was above 0 (chance) after an epoch."""
+        return any((record.validation_kappa or 0.0) > 0 for record in self.history)
+
 
 def train(
     dataset: PreparedDataset,

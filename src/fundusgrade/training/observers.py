@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -27,17 +29,27 @@ class TrainingObserver(Protocol):
 
 
 class TrainingProgress:
-    """Prints a progress bar for the current epoch and a row for each completed one."""
+    """Prints a progress bar for the current epoch and a row for each completed one.
+
+    The time left is for all epochs: early stopping makes it shorter.
+    """
 
     def __init__(self, console: Console, num_epochs: int) -> None:
         self._console = console
         self._num_epochs = num_epochs
+        self._started = time.monotonic()
+        self._num_done = 0
         self._progress = progress_bar(console, unit="steps")
         self._task = self._progress.add_task("training", total=None, rate="")
 
     def __enter__(self) -> TrainingProgress:
         self._progress.start()
-        self._console.print("epoch  train loss  val. loss   kappa  accuracy  images/s  seconds", highlight=False)
+        self._started = time.monotonic()
+        self._console.print(
+            "scores on the validation split, before calibration:\n"
+            "epoch  train loss  val. loss   kappa  accuracy  images/s  seconds  time left",
+            highlight=False,
+        )
         return self
 
     def __exit__(
@@ -56,12 +68,20 @@ class TrainingProgress:
     def epoch_done(self, record: EpochRecord, is_best: bool) -> None:
         """Print the epoch's row, with a star where it is the best so far."""
         kappa = "  none" if record.validation_kappa is None else f"{record.validation_kappa:6.3f}"
+        self._num_done += 1
+        seconds_left = (time.monotonic() - self._started) / self._num_done * (self._num_epochs - record.epoch)
         accuracy = "   none" if record.validation_accuracy is None else f"{record.validation_accuracy:7.1%}"
+        speed = f"{record.images_per_second:8.1f}  {record.seconds:7.1f}  {_format_duration(seconds_left):>9}"
         self._console.print(
             f"{record.epoch:5d}  {record.train_loss:10.4f}  {record.validation_loss:9.4f}  {kappa}   {accuracy}  "
-            f"{record.images_per_second:8.1f}  {record.seconds:7.1f}{'  *' if is_best else ''}",
+            f"{speed}{'  *' if is_best else ''}",
             highlight=False,
         )
+
+
+def _format_duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 _SCALARS = {

@@ -21,6 +21,7 @@ from fundusgrade.networks.device import choose_device
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.timm_hub import short_name
 from fundusgrade.options import DeviceName, Precision
+from fundusgrade.training.class_counts import check_grades, describe_grades, grade_warnings
 from fundusgrade.training.distributed import launch_id, process_group
 from fundusgrade.training.history import draw_training_curves
 from fundusgrade.training.loop import TrainResult, train
@@ -131,8 +132,10 @@ def default_name(dataset: PreparedDataset, options: TrainOptions) -> str:
 def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:
     """Train, install the best epoch in the store with its model card and curves, and remove the run if it is finished.
 
-    Of several processes that train together, the main one does all but the training.
+    Of several processes that train together, the main one does all but the training. Raises TrainingError where a split
+    has one grade only, or where no epoch had a validation kappa above 0: then nothing is installed.
     """
+    check_grades(plan.dataset)
     group, choice = process_group(), replace(choose_device(device, precision), compiled=plan.compiled)
     group.barrier()  # all processes have made their plan: from here on the store changes
     check_event_log(plan.events)
@@ -142,15 +145,21 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
         make_folder(plan.directory)
         record_launch(plan.directory)
         shared = f", {group.size} processes" if group.size > 1 else ""
-        console.print(f"device: {choice.describe()}{shared}", highlight=False, soft_wrap=True)
-        if warning := write_pixel_cache(plan.dataset):
-            console.print(warning, highlight=False, soft_wrap=True)
+        pixel_cache_warning = write_pixel_cache(plan.dataset)
+        lines = [f"device: {choice.describe()}{shared}", *_describe_plan(plan)]
+        for line in [*lines, pixel_cache_warning] if pixel_cache_warning else lines:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
     group.barrier()
     with (
         TrainingProgress(console, plan.options.epochs or 0) as progress,
         log_events(progress, plan.events if group.is_main_process else None, plan.name, resume=plan.resume) as observer,
     ):
         result = train(plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume)
+    if not result.is_interrupted and not result.has_learned:
+        if group.is_main_process:
+            draw_training_curves(result.history, result.best_epoch, result.directory / "curves.png")
+        group.barrier()
+        raise TrainingError(_describe_failure(plan, result))
     finished = _finish(plan, result) if group.is_main_process else _without_output(result)
     if not finished.interrupted:
         group.barrier()
@@ -165,6 +174,12 @@ def _finish(plan: RunPlan, result: TrainResult) -> FinishedRun:
     interrupted = result.is_interrupted
     if result.best_epoch == 0:
         return FinishedRun(path=None, summary="interrupted in the first epoch; nothing saved", interrupted=True)
+    if not result.has_learned:
+        summary = (
+            f"interrupted after {len(result.history)} epochs; no model is installed, because no validation kappa is "
+            "above 0 yet; resume with the same command and --resume"
+        )
+        return FinishedRun(path=None, summary=summary, interrupted=True)
     description = _write_documents(result)
     path = store.install_model(plan.directory, plan.name)
     if not interrupted:
@@ -201,14 +216,45 @@ def _write_documents(result: TrainResult) -> CheckpointDescription:
     return description
 
 
+def _describe_plan(plan: RunPlan) -> list[str]:
+    """Lines that say what will be trained on which photographs, warnings included."""
+    options = plan.options
+    assert options.head is not None and options.loss is not None, "options are filled before use"
+    return [
+        f"network: {options.arch}, {options.head.value} head, {options.loss.value} loss, up to {options.epochs} epochs",
+        describe_grades(plan.dataset),
+        *(f"Warning: {warning}" for warning in grade_warnings(plan.dataset)),
+    ]
+
+
+def _describe_failure(plan: RunPlan, result: TrainResult) -> str:
+    """Why a finished run gives no model, and what to do."""
+    options = plan.options
+    fold = "" if options.fold is None else f" (fold {options.fold} of {options.num_folds})"
+    return (
+        f"{plan.name}{fold}: this model has learned nothing: its validation kappa was above 0 in none of "
+        f"{len(result.history)} epochs, so it grades no better than chance; nothing is installed in the store, and "
+        f"{result.directory} keeps the run with its curves; start again with --overwrite and more --epochs, a lower or "
+        "higher --learning-rate, --ema-decay 0, other starting weights (--init-weights), or more labeled photographs"
+    )
+
+
 def _summary(plan: RunPlan, result: TrainResult, description: CheckpointDescription, path: Path) -> str:
-    kappa = description.provenance.metrics["validation_kappa"]
     minutes = sum(record.seconds for record in result.history) / 60
+    before = _format_kappa(result.history[result.best_epoch - 1].validation_kappa)
+    after = _format_kappa(description.provenance.metrics["validation_kappa"])
+    kappas = f"{before} before calibration"
+    if plan.options.calibrate:
+        kappas += f", {after} after calibration and thresholds were fitted on the same photographs"
     lines = [
         f"{result.outcome} after {len(result.history)} epochs, {minutes:.1f} minutes of training",
-        f"best epoch {result.best_epoch}: validation kappa {'undefined' if kappa is None else f'{kappa:.3f}'}",
+        f"best epoch {result.best_epoch}: validation kappa {kappas}",
         f"model {plan.name}: {path}",
     ]
     if result.is_interrupted:
         lines.append("resume with the same command and --resume")
     return "\n".join(lines)
+
+
+def _format_kappa(kappa: object) -> str:
+    return f"{kappa:.3f}" if isinstance(kappa, float) else "undefined"
