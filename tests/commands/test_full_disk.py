@@ -14,10 +14,8 @@ from pathlib import Path
 import pytest
 
 from fundusgrade import files
-from fundusgrade.training.loop import TrainResult
 from tests.command_line import ENVIRONMENT, TRAIN, run, visible_files
 from tests.models_for_tests import install_dataset, install_model, save_labeled_photographs, save_photographs
-from tests.worker_for_tests import always_learned
 
 
 def test_a_store_that_cannot_be_written_can_be_read(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +79,6 @@ def test_a_full_disk_is_an_error_leaves_no_partial_result_and_does_no_lasting_ha
     case: str, workplace: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words, limit = FULL[case]
-    monkeypatch.setattr(TrainResult, "has_learned", always_learned())
     install_model()
     install_dataset("set")
     save_labeled_photographs(workplace / "eyes", 20)
