@@ -111,7 +111,8 @@ def assert_alike(home: Path, one: str, other: str, tolerance: float) -> None:
         assert torch.allclose(tensor, second[key], rtol=tolerance, atol=tolerance), key
     histories = history_of(home, one), history_of(home, other)
     for a, b in zip(*histories, strict=True):
-        assert a == pytest.approx(b, rel=3 * tolerance)
+        # Losses amplify differences of weights; a photograph counted twice, or not, would change them by percents.
+        assert a == pytest.approx(b, rel=max(1e-3, 3 * tolerance))
 
 
 # Which process computes which images
