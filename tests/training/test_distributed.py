@@ -112,7 +112,7 @@ def assert_alike(home: Path, one: str, other: str, tolerance: float) -> None:
     histories = history_of(home, one), history_of(home, other)
     for a, b in zip(*histories, strict=True):
         # Losses amplify differences of weights; a photograph counted twice, or not, would change them by percents.
-        assert a == pytest.approx(b, rel=max(1e-3, 3 * tolerance))
+        assert a == pytest.approx(b, rel=max(1e-4, 3 * tolerance))
 
 
 # Which process computes which images
