@@ -89,7 +89,7 @@ def measure_intervals(population: ScoredPhotographs, options: argparse.Namespace
     truth = true_scores(population, counts)
     found: dict[str, list[tuple[bool, bool, float]]] = {name: [] for name in truth}
     for seed, data in enumerate(draw_data_sets(population, counts, options.data_sets, rng)):
-        resamples = resample(data.grades, data.groups, num_resamples=options.resamples, seed=seed)
+        resamples = resample(data.groups, num_resamples=options.resamples, seed=seed)
         for name, of in all_scores(data, resamples).items():
             if of.low is not None and of.high is not None:
                 found[name].append((truth[name] < of.low, truth[name] > of.high, of.high - of.low))

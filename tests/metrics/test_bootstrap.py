@@ -1,4 +1,4 @@
-"""Resamples keep groups together and the mix of grades; intervals equal those of textbooks and SciPy."""
+"""Resamples keep groups together and let the mix of grades vary; intervals equal those of textbooks and SciPy."""
 
 from __future__ import annotations
 
@@ -15,52 +15,50 @@ from fundusgrade.metrics.bootstrap import (
     from_weights,
     percentile_interval,
     resample,
-    strata_of,
 )
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.metrics.estimates import UNDEFINED, Estimate, ratio
 from fundusgrade.metrics.scores import estimate_kappa
 
-GRADES = np.array([0] * 40 + [2] * 20 + [4] * 10)
-
 
 def test_weights_are_seeded_and_of_one_row_per_resample() -> None:
-    weights = draw_weights(GRADES, np.arange(70), num_resamples=30, seed=3)
+    weights = draw_weights(np.arange(70), num_resamples=30, seed=3)
     assert (weights.shape, weights.dtype) == ((30, 70), np.float32)
-    assert np.array_equal(weights, draw_weights(GRADES, np.arange(70), num_resamples=30, seed=3))
-    assert not np.array_equal(weights, draw_weights(GRADES, np.arange(70), num_resamples=30, seed=4))
+    assert np.array_equal(weights, draw_weights(np.arange(70), num_resamples=30, seed=3))
+    assert not np.array_equal(weights, draw_weights(np.arange(70), num_resamples=30, seed=4))
+    assert weights.sum(axis=1) == pytest.approx(np.full(30, 70), rel=1e-5)
 
 
-def test_every_resample_keeps_the_mix_of_grades() -> None:
-    weights = draw_weights(GRADES, np.arange(70), num_resamples=50)
-    for grade in (0, 2, 4):
-        assert weights[:, grade == GRADES].sum(axis=1) == pytest.approx((grade == GRADES).sum(), rel=1e-5)
+def test_the_number_of_each_grade_varies_between_resamples_as_between_samples_of_a_population() -> None:
+    """The number of photographs of a grade is binomial where each patient has one photograph."""
+    rare = np.arange(200) < 20
+    counts = draw_weights(np.arange(200), num_resamples=4000)[:, rare].sum(axis=1)
+    assert counts.mean() == pytest.approx(20, abs=0.3)
+    assert counts.var() == pytest.approx(200 * 0.1 * 0.9, rel=0.1)
 
 
-def test_groups_are_resampled_whole_in_the_stratum_of_their_highest_grade() -> None:
-    grades, groups = np.array([0, 3, 0, 3, 0, 0, 1, 0]), np.array([7, 7, 5, 5, 9, 9, 8, 8])
-    weights = draw_weights(strata_of(grades, groups), groups, num_resamples=100)
-    for group in (5, 7, 8, 9):
+def test_groups_are_resampled_whole_whatever_their_grades() -> None:
+    groups = np.array([7, 7, 5, 5, 9, 9, 8])
+    weights = draw_weights(groups, num_resamples=200)
+    for group in (5, 7, 9):
         members = weights[:, groups == group]
         assert np.array_equal(members[:, 0], members[:, 1])
-    # Groups 7 and 5 are the stratum of grade 3: one of them is drawn, for both. The others are the only ones of theirs.
-    assert set(weights[:, 0].tolist()) == {0.0, 2.0}
-    assert np.array_equal(weights[:, 0] + weights[:, 2], np.full(100, 2.0))
-    assert (weights[:, 4:] == 1).all()
+        assert len(set(members[:, 0].tolist())) == 4
+    # Three of four groups are drawn, each counting 4 / 3 times.
+    assert set(np.round(weights * 3 / 4, 5).ravel().tolist()) == {0.0, 1.0, 2.0, 3.0}
 
 
-def test_variance_of_a_mean_is_that_of_the_textbook_also_in_small_strata() -> None:
-    values = np.random.default_rng(0).normal(size=70)
-    weights = draw_weights(GRADES, np.arange(70), num_resamples=20_000)
-    expected = sum(
-        (grade == GRADES).sum() * values[grade == GRADES].var(ddof=1) for grade in np.unique(GRADES)
-    ) / 70**2  # fmt: skip
-    assert (weights @ values / 70).var() == pytest.approx(expected, rel=0.05)
+def test_variance_of_a_mean_is_that_of_the_textbook_also_of_few_groups() -> None:
+    rng = np.random.default_rng(0)
+    for count in (3, 12, 70):
+        values = rng.normal(size=count)
+        weights = draw_weights(np.arange(count), num_resamples=20_000)
+        assert (weights @ values / count).var() == pytest.approx(values.var(ddof=1) / count, rel=0.05)
 
 
-def test_nothing_to_resample() -> None:
-    empty = np.zeros(0, np.int64)
-    assert draw_weights(empty, empty, num_resamples=3).shape == (3, 0)
+def test_nothing_to_resample_and_one_group_that_is_always_drawn() -> None:
+    assert draw_weights(np.zeros(0, np.int64), num_resamples=3).shape == (3, 0)
+    assert (draw_weights(np.zeros(4, np.int64), num_resamples=3) == 1).all()
 
 
 def test_percentiles_leave_out_undefined_resamples_unless_they_are_many() -> None:
@@ -75,7 +73,7 @@ def test_percentiles_leave_out_undefined_resamples_unless_they_are_many() -> Non
 
 def test_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
     values = np.random.default_rng(0).normal(size=400)
-    resamples = resample(np.zeros(400, int), np.arange(400), num_resamples=4000)
+    resamples = resample(np.arange(400), num_resamples=4000)
     found = estimate(resamples.totals(values[:, None])[:, 0] / 400, resamples)
     error = 1.96 * values.std() / 20
     assert found.value == pytest.approx(values.mean())
@@ -86,7 +84,7 @@ def test_interval_of_a_skewed_mean_equals_that_of_scipy() -> None:
     """The bias-corrected and accelerated bootstrap of scipy leaves out one value after the other."""
     values = np.random.default_rng(1).exponential(size=400)
     error = values.std() / 20
-    resamples = resample(np.zeros(400, int), np.arange(400), num_resamples=20_000)
+    resamples = resample(np.arange(400), num_resamples=20_000)
     means = resamples.totals(values[:, None])[:, 0] / 400
     ours, plain = estimate(means, resamples), percentile_interval(means[1:])
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, batch=1000, method="BCa", rng=0)
@@ -101,7 +99,7 @@ def test_interval_is_wider_where_few_groups_determine_it() -> None:
     num_covered, widened = 0, []
     for seed in range(400):
         values = np.random.default_rng(seed).normal(size=10)
-        resamples = resample(np.zeros(10, int), np.arange(10), num_resamples=400, seed=seed)
+        resamples = resample(np.arange(10), num_resamples=400, seed=seed)
         means = resamples.totals(values[:, None])[:, 0] / 10
         found, plain = estimate(means, resamples), percentile_interval(means[1:])
         assert found.low is not None and found.high is not None and plain is not None
@@ -112,7 +110,7 @@ def test_interval_is_wider_where_few_groups_determine_it() -> None:
 
 
 def test_undefined_scores_and_scores_that_no_resample_changes_have_no_bounds() -> None:
-    resamples = resample(np.zeros(3, int), np.arange(3), num_resamples=50)
+    resamples = resample(np.arange(3), num_resamples=50)
     undefined = Estimate(value=None, low=None, high=None)
     assert estimate(np.full(51, np.nan), resamples) == undefined
     assert estimate(np.ones(51), resamples) == Estimate(value=1.0, low=None, high=None)
@@ -122,7 +120,7 @@ def test_undefined_scores_and_scores_that_no_resample_changes_have_no_bounds() -
 
 def test_proportion_of_all_or_none_has_the_exact_bound_of_as_many_groups() -> None:
     groups = np.repeat(np.arange(10), 2)
-    resamples = resample(np.zeros(20, int), groups, num_resamples=50)
+    resamples = resample(groups, num_resamples=50)
     everyone = np.ones(20, bool)
     exact = stats.binomtest(10, 10).proportion_ci()
     found = estimate_proportion(resamples, everyone, everyone)
@@ -133,7 +131,7 @@ def test_proportion_of_all_or_none_has_the_exact_bound_of_as_many_groups() -> No
 
 def test_chosen_photographs_keep_their_weights() -> None:
     groups = np.array([0, 0, 1, 1, 2, 3])
-    resamples = resample(np.zeros(6, int), groups, num_resamples=20)
+    resamples = resample(groups, num_resamples=20)
     some = resamples.subset(np.array([True, False, True, True, False, True]))
     assert np.array_equal(some.weights, resamples.weights[:, [0, 2, 3, 5]])
     assert np.array_equal(some.group_weights, resamples.weights[:, [0, 2, 5]])
@@ -151,7 +149,7 @@ def test_intervals_of_proportions_cover_the_true_proportion() -> None:
     for seed in range(300):
         chance = np.where(rng.random((60, 1)) < 0.6, rng.random((60, 1)), rng.random((60, 2)))
         right = (chance < 0.85).ravel()
-        resamples = resample(np.zeros(120, int), np.repeat(np.arange(60), 2), num_resamples=400, seed=seed)
+        resamples = resample(np.repeat(np.arange(60), 2), num_resamples=400, seed=seed)
         found = estimate_proportion(resamples, right, np.ones(120, bool))
         assert found.low is not None and found.high is not None
         num_covered += found.low <= 0.85 <= found.high
@@ -179,7 +177,7 @@ def test_the_interval_of_kappa_covers_the_true_kappa_as_often_as_it_says() -> No
     num_covered = 0
     for seed in range(100):
         grades, predicted = simulate(150)
-        found = estimate_kappa(grades, predicted, resample(grades, np.arange(150), num_resamples=200, seed=seed))
+        found = estimate_kappa(grades, predicted, resample(np.arange(150), num_resamples=200, seed=seed))
         assert found.low is not None and found.high is not None
         num_covered += found.low <= true_kappa <= found.high
     assert 88 <= num_covered <= 100
@@ -194,7 +192,7 @@ def test_copies_widen_the_interval_because_they_are_resampled_together() -> None
     def bounds(
         grades: NDArray[np.int64], predicted: NDArray[np.int64], groups: NDArray[np.int64]
     ) -> tuple[float, float]:
-        found = estimate_kappa(grades, predicted, resample(grades, groups))
+        found = estimate_kappa(grades, predicted, resample(groups))
         assert found.low is not None and found.high is not None
         return found.low, found.high
 
@@ -206,7 +204,7 @@ def test_copies_widen_the_interval_because_they_are_resampled_together() -> None
 
 def test_means_leave_out_undefined_values_and_have_bounds_from_six_values_on() -> None:
     values = np.array([np.nan, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    every = resample(np.zeros(7, np.int64), np.arange(7))
+    every = resample(np.arange(7))
     found = estimate_mean(values, every)
     assert found.value == pytest.approx(3.5) and found.low is not None and found.low < 3.5
     values[1] = np.nan

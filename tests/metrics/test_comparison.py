@@ -69,8 +69,8 @@ def test_holm_by_hand() -> None:
 def test_bootstrap_p_agrees_with_the_interval(seed: int) -> None:
     first = draw_photographs(70, seed)
     sets = [prediction_set(each, model=name) for each, name in ((first, "a"), (grade_again(first, seed + 40), "b"))]
-    (pair,) = compare_all(sets, resample(first.grades, first.groups, num_resamples=300, seed=seed))
-    (turned,) = compare_all(sets[::-1], resample(first.grades, first.groups, num_resamples=300, seed=seed))
+    (pair,) = compare_all(sets, resample(first.groups, num_resamples=300, seed=seed))
+    (turned,) = compare_all(sets[::-1], resample(first.groups, num_resamples=300, seed=seed))
     of = pair.kappa_difference
     assert of.low is not None and of.high is not None and pair.kappa_p is not None
     assert (of.low > 0 or of.high < 0) == (pair.kappa_p < 0.05)
@@ -79,14 +79,14 @@ def test_bootstrap_p_agrees_with_the_interval(seed: int) -> None:
 
 def test_a_clear_difference_is_not_hidden_by_the_number_of_resamples() -> None:
     first = draw_photographs(400, 0, skill=3.0)
-    resamples = resample(first.grades, first.groups, num_resamples=100)
+    resamples = resample(first.groups, num_resamples=100)
     sets = [prediction_set(each, model=name) for each, name in ((first, "a"), (grade_again(first, 5, skill=0.5), "b"))]
     (pair,) = compare_all(sets, resamples)
     assert pair.kappa_p is not None and pair.kappa_p < 1e-6
 
 
 def test_bootstrap_p_of_what_cannot_differ() -> None:
-    resamples = resample(np.zeros(9, np.int64), np.arange(9), num_resamples=20)
+    resamples = resample(np.arange(9), num_resamples=20)
     assert bootstrap_p(Estimate(value=0.0, low=None, high=None), np.zeros(20), resamples) == 1.0
     assert bootstrap_p(Estimate(value=0.1, low=None, high=None), np.full(20, 0.1), resamples) is None
     assert bootstrap_p(UNDEFINED, np.full(20, np.nan), resamples) is None
@@ -125,7 +125,7 @@ def three_models(num_photographs: int = 300) -> list[PredictionSet]:
 
 def test_pairs_of_three_models() -> None:
     sets = three_models()
-    resamples = resample(sets[0].test.grades, sets[0].test.groups, num_resamples=400)
+    resamples = resample(sets[0].test.groups, num_resamples=400)
     pairs = compare_all(sets, resamples)
     assert [(pair.first, pair.second) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     like, far = pairs[0], pairs[1]
@@ -151,24 +151,24 @@ def test_pairs_of_three_models() -> None:
 
 def test_a_model_does_not_differ_from_itself() -> None:
     one = three_models(60)[0]
-    pair = compare_all([one, one], resample(one.test.grades, one.test.groups, num_resamples=50))[0]
+    pair = compare_all([one, one], resample(one.test.groups, num_resamples=50))[0]
     assert (pair.kappa_difference.value, pair.kappa_p, pair.mcnemar_p, pair.auc_p) == (0.0, 1.0, 1.0, None)
     assert (pair.agreement_kappa, pair.disagreements) == (1.0, ())
 
 
 def test_kappas_that_are_undefined_are_not_compared() -> None:
     healthy = prediction_set(scored([0, 0, 0], [[1, 0, 0, 0, 0]] * 3))
-    pair = compare_all([healthy, healthy], resample(healthy.test.grades, healthy.test.groups, num_resamples=50))[0]
+    pair = compare_all([healthy, healthy], resample(healthy.test.groups, num_resamples=50))[0]
     assert (pair.kappa_difference.value, pair.kappa_p, pair.agreement_kappa) == (None, None, None)
 
 
 def test_copies_of_one_group_do_not_narrow_the_interval_of_a_difference() -> None:
     first, second = (repeated(each.test, 2) for each in three_models(100)[:2])
     single = [prediction_set(each.test) for each in three_models(100)[:2]]
-    doubled = compare_all(
-        [prediction_set(first), prediction_set(second)], resample(first.grades, first.groups, num_resamples=2000)
-    )[0]
-    plain = compare_all(single, resample(single[0].test.grades, single[0].test.groups, num_resamples=2000))[0]
+    doubled = compare_all([prediction_set(first), prediction_set(second)], resample(first.groups, num_resamples=2000))[
+        0
+    ]
+    plain = compare_all(single, resample(single[0].test.groups, num_resamples=2000))[0]
     for name in ("kappa_difference", "accuracy_difference", "auc_difference"):
         narrow, wide = getattr(doubled, name), getattr(plain, name)
         assert narrow.high - narrow.low == pytest.approx(wide.high - wide.low, rel=0.12), name

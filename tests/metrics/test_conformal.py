@@ -116,9 +116,7 @@ def folded(photographs: ScoredPhotographs) -> ScoredPhotographs:
 
 def test_rows_of_all_and_of_each_grade_with_a_limit_for_each_fold() -> None:
     test, validation = folded(draw_photographs(200, 0)), folded(draw_photographs(150, 4))
-    rows = measure_sets(
-        prediction_set(test, validation), resample(test.grades, test.groups, num_resamples=200), coverage=0.8
-    )
+    rows = measure_sets(prediction_set(test, validation), resample(test.groups, num_resamples=200), coverage=0.8)
     covered, sizes = np.zeros(200, bool), np.zeros(200)
     for fold in (1, 2):
         known, here = validation.subset(validation.folds == fold), test.folds == fold
@@ -137,7 +135,7 @@ def test_rows_of_all_and_of_each_grade_with_a_limit_for_each_fold() -> None:
 
 def test_no_sets_without_validation_of_every_fold() -> None:
     test = folded(draw_photographs(40, 0))
-    resamples = resample(test.grades, test.groups, num_resamples=20)
+    resamples = resample(test.groups, num_resamples=20)
     assert measure_sets(prediction_set(test), resamples, coverage=0.9) == ()
     assert measure_sets(prediction_set(test, test.subset(test.folds == 2)), resamples, coverage=0.9) == ()
 
@@ -145,8 +143,6 @@ def test_no_sets_without_validation_of_every_fold() -> None:
 def test_absent_grade_has_no_coverage() -> None:
     everyone = draw_photographs(60, 0)
     test = everyone.subset(everyone.grades != 4)
-    rows = measure_sets(
-        prediction_set(test, everyone), resample(test.grades, test.groups, num_resamples=20), coverage=0.9
-    )
+    rows = measure_sets(prediction_set(test, everyone), resample(test.groups, num_resamples=20), coverage=0.9)
     absent = rows[5]
     assert (absent.grade, absent.num_photographs, absent.covered.value, absent.mean_size) == (4, 0, None, None)

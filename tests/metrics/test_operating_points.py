@@ -66,9 +66,7 @@ def test_thresholds_are_chosen_fold_by_fold() -> None:
     test, validation = draw_photographs(200, 0), draw_photographs(300, 5)
     test = replace(test, folds=np.arange(200) % 2 + 1)
     validation = replace(validation, folds=np.arange(300) % 2 + 1)
-    points = measure_operating_points(
-        prediction_set(test, validation), resample(test.grades, test.groups, num_resamples=200)
-    )
+    points = measure_operating_points(prediction_set(test, validation), resample(test.groups, num_resamples=200))
     assert [(point.decision, point.aim) for point in points] == [
         (what, aim)
         for what in ("referable", "sight-threatening")
@@ -92,7 +90,7 @@ def test_thresholds_are_chosen_fold_by_fold() -> None:
 
 def test_no_threshold_is_chosen_without_validation_of_every_fold() -> None:
     test = draw_photographs(60, 0)
-    resamples = resample(test.grades, test.groups, num_resamples=20)
+    resamples = resample(test.groups, num_resamples=20)
     assert measure_operating_points(prediction_set(test), resamples) == ()
     folds = replace(test, folds=np.arange(60) % 2 + 1)
     first_only = folds.subset(folds.folds == 1)

@@ -21,7 +21,7 @@ RANGE = range(5)
 
 
 def resampled(photographs: ScoredPhotographs, num_resamples: int = 50, seed: int = 0) -> Resamples:
-    return resample(photographs.grades, photographs.groups, num_resamples=num_resamples, seed=seed)
+    return resample(photographs.groups, num_resamples=num_resamples, seed=seed)
 
 
 def of_scikit_learn(photographs: ScoredPhotographs, weights: NDArray[np.float64]) -> dict[str, float]:

@@ -123,7 +123,7 @@ def assess(
     """
     aligned = _aligned(sets, part)
     first = aligned[0]
-    resamples = resample(first.test.grades, first.test.groups, num_resamples=num_resamples, seed=seed)
+    resamples = resample(first.test.groups, num_resamples=num_resamples, seed=seed)
     subgroups = _subgroup_masks(columns or {}, len(first.test))
     return Assessment(
         data=first.data,

@@ -13,12 +13,10 @@ _NUM_RESAMPLES = 1000
 
 
 def resample_rows(rows: Sequence[ManifestRow], *, num_resamples: int = _NUM_RESAMPLES) -> Resamples:
-    """Resamples of graded rows, stratified by grade; copies and photographs of one patient are resampled together."""
-    grades = np.array([int(row.grade) for row in rows if row.grade is not None], np.int64)
-    return resample(grades, np.array([row.group for row in rows], np.int64), num_resamples=num_resamples)
+    """Resamples of graded rows; copies and photographs of one patient are resampled together."""
+    return resample(np.array([row.group for row in rows], np.int64), num_resamples=num_resamples)
 
 
 def resample_independent(num_photographs: int, *, num_resamples: int = _NUM_RESAMPLES) -> Resamples:
-    """Resamples of photographs whose grades and patients are not known: each is a group of its own."""
-    groups = np.arange(num_photographs)
-    return resample(np.zeros(num_photographs, np.int64), groups, num_resamples=num_resamples)
+    """Resamples of photographs whose patients are not known: each is a group of its own."""
+    return resample(np.arange(num_photographs), num_resamples=num_resamples)
