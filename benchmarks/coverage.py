@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.metrics.bootstrap import Resamples, from_weights, resample
-from fundusgrade.metrics.conformal import conformity_scores, grade_sets, score_limit
+from fundusgrade.metrics.conformal import grade_sets, measure_conformity
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.reliability import measure_reliability
@@ -110,8 +110,7 @@ def measure_sets(
     for _ in range(options.data_sets):
         known = firsts.subset(rng.choice(len(firsts), num_validation))
         new = firsts.subset(rng.choice(len(firsts), 1000))
-        limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.9)
-        sets = grade_sets(new.probabilities, limit)
+        sets = grade_sets(new.probabilities, measure_conformity(known.probabilities, known.grades).limits(0.9))
         low, high = sets.low, sets.high
         covered.append(np.mean((low <= new.grades) & (new.grades <= high)))
         sizes.append(np.mean(high - low + 1))

@@ -76,6 +76,8 @@ FALSE_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "conformity is a number": lambda d: d.update(conformity=0.5),
     "conformity nested": lambda d: d.update(conformity=[[0.5]]),
     "conformity of no numbers": lambda d: d.update(conformity=[float("nan")]),
+    "conformity of four grades": lambda d: d.update(conformity={"sets": [0.5], "bounds": [[]] * 4}),
+    "conformity without bounds": lambda d: d.update(conformity={"sets": [0.5]}),
     "a name that climbs": lambda d: d.update(name="../../up"),
     "a name with a folder": lambda d: d.update(name="a/b"),
     "no name": lambda d: d.update(name=""),
@@ -113,9 +115,9 @@ def test_a_description_that_is_none_is_refused(text: str) -> None:
 
 def test_a_huge_list_of_conformity_is_read_in_moments() -> None:
     path = install_model()
-    rewritten(path, lambda d: d.update(conformity=[0.5] * 10**6))
+    rewritten(path, lambda d: d["conformity"].update(sets=[0.5] * 10**6))
     start = time.process_time()
-    assert len(load_checkpoint(path).description.conformity) == 10**6
+    assert len(load_checkpoint(path).description.conformity.sets) == 10**6
     assert time.process_time() - start < 10
 
 

@@ -36,7 +36,7 @@ PROVENANCE = RowProvenance(
     batch_size=4,
     require_gradable=False,
     tta=False,
-    score_limit=None,
+    coverage=None,
 )
 
 

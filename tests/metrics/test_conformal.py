@@ -9,11 +9,26 @@ import pytest
 
 from fundusgrade.errors import MetricsError
 from fundusgrade.metrics.bootstrap import resample
-from fundusgrade.metrics.conformal import NO_LIMIT, conformity_scores, grade_sets, measure_sets, score_limit
+from fundusgrade.metrics.conformal import (
+    NO_CONFORMITY,
+    NO_LIMIT,
+    ConformalLimits,
+    Conformity,
+    conformity_scores,
+    grade_sets,
+    measure_conformity,
+    measure_sets,
+    score_limit,
+)
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from tests.scored import draw_photographs, prediction_set
 
 ROW = np.array([[0.10, 0.20, 0.40, 0.25, 0.05]])
+
+
+def set_limit(limit: float) -> ConformalLimits:
+    """A limit of sets, with upper bounds that exclude whatever lies above the predicted grade."""
+    return ConformalLimits(sets=limit, bounds=(0.0,) * 5)
 
 
 def test_set_grows_by_the_more_probable_neighbor() -> None:
@@ -40,7 +55,7 @@ def test_of_equals_the_lower_grade_comes_first() -> None:
     [(0.0, 2, 2), (0.64, 2, 2), (0.66, 2, 3), (0.86, 1, 3), (0.96, 0, 3), (0.999, 0, 3), (NO_LIMIT, 0, 4)],
 )
 def test_sets_at_a_limit(limit: float, low: int, high: int) -> None:
-    found = grade_sets(ROW, limit)
+    found = grade_sets(ROW, set_limit(limit))
     assert (found.low.tolist(), found.high.tolist()) == ([low], [high])
 
 
@@ -48,7 +63,7 @@ def test_sets_hold_exactly_the_grades_whose_score_is_within_the_limit() -> None:
     rng = np.random.default_rng(0)
     table = rng.dirichlet(np.full(5, 0.5), 300)
     for limit in (0.0, 0.3, 0.7, 0.95, 1.0):
-        sets = grade_sets(table, limit)
+        sets = grade_sets(table, set_limit(limit))
         low, high = sets.low, sets.high
         assert (low <= high).all()
         for grade in range(5):
@@ -63,7 +78,7 @@ def test_sets_grow_from_the_predicted_grade() -> None:
     rng = np.random.default_rng(2)
     table, predicted = rng.dirichlet(np.full(5, 0.5), 300), rng.integers(0, 5, 300)
     for limit in (0.0, 0.5, 0.9):
-        sets = grade_sets(table, limit, predicted)
+        sets = grade_sets(table, set_limit(limit), predicted)
         low, high = sets.low, sets.high
         assert ((low <= predicted) & (predicted <= high)).all()
         for grade in range(5):
@@ -94,7 +109,7 @@ def test_mean_coverage_is_the_target_coverage(skill: float) -> None:
         rows = rng.choice(len(everyone), 500)
         known, new = everyone.subset(rows[:200]), everyone.subset(rows[200:])
         limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.9)
-        sets = grade_sets(new.probabilities, limit)
+        sets = grade_sets(new.probabilities, set_limit(limit))
         low, high = sets.low, sets.high
         covered.append(((low <= new.grades) & (new.grades <= high)).mean())
     assert 0.89 <= np.mean(covered) <= 0.915
@@ -104,7 +119,7 @@ def test_a_model_whose_accuracy_exceeds_the_target_coverage_gets_sets_of_one_gra
     known = draw_photographs(500, 0, skill=4.0)
     assert (known.predicted == known.grades).mean() > 0.92
     limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.9)
-    sets = grade_sets(known.probabilities, limit)
+    sets = grade_sets(known.probabilities, set_limit(limit))
     low, high = sets.low, sets.high
     assert limit == 0.0
     assert np.array_equal(low, known.predicted) and np.array_equal(high, known.predicted)
@@ -117,19 +132,24 @@ def folded(photographs: ScoredPhotographs) -> ScoredPhotographs:
 def test_rows_of_all_and_of_each_grade_with_a_limit_for_each_fold() -> None:
     test, validation = folded(draw_photographs(200, 0)), folded(draw_photographs(150, 4))
     rows = measure_sets(prediction_set(test, validation), resample(test.groups, num_resamples=200), coverage=0.8)
-    covered, sizes = np.zeros(200, bool), np.zeros(200)
+    covered, sizes, bounds = np.zeros(200, bool), np.zeros(200), np.zeros(200)
     for fold in (1, 2):
         known, here = validation.subset(validation.folds == fold), test.folds == fold
         limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.8)
-        sets = grade_sets(test.probabilities[here], limit)
+        limits = measure_conformity(known.probabilities, known.grades).limits(0.8)
+        assert limits.sets == pytest.approx(limit, abs=1e-4)
+        sets = grade_sets(test.probabilities[here], limits)
         low, high = sets.low, sets.high
         covered[here], sizes[here] = (low <= test.grades[here]) & (test.grades[here] <= high), high - low + 1
+        bounds[here] = sets.upper_bound
     assert [row.grade for row in rows] == [None, 0, 1, 2, 3, 4]
     for row in rows:
         among = np.ones(200, bool) if row.grade is None else test.grades == row.grade
         assert row.num_photographs == among.sum()
         assert row.covered.value == pytest.approx(covered[among].mean())
         assert row.mean_size == pytest.approx(sizes[among].mean())
+        assert row.bound_covered.value == pytest.approx((test.grades <= bounds)[among].mean())
+        assert row.mean_bound == pytest.approx(bounds[among].mean())
         assert row.covered.low is not None and row.covered.high is not None and row.covered.low < row.covered.high
 
 
@@ -146,3 +166,48 @@ def test_absent_grade_has_no_coverage() -> None:
     rows = measure_sets(prediction_set(test, everyone), resample(test.groups, num_resamples=20), coverage=0.9)
     absent = rows[5]
     assert (absent.grade, absent.num_photographs, absent.covered.value, absent.mean_size) == (4, 0, None, None)
+
+
+# Upper bounds
+
+
+def test_the_upper_bound_is_the_highest_grade_that_is_not_excluded() -> None:
+    # P(grade below k) is 0.7 for grade 3 and 0.95 for grade 4; grades up to the predicted 2 are never excluded.
+    for limits, bound in (((0, 0, 0, 0.69, 0.94), 2), ((0, 0, 0, 0.71, 0.94), 3), ((0, 0, 0, 0.0, 0.96), 4)):
+        found = grade_sets(ROW, ConformalLimits(sets=0.0, bounds=limits))
+        assert (found.low.tolist(), found.high.tolist(), found.upper_bound.tolist()) == ([2], [2], [bound])
+    assert grade_sets(ROW, set_limit(0.0), np.array([4])).upper_bound.tolist() == [4]
+    # A set is part of what the bound allows.
+    assert grade_sets(ROW, set_limit(0.66)).upper_bound.tolist() == [3]
+
+
+def test_scores_of_bounds_are_those_of_each_grade() -> None:
+    table, grades = np.repeat(ROW, 4, axis=0), np.array([4, 3, 3, 1])
+    found = measure_conformity(table, grades, np.array([2, 2, 3, 2]))
+    assert found == Conformity(sets=(0.0, 0.65, 0.85, 1.0), bounds=((), (0.0,), (), (0.0, 0.7), (0.95,)))
+
+
+def test_bounds_hold_the_target_coverage_of_every_grade() -> None:
+    """Over many samples, also of the rare grades and of a model that grades them too low."""
+    everyone = draw_photographs(40_000, 0, skill=0.7)
+    predicted = np.maximum(everyone.predicted - 1, 0)
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(300):
+        known, new = np.split(rng.choice(len(everyone), 1400), [400])
+        limits = measure_conformity(everyone.probabilities[known], everyone.grades[known], predicted[known]).limits(0.9)
+        bounds = grade_sets(everyone.probabilities[new], limits, predicted[new]).upper_bound
+        grades = everyone.grades[new]
+        covered.append([(bounds >= grade)[grades == grade].mean() for grade in range(5)])
+    by_grade = np.mean(covered, axis=0)
+    assert (by_grade >= 0.89).all()
+    assert by_grade[4] < 0.95, "the highest grade is excluded where the limit allows it"
+
+
+def test_a_grade_of_too_few_photographs_is_never_excluded() -> None:
+    known = draw_photographs(400, 0)
+    few = known.subset(np.concatenate([np.flatnonzero(known.grades < 4), np.flatnonzero(known.grades == 4)[:8]]))
+    limits = measure_conformity(few.probabilities, few.grades).limits(0.9)
+    assert (limits.bounds[4], limits.bounds[0]) == (NO_LIMIT, 0.0)
+    assert (grade_sets(known.probabilities, limits).upper_bound == 4).all()
+    assert NO_CONFORMITY.limits(0.5) == ConformalLimits(sets=NO_LIMIT, bounds=(NO_LIMIT,) * 5)

@@ -17,6 +17,7 @@ from fundusgrade.explanation.explainer import explain
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
+from fundusgrade.metrics.conformal import Conformity
 from fundusgrade.networks import graphs
 from fundusgrade.networks.build import network_spec, start_network
 from fundusgrade.networks.checkpoint import load_checkpoint, save_checkpoint
@@ -30,6 +31,7 @@ from tests.models_for_tests import install_model, save_photographs
 from tests.networks.exports import GRAPHS, exported, outputs_of, random_images
 
 FLOAT32 = Precision.FLOAT32
+CONFORMITY = Conformity(sets=(0.25, 0.5), bounds=((0.0,), (), (0.125, 0.5), (), (0.75,)))
 FILES = [(format, number) for format, count in ((GRAPHS[0], 2), (GRAPHS[1], 3)) for number in range(count)]
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -95,7 +97,7 @@ def test_openvino_computes_float32_graphs_in_bfloat16_if_requested(tmp_path: Pat
 
 def test_thresholds_conformity_scores_and_fingerprints_are_in_the_files(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(install_model())
-    described = replace(checkpoint.description, thresholds=(0.1, 0.7, 1.9, 3.0), conformity=(0.25, 0.5))
+    described = replace(checkpoint.description, thresholds=(0.1, 0.7, 1.9, 3.0), conformity=CONFORMITY)
     rng = np.random.default_rng(0)
     fingerprints = TrainingFingerprints(
         **{
@@ -107,7 +109,7 @@ def test_thresholds_conformity_scores_and_fingerprints_are_in_the_files(tmp_path
     save_checkpoint(path, checkpoint.network, described, fingerprints=fingerprints)
     for format in GRAPHS:
         found = load_model(exported(path, tmp_path, format))
-        assert (found.description.thresholds, found.description.conformity) == ((0.1, 0.7, 1.9, 3.0), (0.25, 0.5))
+        assert (found.description.thresholds, found.description.conformity) == ((0.1, 0.7, 1.9, 3.0), CONFORMITY)
         for name in ("files", "fingerprints", "patients"):
             np.testing.assert_array_equal(getattr(found.fingerprints, name), getattr(fingerprints, name))
 

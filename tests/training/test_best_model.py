@@ -14,7 +14,7 @@ from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.leakage import find_overlap
 from fundusgrade.metrics.classification import decide_grades, evaluate_predictions
-from fundusgrade.metrics.conformal import conformity_scores
+from fundusgrade.metrics.conformal import NO_CONFORMITY, measure_conformity
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.heads import MIDPOINTS, UNCALIBRATED, Calibration
@@ -87,7 +87,7 @@ def test_the_saved_model_is_calibrated_and_scored_as_it_will_grade(
     assert (description.thresholds is None) == (decision is Decision.MOST_PROBABLE)
     assert metrics["validation_loss"] == pytest.approx(log_loss(grades, probabilities))
     decided = decide_grades(probabilities, description.thresholds)
-    assert description.conformity == pytest.approx(sorted(conformity_scores(probabilities, grades, decided)), abs=1e-4)
+    assert description.conformity == measure_conformity(probabilities, grades, decided)
     # Whatever decides, confidence is fitted: no other temperature has a smaller log loss, with the weak prior added.
     spec, outputs = checkpoint.network.spec, predict_outputs(checkpoint.network, pixels, FLOAT32)
     penalized = metrics["validation_loss"] + prior_of(spec.calibration) / len(grades)
@@ -110,7 +110,7 @@ def test_the_reference_recipe_fits_nothing(tmp_path: Path, toy: PreparedDataset)
     train(toy, replace(QUICK, recipe=Recipe.REFERENCE, epochs=1), FLOAT32, tmp_path, observer=Quiet())
     description = load_checkpoint(tmp_path / store.MODEL_FILE).description
     assert description.network.calibration == UNCALIBRATED
-    assert (description.thresholds, description.conformity) == (None, ())
+    assert (description.thresholds, description.conformity) == (None, NO_CONFORMITY)
     recorded = description.provenance.options
     assert (recorded["loss"], recorded["class_weights"]) == ("cross-entropy", "inverse")
 

@@ -24,7 +24,7 @@ from fundusgrade.errors import UngradableError
 from fundusgrade.files import hash_text
 from fundusgrade.grades import Grade, Prediction, Ungraded
 from fundusgrade.grading.concurrency import Concurrency, choose_concurrency, worker_pools
-from fundusgrade.grading.grade_ranges import conformal_limit, grade_ranges
+from fundusgrade.grading.grade_ranges import conformal_limits, grade_ranges
 from fundusgrade.grading.resume import RowProvenance
 from fundusgrade.networks.checkpoint import Checkpoint
 from fundusgrade.networks.device import DeviceChoice, choose_device, choose_for_graph
@@ -85,7 +85,8 @@ class Grader:
         self.concurrency = concurrency or choose_concurrency(choice, size_px=self.recipe.size_px)
         self.tta = tta
         self._require_gradable = require_gradable
-        self._score_limit = None if coverage is None else conformal_limit(self.description, coverage, tta=tta)
+        self._coverage = coverage
+        self._limits = None if coverage is None else conformal_limits(self.description, coverage, tta=tta)
 
     @classmethod
     def load(
@@ -145,7 +146,7 @@ class Grader:
             batch_size=self.batch_size,
             require_gradable=self._require_gradable,
             tta=self.tta,
-            score_limit=self._score_limit,
+            coverage=self._coverage,
         )
 
     def grade(self, path: Path) -> Prediction | Ungraded:
@@ -243,9 +244,9 @@ class Grader:
         ]
 
     def _ranges(self, probabilities: NDArray[np.float64]) -> Sequence[tuple[Grade, Grade] | None]:
-        if self._score_limit is None:
+        if self._limits is None:
             return [None] * len(probabilities)
-        return grade_ranges(probabilities, self._score_limit, self.description.thresholds)
+        return grade_ranges(probabilities, self._limits, self.description.thresholds)
 
 
 def _load(photograph: PhotographSource | Image, recipe: PreprocessRecipe) -> LoadedPhotograph | GradingFailure:

@@ -25,8 +25,8 @@ _REMEDY = "rerun with the same options and photographs, or start over with --ove
 class RowProvenance:
     """Everything besides the photograph that determines a row.
 
-    `description` is the SHA-256 of the model's description, which holds the hash of its weights; `score_limit` the
-    conformal limit of its ranges of grades, None without ranges.
+    `description` is the SHA-256 of the model's description, which holds the hash of its weights; `coverage` the
+    target coverage of its ranges of grades, None without ranges.
     """
 
     fundusgrade: str
@@ -37,7 +37,7 @@ class RowProvenance:
     batch_size: int
     require_gradable: bool
     tta: bool
-    score_limit: float | None
+    coverage: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

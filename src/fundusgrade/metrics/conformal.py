@@ -1,15 +1,19 @@
-"""Conformal prediction sets: contiguous grades that hold the true grade with a target coverage.
+"""Conformal prediction: sets of contiguous grades, and upper bounds, that hold the true grade with a target coverage.
 
 The set of a photograph grows from the predicted grade, each time by the more probable neighbor (ordinal adaptive
-prediction sets: Lu, Angelopoulos and Pomerantz, MICCAI 2022), up to a limit chosen on validation. Where validation and
-new photographs are exchangeable, the proportion of sets that hold the true grade is at least the target coverage (split
-conformal prediction: Vovk, Gammerman and Shafer 2005).
+prediction sets: Lu, Angelopoulos and Pomerantz, MICCAI 2022), up to a limit chosen on other photographs. Where those
+and new photographs are exchangeable, the proportion of sets that hold the true grade is at least the target coverage
+(split conformal prediction: Vovk, Gammerman and Shafer 2005). This coverage is marginal: that of all photographs
+together. Fewer sets of the rare grades hold the true grade.
+
+The upper bound is the highest grade that is not excluded, for screening: the eye could be as bad as this. Each grade
+has a limit of its own, from photographs of that grade, so that for each true grade the proportion of bounds at or above
+it is at least the target coverage (class-conditional, or Mondrian, conformal prediction: Vovk et al., section 4.5).
 
 A set is never empty: the predicted grade is always in it, and its conformity score is 0, so that the limit is fitted to
 the sets as they are given. (Scored by its probability, it would remain in sets beyond the limit, and sets would hold
 the true grade more often than the target.) A model whose accuracy exceeds the target gets sets of one grade, which
 hold the true grade as often as the model is right: more often than the target.
-The coverage is marginal: that of all photographs together, not of those of one grade.
 """
 
 from __future__ import annotations
@@ -30,25 +34,80 @@ NO_LIMIT = 1.0
 """The limit at which every set holds all grades."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConformalLimits:
+    """The limits, 0 to 1, for one target coverage: of the scores of sets, and of the bound scores of each grade (5).
+
+    `NO_LIMIT` for a grade: too few photographs of it are known for the target coverage, so it is never excluded.
+    """
+
+    sets: float
+    bounds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conformity:
+    """Sorted scores of photographs with a known grade, from which sets and bounds of any target coverage follow.
+
+    `sets` are the conformity scores of all photographs, `bounds` (5) the bound scores of those of each grade.
+    """
+
+    sets: tuple[float, ...] = ()
+    bounds: tuple[tuple[float, ...], ...] = ((),) * NUM_GRADES
+
+    def limits(self, coverage: float) -> ConformalLimits:
+        """The limits for a target coverage. Raises MetricsError where that is not between 0 and 1."""
+        return ConformalLimits(
+            sets=score_limit(np.array(self.sets), coverage),
+            bounds=tuple(score_limit(np.array(scores), coverage) for scores in self.bounds),
+        )
+
+
+NO_CONFORMITY = Conformity()
+"""No photographs: every set and bound reaches all grades."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GradeSets:
-    """Lowest and highest grade (N,), 0 to 4, of the prediction sets of N photographs."""
+    """Lowest and highest grade (N,), 0 to 4, of the prediction sets of N photographs, and their upper bounds (N,).
+
+    `low` <= the predicted grade <= `high` <= `upper_bound`.
+    """
 
     low: NDArray[np.int64]
     high: NDArray[np.int64]
+    upper_bound: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetCoverage:
-    """Prediction sets of the photographs of one grade: the proportion that holds the true grade, and their mean size.
+    """Prediction sets and upper bounds of the photographs of one grade, None for all photographs.
 
-    `grade` is None for all photographs; `mean_size` is 1 to 5 grades, None without photographs.
+    `covered` is the proportion of sets that hold the true grade, `bound_covered` that of bounds at or above it;
+    `mean_size` of a set is 1 to 5 grades, `mean_bound` 0 to 4; both are None without photographs.
     """
 
     grade: int | None
     num_photographs: int
     covered: Estimate
     mean_size: float | None
+    bound_covered: Estimate
+    mean_bound: float | None
+
+
+def measure_conformity(
+    probabilities: NDArray[np.float64], grades: NDArray[np.int64], predicted: NDArray[np.int64] | None = None
+) -> Conformity:
+    """The scores of photographs with probabilities (N, 5), true grades (N,) and predicted ones, to four decimals.
+
+    The grades predicted by default are the most probable ones.
+    """
+    rows = np.arange(len(grades))
+    bounds = _bound_scores(probabilities, predicted)[rows, grades]
+    return Conformity(
+        sets=_sorted(conformity_scores(probabilities, grades, predicted)),
+        bounds=tuple(_sorted(bounds[grades == grade]) for grade in range(NUM_GRADES)),
+    )
 
 
 def conformity_scores(
@@ -76,31 +135,38 @@ def score_limit(scores: NDArray[np.float64], coverage: float) -> float:
 
 
 def grade_sets(
-    probabilities: NDArray[np.float64], limit: float, predicted: NDArray[np.int64] | None = None
+    probabilities: NDArray[np.float64], limits: ConformalLimits, predicted: NDArray[np.int64] | None = None
 ) -> GradeSets:
-    """The set of each photograph from probabilities (N, 5); it always holds the predicted grade (N,)."""
-    inside = _masses(probabilities, predicted) <= limit
-    low = inside.argmax(axis=1)
-    high = NUM_GRADES - 1 - inside[:, ::-1].argmax(axis=1)
-    return GradeSets(low=np.asarray(low, np.int64), high=np.asarray(high, np.int64))
+    """Set and upper bound of each photograph from probabilities (N, 5); both include the predicted grade (N,).
+
+    The bound is the highest grade whose bound score is within the grade's limit, and never below the set.
+    """
+    inside = _masses(probabilities, predicted) <= limits.sets
+    possible = _bound_scores(probabilities, predicted) <= np.array(limits.bounds)
+    return GradeSets(
+        low=np.asarray(inside.argmax(axis=1), np.int64),
+        high=_last(inside),
+        upper_bound=np.maximum(_last(possible), _last(inside)),
+    )
 
 
 def measure_sets(predictions: PredictionSet, resamples: Resamples, *, coverage: float) -> tuple[SetCoverage, ...]:
-    """How often the sets of the test photographs hold the true grade: of all photographs, then of each grade.
+    """How often sets and bounds of the test photographs hold the true grade: of all photographs, then of each grade.
 
-    The limit is that of the validation photographs of the same fold. Empty where a fold has none.
+    The limits are those of the validation photographs of the same fold. Empty where a fold has none.
     """
     test, validation = predictions.test, predictions.validation
     if not set(test.folds.tolist()) <= set(validation.folds.tolist()):
         return ()
-    low, high = np.zeros(len(test), np.int64), np.zeros(len(test), np.int64)
+    low, high, bound = (np.zeros(len(test), np.int64) for _ in range(3))
     for fold in np.unique(test.folds):
-        calibration, in_fold = validation.subset(validation.folds == fold), test.folds == fold
-        scores = conformity_scores(calibration.probabilities, calibration.grades, calibration.predicted)
-        sets = grade_sets(test.probabilities[in_fold], score_limit(scores, coverage), test.predicted[in_fold])
-        low[in_fold], high[in_fold] = sets.low, sets.high
+        known, in_fold = validation.subset(validation.folds == fold), test.folds == fold
+        limits = measure_conformity(known.probabilities, known.grades, known.predicted).limits(coverage)
+        sets = grade_sets(test.probabilities[in_fold], limits, test.predicted[in_fold])
+        low[in_fold], high[in_fold], bound[in_fold] = sets.low, sets.high, sets.upper_bound
+    sets = GradeSets(low=low, high=high, upper_bound=bound)
     rows = [(None, np.ones(len(test), bool)), *((grade, test.grades == grade) for grade in range(NUM_GRADES))]
-    return tuple(_set_coverage(grade, among, test, GradeSets(low=low, high=high), resamples) for grade, among in rows)
+    return tuple(_set_coverage(grade, among, test, sets, resamples) for grade, among in rows)
 
 
 def _set_coverage(
@@ -116,7 +182,25 @@ def _set_coverage(
         num_photographs=int(among.sum()),
         covered=estimate_proportion(resamples, is_covered, among),
         mean_size=float((sets.high - sets.low + 1)[among].mean()) if among.any() else None,
+        bound_covered=estimate_proportion(resamples, test.grades <= sets.upper_bound, among),
+        mean_bound=float(sets.upper_bound[among].mean()) if among.any() else None,
     )
+
+
+def _bound_scores(probabilities: NDArray[np.float64], predicted: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """How strongly each grade (N, 5) is excluded as too high: P(grade below it), and 0 up to the predicted one."""
+    low = probabilities.argmax(axis=1) if predicted is None else predicted
+    below = np.clip(probabilities.cumsum(axis=1) - probabilities, 0.0, 1.0)
+    return np.where(np.arange(NUM_GRADES) <= low[:, None], 0.0, below)
+
+
+def _last(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The highest grade (N,) that is inside (N, 5)."""
+    return np.asarray(NUM_GRADES - 1 - inside[:, ::-1].argmax(axis=1), np.int64)
+
+
+def _sorted(scores: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(sorted(round(float(score), 4) for score in scores))
 
 
 def _masses(probabilities: NDArray[np.float64], predicted: NDArray[np.int64] | None) -> NDArray[np.float64]:

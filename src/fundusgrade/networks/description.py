@@ -14,6 +14,7 @@ from fundusgrade import __version__, store
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.errors import CheckpointError, StoreError
 from fundusgrade.grades import NUM_GRADES
+from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity
 from fundusgrade.networks.heads import NO_OFFSETS, NUM_CUTS, Calibration
 from fundusgrade.networks.network import NetworkSpec
 from fundusgrade.options import Head
@@ -55,8 +56,8 @@ class CheckpointDescription:
     """Everything about a model but its weights; `weights_sha256` is the SHA-256 of their names and bytes.
 
     `thresholds` are four rising values of the expected grade that decide the grade; None where the most probable grade
-    is taken. `conformity` are the sorted conformity scores of the validation photographs, from which conformal
-    prediction sets of any coverage follow; empty where there are none.
+    is taken. `conformity` are the scores from which conformal prediction sets and upper bounds of any coverage follow;
+    empty where there are none.
     """
 
     name: str
@@ -64,7 +65,7 @@ class CheckpointDescription:
     recipe: PreprocessRecipe
     provenance: Provenance
     thresholds: tuple[float, ...] | None = None
-    conformity: tuple[float, ...] = ()
+    conformity: Conformity = NO_CONFORMITY
     weights_sha256: str = ""
 
     def to_json(self) -> str:
@@ -77,7 +78,7 @@ class CheckpointDescription:
             "recipe": asdict(self.recipe),
             **asdict(self.provenance),
             "weights_sha256": self.weights_sha256,
-            "conformity": self.conformity,
+            "conformity": asdict(self.conformity),
         }
         return json.dumps(described, indent=2) + "\n"
 
@@ -98,7 +99,7 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
             provenance=_provenance(described),
             weights_sha256=str(described["weights_sha256"]),
             thresholds=_thresholds(described),
-            conformity=_finite_numbers(described.get("conformity", ())),
+            conformity=_conformity(described),
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, StoreError) as error:
         raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
@@ -170,6 +171,17 @@ def _calibration(described: dict[str, object]) -> Calibration:
     if lengths != (NUM_GRADES, NUM_CUTS) or not calibration.temperature > 0:
         raise ValueError(f"the calibration is {values}, expected {NUM_GRADES} offsets and {NUM_CUTS} cutpoints")
     return calibration
+
+
+def _conformity(described: dict[str, Any]) -> Conformity:
+    """Conformity scores; the first files have those of sets only. Raises ValueError for what are none."""
+    values = described.get("conformity", ())
+    if isinstance(values, list | tuple):
+        return Conformity(sets=_finite_numbers(values))
+    if not isinstance(values, dict) or len(values["bounds"]) != NUM_GRADES:
+        raise ValueError(f"the conformity scores are {str(values)[:80]}, expected sets and {NUM_GRADES} bounds")
+    bounds = tuple(_finite_numbers(scores) for scores in values["bounds"])
+    return Conformity(sets=_finite_numbers(values["sets"]), bounds=bounds)
 
 
 def _thresholds(described: dict[str, object]) -> tuple[float, ...] | None:

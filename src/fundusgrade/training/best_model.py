@@ -17,7 +17,7 @@ from fundusgrade.data.leakage import collect_fingerprints
 from fundusgrade.files import now
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.classification import decide_grades, evaluate_predictions, expected_grades
-from fundusgrade.metrics.conformal import conformity_scores
+from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.networks.checkpoint import load_checkpoint, save_checkpoint
 from fundusgrade.networks.description import CheckpointDescription, Provenance
 from fundusgrade.networks.device import DeviceChoice
@@ -83,7 +83,6 @@ def calibrate_model(
     probabilities = to_probabilities(network.spec, outputs)
     thresholds = fit_thresholds(grades, expected_grades(probabilities)) if by_thresholds else None
     evaluation = evaluate_predictions(grades, probabilities, thresholds)
-    scores = conformity_scores(probabilities, grades, decide_grades(probabilities, thresholds))
     metrics = {
         **provenance.metrics,
         "validation_kappa": evaluation.kappa,
@@ -94,7 +93,7 @@ def calibrate_model(
         checkpoint.description,
         network=network.spec,
         thresholds=thresholds,
-        conformity=tuple(sorted(round(float(score), 4) for score in scores)),
+        conformity=measure_conformity(probabilities, grades, decide_grades(probabilities, thresholds)),
         provenance=replace(provenance, metrics=metrics),
     )
     save_checkpoint(path, network, description, fingerprints=checkpoint.fingerprints)
