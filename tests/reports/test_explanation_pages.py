@@ -52,6 +52,9 @@ def test_raw_maps_lie_on_the_photographs_pixels(tmp_path: Path) -> None:
         assert (str(content["model"]), str(content["method"])) == ("spots", "integrated-gradients")
         assert (str(content["target"]), float(content["score"])) == ("grade 3 Severe", grid[0][0].heat_map.score)
         assert str(content["unit"]) == "attribution (logits per 0.1 % of the image)"
+        assert float(content["gap"]) == grid[0][0].heat_map.gap
+    with np.load(written[1]) as content:
+        assert np.isnan(content["gap"])
 
 
 def test_lesions_are_drawn_where_a_folder_holds_their_masks(tmp_path: Path) -> None:

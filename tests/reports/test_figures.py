@@ -127,6 +127,7 @@ def explanation(
             target=chosen,
             score=1.0 if baseline_score is None else -0.3,
             baseline_score=baseline_score,
+            gap=None if baseline_score is None else -0.7,
             method=method,
             scale=HeatScale(unit=method.value),
         ),
@@ -147,7 +148,7 @@ def test_explanations_become_titled_columns_and_rows(tmp_path: Path, monkeypatch
         ["Grade 2 Moderate, p = 0.60", "explained: grade 2 Moderate, logit 1.0; integrated-gradients"],
         [
             "Grade 2 Moderate, p = 0.60",
-            "explained: referable, log-odds −0.3 (blurred baseline −9.6); integrated-gradients",
+            "explained: referable, log-odds −0.3 (blurred baseline −9.6, gap −0.7); integrated-gradients",
         ],
     ]
 

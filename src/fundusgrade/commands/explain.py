@@ -96,6 +96,8 @@ def _explain_one(found: PhotographSource, request: FigureRequest, figure: Path) 
     written = write_figure(found, request, figure)
     for prediction in written.predictions:
         typer.echo(prediction_line(prediction))
+    for line in written.gap_lines:
+        typer.echo(line)
     for path in written.paths:
         message(f"written: {path!s}")
 

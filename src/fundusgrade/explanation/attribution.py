@@ -102,7 +102,7 @@ def explain_image(
     _find_modules(network, options)
     if options.method is Attribution.AUTO:
         options = replace(options, method=DEFAULT_METHOD)
-    baseline_score = None
+    baseline_score, gap = None, None
     with _restored_state(network, choice.device):
         target, score = _score(network, image, options.target, choice)
         if options.method is Attribution.INTEGRATED_GRADIENTS:
@@ -111,6 +111,7 @@ def explain_image(
             density = _UNIT_FRACTION * _num_pixels(network, image)
             cells, values = attributions * density, smooth_attributions(attributions) * density
             _, baseline_score = _score(network, blurred_baseline(image, outline), target, choice)
+            gap = float(attributions.sum(dtype=np.float64)) - (score - baseline_score)
         else:
             cells = _cells(network, image, target, options, choice)
             values = _enlarged(cells, network, image)
@@ -122,6 +123,7 @@ def explain_image(
         method=options.method,
         scale=_scale(options.method, target),
         baseline_score=baseline_score,
+        gap=gap,
     )
 
 

@@ -34,7 +34,8 @@ class HeatMap:
     `cells` (h, w) are the signed values at the resolution of the method. `target` is never `PREDICTED`, `method` never
     `AUTO`. `score` is the network's score of the target, in the target's unit; `baseline_score` that of the blurred
     baseline of integrated gradients, None for other methods. Heat shows only what raises the score; the two scores show
-    by how much all pixels together change it.
+    by how much all pixels together change it. `gap` is the sum of the attributions less that change, in the target's
+    unit: 0 for exact integrated gradients, None for other methods.
     """
 
     values: NDArray[np.float32]
@@ -44,6 +45,7 @@ class HeatMap:
     method: Attribution
     scale: HeatScale
     baseline_score: float | None = None
+    gap: float | None = None
 
 
 def parse_method(text: str) -> tuple[Attribution, Layer]:

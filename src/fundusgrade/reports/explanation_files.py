@@ -21,6 +21,7 @@ from fundusgrade.reports.explanation_pages import (
     draw_figure,
     entry_of,
     figure_names,
+    gap_line,
     index_html,
     write_arrays,
 )
@@ -44,9 +45,10 @@ class FigureRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenFigure:
-    """The prediction of each model, and the files that were written, the figure first."""
+    """The prediction of each model, a line on the gap of each map that has one, and the files, the figure first."""
 
     predictions: tuple[Prediction, ...]
+    gap_lines: tuple[str, ...]
     paths: tuple[Path, ...]
 
 
@@ -59,8 +61,11 @@ def write_figure(photograph: PhotographSource, request: FigureRequest, path: Pat
     explained = explain_photograph(photograph, request.graders, request.methods, at_least_px=_photograph_px(request))
     draw_figure(explained, path, request.masks)
     arrays = write_arrays(explained, path.with_suffix("")) if request.arrays else []
+    lines = [gap_line(explanation) for row in explained for explanation in row]
     return WrittenFigure(
-        predictions=tuple(explanation.prediction for explanation in explained[0]), paths=(path, *arrays)
+        predictions=tuple(explanation.prediction for explanation in explained[0]),
+        gap_lines=tuple(line for line in lines if line is not None),
+        paths=(path, *arrays),
     )
 
 
@@ -92,7 +97,7 @@ def _entry(photograph: PhotographSource, name: str, request: FigureRequest, fold
         written = write_figure(photograph, request, folder / name)
     except (UngradableError, DatasetError) as error:
         return IndexEntry(name=photograph.name, reason=str(error))
-    return entry_of(photograph.name, name, written.predictions)
+    return entry_of(photograph.name, name, written.predictions, written.gap_lines)
 
 
 def _photograph_px(request: FigureRequest) -> int | None:

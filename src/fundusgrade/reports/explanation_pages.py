@@ -67,8 +67,8 @@ def draw_figure(explanations: Explanations, path: Path, masks: Path | None) -> N
 def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
     """Write every heat map as STEM-MODEL-METHOD.npz and return the paths.
 
-    A file holds `heat` (H, W) float32 on the photograph's pixels, and `model`, `method`, `target`, `score` and `unit`.
-    Raises StoreError where a file cannot be written.
+    A file holds `heat` (H, W) float32 on the photograph's pixels, and `model`, `method`, `target`, `score`, `gap` (NaN
+    where the method has none) and `unit`. Raises StoreError where a file cannot be written.
     """
     written = []
     for explanation in (explanation for row in explanations for explanation in row):
@@ -81,6 +81,7 @@ def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
             method=explanation.options.describe(),
             target=explanation.target.name,
             score=explanation.heat_map.score,
+            gap=np.nan if explanation.heat_map.gap is None else explanation.heat_map.gap,
             unit=explanation.heat_map.scale.unit,
         )
         write_atomically(path, content.getvalue())
@@ -124,9 +125,22 @@ def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> st
     return render("explanations.html", title=title, entries=entries, command=command)
 
 
-def entry_of(name: str, figure: str, predictions: Sequence[Prediction]) -> IndexEntry:
-    """The index entry of an explained photograph, with its figure and the prediction of each model."""
-    return IndexEntry(name=name, figure=figure, lines=tuple(map(prediction_line, predictions)))
+def entry_of(name: str, figure: str, predictions: Sequence[Prediction], gap_lines: Sequence[str] = ()) -> IndexEntry:
+    """The index entry of an explained photograph: its figure, each model's prediction, and the gaps of its maps."""
+    return IndexEntry(name=name, figure=figure, lines=(*map(prediction_line, predictions), *gap_lines))
+
+
+def gap_line(explanation: Explanation) -> str | None:
+    """One line for people on how far a map's attributions miss the change of the score; None without a gap."""
+    heat_map = explanation.heat_map
+    if heat_map.gap is None or heat_map.baseline_score is None:
+        return None
+    change = heat_map.score - heat_map.baseline_score
+    return printable(
+        f"{explanation.prediction.image}: {explanation.options.describe()} of {explanation.target.name}: attributions "
+        f"sum to {change + heat_map.gap:.2f}, the {explanation.target.score_name} changes by {change:.2f} from the "
+        f"blurred baseline, gap {heat_map.gap:+.2f} ({explanation.prediction.model})"
+    )
 
 
 def _quoted(path: str) -> str:

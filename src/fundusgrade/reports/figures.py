@@ -65,8 +65,10 @@ def draw_explanations(
 
 def _explanation_panel(explanation: Explanation) -> Panel:
     prediction, grade = explanation.prediction, explanation.prediction.grade
-    score, baseline = explanation.heat_map.score, explanation.heat_map.baseline_score
-    scores = f"{score:.1f}" + ("" if baseline is None else f" (blurred baseline {baseline:.1f})")
+    heat_map = explanation.heat_map
+    scores = f"{heat_map.score:.1f}"
+    if heat_map.baseline_score is not None and heat_map.gap is not None:
+        scores += f" (blurred baseline {heat_map.baseline_score:.1f}, gap {heat_map.gap:.1f})"
     scores = scores.replace("-", "\N{MINUS SIGN}")
     subtitle = (
         f"Grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}\n"
