@@ -15,8 +15,8 @@ from fundusgrade import store
 from fundusgrade.commands.app import app
 
 COLUMNS = [
-    *("image", "grade", "label", "p0", "p1", "p2", "p3", "p4"),
-    *("expected_grade", "referable_probability", "gradable", "quality_reasons"),
+    *("image", "grade", "label", "most_probable", "p0", "p1", "p2", "p3", "p4"),
+    *("expected_grade", "referable_probability", "decided_by", "gradable", "quality_reasons"),
     *("laterality", "camera", "model", "error"),
 ]
 TRAIN = ["train", "--arch", "cnn", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--precision", "float32"]

@@ -24,6 +24,7 @@ from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
+from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import save_checkpoint
 from fundusgrade.networks.description import CheckpointDescription, Provenance
@@ -36,7 +37,14 @@ SIZE_PX = 64
 
 
 def install_model(
-    name: str = "tiny", *, arch: str = "cnn", seed: int = 0, method: Method = Method.NATURAL, kappa: float | None = 0.5
+    name: str = "tiny",
+    *,
+    arch: str = "cnn",
+    seed: int = 0,
+    method: Method = Method.NATURAL,
+    kappa: float | None = 0.5,
+    thresholds: tuple[float, ...] | None = None,
+    conformity: Conformity = NO_CONFORMITY,
 ) -> Path:
     """Save a network with random weights in the store; its grades mean nothing, but differ between photographs."""
     recipe = PreprocessRecipe(method=method, size_px=SIZE_PX)
@@ -45,6 +53,8 @@ def install_model(
         name=name,
         network=network.spec,
         recipe=recipe,
+        thresholds=thresholds,
+        conformity=conformity,
         provenance=Provenance(
             created="2024-05-06T07:08:09+00:00",
             data_name="drawn",

@@ -23,6 +23,11 @@ class Grade(IntEnum):
         """Name for people, as used in tables and figures."""
         return _LABELS[self]
 
+    @property
+    def name_in_sentence(self) -> str:
+        """The label within a sentence: "no DR", "mild", ..."""
+        return self.label[0].lower() + self.label[1:]
+
 
 _LABELS = {
     Grade.NONE: "No DR",
@@ -67,7 +72,27 @@ class Prediction:
         """Number of thresholds that the expected grade reaches, or the most probable grade (the lowest of equals)."""
         if self.thresholds is not None:
             return Grade(sum(self.expected_grade >= threshold for threshold in self.thresholds))
+        return self.most_probable
+
+    @property
+    def most_probable(self) -> Grade:
+        """The most probable grade, the lowest of equals; thresholds of the expected grade may decide for another."""
         return Grade(max(range(NUM_GRADES), key=lambda grade: self.probabilities[grade]))
+
+    @property
+    def decided_by(self) -> str:
+        """The quantity that decided the grade: "expected grade 2.99, severe from 2.58" or "most probable, p = 0.53".
+
+        Grade 0 is given below the lowest threshold: "expected grade 0.31, no DR below 0.52".
+        """
+        grade, expected = self.grade, self.expected_grade
+        if self.thresholds is None:
+            return f"most probable, p = {self.probabilities[grade]:.2f}"
+        if grade > Grade.NONE:
+            return f"expected grade {expected:.2f}, {grade.name_in_sentence} from {self.thresholds[grade - 1]:.2f}"
+        # A value just below the threshold, rounded like it, would seem to have reached it.
+        digits = 2 if round(expected, 2) < round(self.thresholds[0], 2) else 4
+        return f"expected grade {expected:.{digits}f}, {grade.name_in_sentence} below {self.thresholds[0]:.{digits}f}"
 
     @property
     def expected_grade(self) -> float:
@@ -90,3 +115,16 @@ class Ungraded:
     quality_reasons: tuple[str, ...] = ()
     laterality: str = ""
     camera: str = ""
+
+
+def describe_rule(thresholds: tuple[float, ...] | None) -> str:
+    """The rule that decides grades, for people; `thresholds` as in `Prediction`.
+
+    "the expected grade: mild from 0.52, moderate from 1.62, ..." or "the most probable grade".
+    """
+    if thresholds is None:
+        return "the most probable grade"
+    from_grades = zip(list(Grade)[1:], thresholds, strict=True)
+    return "the expected grade: " + ", ".join(
+        f"{grade.name_in_sentence} from {value:.2f}" for grade, value in from_grades
+    )

@@ -1,9 +1,10 @@
-"""`predict` on a terminal: rows and progress bar are not mixed."""
+"""`predict` on a terminal: lines in words, which the progress bar is not mixed with."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -39,7 +40,7 @@ class Screen:
         return self.content.decode().replace("\r\n", "\n")
 
 
-def test_predict_on_a_terminal_shows_rows_or_a_bar_but_not_both(
+def test_predict_on_a_terminal_shows_lines_in_words_or_a_bar_but_not_both(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_model()
@@ -60,7 +61,11 @@ def test_predict_on_a_terminal_shows_rows_or_a_bar_but_not_both(
                 and "photographs at a time" in second
                 and last.startswith("wrote 3 rows to standard output: 3 graded, 0 failed")
             )
-            assert len(rows_of("".join(lines))) == 3
+            assert len(lines) == 3
+            for line in lines:
+                assert re.match(
+                    r"images/eye0\d\.png: grade [0-4] \w[\w ]+: most probable, p = 0\.\d\d; referable", line
+                )
 
 
 def test_rows_flow_past_a_bar(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

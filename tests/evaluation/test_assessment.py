@@ -135,10 +135,13 @@ def test_column_of_another_length_is_refused() -> None:
         assess(two_models(), columns={"device": ["a", "b"]})
 
 
-def test_worst_errors_come_first_and_the_surest_of_equals() -> None:
-    table = [[0.6, 0.4, 0, 0, 0], [0.9, 0, 0, 0, 0.1], [0.8, 0.2, 0, 0, 0], [1, 0, 0, 0, 0], [0.3, 0, 0, 0, 0.7]]
+def test_worst_errors_come_first_and_of_equals_those_with_the_least_probable_label() -> None:
+    table = [
+        (0.6, 0.3, 0.0, 0.0, 0.1), (0.9, 0.06, 0.0, 0.0, 0.04), (0.8, 0.2, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 0.0),
+        (0.07, 0.03, 0.0, 0.0, 0.9),
+    ]  # fmt: skip
     found = find_worst_errors(scored([4, 4, 1, 0, 0], table))
-    assert [(each.source, each.grade, each.predicted, each.probability_of_grade) for each in found] == [
-        ("1.png", 4, 0, 0.9), ("4.png", 0, 4, 0.7), ("0.png", 4, 0, 0.6), ("2.png", 1, 0, 0.8),
+    assert [(each.source, each.grade, each.predicted, each.probabilities) for each in found] == [
+        ("1.png", 4, 0, table[1]), ("4.png", 0, 4, table[4]), ("0.png", 4, 0, table[0]), ("2.png", 1, 0, table[2]),
     ]  # fmt: skip
     assert len(find_worst_errors(draw_photographs(400, 0))) == 24

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +14,7 @@ import numpy as np
 
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading.resume import ResumeRequest, RowProvenance
+from fundusgrade.grading.rows import NEEDED_COLUMNS
 from fundusgrade.grading.writer import PredictionWriter
 
 ODD_NAMES = [
@@ -65,3 +69,16 @@ def write_all(path: Path, request: ResumeRequest, *, stop_after: int | None = No
                 raise InterruptedError
             writer.write(result_of(request.names[number], number))
     return writer
+
+
+def of_an_earlier_version(path: Path) -> None:
+    """Take from a file of rows the columns that earlier versions did not write."""
+    if path.name.removesuffix(".partial").endswith(".jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({name: row[name] for name in NEEDED_COLUMNS}) + "\n" for row in rows))
+        return
+    content = list(csv.DictReader(io.StringIO(path.read_text(), newline="")))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, NEEDED_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(content)

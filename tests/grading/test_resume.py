@@ -9,8 +9,9 @@ import pytest
 
 from fundusgrade.errors import StoreError
 from fundusgrade.grading.reader import read_rows
+from fundusgrade.grading.rows import NEEDED_COLUMNS
 from fundusgrade.grading.writer import PredictionWriter
-from tests.grading.runs import NAMES, request, result_of, write_all
+from tests.grading.runs import NAMES, of_an_earlier_version, request, result_of, write_all
 
 
 def interrupted(path: Path, after: int, cut: int = 0) -> Path:
@@ -92,6 +93,24 @@ def test_a_partial_file_with_other_columns_is_not_lost(tmp_path: Path) -> None:
         raise InterruptedError
     with pytest.raises(StoreError, match="resume it with --resume, or discard it with --overwrite"):
         write_all(path, request())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_rows_of_an_earlier_version_are_read_but_not_mixed_with_those_of_this_one(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out.{suffix}"
+    partial = interrupted(path, 6)
+    of_an_earlier_version(partial)
+    before = partial.read_bytes()
+    with pytest.raises(StoreError, match="rows lack most_probable, decided_by; finish it with that version, or start"):
+        write_all(path, request(resume=True))
+    assert partial.read_bytes() == before
+    write_all(path, request(overwrite=True))
+    of_an_earlier_version(path)
+    with pytest.raises(StoreError, match="rows lack most_probable, decided_by"):
+        write_all(path, request(resume=True))
+    rows = list(read_rows(path))
+    assert [row.is_graded for row in rows] == [number % 5 != 4 for number in range(len(NAMES))]
+    assert {row.columns for row in rows} == {NEEDED_COLUMNS}
 
 
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:

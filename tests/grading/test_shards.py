@@ -11,7 +11,7 @@ from fundusgrade.errors import StoreError
 from fundusgrade.grading.reader import read_rows
 from fundusgrade.grading.shards import Shard, merge_shards, parse_shard, shard_of_launcher
 from fundusgrade.grading.writer import PredictionWriter
-from tests.grading.runs import NAMES, request, result_of, write_all
+from tests.grading.runs import NAMES, of_an_earlier_version, request, result_of, write_all
 
 
 def test_shards_hold_every_entry_once() -> None:
@@ -47,6 +47,27 @@ def test_merged_shards_are_the_file_of_one_process(tmp_path: Path, suffix: str) 
     files = [write_shard(path, number) for number in (1, 2, 3)]
     assert files[1].name == f"out.2-of-3.{suffix}"
     assert merge_shards(path, NAMES) == len(NAMES) // 5
+    assert path.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_shards_with_different_columns_are_not_merged(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out.{suffix}"
+    for number in (1, 2, 3):
+        write_shard(path, number, with_ranges=number == 2)
+    with pytest.raises(StoreError, match="have different columns"):
+        merge_shards(path, NAMES)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_shards_of_an_earlier_version_are_merged_with_the_columns_that_they_have(tmp_path: Path, suffix: str) -> None:
+    whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
+    write_all(whole, request())
+    of_an_earlier_version(whole)
+    for number in (1, 2, 3):
+        of_an_earlier_version(write_shard(path, number))
+    merge_shards(path, NAMES)
     assert path.read_bytes() == whole.read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -59,6 +60,7 @@ def test_a_model_is_described_as_its_checkpoint_says(graded: Candidate, eyes: Pr
     assert model.training_data == "drawn (manifest 000000000000)"
     assert (model.validation_kappa, model.weights_hash) == (0.5, graded.description.weights_sha256)
     assert (model.leakage, model.curves) == (graded.leakage, ())
+    assert model.rule == "the most probable grade"
 
 
 def test_of_a_model_that_is_not_available_only_its_predictions_are_known(
@@ -71,6 +73,22 @@ def test_of_a_model_that_is_not_available_only_its_predictions_are_known(
     assert (model.name, model.architecture, model.validation_kappa, model.options) == ("elsewhere", "", None, ())
     assert [item.source for item in context.gallery] == [of.source for of in assessment.models[0].worst_errors[:2]]
     assert all(item.image and item.heat_map is None for item in context.gallery)
+
+
+def test_errors_are_shown_with_what_decided_the_wrong_grade(graded: Candidate, eyes: PreparedDataset) -> None:
+    install_model("by-thresholds", thresholds=(0.5, 1.5, 2.0, 2.2))
+    other = candidate_from_model(
+        "by-thresholds", eyes, "all", device=DeviceName.CPU, precision=Precision.FLOAT32, allow_leakage=True
+    )
+    for candidate, words in ((graded, "most probable, p = "), (other, "expected grade ")):
+        assessment, context = described(candidate, eyes, num_images=5)
+        for item, error in zip(context.gallery, assessment.models[0].worst_errors, strict=False):
+            assert item.decision.startswith(words)
+            assert ("from" in item.decision or "below" in item.decision) == (candidate is other)
+            assert f"p = {max(error.probabilities):.2f}" in item.decision
+    unknown = replace(other, grader=None, predictions=replace(other.predictions, model="elsewhere"))
+    (item, *_) = described(unknown, eyes)[1].gallery
+    assert re.fullmatch(r"expected grade \d\.\d\d; most probable [\w ]+, p = 0\.\d\d", item.decision)
 
 
 def test_errors_are_shown_with_heat_maps_where_the_photographs_are(graded: Candidate, eyes: PreparedDataset) -> None:

@@ -145,9 +145,14 @@ def test_explanations_become_titled_columns_and_rows(tmp_path: Path, monkeypatch
     assert [row.scale.unit for row in drawn] == ["integrated-gradients", "grad-cam"]
     assert [panel.title for row in drawn for panel in row.panels] == ["cnn", "vit", "cnn", "vit"]
     assert [panel.subtitle.splitlines() for panel in drawn[0].panels] == [
-        ["Grade 2 Moderate, p = 0.60", "explained: grade 2 Moderate, logit 1.0; integrated-gradients"],
         [
-            "Grade 2 Moderate, p = 0.60",
+            "Grade 2 Moderate: most probable, p = 0.60",
+            "probabilities: no DR 0.05, mild 0.10, moderate 0.60, severe 0.20, proliferative 0.05",
+            "explained: grade 2 Moderate, logit 1.0; integrated-gradients",
+        ],
+        [
+            "Grade 2 Moderate: most probable, p = 0.60",
+            "probabilities: no DR 0.05, mild 0.10, moderate 0.60, severe 0.20, proliferative 0.05",
             "explained: referable, log-odds −0.3 (blurred baseline −9.6, gap −0.7); integrated-gradients",
         ],
     ]

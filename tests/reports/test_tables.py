@@ -104,9 +104,24 @@ def test_scores_are_written_as_json_figure_and_predictions(tmp_path: Path) -> No
 
 
 def test_one_line_for_people() -> None:
-    assert prediction_line(GRADED) == "eyes/a.png: grade 2 Moderate, p = 0.60, referable 0.85 (resnet50)"
+    assert prediction_line(GRADED) == (
+        "eyes/a.png: grade 2 Moderate: most probable, p = 0.60; referable p = 0.85 (resnet50)"
+    )
     undecodable = dataclasses.replace(GRADED, image=os.fsdecode(b"eye\xff.png"))
     assert prediction_line(undecodable).startswith("eye\\udcff.png: grade 2")
+
+
+def test_the_line_of_a_grade_that_is_not_the_most_probable_says_what_decided() -> None:
+    decided = dataclasses.replace(
+        GRADED,
+        probabilities=(0.01, 0.02, 0.43, 0.14, 0.40),
+        thresholds=(0.5, 1.6, 2.58, 3.4),
+        quality_reasons=("dark",),
+    )
+    assert prediction_line(decided) == (
+        "eyes/a.png: grade 3 Severe: expected grade 2.90, severe from 2.58; most probable moderate, p = 0.43; "
+        "referable p = 0.97 (resnet50); doubtful quality: dark"
+    )
 
 
 def row(number: int, grade: Grade | None, **changes: Any) -> ManifestRow:

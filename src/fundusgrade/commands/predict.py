@@ -34,7 +34,10 @@ def predict(
     csv: Annotated[
         Path | None,
         typer.Option(
-            "--csv", "--out", help="File to write: .csv, .jsonl or .parquet (default: CSV to standard output)."
+            "--csv",
+            "--out",
+            help="File to write: .csv, .jsonl or .parquet (default: CSV to standard output, or lines in words to a "
+            "terminal).",
         ),
     ] = None,
     list_file: ListOption = None,
@@ -77,6 +80,7 @@ def predict(
     from fundusgrade.grading.grader import Grader
     from fundusgrade.grading.resume import ResumeRequest
     from fundusgrade.grading.writer import PredictionWriter
+    from fundusgrade.reports.listings import result_line
 
     own_shard = _shard(shard, csv, resume=resume)
     out = own_shard.file(csv) if own_shard and csv else csv
@@ -96,7 +100,8 @@ def predict(
     chosen = own_shard.select(found) if own_shard else found
     names = [each.name for each in chosen]
     request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
-    with PredictionWriter(out, with_ranges=coverage is not None, request=request) as writer:
+    in_words = result_line if _is_on_screen(out) else None
+    with PredictionWriter(out, with_ranges=coverage is not None, request=request, in_words=in_words) as writer:
         _write_rows(writer, grader, chosen)
     _report(writer, out)
     # A launcher takes any other exit code for a crash and stops the other processes; `merge` reports ungraded rows.
@@ -115,13 +120,17 @@ def _shard(shard: str | None, csv: Path | None, *, resume: bool) -> Shard | None
 
 def _write_rows(writer: PredictionWriter, grader: Grader, found: Sequence[PhotographSource]) -> None:
     """Grade the photographs that have no row yet."""
-    rows_on_screen = writer.path is None and sys.stdout.isatty()  # a progress bar would be mixed with them
     if writer.num_kept and not writer.was_finished:
         message(f"resuming after {writer.num_kept} rows")
-    with progress("grading", hidden=rows_on_screen) as on_progress:
+    with progress("grading", hidden=_is_on_screen(writer.path)) as on_progress:  # it would be mixed with the rows
         for done, result in enumerate(grader.grade_all(found[writer.num_kept :]), start=writer.num_kept + 1):
             writer.write(result)
             on_progress(done, len(found))
+
+
+def _is_on_screen(path: Path | None) -> bool:
+    """Whether rows without a file go to a terminal."""
+    return path is None and sys.stdout.isatty()
 
 
 def _report(writer: PredictionWriter, out: Path | None) -> None:

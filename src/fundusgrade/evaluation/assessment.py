@@ -55,12 +55,12 @@ class Subgroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorstError:
-    """A photograph whose predicted grade is far from its label; the probability is that of the predicted grade."""
+    """A photograph whose predicted grade is far from its label, and the probabilities of grades 0-4."""
 
     source: str
     grade: int
     predicted: int
-    probability_of_grade: float
+    probabilities: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,16 +254,16 @@ def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, resamples: Resam
 
 
 def find_worst_errors(test: ScoredPhotographs, limit: int = MAX_WORST_ERRORS) -> tuple[WorstError, ...]:
-    """Wrongly graded photographs, the furthest from their label first; of equals the most confident first."""
+    """Wrongly graded photographs: the furthest from their label first, of equals that of the least probable label."""
     distance = np.abs(test.predicted - test.grades)
-    confidence = test.probabilities[np.arange(len(test)), test.predicted]
-    order = np.lexsort((-confidence, -distance))[:limit]
+    probability_of_label = test.probabilities[np.arange(len(test)), test.grades]
+    order = np.lexsort((probability_of_label, -distance))[:limit]
     return tuple(
         WorstError(
             source=test.sources[i],
             grade=int(test.grades[i]),
             predicted=int(test.predicted[i]),
-            probability_of_grade=float(confidence[i]),
+            probabilities=tuple(test.probabilities[i].tolist()),
         )
         for i in order
         if distance[i] > 0

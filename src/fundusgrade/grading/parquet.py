@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import open_atomically
-from fundusgrade.grading.rows import RANGE_COLUMNS, Cell, WrittenRow, columns_of, json_line
+from fundusgrade.grading.rows import RANGE_COLUMNS, Cell, WrittenRow, json_line
 
 # Rows in memory at a time, whatever the size of the file.
 _GROUP_ROWS = 10_000
-_INTEGERS = ("grade", *RANGE_COLUMNS)
-_TEXTS = ("image", "label", "laterality", "camera", "model", "error")
+_INTEGERS = ("grade", "most_probable", *RANGE_COLUMNS)
+_TEXTS = ("image", "label", "decided_by", "laterality", "camera", "model", "error")
 
 
 def check_parquet() -> None:
@@ -23,10 +23,10 @@ def check_parquet() -> None:
     _pyarrow()
 
 
-def write_parquet(lines: Iterable[bytes], target: Path, *, with_ranges: bool) -> None:
-    """Write rows, given as lines of JSON, to a Parquet file, all or none. Raises StoreError."""
+def write_parquet(lines: Iterable[bytes], target: Path, columns: Sequence[str]) -> None:
+    """Write rows, given as lines of JSON with these columns, to a Parquet file, all or none. Raises StoreError."""
     pyarrow, parquet = _pyarrow()
-    schema = pyarrow.schema([(name, _type_of(name, pyarrow)) for name in columns_of(with_ranges=with_ranges)])
+    schema = pyarrow.schema([(name, _type_of(name, pyarrow)) for name in columns])
     remaining = iter(lines)
     with open_atomically(target) as file, parquet.ParquetWriter(file, schema) as writer:
         while group := [json.loads(line) for line in itertools.islice(remaining, _GROUP_ROWS)]:

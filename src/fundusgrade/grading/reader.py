@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fundusgrade.errors import StoreError
 from fundusgrade.grading import parquet
-from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_header, csv_rows, json_rows, name_in_row, row_format
+from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_rows, json_rows, name_in_row, parse_header, row_format
 from fundusgrade.text import error_text
 
 
@@ -19,15 +19,23 @@ def read_rows(path: Path) -> Iterator[WrittenRow]:
         return
     try:
         with path.open("rb") as file:
-            if chosen is RowFormat.CSV:
-                header = file.readline()
-                if header not in (csv_header(with_ranges=False), csv_header(with_ranges=True)):
-                    raise StoreError(
-                        f"{path} does not begin with the header of predictions; grade again with `fundusgrade predict`"
-                    )
-            yield from csv_rows(file) if chosen is RowFormat.CSV else json_rows(file)
+            if chosen is RowFormat.JSON_LINES:
+                yield from json_rows(file)
+                return
+            columns = parse_header(file.readline())
+            if columns is None:
+                raise StoreError(
+                    f"{path} does not begin with the header of predictions; grade again with `fundusgrade predict`"
+                )
+            yield from csv_rows(file, columns)
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error_text(error)}; check its name and permissions") from error
+
+
+def file_columns(path: Path) -> tuple[str, ...] | None:
+    """The columns of the rows of a finished file; None where it has no rows. Raises StoreError as `read_rows`."""
+    first = next(read_rows(path), None)
+    return None if first is None else first.columns
 
 
 def matching_rows(

@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import write_atomically
-from fundusgrade.grading.reader import matching_rows, read_rows
-from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_rows, json_rows, row_format
+from fundusgrade.grading.reader import file_columns, matching_rows, read_rows
+from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_rows, json_rows, parse_header, row_format
 
 _SUFFIX = ".json"
 _REMEDY = "rerun with the same options and photographs, or start over with --overwrite instead of --resume"
@@ -102,14 +102,26 @@ def check_provenance(path: Path, provenance: RowProvenance) -> None:
         raise StoreError(f"{path} was written with {before}; this run has {now}: {_REMEDY}")
 
 
-def resumable_rows(file: BinaryIO, path: Path, stored_as: RowFormat, request: ResumeRequest) -> list[KeptRow]:
-    """The rows of an interrupted run that are kept, from a file that is read behind its header; none for a new run.
+def check_columns(found: tuple[str, ...], expected: tuple[str, ...], path: Path) -> None:
+    """Raises StoreError where the rows of a file do not have the columns that this run would write."""
+    if found != expected:
+        missing = ", ".join(name for name in expected if name not in found) or "with others than this run writes"
+        raise StoreError(
+            f"{path} was begun by another version of fundusgrade: its rows lack {missing}; finish it with that "
+            "version, or start over with --overwrite instead of --resume"
+        )
 
-    Whole batches are kept, so that the network sees the same batches as without the interruption. Raises StoreError
-    where rows are neither to be resumed nor overwritten, or are not those of this run.
+
+def resumable_rows(
+    file: BinaryIO, path: Path, stored_as: RowFormat, request: ResumeRequest, columns: tuple[str, ...]
+) -> list[KeptRow]:
+    """The rows of an interrupted run with these columns that are kept, from a file at its beginning.
+
+    None for a new run. Whole batches are kept, so that the network sees the same batches as without the interruption.
+    Raises StoreError where rows are neither to be resumed nor overwritten, or are not those of this run.
     """
-    start = file.tell()
-    if next(_rows(file, stored_as), None) is None:
+    first = next(_rows(file, stored_as), None)
+    if first is None:
         return []
     if not request.resume:
         if request.overwrite:
@@ -118,19 +130,25 @@ def resumable_rows(file: BinaryIO, path: Path, stored_as: RowFormat, request: Re
             f"{path} has the rows of an interrupted run; resume it with --resume, or discard it with --overwrite"
         )
     check_provenance(path, request.provenance)
-    file.seek(start)
+    check_columns(first.columns, columns, path)
+    file.seek(0)
     matching = matching_rows(_rows(file, stored_as), request.names, path, stored_as, remedy=_REMEDY)
     rows = [KeptRow.of(row) for row in matching]
     batch_size = request.provenance.batch_size
     return rows if len(rows) == len(request.names) else rows[: len(rows) // batch_size * batch_size]
 
 
-def finished_rows(path: Path, request: ResumeRequest) -> list[KeptRow]:
+def finished_rows(path: Path, request: ResumeRequest, columns: tuple[str, ...]) -> list[KeptRow]:
     """The rows of a finished file. Raises StoreError where they are not all rows that this run would write."""
     check_provenance(path, request.provenance)
+    check_columns(file_columns(path) or columns, columns, path)
     matching = matching_rows(read_rows(path), request.names, path, row_format(path), complete=True, remedy=_REMEDY)
     return [KeptRow.of(row) for row in matching]
 
 
 def _rows(file: BinaryIO, stored_as: RowFormat) -> Iterator[WrittenRow]:
-    return csv_rows(file) if stored_as is RowFormat.CSV else json_rows(file)
+    """The rows of a file at its beginning; none where the header of a CSV file is missing."""
+    if stored_as is not RowFormat.CSV:
+        return json_rows(file)
+    columns = parse_header(file.readline())
+    return iter(()) if columns is None else csv_rows(file, columns)

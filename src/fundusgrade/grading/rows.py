@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,14 +19,16 @@ from fundusgrade.text import printable
 Cell = str | int | float | bool | tuple[str, ...] | None
 """The value of a column: text, grade, probability, boolean, list of reasons, or None."""
 
-COLUMNS = (
-    *("image", "grade", "label", *(f"p{grade}" for grade in range(NUM_GRADES))),
-    *("expected_grade", "referable_probability", "gradable", "quality_reasons"),
-    *("laterality", "camera", "model", "error"),
-)
+_PROBABILITIES = (*(f"p{grade}" for grade in range(NUM_GRADES)), "expected_grade", "referable_probability")
+_OTHERS = ("gradable", "quality_reasons", "laterality", "camera", "model", "error")
+
+COLUMNS = ("image", "grade", "label", "most_probable", *_PROBABILITIES, "decided_by", *_OTHERS)
 
 RANGE_COLUMNS = ("grade_low", "grade_high")
 """Additional columns for predictions with a target coverage."""
+
+NEEDED_COLUMNS = ("image", "grade", "label", *_PROBABILITIES, *_OTHERS)
+"""The columns that a file of predictions has at least; earlier versions wrote no others."""
 
 _DECIMALS = 4
 
@@ -46,9 +48,10 @@ class RowFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenRow:
-    """A row read back: its line, with the line end, and the values that merging and resuming need."""
+    """A row read back: its line, with the line end, its columns, and the values that merging and resuming need."""
 
     line: bytes
+    columns: tuple[str, ...]
     image: str
     model: str
     is_graded: bool
@@ -59,6 +62,7 @@ class WrittenRow:
         """A row of JSON or Parquet by column, and its line of JSON. Raises KeyError where a column is missing."""
         return cls(
             line=line,
+            columns=tuple(row),
             image=row["image"],
             model=row["model"],
             is_graded=row["grade"] is not None,
@@ -89,6 +93,7 @@ def row_of(result: Prediction | Ungraded, *, with_ranges: bool) -> dict[str, Cel
     numbers = {f"p{grade}": probability for grade, probability in enumerate(result.probabilities)}
     numbers |= {"expected_grade": result.expected_grade, "referable_probability": result.referable_probability}
     row |= {"grade": int(result.grade), "label": result.grade.label, "gradable": result.gradable}
+    row |= {"decided_by": result.decided_by, "most_probable": int(result.most_probable)}
     row |= {name: round(float(number), _DECIMALS) for name, number in numbers.items()}
     if with_ranges:
         low, high = result.grade_range or (result.grade, result.grade)
@@ -96,9 +101,15 @@ def row_of(result: Prediction | Ungraded, *, with_ranges: bool) -> dict[str, Cel
     return row
 
 
-def csv_header(*, with_ranges: bool) -> bytes:
+def csv_header(columns: Sequence[str]) -> bytes:
     """The first line of a CSV file."""
-    return (",".join(columns_of(with_ranges=with_ranges)) + "\n").encode()
+    return (",".join(columns) + "\n").encode()
+
+
+def parse_header(line: bytes) -> tuple[str, ...] | None:
+    """The columns that the first line of a CSV file of predictions names; None for any other line."""
+    columns = tuple(line.decode("utf-8", "replace").removesuffix("\n").split(","))
+    return columns if line.endswith(b"\n") and set(NEEDED_COLUMNS) <= set(columns) else None
 
 
 def csv_line(row: Mapping[str, Cell]) -> bytes:
@@ -112,10 +123,10 @@ def json_line(row: Mapping[str, Cell]) -> bytes:
     return (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def csv_rows(file: BinaryIO) -> Iterator[WrittenRow]:
+def csv_rows(file: BinaryIO, columns: tuple[str, ...]) -> Iterator[WrittenRow]:
     """The rows of a CSV file whose header has been read, up to the first that is truncated or not a prediction.
 
-    Raises OSError.
+    `columns` are those that the header names. Raises OSError.
     """
     pending = b""
     for line in file:
@@ -125,9 +136,10 @@ def csv_rows(file: BinaryIO) -> Iterator[WrittenRow]:
             continue
         try:
             [cells] = csv.reader(io.StringIO(pending.decode(), newline=""), strict=True)
-            row = dict(zip(COLUMNS, cells, strict=False))
+            row = dict(zip(columns, cells, strict=True))
             yield WrittenRow(
                 line=pending,
+                columns=columns,
                 image=row["image"],
                 model=row["model"],
                 is_graded=row["grade"] != "",

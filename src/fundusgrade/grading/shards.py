@@ -12,9 +12,9 @@ from typing import TypeVar
 from fundusgrade.errors import StoreError
 from fundusgrade.files import open_atomically
 from fundusgrade.grading import parquet
-from fundusgrade.grading.reader import matching_rows, read_rows
+from fundusgrade.grading.reader import file_columns, matching_rows, read_rows
 from fundusgrade.grading.resume import provenance_text
-from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_header, row_format
+from fundusgrade.grading.rows import COLUMNS, RowFormat, WrittenRow, csv_header, row_format
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def merge_shards(path: Path, names: Sequence[str]) -> int:
             "beside them show; grade all shards with the same model and options"
         )
     rows = [_shard_rows(shard, path, names) for shard in shards]
-    return _write(_interleaved(rows, len(names), path), path, with_ranges=_with_ranges(shards, path))
+    return _write(_interleaved(rows, len(names), path), path, _columns(shards, path))
 
 
 def find_shards(path: Path) -> list[Shard]:
@@ -107,7 +107,7 @@ def _interleaved(shards: Sequence[Iterator[WrittenRow]], num_rows: int, path: Pa
         next(shard, None)  # raises where a shard has more rows than photographs
 
 
-def _write(rows: Iterator[WrittenRow], path: Path, *, with_ranges: bool) -> int:
+def _write(rows: Iterator[WrittenRow], path: Path, columns: tuple[str, ...]) -> int:
     """Write rows in the format of `path`, all or none; returns the number of ungraded photographs."""
     chosen, num_ungraded = row_format(path), 0
 
@@ -118,28 +118,20 @@ def _write(rows: Iterator[WrittenRow], path: Path, *, with_ranges: bool) -> int:
             yield row.line
 
     if chosen is RowFormat.PARQUET:
-        parquet.write_parquet(lines(), path, with_ranges=with_ranges)
+        parquet.write_parquet(lines(), path, columns)
         return num_ungraded
     with open_atomically(path) as file:
-        file.write(csv_header(with_ranges=with_ranges) if chosen is RowFormat.CSV else b"")
+        file.write(csv_header(columns) if chosen is RowFormat.CSV else b"")
         file.writelines(lines())
     return num_ungraded
 
 
-def _with_ranges(shards: Sequence[Shard], path: Path) -> bool:
-    """Whether the rows have ranges of grades. Raises StoreError where only some shards do."""
-    values = {_has_ranges(shard.file(path)) for shard in shards} - {None}
-    if len(values) > 1:
+def _columns(shards: Sequence[Shard], path: Path) -> tuple[str, ...]:
+    """The columns that the rows of all shards have. Raises StoreError where they differ."""
+    columns = {file_columns(shard.file(path)) for shard in shards} - {None}
+    if len(columns) > 1:
         raise StoreError(
-            f"some shards of {path} were graded with --coverage, others without; grade all in the same way"
+            f"the shards of {path} have different columns: some were graded with --coverage, or by another version of "
+            "fundusgrade, others not; grade all in the same way"
         )
-    return True in values
-
-
-def _has_ranges(file: Path) -> bool | None:
-    """Whether a shard's rows have ranges; None where it has no rows."""
-    if row_format(file) is RowFormat.CSV:
-        with file.open("rb") as stream:
-            return stream.readline() == csv_header(with_ranges=True)
-    first = next(read_rows(file), None)
-    return None if first is None else b'"grade_low"' in first.line
+    return columns.pop() or COLUMNS if columns else COLUMNS

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -28,7 +28,7 @@ from fundusgrade.grading.resume import (
     resumable_rows,
     write_provenance,
 )
-from fundusgrade.grading.rows import RowFormat, csv_header, csv_line, json_line, row_format, row_of
+from fundusgrade.grading.rows import RowFormat, columns_of, csv_header, csv_line, json_line, row_format, row_of
 from fundusgrade.text import error_text
 
 PARTIAL = ".partial"
@@ -40,11 +40,19 @@ class PredictionWriter:
     Use it in a `with` block: the file gets its name when the block ends without an exception. Otherwise the partial
     file stays, and a note on the exception names it. After entering a block with a `request` to resume, `num_kept` is
     the number of photographs whose rows are kept from an earlier run. With `with_ranges` each row ends with the lowest
-    and highest grade of its range. Entering raises StoreError where the file cannot be written, is locked by another
-    process, or has rows of an interrupted run that are neither resumed nor overwritten.
+    and highest grade of its range. `in_words` turns results into the lines of standard output, instead of CSV. Entering
+    raises StoreError where the file cannot be written, is locked by another process, or has rows of an interrupted run
+    that are neither resumed nor overwritten.
     """
 
-    def __init__(self, path: Path | None, *, with_ranges: bool = False, request: ResumeRequest | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        with_ranges: bool = False,
+        request: ResumeRequest | None = None,
+        in_words: Callable[[Prediction | Ungraded], str] | None = None,
+    ) -> None:
         self.path = path
         self.num_graded = 0
         self.num_ungraded = 0
@@ -55,7 +63,9 @@ class PredictionWriter:
         self._format = RowFormat.CSV if path is None or streams else row_format(path)
         self._partial = None if path is None or streams else path.with_name(path.name + PARTIAL)
         self._with_ranges = with_ranges
+        self._columns = columns_of(with_ranges=with_ranges)
         self._request = request
+        self._in_words = in_words if path is None else None
         self._stream: BinaryIO | None = None
         self._lock = contextlib.ExitStack()
 
@@ -70,8 +80,8 @@ class PredictionWriter:
             elif self.path is not None:
                 # A device or a pipe is written to directly: renaming a file to its name would replace it.
                 self._stream = self.path.open("wb")
-        if self._format is RowFormat.CSV and not self.num_kept:
-            self._write(csv_header(with_ranges=self._with_ranges))
+        if self._format is RowFormat.CSV and not self.num_kept and self._in_words is None:
+            self._write(csv_header(self._columns))
         return self
 
     @property
@@ -81,11 +91,11 @@ class PredictionWriter:
 
     def write(self, result: Prediction | Ungraded) -> None:
         """Write one row; it is in the file when this returns."""
-        row = row_of(result, with_ranges=self._with_ranges)
-        line = csv_line(row) if self._format is RowFormat.CSV else json_line(row)
+        line = self._line(result)
         self._write(line)
         graded = isinstance(result, Prediction)
-        self._count(KeptRow(num_bytes=len(line), is_graded=graded, is_doubtful=not row["gradable"]))
+        doubtful = isinstance(result, Prediction) and not result.gradable
+        self._count(KeptRow(num_bytes=len(line), is_graded=graded, is_doubtful=doubtful))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -106,7 +116,7 @@ class PredictionWriter:
         self._lock.enter_context(file_lock(path, wait=False))
         try:
             if self._request is not None and self._request.resume and path.is_file() and not partial.is_file():
-                self._keep(finished_rows(path, self._request))
+                self._keep(finished_rows(path, self._request, self._columns))
                 self.was_finished = True
                 self._lock.close()
                 return
@@ -122,18 +132,24 @@ class PredictionWriter:
 
     def _resume(self, file: BinaryIO, partial: Path, request: ResumeRequest) -> int:
         """Keep rows of an earlier run; returns the size of them and the header in bytes."""
-        header = file.readline() if self._format is RowFormat.CSV else b""
-        kept = resumable_rows(file, partial, self._format, request)
+        kept = resumable_rows(file, partial, self._format, request, self._columns)
         if not kept:
             write_provenance(partial, request.provenance)
             return 0
         self._keep(kept)
+        header = csv_header(self._columns) if self._format is RowFormat.CSV else b""
         return len(header) + sum(row.num_bytes for row in kept)
 
     def _keep(self, rows: Sequence[KeptRow]) -> None:
         self.num_kept = len(rows)
         for row in rows:
             self._count(row)
+
+    def _line(self, result: Prediction | Ungraded) -> bytes:
+        if self._in_words is not None:
+            return f"{self._in_words(result)}\n".encode()
+        row = row_of(result, with_ranges=self._with_ranges)
+        return csv_line(row) if self._format is RowFormat.CSV else json_line(row)
 
     def _count(self, row: KeptRow) -> None:
         self.num_graded += row.is_graded
@@ -163,7 +179,7 @@ class PredictionWriter:
             write_provenance(path, self._request.provenance)
         if self._format is RowFormat.PARQUET:
             with self._partial.open("rb") as lines:
-                parquet.write_parquet(lines, path, with_ranges=self._with_ranges)
+                parquet.write_parquet(lines, path, self._columns)
             self._partial.unlink()
         else:
             self._partial.replace(path)

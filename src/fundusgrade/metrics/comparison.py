@@ -33,12 +33,14 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disagreement:
-    """A photograph to which two models give different grades, and its true grade."""
+    """A photograph to which two models give different grades, its true grade, and the expected grades, 0.0 to 4.0."""
 
     source: str
     grade: int
     first: int
     second: int
+    first_expected: float
+    second_expected: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,14 +201,16 @@ def find_disagreements(
 ) -> tuple[Disagreement, ...]:
     """Photographs whose predicted grades differ, the most first; of equals those whose expected grades differ more."""
     apart = np.abs(first.predicted - second.predicted)
-    expected_apart = np.abs(expected_grades(first.probabilities) - expected_grades(second.probabilities))
-    order = np.lexsort((-expected_apart, -apart))[:limit]
+    first_expected, second_expected = expected_grades(first.probabilities), expected_grades(second.probabilities)
+    order = np.lexsort((-np.abs(first_expected - second_expected), -apart))[:limit]
     return tuple(
         Disagreement(
             source=first.sources[i],
             grade=int(first.grades[i]),
             first=int(first.predicted[i]),
             second=int(second.predicted[i]),
+            first_expected=float(first_expected[i]),
+            second_expected=float(second_expected[i]),
         )
         for i in order
         if apart[i] > 0

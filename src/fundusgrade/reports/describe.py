@@ -23,7 +23,7 @@ from fundusgrade.explanation.explainer import Explanation, explain
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import grade_target
 from fundusgrade.files import now
-from fundusgrade.grades import Grade
+from fundusgrade.grades import Grade, Prediction, describe_rule
 from fundusgrade.grading.grader import Grader
 from fundusgrade.photographs.images import encode_jpeg, read_image
 from fundusgrade.photographs.pixels import Image
@@ -35,6 +35,7 @@ from fundusgrade.reports.html.context import (
     ModelDescription,
     ReportContext,
 )
+from fundusgrade.reports.listings import decision_in_words, undecided_in_words
 from fundusgrade.reports.overlay import blend
 from fundusgrade.training.history import METRICS_FILE, read_history
 
@@ -98,7 +99,7 @@ def _describe_model(candidate: Candidate) -> ModelDescription:
     description = candidate.description
     if description is None:
         return ModelDescription(
-            name=candidate.predictions.model, architecture="", training_data="", start="", options=(),
+            name=candidate.predictions.model, architecture="", training_data="", start="", rule="", options=(),
             validation_kappa=None, weights_hash="", leakage=candidate.leakage,
         )  # fmt: skip
     provenance = description.provenance
@@ -107,6 +108,7 @@ def _describe_model(candidate: Candidate) -> ModelDescription:
         architecture=description.network.timm_name or description.network.arch,
         training_data=f"{provenance.data_name} (manifest {provenance.data_hash[:12]})",
         start=provenance.init,
+        rule=describe_rule(description.thresholds),
         options=tuple((name, str(value)) for name, value in provenance.options.items() if value is not None),
         validation_kappa=provenance.metrics.get("validation_kappa"),
         weights_hash=description.weights_sha256,
@@ -141,17 +143,29 @@ def _gallery(
                 graders[fold] = explaining_grader(candidate, fold)
             explanation = _explain(graders[fold], dataset, rows[error.source], error)
             image = dataset.directory / rows[error.source].image
-            items.append(_gallery_item(candidate.predictions.model, error, explanation, image))
+            decision = _decision(error, candidate.predictions.model, graders[fold])
+            items.append(_gallery_item(candidate.predictions.model, error, decision, explanation, image))
     return tuple(items)
 
 
-def _gallery_item(model: str, error: WorstError, explanation: Explanation | None, image: Path) -> GalleryItem:
+def _decision(error: WorstError, model: str, grader: Grader | None) -> str:
+    """What decided the grade; of predictions whose network is not available the rule is not known."""
+    thresholds = None if grader is None else grader.description.thresholds
+    prediction = Prediction(image=error.source, model=model, probabilities=error.probabilities, thresholds=thresholds)
+    is_known = grader is not None and prediction.grade == error.predicted
+    return decision_in_words(prediction) if is_known else undecided_in_words(prediction)
+
+
+def _gallery_item(
+    model: str, error: WorstError, decision: str, explanation: Explanation | None, image: Path
+) -> GalleryItem:
     photograph = read_image(image) if explanation is None else explanation.photograph
     return GalleryItem(
         model=model,
         source=error.source,
         grade=error.grade,
         predicted=error.predicted,
+        decision=decision,
         image=encode_jpeg(_small(photograph)),
         heat_map=None if explanation is None else _gallery_heat_map(explanation),
     )

@@ -67,8 +67,9 @@ def draw_figure(explanations: Explanations, path: Path, masks: Path | None) -> N
 def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
     """Write every heat map as STEM-MODEL-METHOD.npz and return the paths.
 
-    A file holds `heat` (H, W) float32 on the photograph's pixels, and `model`, `method`, `target`, `score`, `gap` (NaN
-    where the method has none) and `unit`. Raises StoreError where a file cannot be written.
+    A file holds `heat` (H, W) float32 on the photograph's pixels, and `model`, `method`, `grade`, `decided_by`,
+    `probabilities` (5,), `target`, `score`, `gap` (NaN where the method has none) and `unit`. Raises StoreError where a
+    file cannot be written.
     """
     written = []
     for explanation in (explanation for row in explanations for explanation in row):
@@ -79,6 +80,9 @@ def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
             heat=explanation.heat,
             model=explanation.prediction.model,
             method=explanation.options.describe(),
+            grade=int(explanation.prediction.grade),
+            decided_by=explanation.prediction.decided_by,
+            probabilities=np.array(explanation.prediction.probabilities),
             target=explanation.target.name,
             score=explanation.heat_map.score,
             gap=np.nan if explanation.heat_map.gap is None else explanation.heat_map.gap,

@@ -14,6 +14,7 @@ from fundusgrade.evaluation.audit import Audit
 from fundusgrade.evaluation.interventions import CONTROL, LESIONS
 from fundusgrade.grades import GRADE_LABELS, NUM_GRADES
 from fundusgrade.plots import BLUE, VERMILION, new_figure, save_figure
+from fundusgrade.reports.listings import probabilities_in_words
 from fundusgrade.reports.overlay import MarkedRegion
 from fundusgrade.reports.panels import Panel, PanelRow, draw_explanation
 from fundusgrade.text import one_line, printable
@@ -71,7 +72,8 @@ def _explanation_panel(explanation: Explanation) -> Panel:
         scores += f" (blurred baseline {heat_map.baseline_score:.1f}, gap {heat_map.gap:.1f})"
     scores = scores.replace("-", "\N{MINUS SIGN}")
     subtitle = (
-        f"Grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}\n"
+        f"Grade {int(grade)} {grade.label}: {prediction.decided_by}\n"
+        f"probabilities: {probabilities_in_words(prediction)}\n"
         f"explained: {explanation.target.name}, {explanation.target.score_name} {scores}; "
         f"{explanation.options.describe()}"
     )

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
-from fundusgrade.grades import Grade, Prediction
+from fundusgrade.grades import Grade, Prediction, Ungraded
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.options import Split
 from fundusgrade.store import StoredDataset, StoredModel
-from fundusgrade.text import printable
+from fundusgrade.text import one_line, printable
 
 _SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
 
@@ -42,14 +42,46 @@ def _quality_summary(rows: Sequence[ManifestRow]) -> str:
     return f"photographs of doubtful quality: {len(flagged)}" + (f" ({named})" if named else "")
 
 
+def result_line(result: Prediction | Ungraded) -> str:
+    """One line for people: that of a prediction, or the reason why a photograph has no grade."""
+    if isinstance(result, Prediction):
+        return prediction_line(result)
+    return one_line(f"{result.image}: not graded: {result.reason} ({result.model})")
+
+
 def prediction_line(prediction: Prediction) -> str:
-    """One line for people: photograph, model, grade, probability."""
+    """One line for people: photograph, grade, what decided it, probability of referable DR, model, quality."""
     grade = prediction.grade
-    return printable(
-        f"{prediction.image}: grade {int(grade)} {grade.label}, p = {prediction.probabilities[grade]:.2f}, "
-        f"referable {prediction.referable_probability:.2f} ({prediction.model})"
-        + ("" if prediction.gradable else f"; doubtful quality: {', '.join(prediction.quality_reasons)}")
+    quality = "" if prediction.gradable else f"; doubtful quality: {', '.join(prediction.quality_reasons)}"
+    return one_line(
+        f"{prediction.image}: grade {int(grade)} {grade.label}: {decision_in_words(prediction)}; "
+        f"referable p = {prediction.referable_probability:.2f} ({prediction.model}){quality}"
     )
+
+
+def decision_in_words(prediction: Prediction) -> str:
+    """What decided the grade, and the most probable grade where thresholds of the expected grade decided.
+
+    "expected grade 2.99, severe from 2.58; most probable moderate, p = 0.47", or "most probable, p = 0.53".
+    """
+    if prediction.thresholds is None:
+        return prediction.decided_by
+    return f"{prediction.decided_by}; {_most_probable_in_words(prediction)}"
+
+
+def undecided_in_words(prediction: Prediction) -> str:
+    """Expected and most probable grade, for a prediction whose rule of decision is not known."""
+    return f"expected grade {prediction.expected_grade:.2f}; {_most_probable_in_words(prediction)}"
+
+
+def _most_probable_in_words(prediction: Prediction) -> str:
+    grade = prediction.most_probable
+    return f"most probable {grade.name_in_sentence}, p = {prediction.probabilities[grade]:.2f}"
+
+
+def probabilities_in_words(prediction: Prediction) -> str:
+    """The probability of each grade: "no DR 0.01, mild 0.03, moderate 0.47, severe 0.29, proliferative 0.20"."""
+    return ", ".join(f"{grade.name_in_sentence} {prediction.probabilities[grade]:.2f}" for grade in Grade)
 
 
 def models_table(models: Sequence[StoredModel], *, default: str) -> Table:

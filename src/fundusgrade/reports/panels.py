@@ -29,6 +29,7 @@ _DPI = 100
 _LONG_SIDE_PX = 1200
 _LONG_SIDE_FLOOR_PX = 600
 _FIGURE_SIDE_PX = 3600
+_LINE_EMS = 1.2
 _SQUARE = "\N{BLACK SQUARE}"
 
 
@@ -56,11 +57,11 @@ def draw_explanation(
     """Write a figure: in each row the photograph (H, W, 3), a column per panel, and the color bar that they share.
 
     White lines surround heat of at least half the scale; `marked` regions are outlined in their colors everywhere.
-    Photographs are shown at 600-1200 px on their long side, smaller in a figure of many rows or columns; a subtitle may
-    have two lines. Raises StoreError where the file cannot be written.
+    Photographs are shown at 600-1200 px on their long side, smaller in a figure of many rows or columns. Raises
+    StoreError where the file cannot be written.
     """
     photograph, rows, marked = _fit(photograph, rows, marked)
-    layout = _Layout.of(photograph, num_columns=1 + max(len(row.panels) for row in rows), num_rows=len(rows))
+    layout = _Layout.of(photograph, rows)
     figure = blank_figure(width_inches=layout.width / _DPI, height_inches=layout.height / _DPI, dpi=_DPI)
     for number, row in enumerate(rows):
         scale_max = row.scale.end(panel.heat for panel in row.panels)
@@ -80,24 +81,38 @@ def draw_explanation(
 class _Layout:
     """The layout of a figure, in pixels from its upper left corner; `em` is the height of ordinary text.
 
-    All are whole numbers, so that a column shows the pixels of its image without resampling.
+    `num_lines` are the lines of the longest subtitle. All are whole numbers, so that a column shows the pixels of its
+    image without resampling.
     """
 
     column_width: int
     column_height: int
     num_columns: int
     num_rows: int
+    num_lines: int
     em: int
 
     @classmethod
-    def of(cls, photograph: Image, num_columns: int, num_rows: int) -> _Layout:
+    def of(cls, photograph: Image, rows: Sequence[PanelRow]) -> _Layout:
+        """The layout of rows of panels beside a photograph of the size that it is shown at."""
         height, width = photograph.shape[:2]
-        em = int(np.clip(width // 32, 16, 30))
-        return cls(column_width=width, column_height=height, num_columns=num_columns, num_rows=num_rows, em=em)
+        return cls(
+            column_width=width,
+            column_height=height,
+            num_columns=1 + max(len(row.panels) for row in rows),
+            num_rows=len(rows),
+            num_lines=max(len(panel.subtitle.splitlines()) for row in rows for panel in row.panels),
+            em=int(np.clip(width // 32, 16, 30)),
+        )
 
     def top(self, row: int) -> int:
-        """Upper edge of the images of a row, below three lines of text."""
-        return (row + 1) * 5 * self.em + row * self.column_height
+        """Upper edge of the images of a row, below the title and the lines of the subtitle."""
+        return (row + 1) * round((2.6 + _LINE_EMS * self.num_lines) * self.em) + row * self.column_height
+
+    def baseline(self, row: int, line: int) -> float:
+        """Baseline of a line of the subtitle, counted from 0; that of the title is line -1."""
+        lines_below = self.num_lines - 1 - line
+        return self.top(row) - (0.55 + _LINE_EMS * lines_below + (0.05 if line < 0 else 0)) * self.em
 
     @property
     def width(self) -> int:
@@ -147,13 +162,13 @@ def _draw_panel(
 ) -> None:
     """An image at a row and a column, with its title and subtitle above."""
     row, column = place
-    left, top = layout.left(column), layout.top(row)
+    left = layout.left(column)
     axes = figure.add_axes(layout.box(row, left, layout.column_width))
     axes.imshow(image, origin="upper", interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-    _draw_text(figure, layout, left, top - 3.0 * layout.em, title, ems=1.25, weight="bold")
+    _draw_text(figure, layout, left, layout.baseline(row, -1), title, ems=1.25, weight="bold")
     for number, line in enumerate(subtitle.splitlines()):
-        _draw_text(figure, layout, left, top - (1.75 - 1.2 * number) * layout.em, line, color="0.3")
+        _draw_text(figure, layout, left, layout.baseline(row, number), line, color="0.3")
 
 
 def _draw_text(

@@ -19,7 +19,7 @@ from fundusgrade.evaluation.assessment import Assessment, assess
 from fundusgrade.evaluation.audit import Audit
 from fundusgrade.evaluation.interventions import InterventionEffect
 from fundusgrade.evaluation.shortcuts import ShortcutProbe
-from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
 from fundusgrade.metrics.predictions import PredictionSet
 from fundusgrade.photographs.images import encode_jpeg
 from fundusgrade.reports.html import section_charts
@@ -126,6 +126,7 @@ def context(**changes: object) -> ReportContext:
     )  # fmt: skip
     model = ModelDescription(
         name="model-0", architecture="resnet50", training_data="eyes", start="random", options=(("epochs", "7"),),
+        rule="the expected grade: mild from 0.52",
         validation_kappa=0.91, weights_hash="cd" * 32, leakage="None of these photographs.",
         curves=(KappaCurve(name="model-0-fold1", kappas=(None, 0.5, 0.9)), KappaCurve(name="fold2", kappas=(0.1, 0.2))),
     )  # fmt: skip
@@ -134,8 +135,13 @@ def context(**changes: object) -> ReportContext:
         title="Grading of eyes", created="2026-11-24", versions=(("fundusgrade", "0.1.0"),), data=data, models=(model,),
         audits=(audit(),), conclusion="The outline tells the grade.",
         gallery=(
-            GalleryItem(model="model-0", source="a.png", grade=4, predicted=0, image=image(), heat_map=heat_map),
-            GalleryItem(model="model-0", source="b.png", grade=3, predicted=0, image=image()),
+            GalleryItem(
+                model="model-0", source="a.png", grade=4, predicted=3, image=image(), heat_map=heat_map,
+                decision="expected grade 2.99, severe from 2.58; most probable moderate, p = 0.47",
+            ),
+            GalleryItem(
+                model="model-0", source="b.png", grade=3, predicted=0, image=image(), decision="most probable, p = 0.8",
+            ),
         ),
         commands=("fundusgrade evaluate --report report.html",),
     )  # fmt: skip
@@ -207,6 +213,17 @@ def test_what_was_measured_stands_in_it(found: Assessment, page: Page) -> None:
         assert all(str(cell) in text for row in model.evaluation.confusion_matrix for cell in row)
     assert "Learning curve" in text and "model-0-fold1" in text
     assert "The outline tells the grade." in text and "0.630" in text
+    assert page.facts["grade decided by"] == "the expected grade: mild from 0.52"
+    assert (
+        "Graders: 4 Proliferative. Model: 3 Severe (expected grade 2.99, severe from 2.58; most probable moderate, "
+        "p = 0.47)." in text
+    )
+    for of in found.comparisons[0].disagreements:
+        cells = [f"{of.grade} {GRADE_LABELS[of.grade]}"] + [
+            f"{grade} {GRADE_LABELS[grade]}, {number(expected, 2)}"
+            for grade, expected in ((of.first, of.first_expected), (of.second, of.second_expected))
+        ]
+        assert [of.source, *cells] in page.rows
     assert text.count(RESEARCH_USE) == 1
 
 

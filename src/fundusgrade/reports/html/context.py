@@ -40,14 +40,16 @@ class KappaCurve:
 class ModelDescription:
     """A model; "" stands for what is not known.
 
-    `start` names its initial weights; `leakage` is a sentence on the scored photographs that it was trained or selected
-    on. `curves` are those of its network, or of the networks of all folds; empty where they were not kept.
+    `start` names its initial weights, `rule` what decides the grade; `leakage` is a sentence on the scored photographs
+    that it was trained or selected on. `curves` are those of its network, or of the networks of all folds; empty where
+    they were not kept.
     """
 
     name: str
     architecture: str
     training_data: str
     start: str
+    rule: str
     options: tuple[tuple[str, str], ...]
     validation_kappa: float | None
     weights_hash: str
@@ -66,12 +68,16 @@ class GalleryHeatMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryItem:
-    """A photograph that a model graded wrongly, as JPEG or PNG; its heat map is None where there is none."""
+    """A photograph that a model graded wrongly, as JPEG or PNG; its heat map is None where there is none.
+
+    `decision` says what decided the predicted grade, and which grade was most probable.
+    """
 
     model: str
     source: str
     grade: int
     predicted: int
+    decision: str
     image: bytes
     heat_map: GalleryHeatMap | None = None
 
