@@ -11,6 +11,7 @@ import pytest
 from fundusgrade import store
 from fundusgrade.data.concatenation import concatenate_datasets, open_dataset
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
+from fundusgrade.data.fingerprints import FINGERPRINT_BYTES
 from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.errors import DatasetError, StoreError
@@ -63,7 +64,7 @@ def test_patients_of_different_data_sets_are_different_people() -> None:
     assert [row.group for row in concatenated.rows] == [0, 0, 1, 1]
 
 
-FAR, NEAR = "00" * 32, "0f" * 3 + "00" * 29
+FAR, NEAR = "00" * FINGERPRINT_BYTES, "0f" * 3 + "00" * (FINGERPRINT_BYTES - 3)
 
 
 @pytest.mark.parametrize("is_same_file", [True, False], ids=["the same file", "a copy of it"])

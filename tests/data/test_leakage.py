@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from fundusgrade.data.concatenation import concatenate_datasets
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
-from fundusgrade.data.duplicates import MAX_DIFFERENT_BITS
+from fundusgrade.data.descriptors import centered, descriptor_path, read_descriptor, write_descriptor
+from fundusgrade.data.duplicates import MIN_CORRELATION
+from fundusgrade.data.fingerprints import FINGERPRINT_BITS, FINGERPRINT_BYTES, fingerprint
 from fundusgrade.data.label_files import LabelColumns
 from fundusgrade.data.labels import find_samples
 from fundusgrade.data.leakage import Overlap, TrainingFingerprints, collect_fingerprints, find_overlap
@@ -25,6 +29,8 @@ from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.models_for_tests import drawn_photograph
 
 RECIPE = PreprocessRecipe(method=Method.NATURAL, size_px=32)
+# So many bits may differ where no descriptor is stored.
+MAX_DIFFERENT_BITS = math.floor(FINGERPRINT_BITS * math.acos(MIN_CORRELATION) / math.pi)
 NOTHING = Overlap(files=(), copies=(), patients=())
 
 
@@ -123,19 +129,34 @@ def test_a_patient_of_concatenated_data_sets_is_that_of_its_own_data_set(
         assert find_overlap(known, replace(trained, name=name), rows).patients == found
 
 
+def test_a_copy_that_was_cut_and_moved_is_found_by_registration(trained: PreparedDataset, tmp_path: Path) -> None:
+    """Its fingerprint alone does not tell: the copy's descriptor is registered with the training fingerprint."""
+    row = next(row for row in trained.graded_rows() if row.source == "eye2.png")
+    original = read_descriptor(descriptor_path(trained.directory / row.image))
+    assert original is not None
+    matrix = np.array([[1.02, 0, 0], [0, 1, 0.8]])
+    moved = cv2.warpAffine(centered(original), matrix, original.shape, flags=cv2.INTER_CUBIC)
+    descriptor = np.clip(np.rint(moved), -127, 127).astype(np.int8)
+    write_descriptor(tmp_path / "moved.npy", descriptor)
+    copy = replace(memory_row("moved"), fingerprint=fingerprint(descriptor), image="moved.png")
+    elsewhere = replace(trained, directory=tmp_path)
+    assert find_overlap(fingerprints_of(trained), elsewhere, [copy]).copies == ("moved",)
+    assert find_overlap(fingerprints_of(trained), elsewhere, [replace(copy, image="")]).copies == ()
+
+
 # Fingerprints
 
 
-def memory_row(source: str, fingerprint: int | None = None) -> ManifestRow:
+def memory_row(source: str, bits: int | None = None) -> ManifestRow:
     return ManifestRow(
         image="", source=source, grade=None, split=None, fold=None, group=0, patient=None, eye=None, site=None,
         error=None, conflict=False, sha256=hashlib.sha256(source.encode()).hexdigest(),
-        fingerprint=None if fingerprint is None else f"{fingerprint:064x}",
+        fingerprint=None if bits is None else f"{bits:0{2 * FINGERPRINT_BYTES}x}",
     )  # fmt: skip
 
 
 def random_bits(seed: int) -> int:
-    return int.from_bytes(np.random.default_rng(seed).bytes(32))
+    return int.from_bytes(np.random.default_rng(seed).bytes(FINGERPRINT_BYTES))
 
 
 def test_a_fingerprint_may_differ_in_as_many_bits_as_a_copy_may(trained: PreparedDataset) -> None:
@@ -150,7 +171,7 @@ def test_what_has_no_fingerprint_is_no_copy_of_a_dark_image(trained: PreparedDat
     assert find_overlap(known, trained, [memory_row("unknown"), memory_row("dark", 1)]).copies == ("dark",)
 
 
-def test_copies_are_found_across_the_blocks_that_are_compared_at_once(trained: PreparedDataset) -> None:
+def test_copies_are_found_among_many_photographs(trained: PreparedDataset) -> None:
     known = collect_fingerprints(trained, [memory_row("trained", random_bits(5))])
     rows = [memory_row(str(seed), random_bits(seed)) for seed in range(10, 2100)]
     rows[3], rows[-1] = memory_row("first", random_bits(5)), memory_row("last", random_bits(5))
@@ -171,7 +192,7 @@ def test_fingerprints_are_few_bytes_that_name_neither_file_nor_patient_and_have_
     rows = trained.graded_rows()
     fingerprints = collect_fingerprints(trained, rows)
     reversed_order = collect_fingerprints(trained, [*rows[::-1], rows[0]])
-    assert shapes(fingerprints) == ((5, 8), (5, 32), (1, 8))
+    assert shapes(fingerprints) == ((5, 8), (5, 128), (1, 8))
     for name in ("files", "fingerprints", "patients"):
         assert getattr(fingerprints, name).dtype == np.uint8
         assert np.array_equal(getattr(fingerprints, name), getattr(reversed_order, name))
@@ -181,7 +202,7 @@ def test_fingerprints_are_few_bytes_that_name_neither_file_nor_patient_and_have_
 
 def test_a_model_without_fingerprints_is_unknown_and_one_with_them_is_known(trained: PreparedDataset) -> None:
     unknown = collect_fingerprints(trained, [])
-    assert shapes(unknown) == ((0, 8), (0, 32), (0, 8))
+    assert shapes(unknown) == ((0, 8), (0, 128), (0, 8))
     assert not unknown.is_known and fingerprints_of(trained).is_known
     assert find_overlap(unknown, trained, trained.graded_rows()) == NOTHING
     assert find_overlap(fingerprints_of(trained), trained, []) == NOTHING
@@ -191,5 +212,5 @@ def test_only_the_photographs_given_are_found_again(trained: PreparedDataset) ->
     again = load_dataset(trained.directory)
     rows = again.graded_rows()
     fingerprints = collect_fingerprints(again, rows[1:3])
-    assert shapes(fingerprints) == ((2, 8), (2, 32), (0, 8))
+    assert shapes(fingerprints) == ((2, 8), (2, 128), (0, 8))
     assert find_overlap(fingerprints, trained, rows) == Overlap(files=("eye1.png", "eye2.png"), copies=(), patients=())

@@ -2,155 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-
-import cv2
 import numpy as np
 import pytest
 
-from fundusgrade.data.duplicates import (
-    FINGERPRINT_BITS,
-    MAX_DIFFERENT_BITS,
-    Grouping,
-    Identity,
-    fingerprint,
-    group_photographs,
-)
-from fundusgrade.data.prepare_images import FINGERPRINT_RECIPE
 from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, split_groups
 from fundusgrade.grades import NUM_GRADES, Grade
 from fundusgrade.options import NUM_FOLDS
-from fundusgrade.photographs.pixels import Image
-from tests import drawn_eyes
-from tests.drawn_eyes import preprocess_photograph
 
 FRACTIONS = tuple(SPLIT_FRACTIONS.values())
 FOLDS = (1 / NUM_FOLDS,) * NUM_FOLDS
 APTOS_COUNTS = (1805, 370, 999, 193, 295)
-
-
-def identity(sha256: str, bits: int | None = None, patient: str | None = None) -> Identity:
-    """`bits` is the fingerprint as a number; None where the photograph could not be prepared."""
-    return Identity(
-        sha256=sha256, fingerprint=None if bits is None else f"{bits:0{FINGERPRINT_BITS // 4}x}", patient=patient
-    )
-
-
-def random_bits(seed: int) -> int:
-    return int.from_bytes(np.random.default_rng(seed).bytes(FINGERPRINT_BITS // 8))
-
-
-def flipped(bits: int, count: int) -> int:
-    """The number with this many bits turned."""
-    return bits ^ ((1 << count) - 1)
-
-
-def fingerprint_of(photograph: Image) -> str:
-    prepared = preprocess_photograph(photograph, FINGERPRINT_RECIPE)
-    return fingerprint(prepared.image, prepared.mask)
-
-
-def different_bits(first: str, second: str) -> int:
-    return (int(first, 16) ^ int(second, 16)).bit_count()
-
-
-def recompressed(photograph: Image, scale: float, quality: int) -> Image:
-    small = cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
-
-
-# Fingerprints
-
-
-@pytest.mark.parametrize(("scale", "quality"), [(1.0, 75), (0.8, 90)])
-def test_a_recompressed_and_reduced_copy_is_recognized(scale: float, quality: int) -> None:
-    for eye in (drawn_eyes.plain_retina(160, seed=1), drawn_eyes.healthy_eye(160)):
-        copy = recompressed(eye.photograph, scale, quality)
-        assert different_bits(fingerprint_of(eye.photograph), fingerprint_of(copy)) <= MAX_DIFFERENT_BITS
-
-
-def test_different_eyes_are_far_apart() -> None:
-    eyes = [drawn_eyes.plain_retina(128, seed) for seed in range(5)] + [drawn_eyes.healthy_eye(128)]
-    prints = [fingerprint_of(eye.photograph) for eye in eyes]
-    assert min(itertools.starmap(different_bits, itertools.combinations(prints, 2))) > 1.2 * MAX_DIFFERENT_BITS
-
-
-def test_cells_outside_the_field_of_view_have_no_influence() -> None:
-    """Light or dark on the whole, the corners' bits are the same: else one sign would turn all of them at once."""
-    y, x = np.mgrid[:96, :96] - 47.5
-    mask = np.hypot(x, y) <= 48
-    spot = np.hypot(x - 10, y) < 12
-    for inside, outside in ((60, 128), (200, 128), (60, 0), (200, 255)):
-        image = np.where(spot, inside, 128).astype(np.uint8)
-        image = np.where(mask, image, outside).astype(np.uint8)
-        bits = np.unpackbits(np.frombuffer(bytes.fromhex(fingerprint(np.dstack([image] * 3), mask)), np.uint8))
-        corners = bits.reshape(16, 16)[[0, 0, 1, 15, 15], [0, 1, 0, 0, 15]]
-        assert not corners.any()
-
-
-def test_a_fingerprint_is_256_bits() -> None:
-    assert len(fingerprint_of(drawn_eyes.plain_retina(96).photograph)) * 4 == FINGERPRINT_BITS
-
-
-# Groups
-
-
-def test_equal_files_near_copies_and_patients_are_grouped() -> None:
-    first, second, third = (random_bits(seed) for seed in range(3))
-    grouping = group_photographs(
-        [
-            identity("a", first),
-            identity("b", second, patient="P"),
-            identity("a", first),
-            identity("c", flipped(second, MAX_DIFFERENT_BITS)),
-            identity("d", third, patient="P"),
-            identity("e", flipped(first, MAX_DIFFERENT_BITS + 1)),
-        ]
-    )
-    assert grouping.groups == (0, 1, 0, 1, 1, 2)
-    assert grouping.copies == (0, 1, 0, 1, 2, 3)
-    assert (grouping.num_exact_groups, grouping.num_exact_photographs) == (1, 2)
-    assert (grouping.num_copy_groups, grouping.num_copy_photographs) == (2, 4)
-
-
-def test_groups_are_transitive() -> None:
-    """A copy of a near copy of a patient's photograph belongs to that patient's other photographs."""
-    bits = random_bits(0)
-    chain = [
-        identity("a", bits),
-        identity("b", flipped(bits, MAX_DIFFERENT_BITS)),
-        identity("c", flipped(bits, 2 * MAX_DIFFERENT_BITS), patient="P"),
-        identity("d", random_bits(1), patient="P"),
-        identity("d", None, patient="Q"),
-        identity("e", random_bits(2), patient="Q"),
-        identity("f", random_bits(3)),
-    ]
-    for order in (range(7), reversed(range(7)), (3, 0, 5, 6, 2, 4, 1)):
-        indices = list(order)
-        groups = group_photographs([chain[i] for i in indices]).groups
-        assert groups[indices.index(6)] not in [group for i, group in zip(indices, groups, strict=True) if i != 6]
-        assert len(set(groups)) == 2
-
-
-def test_unknown_fingerprints_and_patients_group_nothing() -> None:
-    grouping = group_photographs([identity("a"), identity("b"), identity("c", random_bits(0)), identity("d")])
-    assert grouping.groups == (0, 1, 2, 3)
-    assert grouping.num_copy_groups == grouping.num_exact_groups == 0
-
-
-def test_no_photographs_have_no_groups() -> None:
-    assert group_photographs([]) == Grouping(
-        groups=(), copies=(), num_exact_groups=0, num_exact_photographs=0, num_copy_groups=0, num_copy_photographs=0
-    )
-
-
-def test_copies_are_found_across_the_blocks_that_are_compared_at_once() -> None:
-    identities = [identity(str(i), random_bits(i)) for i in range(1500)]
-    identities += [identity("copy of 3", flipped(random_bits(3), 5)), identity("copy of 1499", random_bits(1499))]
-    grouping = group_photographs(identities)
-    assert grouping.groups[1500:] == (3, 1499)
-    assert grouping.num_copy_groups == 2
 
 
 # Splits

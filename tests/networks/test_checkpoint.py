@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from fundusgrade import files, store
+from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import CheckpointError
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import (
@@ -95,6 +96,21 @@ def test_a_network_that_computes_tables_of_its_own_comes_back(tmp_path: Path) ->
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(loaded(images), network(images))
+
+
+def test_fingerprints_come_back_and_perceptual_ones_of_version_0_1_0_count_as_unknown(tmp_path: Path) -> None:
+    path, rng = tmp_path / "model.safetensors", np.random.default_rng(0)
+    network = saved(path)
+    for width, expected in ((128, 3), (32, 0)):
+        tables = {
+            name: rng.integers(0, 256, (3, num_bytes), np.uint8)
+            for name, num_bytes in (("files", 8), ("fingerprints", width), ("patients", 8))
+        }
+        save_checkpoint(path, network, describe(network), fingerprints=TrainingFingerprints(**tables))
+        found = load_checkpoint(path).fingerprints
+        np.testing.assert_array_equal(found.files, tables["files"])
+        assert found.fingerprints.shape == (expected, 128) and found.is_known
+        np.testing.assert_array_equal(found.fingerprints.ravel(), tables["fingerprints"][:expected].ravel())
 
 
 def test_a_network_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

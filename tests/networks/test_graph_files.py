@@ -102,7 +102,7 @@ def test_thresholds_conformity_scores_and_fingerprints_are_in_the_files(tmp_path
     fingerprints = TrainingFingerprints(
         **{
             name: rng.integers(0, 256, (num, width), np.uint8)
-            for name, num, width in (("files", 5, 8), ("fingerprints", 4, 32), ("patients", 0, 8))
+            for name, num, width in (("files", 5, 8), ("fingerprints", 4, 128), ("patients", 0, 8))
         }
     )
     path = tmp_path / "own.safetensors"

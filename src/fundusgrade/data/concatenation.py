@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
+from fundusgrade.data.descriptors import descriptor_path
 from fundusgrade.data.duplicates import Grouping, Identity, group_photographs
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError
@@ -74,7 +75,10 @@ def _group_across(rows: Sequence[ManifestRow]) -> Grouping:
     return group_photographs(
         [
             Identity(
-                sha256=row.sha256 or f"missing {i}", fingerprint=row.fingerprint, patient=f"{row.origin} {row.group}"
+                sha256=row.sha256 or f"missing {i}",
+                fingerprint=row.fingerprint,
+                descriptor=descriptor_path(Path(row.image)) if row.image else None,
+                patient=f"{row.origin} {row.group}",
             )
             for i, row in enumerate(rows)
         ]

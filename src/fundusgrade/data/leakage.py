@@ -1,7 +1,8 @@
 """Leakage between data sets: fingerprints of a model's training photographs, and which photographs they match.
 
-A fingerprint is part of a hash, or a perceptual hash of 256 bits; neither allows an image to be reconstructed. They are
-stored in the checkpoint. A patient's fingerprint also depends on the data set's name, because other data sets give
+They are stored in the checkpoint: parts of hashes of files and patients, which tell nothing to one who has neither the
+file nor the patient's identifier, and perceptual fingerprints, from which a coarse sketch of the vessels can be
+estimated, but no photograph. A patient's fingerprint also depends on the data set's name, because other data sets give
 numbers such as "17" to other people.
 """
 
@@ -15,12 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.duplicates import FINGERPRINT_BITS, near_blocks
+from fundusgrade.data.descriptors import descriptor_path, read_descriptor
+from fundusgrade.data.duplicates import MIN_CORRELATION
+from fundusgrade.data.fingerprints import (
+    FINGERPRINT_BYTES,
+    find_candidates,
+    fingerprint_table,
+    registered_estimate,
+)
 from fundusgrade.data.manifest import ManifestRow
 
 HASH_BYTES = 8
 """Bytes kept of the hash of a file or a patient."""
-_FINGERPRINT_BYTES = FINGERPRINT_BITS // 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,7 +37,7 @@ class TrainingFingerprints:
     files: NDArray[np.uint8]
     """First bytes of each file's hash, (N, 8)."""
     fingerprints: NDArray[np.uint8]
-    """Perceptual fingerprint of each image, (M, 32)."""
+    """Perceptual fingerprint of each photograph, (M, 128)."""
     patients: NDArray[np.uint8]
     """First bytes of the hash of each patient's data set and identifier, (P, 8)."""
 
@@ -62,7 +69,7 @@ def collect_fingerprints(dataset: PreparedDataset, rows: Sequence[ManifestRow]) 
     patients = {(_origin(dataset, row), row.patient) for row in rows if row.patient is not None}
     return TrainingFingerprints(
         files=_table({_file_hash(row) for row in rows}, HASH_BYTES),
-        fingerprints=_table({row.fingerprint for row in rows if row.fingerprint}, _FINGERPRINT_BYTES),
+        fingerprints=_table({row.fingerprint for row in rows if row.fingerprint}, FINGERPRINT_BYTES),
         patients=_table({_patient_hash(data_name, patient) for data_name, patient in patients}, HASH_BYTES),
     )
 
@@ -72,7 +79,7 @@ def find_overlap(fingerprints: TrainingFingerprints, dataset: PreparedDataset, r
     files = {row.tobytes().hex() for row in fingerprints.files}
     patients = {row.tobytes().hex() for row in fingerprints.patients}
     is_file = [_file_hash(row) in files for row in rows]
-    is_copy = _is_copy(fingerprints.fingerprints, [row.fingerprint for row in rows])
+    is_copy = _is_copy(fingerprints.fingerprints, dataset, rows)
     is_patient = [
         row.patient is not None and _patient_hash(_origin(dataset, row), row.patient) in patients for row in rows
     ]
@@ -105,11 +112,22 @@ def _table(values: Iterable[str], num_bytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(whole, np.uint8).reshape(-1, num_bytes)
 
 
-def _is_copy(training: NDArray[np.uint8], fingerprints: Sequence[str | None]) -> list[bool]:
-    """Whether each fingerprint differs in few bits from one of the training photographs', (M, 32)."""
-    if not len(training):
-        return [False] * len(fingerprints)
-    filled = [fingerprint or "00" * _FINGERPRINT_BYTES for fingerprint in fingerprints]
-    table = np.frombuffer(bytes.fromhex("".join(filled)), np.uint8).reshape(-1, _FINGERPRINT_BYTES)
-    is_near = [bool(row.any()) for _, block in near_blocks(table, training) for row in block]
-    return [near and fingerprint is not None for near, fingerprint in zip(is_near, fingerprints, strict=True)]
+def _is_copy(training: NDArray[np.uint8], dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> list[bool]:
+    """Whether each photograph, once registered, correlates with a training photograph, by fingerprints (M, 128)."""
+    known = [index for index, row in enumerate(rows) if row.fingerprint is not None]
+    if not len(training) or not known:
+        return [False] * len(rows)
+    table = np.concatenate([training, fingerprint_table([rows[index].fingerprint or "" for index in known])])
+    is_copy = [False] * len(rows)
+    for first, second, estimate in find_candidates(table):
+        if first < len(training) <= second and not is_copy[index := known[second - len(training)]]:
+            is_copy[index] = _correlation(training[first], dataset, rows[index], estimate) >= MIN_CORRELATION
+    return is_copy
+
+
+def _correlation(training: NDArray[np.uint8], dataset: PreparedDataset, row: ManifestRow, estimate: float) -> float:
+    """The estimated correlation with a training photograph, registered where the estimate before is too low."""
+    if estimate >= MIN_CORRELATION or not row.image:
+        return estimate
+    descriptor = read_descriptor(descriptor_path(dataset.directory / row.image))
+    return estimate if descriptor is None else registered_estimate(descriptor, training)

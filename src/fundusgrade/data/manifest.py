@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fundusgrade.data.fingerprints import is_fingerprint
 from fundusgrade.files import hash_text, write_atomically
 from fundusgrade.grades import Grade
 from fundusgrade.photographs.quality import Quality
@@ -40,7 +41,7 @@ class ManifestRow:
     sha256: str
     """Hash of the photograph's file, in hexadecimal; empty where the file could not be read."""
     fingerprint: str | None
-    """Perceptual fingerprint of the image, in hexadecimal."""
+    """Perceptual fingerprint, in hexadecimal; None where there is none, or one of an earlier version."""
     quality: Quality | None = None
     origin: str | None = None
     """Name of the data set that the row comes from, where several are concatenated."""
@@ -104,6 +105,6 @@ def _row_from_cells(cells: dict[str, str]) -> ManifestRow:
         error=cells["error"] or None,
         conflict=cells["conflict"] == "1",
         sha256=cells["sha256"],
-        fingerprint=cells["fingerprint"] or None,
+        fingerprint=cells["fingerprint"] if is_fingerprint(cells["fingerprint"]) else None,
         quality=Quality(**{name: float(cells[name]) for name in _QUALITY_COLUMNS}) if cells["gradable"] else None,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from fundusgrade import __version__, store
 from fundusgrade.data.contact_sheet import CONTACT_SHEET_FILE, Section, draw_contact_sheet
 from fundusgrade.data.dataset import FORMAT_VERSION, PreparedDataset
+from fundusgrade.data.descriptors import descriptor_path
 from fundusgrade.data.duplicates import Grouping, Identity, group_photographs
 from fundusgrade.data.manifest import ManifestRow, write_manifest
 from fundusgrade.data.prepare_images import Record, prepare_photographs
@@ -66,7 +67,7 @@ def _finish(
     directory: Path, raw: RawDataset, records: Sequence[Record], recipe: PreprocessRecipe, seed: int
 ) -> PreparedDataset:
     samples = {sample.source: sample for sample in raw.samples}
-    rows, grouping = _manifest_rows([samples[record.source] for record in records], records, seed)
+    rows, grouping = _manifest_rows(directory, [samples[record.source] for record in records], records, seed)
     manifest = write_manifest(directory, rows)
     prepared = PreparedDataset(
         directory=directory,
@@ -83,10 +84,15 @@ def _finish(
 
 
 def _manifest_rows(
-    samples: Sequence[Sample], records: Sequence[Record], seed: int
+    directory: Path, samples: Sequence[Sample], records: Sequence[Record], seed: int
 ) -> tuple[tuple[ManifestRow, ...], Grouping]:
     identities = [
-        Identity(sha256=record.sha256 or f"missing {i}", fingerprint=record.fingerprint, patient=sample.patient)
+        Identity(
+            sha256=record.sha256 or f"missing {i}",
+            fingerprint=record.fingerprint,
+            descriptor=descriptor_path(directory / record.image) if record.image else None,
+            patient=sample.patient,
+        )
         for i, (sample, record) in enumerate(zip(samples, records, strict=True))
     ]
     grouping = group_photographs(identities)

@@ -22,7 +22,14 @@ from typing import TextIO
 
 import cv2
 
-from fundusgrade.data.duplicates import fingerprint
+from fundusgrade.data.descriptors import (
+    DESCRIPTOR_RECIPE,
+    Descriptor,
+    describe_detail,
+    descriptor_path,
+    write_descriptor,
+)
+from fundusgrade.data.fingerprints import fingerprint, is_fingerprint
 from fundusgrade.data.samples import Sample
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
 from fundusgrade.files import HOME_VARIABLE, hash_file, make_folder
@@ -30,13 +37,11 @@ from fundusgrade.photographs.images import write_image
 from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph
 from fundusgrade.photographs.preprocess import preprocess
 from fundusgrade.photographs.quality import Quality
-from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
+from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.text import error_text
 
 RECORDS_FILE = "records.jsonl"
 IMAGES_FOLDER = "pictures"
-# One for all data sets, so that duplicates and splits do not depend on the recipe of the images.
-FINGERPRINT_RECIPE = PreprocessRecipe(method=Method.BEN_GRAHAM, outline=Outline.DISC, size_px=224)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,7 @@ class Record:
     image: str
     """Path of the image, below the data set's folder; empty where there is none."""
     fingerprint: str | None
-    """Perceptual fingerprint of the image, in hexadecimal."""
+    """Perceptual fingerprint, in hexadecimal; the descriptor that it is made from is stored beside the image."""
     error: str | None
     """Why there is no image."""
     quality: Quality | None
@@ -180,9 +185,11 @@ def _is_current(task: _Task, record: Record) -> bool:
     """Whether recipe, image and the photograph's content are unchanged; failures are retried."""
     if record.error is not None or record.recipe != task.recipe.key or record.image != task.image:
         return False
-    path = task.sample.path
+    path, image = task.sample.path, task.directory / task.image
+    if record.fingerprint is not None and not (is_fingerprint(record.fingerprint) and descriptor_path(image).is_file()):
+        return False  # of an earlier version, or not whole
     try:
-        return path is not None and (task.directory / task.image).is_file() and hash_file(path) == record.sha256
+        return path is not None and image.is_file() and hash_file(path) == record.sha256
     except OSError:
         return False
 
@@ -232,24 +239,26 @@ def prepare_photograph(task: _Task) -> Record:
         return _failed(task, str(error), sha256)
     except OSError as error:
         return _failed(task, f"cannot be read: {error_text(error)}", sha256)
-    make_folder((task.directory / task.image).parent)
-    write_image(task.directory / task.image, loaded.preprocessed.image)
+    image_path = task.directory / task.image
+    make_folder(image_path.parent)
+    write_image(image_path, loaded.preprocessed.image)
+    descriptor = _descriptor(loaded)
+    if descriptor is not None:
+        write_descriptor(descriptor_path(image_path), descriptor)
     return Record(
         source=task.sample.source,
         recipe=task.recipe.key,
         sha256=sha256,
         image=task.image,
-        fingerprint=_fingerprint(loaded, task.recipe),
+        fingerprint=None if descriptor is None else fingerprint(descriptor),
         error=None,
         quality=loaded.quality,
     )
 
 
-def _fingerprint(loaded: LoadedPhotograph, recipe: PreprocessRecipe) -> str:
-    preprocessed = loaded.preprocessed
-    if recipe != FINGERPRINT_RECIPE:
-        preprocessed = preprocess(loaded.photograph, preprocessed.field_of_view, FINGERPRINT_RECIPE)
-    return fingerprint(preprocessed.image, preprocessed.mask)
+def _descriptor(loaded: LoadedPhotograph) -> Descriptor | None:
+    disc = preprocess(loaded.photograph, loaded.preprocessed.field_of_view, DESCRIPTOR_RECIPE)
+    return describe_detail(disc.image, disc.mask)
 
 
 def _failed(task: _Task, reason: str, sha256: str = "") -> Record:

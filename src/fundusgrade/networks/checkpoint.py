@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fundusgrade import store
-from fundusgrade.data.duplicates import FINGERPRINT_BITS
+from fundusgrade.data.fingerprints import FINGERPRINT_BYTES
 from fundusgrade.data.leakage import HASH_BYTES, TrainingFingerprints
 from fundusgrade.errors import CheckpointError, WeightsUnavailableError
 from fundusgrade.files import hash_text, write_atomically
@@ -30,10 +30,11 @@ from fundusgrade.networks.network import GradingNetwork, NetworkSpec
 METADATA_KEY = "fundusgrade"
 # SHA-256 of the description: one wrong digit of a mean would change grades without a trace. Early files lack it.
 HASH_KEY = "fundusgrade_sha256"
-FINGERPRINT_BYTES = {"files": HASH_BYTES, "fingerprints": FINGERPRINT_BITS // 8, "patients": HASH_BYTES}
+FINGERPRINT_TABLES = {"files": HASH_BYTES, "fingerprints": FINGERPRINT_BYTES, "patients": HASH_BYTES}
 """The tables of TrainingFingerprints, and the length of a row of each in bytes."""
 # Tensors that are those tables, not weights, start so: a name of the file format, which shipped models use.
 _FINGERPRINT_PREFIX = "seen."
+_EARLIER_FINGERPRINT_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ def save_checkpoint(
     `half` stores float16, half as large. Raises StoreError where the files cannot be written.
     """
     state = {name: _to_stored(tensor, half=half) for name, tensor in network.state_dict().items()}
-    for name in FINGERPRINT_BYTES if fingerprints is not None else ():
+    for name in FINGERPRINT_TABLES if fingerprints is not None else ():
         state[_FINGERPRINT_PREFIX + name] = torch.from_numpy(getattr(fingerprints, name).copy())
     description = replace(description, weights_sha256=hash_tensors(state))
     text = description.to_json()
@@ -136,8 +137,11 @@ def _check_shapes(network: GradingNetwork, state: Mapping[str, Tensor]) -> None:
 def _pop_fingerprints(state: dict[str, Tensor], path: Path) -> TrainingFingerprints:
     """The training fingerprints, taken out of the tensors; the first files have none."""
     tables = {}
-    for name, num_bytes in FINGERPRINT_BYTES.items():
-        table = state.pop(_FINGERPRINT_PREFIX + name, torch.zeros((0, num_bytes), dtype=torch.uint8))
+    for name, num_bytes in FINGERPRINT_TABLES.items():
+        nothing = torch.zeros((0, num_bytes), dtype=torch.uint8)
+        table = state.pop(_FINGERPRINT_PREFIX + name, nothing)
+        if name == "fingerprints" and table.shape[1:] == (_EARLIER_FINGERPRINT_BYTES,):
+            table = nothing  # these of version 0.1.0 cannot be compared with today's
         if table.dtype != torch.uint8 or table.ndim != 2 or table.shape[1] != num_bytes:
             raise CheckpointError(f"the training fingerprints in {path} are damaged; copy the file again")
         tables[name] = table.numpy().copy()

@@ -22,7 +22,7 @@ import numpy as np
 from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import CheckpointError, DeviceError
 from fundusgrade.files import write_atomically
-from fundusgrade.networks.checkpoint import FINGERPRINT_BYTES, Checkpoint
+from fundusgrade.networks.checkpoint import FINGERPRINT_TABLES, Checkpoint
 from fundusgrade.networks.description import CheckpointDescription, parse_description
 from fundusgrade.networks.device import cpu_has_bfloat16, cpu_overflows_int8
 from fundusgrade.networks.graphs import onnx_backbone, openvino_backbone
@@ -152,7 +152,7 @@ def _openvino_number_format(graph: ExportedGraph, precision: Precision) -> str:
 
 def _sidecar_content(graph: ExportedGraph) -> dict[str, Any]:
     """The content of the sidecar without the hashes; `seen` are the training fingerprints, in base64."""
-    tables = {name: getattr(graph.fingerprints, name).tobytes() for name in FINGERPRINT_BYTES}
+    tables = {name: getattr(graph.fingerprints, name).tobytes() for name in FINGERPRINT_TABLES}
     return {
         "format": FORMAT_VERSION,
         "number_format": graph.number_format,
@@ -176,7 +176,7 @@ def _parse(content: dict[str, Any], format: ExportFormat, contents: tuple[bytes,
             raise ValueError(f"export format {content['format']}, expected {FORMAT_VERSION}")
         tables = {
             name: np.frombuffer(base64.b64decode(content["seen"][name]), np.uint8).reshape(-1, num_bytes)
-            for name, num_bytes in FINGERPRINT_BYTES.items()
+            for name, num_bytes in FINGERPRINT_TABLES.items()
         }
         return ExportedGraph(
             format=format,
