@@ -44,12 +44,35 @@ GRADE_LABELS: tuple[str, ...] = tuple(grade.label for grade in Grade)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GradeRange:
+    """The prediction set of one photograph, from grade `low` to `high`, and an upper bound, for a target coverage.
+
+    Of photographs like those that the model's limits come from, the fraction `coverage` (0 to 1) has a set that
+    contains the true grade. `upper_bound` >= `high` is for screening: of the photographs of each grade, at least this
+    fraction has a bound at or above it, so that the eye could be as bad as this.
+    """
+
+    low: Grade
+    high: Grade
+    upper_bound: Grade
+    coverage: float
+
+    def describe(self) -> str:
+        """In words: "90 % prediction set mild to severe, could be as bad as proliferative"."""
+        grades = [grade.name_in_sentence for grade in (self.low, self.high)]
+        return (
+            f"{100 * self.coverage:g} % prediction set {' to '.join(dict.fromkeys(grades))}, "
+            f"could be as bad as {self.upper_bound.name_in_sentence}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """The grade of one photograph; `probabilities` are those of grades 0-4 and sum to 1.
 
     `thresholds` are the model's four thresholds of the expected grade; the most probable grade is predicted where they
-    are None. `quality_reasons` say why the photograph is of doubtful quality. `grade_range` is the lowest and highest
-    grade of the prediction set for the target coverage; None without a target. `laterality` ("R", "L", "B" for both)
+    are None. `quality_reasons` say why the photograph is of doubtful quality. `grade_range` is the
+    prediction set for the target coverage; None without a target. `laterality` ("R", "L", "B" for both)
     and `camera` are those of a DICOM file, else "".
     """
 
@@ -58,7 +81,7 @@ class Prediction:
     probabilities: tuple[float, ...]
     thresholds: tuple[float, ...] | None = None
     quality_reasons: tuple[str, ...] = ()
-    grade_range: tuple[Grade, Grade] | None = None
+    grade_range: GradeRange | None = None
     laterality: str = ""
     camera: str = ""
 

@@ -77,6 +77,12 @@ FALSE_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "conformity nested": lambda d: d.update(conformity=[[0.5]]),
     "conformity of no numbers": lambda d: d.update(conformity=[float("nan")]),
     "conformity of four grades": lambda d: d.update(conformity={"sets": [0.5], "bounds": [[]] * 4}),
+    "conformity of a sixth grade": lambda d: d.update(
+        conformity={"sets": [0.5], "bounds": [[]] * 5, "set_grades": [5]}
+    ),
+    "conformity with a grade too many": lambda d: d.update(
+        conformity={"sets": [0.5], "bounds": [[]] * 5, "set_grades": [1, 2]}
+    ),
     "conformity without bounds": lambda d: d.update(conformity={"sets": [0.5]}),
     "a name that climbs": lambda d: d.update(name="../../up"),
     "a name with a folder": lambda d: d.update(name="a/b"),

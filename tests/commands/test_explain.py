@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fundusgrade.metrics.conformal import Conformity
 from fundusgrade.photographs.images import read_image
 from tests.command_line import Outcome
 from tests.models_for_tests import install_model, save_photographs
@@ -203,3 +204,14 @@ def test_an_interrupted_folder_keeps_and_reports_what_is_done(workplace: Path, m
     outcome = Outcome("fundusgrade explain images --out maps")
     assert (outcome.code, outcome.stdout.count(" gap "), "Interrupted." in outcome.stderr) == (130, 1, True)
     assert Path("maps/index.html").read_text().count("<img ") == 1
+
+
+def test_explain_with_coverage_gives_sets_bounds_and_their_coverage_by_grade(workplace: Path) -> None:
+    install_model(conformity=Conformity(sets=(0.1,) * 20, bounds=((0.2,) * 20,) * 5, set_grades=(0, 1, 2, 3) * 5))
+    save_photographs(workplace / "images", [1, 2])
+    outcome = Outcome("fundusgrade explain images --out maps --coverage 0.9")
+    assert outcome.code == 0
+    assert len(re.findall(r"; 90 % prediction set .+, could be as bad as .+ \(tiny\)", outcome.stdout)) == 2
+    note = "tiny: 90 % prediction sets contain the true grade of 100 % of all 20, 100 % of 5 no DR"
+    assert note in outcome.stderr
+    assert note in (workplace / "maps" / "index.html").read_text(encoding="utf-8")

@@ -118,12 +118,14 @@ def test_predict_with_coverage_adds_ranges_that_hold_the_grade(labeled: Path, wo
     predict = "fundusgrade predict labeled --model ranged --device cpu --csv out.csv --coverage"
     both = Outcome(f"{predict} 0.9 --tta")
     assert both.code == 1 and "--coverage cannot be combined with --tta" in both.stderr
-    assert Outcome(f"{predict} 0.9").code == 0
+    ranged = Outcome(f"{predict} 0.9")
+    assert ranged.code == 0
+    assert re.search(r"^ranged: 90 % prediction sets contain the true grade of \d+ % of all \d+, ", ranged.stderr, re.M)
     header, *rows = list(csv.reader(io.StringIO((workplace / "out.csv").read_text())))
-    assert header == [*COLUMNS, "grade_low", "grade_high"]
+    assert header == [*COLUMNS, "grade_low", "grade_high", "could_be_as_bad_as"]
     for row in rows:
-        low, high = int(row[-2]), int(row[-1])
-        assert 0 <= low <= int(row[1]) <= high <= 4
+        low, high, bound = map(int, row[-3:])
+        assert 0 <= low <= int(row[1]) <= high <= bound <= 4
 
 
 def test_a_model_without_conformity_gives_no_ranges(workplace: Path) -> None:

@@ -46,7 +46,7 @@ def test_parquet_says_the_same_as_json_lines(tmp_path: Path) -> None:
     expected = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     table = parquet.read_table(tmp_path / "out.parquet")
     assert table.to_pylist() == expected
-    assert [str(table.schema.field(name).type) for name in ("grade", "p0", "gradable", "grade_low")] == [
+    assert [str(table.schema.field(name).type) for name in ("grade", "p0", "gradable", "could_be_as_bad_as")] == [
         *("int8", "double", "bool", "int8")
     ]
     assert [row.line for row in read_rows(tmp_path / "out.parquet")] == [

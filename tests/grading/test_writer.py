@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fundusgrade.errors import StoreError
-from fundusgrade.grades import Grade, Prediction, Ungraded
+from fundusgrade.grades import Grade, GradeRange, Prediction, Ungraded
 from fundusgrade.grading.rows import COLUMNS, RANGE_COLUMNS
 from fundusgrade.grading.writer import PredictionWriter
 
@@ -68,13 +68,14 @@ def test_without_photographs_there_is_only_the_header(tmp_path: Path) -> None:
     assert tuple(HEADER.strip().split(",")) == COLUMNS
 
 
-def test_ranges_are_two_more_cells_of_every_row(tmp_path: Path) -> None:
+def test_ranges_are_three_more_cells_of_every_row(tmp_path: Path) -> None:
+    found = GradeRange(low=Grade.MILD, high=Grade.SEVERE, upper_bound=Grade.PROLIFERATIVE, coverage=0.9)
     with PredictionWriter(tmp_path / "out.csv", with_ranges=True) as writer:
-        writer.write(dataclasses.replace(GRADED, grade_range=(Grade.MILD, Grade.SEVERE)))
+        writer.write(dataclasses.replace(GRADED, grade_range=found))
         writer.write(UNGRADED)
     header, graded, ungraded = list(csv.reader(io.StringIO((tmp_path / "out.csv").read_text(), newline="")))
     assert tuple(header) == (*COLUMNS, *RANGE_COLUMNS)
-    assert (graded[-2:], ungraded[-2:]) == (["1", "3"], ["", ""])
+    assert (graded[-3:], ungraded[-3:]) == (["1", "3", "4"], ["", "", ""])
 
 
 def test_without_path_rows_go_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fundusgrade.metrics.bootstrap import (
+    FEW_VALUES,
+    NO_VARIATION,
+    RARELY_DEFINED,
     draw_weights,
     estimate,
     estimate_mean,
@@ -113,8 +116,9 @@ def test_undefined_scores_and_scores_that_no_resample_changes_have_no_bounds() -
     resamples = resample(np.arange(3), num_resamples=50)
     undefined = Estimate(value=None, low=None, high=None)
     assert estimate(np.full(51, np.nan), resamples) == undefined
-    assert estimate(np.ones(51), resamples) == Estimate(value=1.0, low=None, high=None)
-    assert estimate(np.array([0.5] + [np.nan] * 50), resamples) == Estimate(value=0.5, low=None, high=None)
+    assert estimate(np.ones(51), resamples) == Estimate(value=1.0, low=None, high=None, no_interval=NO_VARIATION)
+    rare = estimate(np.array([0.5] + [np.nan] * 50), resamples)
+    assert rare == Estimate(value=0.5, low=None, high=None, no_interval=RARELY_DEFINED)
     assert estimate_proportion(resamples, np.ones(3, bool), np.zeros(3, bool)) == undefined
 
 
@@ -208,6 +212,8 @@ def test_means_leave_out_undefined_values_and_have_bounds_from_six_values_on() -
     found = estimate_mean(values, every)
     assert found.value == pytest.approx(3.5) and found.low is not None and found.low < 3.5
     values[1] = np.nan
-    assert estimate_mean(values, every) == Estimate(value=pytest.approx(4.0), low=None, high=None)
+    assert estimate_mean(values, every) == Estimate(
+        value=pytest.approx(4.0), low=None, high=None, no_interval=FEW_VALUES
+    )
     assert estimate_mean(np.full(7, np.nan), every) == UNDEFINED
-    assert estimate_mean(np.full(7, 0.5), every) == Estimate(value=0.5, low=None, high=None)
+    assert estimate_mean(np.full(7, 0.5), every) == Estimate(value=0.5, low=None, high=None, no_interval=NO_VARIATION)

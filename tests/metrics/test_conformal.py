@@ -184,7 +184,8 @@ def test_the_upper_bound_is_the_highest_grade_that_is_not_excluded() -> None:
 def test_scores_of_bounds_are_those_of_each_grade() -> None:
     table, grades = np.repeat(ROW, 4, axis=0), np.array([4, 3, 3, 1])
     found = measure_conformity(table, grades, np.array([2, 2, 3, 2]))
-    assert found == Conformity(sets=(0.0, 0.65, 0.85, 1.0), bounds=((), (0.0,), (), (0.0, 0.7), (0.95,)))
+    bounds = ((), (0.0,), (), (0.0, 0.7), (0.95,))
+    assert found == Conformity(sets=(0.0, 0.65, 0.85, 1.0), set_grades=(3, 3, 1, 4), bounds=bounds)
 
 
 def test_bounds_hold_the_target_coverage_of_every_grade() -> None:
@@ -211,3 +212,38 @@ def test_a_grade_of_too_few_photographs_is_never_excluded() -> None:
     assert (limits.bounds[4], limits.bounds[0]) == (NO_LIMIT, 0.0)
     assert (grade_sets(known.probabilities, limits).upper_bound == 4).all()
     assert NO_CONFORMITY.limits(0.5) == ConformalLimits(sets=NO_LIMIT, bounds=(NO_LIMIT,) * 5)
+
+
+@pytest.mark.parametrize("num_photographs", [1, 7, 9, 10, 11, 60])
+@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9, 0.99])
+def test_known_coverage_leaves_each_photograph_out_of_its_own_limit(num_photographs: int, coverage: float) -> None:
+    photographs = draw_photographs(num_photographs, num_photographs)
+    conformity = measure_conformity(photographs.probabilities, photographs.grades, photographs.predicted)
+    scores, grades = np.array(conformity.sets), np.array(conformity.set_grades)
+    covered = np.array([scores[i] <= score_limit(np.delete(scores, i), coverage) for i in range(num_photographs)])
+    found = conformity.known_coverage(coverage)
+    assert [(of.grade, of.num_photographs, of.num_covered) for of in found] == [
+        (None, num_photographs, covered.sum()),
+        *((grade, (grades == grade).sum(), covered[grades == grade].sum()) for grade in range(5)),
+    ]
+
+
+def test_each_score_stays_with_its_grade() -> None:
+    photographs = draw_photographs(80, 2)
+    conformity = measure_conformity(photographs.probabilities, photographs.grades, photographs.predicted)
+    scores = conformity_scores(photographs.probabilities, photographs.grades, photographs.predicted).round(4)
+    for grade in range(5):
+        own = np.array(conformity.sets)[np.array(conformity.set_grades) == grade]
+        assert own.tolist() == sorted(scores[photographs.grades == grade].tolist())
+    assert replace(conformity, set_grades=()).known_coverage(0.9) == ()
+
+
+def test_without_validation_photographs_the_limits_of_the_model_count() -> None:
+    test, known = draw_photographs(150, 0), draw_photographs(90, 50)
+    resamples = resample(test.groups, num_resamples=20)
+    conformity = measure_conformity(known.probabilities, known.grades, known.predicted)
+    alone, both = prediction_set(test), prediction_set(test, known)
+    assert measure_sets(alone, resamples, coverage=0.9) == ()
+    found = measure_sets(alone, resamples, coverage=0.9, conformity=conformity)
+    assert found == measure_sets(both, resamples, coverage=0.9)
+    assert found == measure_sets(both, resamples, coverage=0.9, conformity=NO_CONFORMITY)

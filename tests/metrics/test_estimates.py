@@ -25,7 +25,11 @@ def test_an_estimate_is_written_with_its_interval() -> None:
 
 def test_what_is_undefined_is_said_to_be() -> None:
     assert UNDEFINED.describe() == "undefined"
-    assert Estimate(value=0.5, low=None, high=None).describe() == "0.500 (interval undefined)"
+    assert Estimate(value=0.5, low=None, high=None).describe() == "0.500 (no interval)"
+    withheld = Estimate(value=0.5, low=0.4, high=0.6).without_interval("few photographs")
+    assert withheld.describe() == "0.500 (no interval: few photographs)"
+    assert withheld.without_interval("another reason") == withheld
+    assert UNDEFINED.without_interval("few photographs") == UNDEFINED
     assert [describe_number(value) for value in (None, math.nan, 0.0)] == ["undefined", "undefined", "0.000"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from fundusgrade.metrics.auc import auc_covariance, delong_interval, weighted_aucs
+from fundusgrade.metrics.auc import NO_VARIANCE, auc_covariance, delong_interval, weighted_aucs
 from fundusgrade.metrics.bootstrap import Resamples, from_weights, resample
 from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.metrics.estimates import Estimate
@@ -200,9 +200,9 @@ def test_interval_of_an_area_by_hand() -> None:
 
 def test_area_without_a_variance_has_no_bounds() -> None:
     apart = delong_interval(np.array([True, True, False, False]), np.array([0.9, 0.8, 0.2, 0.1]), np.arange(4))
-    assert apart == Estimate(value=1.0, low=None, high=None)
+    assert apart == Estimate(value=1.0, low=None, high=None, no_interval=NO_VARIANCE)
     alone = delong_interval(np.array([True, False, False]), np.array([0.5, 0.8, 0.2]), np.arange(3))
-    assert alone == Estimate(value=0.5, low=None, high=None)
+    assert alone == Estimate(value=0.5, low=None, high=None, no_interval=NO_VARIANCE)
     assert delong_interval(np.array([True]), np.array([0.5]), np.arange(1)).value is None
 
 

@@ -31,7 +31,7 @@ from tests.models_for_tests import install_model, save_photographs
 from tests.networks.exports import GRAPHS, exported, outputs_of, random_images
 
 FLOAT32 = Precision.FLOAT32
-CONFORMITY = Conformity(sets=(0.25, 0.5), bounds=((0.0,), (), (0.125, 0.5), (), (0.75,)))
+CONFORMITY = Conformity(sets=(0.25, 0.5), set_grades=(4, 0), bounds=((0.0,), (), (0.125, 0.5), (), (0.75,)))
 FILES = [(format, number) for format, count in ((GRAPHS[0], 2), (GRAPHS[1], 3)) for number in range(count)]
 
 pytestmark = pytest.mark.usefixtures("one_core")

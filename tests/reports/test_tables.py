@@ -16,13 +16,16 @@ from rich.table import Table
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.evaluation.assessment import assess
-from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade, Prediction
+from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade, GradeRange, Prediction
+from fundusgrade.metrics.conformal import KnownCoverage
+from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import read_predictions
 from fundusgrade.metrics.score_keys import ScoreKey
 from fundusgrade.photographs.recipe import PreprocessRecipe
-from fundusgrade.reports.listings import dataset_summary, datasets_table, models_table, prediction_line
+from fundusgrade.reports.listings import coverage_line, dataset_summary, datasets_table, models_table, prediction_line
 from fundusgrade.reports.tables import (
     comparisons_table,
+    coverage_tables,
     evaluation_json,
     scores_table,
     write_evaluation,
@@ -122,6 +125,38 @@ def test_the_line_of_a_grade_that_is_not_the_most_probable_says_what_decided() -
         "eyes/a.png: grade 3 Severe: expected grade 2.90, severe from 2.58; most probable moderate, p = 0.43; "
         "referable p = 0.97 (resnet50); doubtful quality: dark"
     )
+
+
+def test_a_range_is_in_the_line_with_the_grade_that_the_eye_could_be_as_bad_as() -> None:
+    of = GradeRange(low=Grade.MILD, high=Grade.SEVERE, upper_bound=Grade.PROLIFERATIVE, coverage=0.9)
+    line = prediction_line(dataclasses.replace(GRADED, grade_range=of))
+    words = "90 % prediction set mild to severe, could be as bad as proliferative"
+    assert line.endswith(f"referable p = 0.85; {words} (resnet50)")
+    alone = dataclasses.replace(of, low=Grade.NONE, high=Grade.NONE, upper_bound=Grade.MILD, coverage=0.975)
+    assert alone.describe() == "97.5 % prediction set no DR, could be as bad as mild"
+
+
+def test_the_coverage_of_each_grade_is_one_line() -> None:
+    counts = ((None, 40, 36), (0, 20, 20), (1, 0, 0), (2, 12, 11), (3, 3, 2), (4, 5, 3))
+    known = [KnownCoverage(grade=grade, num_photographs=num, num_covered=covered) for grade, num, covered in counts]
+    assert coverage_line("cnn", known, 0.9).startswith(
+        "cnn: 90 % prediction sets contain the true grade of 90 % of all 40, 100 % of 20 no DR, 0 mild, 92 % of 12 "
+        "moderate, 67 % of 3 severe, 60 % of 5 proliferative photographs from which its limits come; "
+    )
+    assert "is not stored with it; `fundusgrade evaluate` measures it" in coverage_line("cnn", (), 0.9)
+
+
+def test_the_tables_of_prediction_sets_have_a_row_of_each_grade() -> None:
+    test, known = draw_photographs(60, 1), draw_photographs(90, 50)
+    model = assess([prediction_set(test, known, model="cnn")], num_resamples=50)
+    (table,) = coverage_tables(model)
+    rows = cells(table)
+    for of in model.models[0].set_coverage:
+        assert rows["all" if of.grade is None else GRADE_LABELS[of.grade]] == [
+            str(of.num_photographs), of.covered.describe(), describe_number(of.mean_size, 2),
+            of.bound_covered.describe(), describe_number(of.mean_bound, 2),
+        ]  # fmt: skip
+    assert coverage_tables(ASSESSMENT) == []
 
 
 def row(number: int, grade: Grade | None, **changes: Any) -> ManifestRow:

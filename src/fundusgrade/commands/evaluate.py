@@ -116,6 +116,8 @@ def _show_assessment(assessment: Assessment, candidates: Sequence[Candidate], ou
             assessment, [replace(each.predictions, leakage=each.leakage) for each in candidates], out
         )
     show(tables.scores_table(assessment))
+    for table in tables.coverage_tables(assessment):
+        show(table)
     if assessment.comparisons:
         show(tables.comparisons_table(assessment))
     for candidate in candidates:

@@ -11,6 +11,7 @@ import typer
 
 from fundusgrade.commands.options import (
     EXIT_UNGRADED,
+    CoverageOption,
     DeviceOption,
     MethodsOption,
     ModelsOption,
@@ -19,6 +20,7 @@ from fundusgrade.commands.options import (
     explain_options,
     find_photographs,
     load_graders,
+    report_coverage,
     report_skipped,
     show_findings,
 )
@@ -60,6 +62,7 @@ def explain(
         bool,
         typer.Option("--faithfulness", help="Also test the heat maps; see `fundusgrade faithfulness`."),
     ] = False,
+    coverage: CoverageOption = None,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
 ) -> None:
@@ -72,7 +75,9 @@ def explain(
 
     methods = explain_options(method, target)
     found = find_photographs(photographs)
-    graders = load_graders(model, device, precision)
+    graders = load_graders(model, device, precision, coverage)
+    for grader in graders:
+        report_coverage(grader)
     check_fit(graders, methods)
     if faithfulness:
         check_comparable(graders)

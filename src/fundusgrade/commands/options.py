@@ -60,6 +60,16 @@ TtaOption = Annotated[
     bool,
     typer.Option("--tta", help="Test-time augmentation: average the outputs for an image and its mirror images."),
 ]
+CoverageOption = Annotated[
+    float | None,
+    typer.Option(
+        "--coverage",
+        min=0.5,
+        max=0.99,
+        help="Also give a prediction set, which contains the true grade with this probability, and the grade that the "
+        "eye could be as bad as; e.g. 0.9 (default: none).",
+    ),
+]
 TargetOption = Annotated[
     str,
     typer.Option(
@@ -108,11 +118,21 @@ def chosen_models(named: Sequence[str] | None) -> Sequence[str | None]:
     return named or [None]
 
 
-def load_graders(named: Sequence[str] | None, device: DeviceName, precision: Precision) -> list[Grader]:
+def load_graders(
+    named: Sequence[str] | None, device: DeviceName, precision: Precision, coverage: float | None = None
+) -> list[Grader]:
     """A grader for each model of `ModelsOption`. Raises as `Grader.load`."""
     from fundusgrade.grading.grader import Grader
 
-    return [Grader.load(name, device=device, precision=precision) for name in chosen_models(named)]
+    return [Grader.load(name, device=device, precision=precision, coverage=coverage) for name in chosen_models(named)]
+
+
+def report_coverage(grader: Grader) -> None:
+    """Print how often the prediction sets of a grader hold the true grade, if it gives any."""
+    from fundusgrade.reports.listings import coverage_line
+
+    if grader.coverage is not None:
+        message(coverage_line(grader.name, grader.known_coverage(), grader.coverage))
 
 
 def explain_options(methods: Sequence[str] | None, target: str) -> list[ExplainOptions]:

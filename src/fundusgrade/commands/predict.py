@@ -11,6 +11,7 @@ import typer
 
 from fundusgrade.commands.options import (
     EXIT_UNGRADED,
+    CoverageOption,
     DeviceOption,
     ListOption,
     ModelOption,
@@ -18,6 +19,7 @@ from fundusgrade.commands.options import (
     PrecisionOption,
     TtaOption,
     find_photographs,
+    report_coverage,
 )
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.terminal import message, progress
@@ -55,15 +57,7 @@ def predict(
         bool, typer.Option("--require-gradable", help="Leave photographs of doubtful quality ungraded.")
     ] = False,
     tta: TtaOption = False,
-    coverage: Annotated[
-        float | None,
-        typer.Option(
-            min=0.5,
-            max=0.99,
-            help="Add columns grade_low and grade_high, a prediction set that contains the true grade with this "
-            "probability, e.g. 0.9 (default: none).",
-        ),
-    ] = None,
+    coverage: CoverageOption = None,
     shard: Annotated[
         str | None,
         typer.Option(help="Grade shard i of n only, e.g. 2/4, and write FILE.2-of-4.csv; see `merge` (default: all)."),
@@ -97,6 +91,7 @@ def predict(
     )
     message(f"model {grader.name}; {grader.choice.describe()}")
     message(grader.concurrency.describe())
+    report_coverage(grader)
     chosen = own_shard.select(found) if own_shard else found
     names = [each.name for each in chosen]
     request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)

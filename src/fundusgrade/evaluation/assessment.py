@@ -14,7 +14,7 @@ from fundusgrade.metrics.auc import weighted_aucs
 from fundusgrade.metrics.bootstrap import Resamples, estimate, resample
 from fundusgrade.metrics.classification import Evaluation, evaluate_predictions, probability_from_grade
 from fundusgrade.metrics.comparison import PairedComparison, compare_all
-from fundusgrade.metrics.conformal import SetCoverage, measure_sets
+from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity, SetCoverage, measure_sets
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.operating_points import (
     DecisionCurve,
@@ -115,10 +115,12 @@ def assess(
     num_resamples: int = 1000,
     seed: int = 0,
     columns: Mapping[str, Sequence[str]] | None = None,
+    conformities: Mapping[str, Conformity] | None = None,
 ) -> Assessment:
     """Score models on the same photographs and compare all pairs of them; the grades and groups are the first set's.
 
     `part` names what the sets' `test` holds. `columns` give subgroups: a value for each of the first set's photographs.
+    `conformities` of models, by name, give the limits of prediction sets where there are no validation photographs.
     Raises MetricsError where there is nothing to score or the sets differ in photographs or grades.
     """
     aligned = _aligned(sets, part)
@@ -132,13 +134,22 @@ def assess(
         num_groups=len(np.unique(first.test.groups)),
         num_resamples=num_resamples,
         coverage=coverage,
-        models=tuple(_assess_model(predictions, resamples, coverage, subgroups) for predictions in aligned),
+        models=tuple(
+            _assess_model(
+                predictions, resamples, coverage, subgroups, (conformities or {}).get(predictions.model, NO_CONFORMITY)
+            )
+            for predictions in aligned
+        ),
         comparisons=compare_all(aligned, resamples),
     )
 
 
 def _assess_model(
-    predictions: PredictionSet, resamples: Resamples, coverage: float, subgroups: Sequence[_SubgroupMask]
+    predictions: PredictionSet,
+    resamples: Resamples,
+    coverage: float,
+    subgroups: Sequence[_SubgroupMask],
+    conformity: Conformity,
 ) -> ModelAssessment:
     test = predictions.test
     return ModelAssessment(
@@ -151,7 +162,7 @@ def _assess_model(
         operating_points=measure_operating_points(predictions, resamples),
         decision_curves=measure_decision_curves(test),
         risk_coverage=measure_risk_coverage(test),
-        set_coverage=measure_sets(predictions, resamples, coverage=coverage),
+        set_coverage=measure_sets(predictions, resamples, coverage=coverage, conformity=conformity),
         subgroups=tuple(_subgroup(subgroup, test, resamples) for subgroup in subgroups),
         worst_errors=find_worst_errors(test),
     )

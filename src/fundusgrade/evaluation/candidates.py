@@ -150,7 +150,19 @@ def assess_candidates(
         )
     sets = [candidate.predictions for candidate in candidates]
     values = manifest_columns(dataset, columns, sets[0].test.sources)
-    return assess(sets, part=part, coverage=coverage, num_resamples=num_resamples, columns=values)
+    conformities = {
+        candidate.predictions.model: candidate.description.conformity
+        for candidate in candidates
+        if candidate.description is not None and _is_of_one_network(candidate.predictions)
+    }
+    return assess(
+        sets, part=part, coverage=coverage, num_resamples=num_resamples, columns=values, conformities=conformities
+    )
+
+
+def _is_of_one_network(predictions: PredictionSet) -> bool:
+    """Whether one network graded each photograph once, as those were graded from which its conformity scores come."""
+    return not predictions.test.folds.any() and not predictions.model.endswith(TTA_SUFFIX)
 
 
 def only_common(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.evaluation.baselines import BASELINES, RANDOMIZED, is_baseline
-from fundusgrade.metrics.bootstrap import MIN_VALUES, Resamples, estimate_mean, estimate_proportion
+from fundusgrade.metrics.bootstrap import FEW_VALUES, MIN_VALUES, Resamples, estimate_mean, estimate_proportion
 from fundusgrade.metrics.comparison import bootstrap_p, correct_by_holm
 from fundusgrade.metrics.estimates import Estimate
 
@@ -124,7 +124,7 @@ def _finding(key: _Key, values: NDArray[np.float64], resamples: Resamples) -> Fi
     defined = ~np.isnan(values)
     if measure in BINARY_MEASURES:
         mean = estimate_proportion(resamples, np.nan_to_num(values) > 0, defined)
-        mean = mean if defined.sum() >= MIN_VALUES else replace(mean, low=None, high=None)
+        mean = mean if defined.sum() >= MIN_VALUES else mean.without_interval(FEW_VALUES)
     else:
         mean = estimate_mean(values, resamples)
     return Finding(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import CheckpointError
-from fundusgrade.grades import Grade
+from fundusgrade.grades import Grade, GradeRange
 from fundusgrade.metrics.classification import decide_grades
 from fundusgrade.metrics.conformal import ConformalLimits, grade_sets
 from fundusgrade.networks.description import CheckpointDescription
@@ -32,8 +32,18 @@ def conformal_limits(description: CheckpointDescription, coverage: float, *, tta
 
 
 def grade_ranges(
-    probabilities: NDArray[np.float64], limits: ConformalLimits, thresholds: tuple[float, ...] | None
-) -> list[tuple[Grade, Grade]]:
-    """Lowest and highest grade of each range, from probabilities (N, 5); it always contains the predicted grade."""
+    probabilities: NDArray[np.float64],
+    limits: ConformalLimits,
+    thresholds: tuple[float, ...] | None,
+    *,
+    coverage: float,
+) -> list[GradeRange]:
+    """The range of each photograph from probabilities (N, 5); it always contains the predicted grade.
+
+    `limits` are those for the target `coverage`.
+    """
     sets = grade_sets(probabilities, limits, decide_grades(probabilities, thresholds))
-    return [(Grade(first), Grade(last)) for first, last in zip(sets.low.tolist(), sets.high.tolist(), strict=True)]
+    return [
+        GradeRange(low=Grade(low), high=Grade(high), upper_bound=Grade(bound), coverage=coverage)
+        for low, high, bound in zip(sets.low.tolist(), sets.high.tolist(), sets.upper_bound.tolist(), strict=True)
+    ]

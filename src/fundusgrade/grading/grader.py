@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from fundusgrade import __version__, store
 from fundusgrade.errors import UngradableError
 from fundusgrade.files import hash_text
-from fundusgrade.grades import Grade, Prediction, Ungraded
+from fundusgrade.grades import GradeRange, Prediction, Ungraded
 from fundusgrade.grading.concurrency import Concurrency, choose_concurrency, worker_pools
 from fundusgrade.grading.grade_ranges import conformal_limits, grade_ranges
 from fundusgrade.grading.resume import RowProvenance
+from fundusgrade.metrics.conformal import KnownCoverage
 from fundusgrade.networks.checkpoint import Checkpoint
 from fundusgrade.networks.device import DeviceChoice, choose_device, choose_for_graph
 from fundusgrade.networks.graphs import GraphBackbone
@@ -85,7 +86,7 @@ class Grader:
         self.concurrency = concurrency or choose_concurrency(choice, size_px=self.recipe.size_px)
         self.tta = tta
         self._require_gradable = require_gradable
-        self._coverage = coverage
+        self.coverage = coverage
         self._limits = None if coverage is None else conformal_limits(self.description, coverage, tta=tta)
 
     @classmethod
@@ -106,8 +107,8 @@ class Grader:
         Batch size and number of workers are chosen for this machine where they are None. `require_gradable` reports
         photographs of doubtful quality as ungraded. `tta` averages the outputs for each photograph and its mirror
         images (test-time augmentation). `coverage`, 0 to 1, adds the range of grades that contains the true grade with
-        that probability. Raises StoreError for an unknown name, CheckpointError for a damaged file and for a range that
-        the model cannot give, DeviceError for a missing device.
+        that probability, and an upper bound. Raises StoreError for an unknown name, CheckpointError for a damaged file
+        and for a range that the model cannot give, DeviceError for a missing device.
         """
         checkpoint = load_model(store.resolve_model(model), precision)
         backbone = checkpoint.network.backbone
@@ -135,6 +136,13 @@ class Grader:
         """The preprocessing that the model was trained with."""
         return self.description.recipe
 
+    def known_coverage(self) -> tuple[KnownCoverage, ...]:
+        """How often ranges of this coverage hold the true grade of the photographs that the model's limits come from.
+
+        Of all, then of each grade; empty where the model does not say, or without a target coverage.
+        """
+        return () if self.coverage is None else self.description.conformity.known_coverage(self.coverage)
+
     def provenance(self) -> RowProvenance:
         """Everything besides the photograph that determines a row of results."""
         return RowProvenance(
@@ -146,7 +154,7 @@ class Grader:
             batch_size=self.batch_size,
             require_gradable=self._require_gradable,
             tta=self.tta,
-            coverage=self._coverage,
+            coverage=self.coverage,
         )
 
     def grade(self, path: Path) -> Prediction | Ungraded:
@@ -243,10 +251,10 @@ class Grader:
             for name, photograph, row, grade_range in zip(names, loaded, probabilities, ranges, strict=True)
         ]
 
-    def _ranges(self, probabilities: NDArray[np.float64]) -> Sequence[tuple[Grade, Grade] | None]:
-        if self._limits is None:
+    def _ranges(self, probabilities: NDArray[np.float64]) -> Sequence[GradeRange | None]:
+        if self._limits is None or self.coverage is None:
             return [None] * len(probabilities)
-        return grade_ranges(probabilities, self._limits, self.description.thresholds)
+        return grade_ranges(probabilities, self._limits, self.description.thresholds, coverage=self.coverage)
 
 
 def _load(photograph: PhotographSource | Image, recipe: PreprocessRecipe) -> LoadedPhotograph | GradingFailure:

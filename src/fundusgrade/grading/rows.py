@@ -24,7 +24,7 @@ _OTHERS = ("gradable", "quality_reasons", "laterality", "camera", "model", "erro
 
 COLUMNS = ("image", "grade", "label", "most_probable", *_PROBABILITIES, "decided_by", *_OTHERS)
 
-RANGE_COLUMNS = ("grade_low", "grade_high")
+RANGE_COLUMNS = ("grade_low", "grade_high", "could_be_as_bad_as")
 """Additional columns for predictions with a target coverage."""
 
 NEEDED_COLUMNS = ("image", "grade", "label", *_PROBABILITIES, *_OTHERS)
@@ -95,9 +95,9 @@ def row_of(result: Prediction | Ungraded, *, with_ranges: bool) -> dict[str, Cel
     row |= {"grade": int(result.grade), "label": result.grade.label, "gradable": result.gradable}
     row |= {"decided_by": result.decided_by, "most_probable": int(result.most_probable)}
     row |= {name: round(float(number), _DECIMALS) for name, number in numbers.items()}
-    if with_ranges:
-        low, high = result.grade_range or (result.grade, result.grade)
-        row |= {"grade_low": int(low), "grade_high": int(high)}
+    if with_ranges and result.grade_range is not None:
+        of = result.grade_range
+        row |= {"grade_low": int(of.low), "grade_high": int(of.high), "could_be_as_bad_as": int(of.upper_bound)}
     return row
 
 

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from fundusgrade.metrics.estimates import UNDEFINED, Estimate, ratio
 
 _ROWS_AT_ONCE = 128
+NO_VARIANCE = "perfectly separated, or too few groups"
+"""The reason why an area has no interval."""
+
 _NORMAL_975 = NormalDist().inv_cdf(0.975)
 
 
@@ -58,7 +61,7 @@ def delong_interval(positive: NDArray[np.bool_], scores: NDArray[np.float64], gr
     aucs = auc_covariance(positive, scores[None], groups)
     area, variance = float(aucs.areas[0]), float(aucs.covariance[0, 0])
     if not variance > 0:
-        return Estimate(value=area, low=None, high=None)
+        return Estimate(value=area, low=None, high=None, no_interval=NO_VARIANCE)
     odds = area / (1 - area)
     factor = float(np.exp(_NORMAL_975 * variance**0.5 / (area * (1 - area))))
     return Estimate(value=area, low=odds / (odds + factor), high=odds * factor / (odds * factor + 1))

@@ -12,7 +12,7 @@ near 1, or of a rare grade, covered the true score too rarely.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -24,6 +24,11 @@ TAILS = (0.025, 0.975)
 
 MIN_VALUES = 6
 """Resamples of fewer photographs give intervals that cover the true mean far too rarely."""
+
+NO_VARIATION = "the same in all resamples"
+FEW_VALUES = f"fewer than {MIN_VALUES} photographs"
+RARELY_DEFINED = "undefined in more than one resample of ten"
+"""Reasons why a score has no interval."""
 
 # A score that is undefined in more than one resample of ten gets no interval.
 _MIN_DEFINED_FRACTION = 0.9
@@ -107,8 +112,10 @@ def estimate(scores: NDArray[np.float64], resamples: Resamples) -> Estimate:
         return UNDEFINED
     value, resampled = float(scores[0]), scores[1:]
     defined = ~np.isnan(resampled)
-    if not defined.any() or np.ptp(resampled[defined]) < _ROUNDING:
-        return Estimate(value=value, low=None, high=None)
+    if not defined.any() or defined.sum() < _MIN_DEFINED_FRACTION * len(resampled):
+        return Estimate(value=value, low=None, high=None, no_interval=RARELY_DEFINED)
+    if np.ptp(resampled[defined]) < _ROUNDING:
+        return Estimate(value=value, low=None, high=None, no_interval=NO_VARIATION)
     tails = measure_correction(value, resampled[defined], resamples.group_weights[1:][defined]).corrected()
     low, high = percentile_interval(resampled, tails) or (None, None)
     return Estimate(value=value, low=low, high=high)
@@ -117,7 +124,7 @@ def estimate(scores: NDArray[np.float64], resamples: Resamples) -> Estimate:
 def estimate_mean(values: NDArray[np.float64], resamples: Resamples) -> Estimate:
     """The mean of the values (N,) that are not NaN, with its interval; without bounds for fewer than six."""
     mean = estimate(resamples.means(values), resamples)
-    return mean if (~np.isnan(values)).sum() >= MIN_VALUES else replace(mean, low=None, high=None)
+    return mean if (~np.isnan(values)).sum() >= MIN_VALUES else mean.without_interval(FEW_VALUES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +183,10 @@ def estimate_proportion(resamples: Resamples, hits: NDArray[np.bool_], among: ND
         bound = TAILS[0] ** (1 / len(np.unique(resamples.groups[among])))
         low, high = (bound, 1.0) if value else (0.0, 1 - bound)
         return Estimate(value=value, low=low, high=high)
-    if len(defined) < _MIN_DEFINED_FRACTION * (len(proportions) - 1) or not defined.size or np.ptp(defined) < _ROUNDING:
-        return Estimate(value=value, low=None, high=None)
+    if len(defined) < _MIN_DEFINED_FRACTION * (len(proportions) - 1) or not defined.size:
+        return Estimate(value=value, low=None, high=None, no_interval=RARELY_DEFINED)
+    if np.ptp(defined) < _ROUNDING:
+        return Estimate(value=value, low=None, high=None, no_interval=NO_VARIATION)
     low, high = _wilson_bounds(value, value * (1 - value) / float(defined.var()))
     return Estimate(value=value, low=low, high=high)
 

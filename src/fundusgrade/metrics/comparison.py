@@ -172,7 +172,7 @@ def compare_aucs(first: ScoredPhotographs, second: ScoredPhotographs) -> tuple[E
     difference, covariance = float(aucs.areas[0] - aucs.areas[1]), aucs.covariance
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     if not variance > 1e-15:
-        return Estimate(value=difference, low=None, high=None), None
+        return Estimate(value=difference, low=None, high=None, no_interval="the difference does not vary"), None
     error = math.sqrt(variance)
     half = _NORMAL.inv_cdf(0.975) * error
     p = 2 * _NORMAL.cdf(-abs(difference) / error)

@@ -49,11 +49,13 @@ class ConformalLimits:
 class Conformity:
     """Sorted scores of photographs with a known grade, from which sets and bounds of any target coverage follow.
 
-    `sets` are the conformity scores of all photographs, `bounds` (5) the bound scores of those of each grade.
+    `sets` are the conformity scores of all photographs, `set_grades` the true grade of each, empty in files of earlier
+    versions; `bounds` (5) are the bound scores of the photographs of each grade.
     """
 
     sets: tuple[float, ...] = ()
     bounds: tuple[tuple[float, ...], ...] = ((),) * NUM_GRADES
+    set_grades: tuple[int, ...] = ()
 
     def limits(self, coverage: float) -> ConformalLimits:
         """The limits for a target coverage. Raises MetricsError where that is not between 0 and 1."""
@@ -61,6 +63,33 @@ class Conformity:
             sets=score_limit(np.array(self.sets), coverage),
             bounds=tuple(score_limit(np.array(scores), coverage) for scores in self.bounds),
         )
+
+    def known_coverage(self, coverage: float) -> tuple[KnownCoverage, ...]:
+        """How often sets of a target coverage hold the true grade: of all these photographs, then of each grade.
+
+        Each photograph's limit is that of all others, so that none is counted by a limit that it has moved. Empty where
+        the grades are not known.
+        """
+        if not self.set_grades:
+            return ()
+        scores, grades = np.array(self.sets), np.array(self.set_grades)
+        # The limit of a photograph is the r-th smallest score of the N - 1 others, r = ceil(N * coverage). The r
+        # smallest of all N scores are within it, and of larger ones those that equal the r-th.
+        is_covered = scores <= score_limit(scores[:-1], coverage)
+        groups = [(None, np.ones(len(grades), bool)), *((grade, grades == grade) for grade in range(NUM_GRADES))]
+        return tuple(
+            KnownCoverage(grade=grade, num_photographs=int(among.sum()), num_covered=int((is_covered & among).sum()))
+            for grade, among in groups
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownCoverage:
+    """Photographs of a grade, None for all, that gave a model its limits, and how many sets held their grade."""
+
+    grade: int | None
+    num_photographs: int
+    num_covered: int
 
 
 NO_CONFORMITY = Conformity()
@@ -104,8 +133,11 @@ def measure_conformity(
     """
     rows = np.arange(len(grades))
     bounds = _bound_scores(probabilities, predicted)[rows, grades]
+    scores = conformity_scores(probabilities, grades, predicted).round(4)
+    order = np.lexsort((grades, scores))
     return Conformity(
-        sets=_sorted(conformity_scores(probabilities, grades, predicted)),
+        sets=_sorted(scores),
+        set_grades=tuple(grades[order].tolist()),
         bounds=tuple(_sorted(bounds[grades == grade]) for grade in range(NUM_GRADES)),
     )
 
@@ -150,21 +182,29 @@ def grade_sets(
     )
 
 
-def measure_sets(predictions: PredictionSet, resamples: Resamples, *, coverage: float) -> tuple[SetCoverage, ...]:
+def measure_sets(
+    predictions: PredictionSet, resamples: Resamples, *, coverage: float, conformity: Conformity = NO_CONFORMITY
+) -> tuple[SetCoverage, ...]:
     """How often sets and bounds of the test photographs hold the true grade: of all photographs, then of each grade.
 
-    The limits are those of the validation photographs of the same fold. Empty where a fold has none.
+    The limits are those of the validation photographs of the same fold; where a fold has none, those of `conformity`,
+    which the model holds. Empty where that has none either.
     """
     test, validation = predictions.test, predictions.validation
     if not set(test.folds.tolist()) <= set(validation.folds.tolist()):
-        return ()
+        if not conformity.sets:
+            return ()
+        return _coverages(grade_sets(test.probabilities, conformity.limits(coverage), test.predicted), test, resamples)
     low, high, bound = (np.zeros(len(test), np.int64) for _ in range(3))
     for fold in np.unique(test.folds):
         known, in_fold = validation.subset(validation.folds == fold), test.folds == fold
         limits = measure_conformity(known.probabilities, known.grades, known.predicted).limits(coverage)
         sets = grade_sets(test.probabilities[in_fold], limits, test.predicted[in_fold])
         low[in_fold], high[in_fold], bound[in_fold] = sets.low, sets.high, sets.upper_bound
-    sets = GradeSets(low=low, high=high, upper_bound=bound)
+    return _coverages(GradeSets(low=low, high=high, upper_bound=bound), test, resamples)
+
+
+def _coverages(sets: GradeSets, test: ScoredPhotographs, resamples: Resamples) -> tuple[SetCoverage, ...]:
     rows = [(None, np.ones(len(test), bool)), *((grade, test.grades == grade) for grade in range(NUM_GRADES))]
     return tuple(_set_coverage(grade, among, test, sets, resamples) for grade, among in rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,22 +11,35 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A score and the bounds of its 95 % interval; None where they are undefined."""
+    """A score and the bounds of its 95 % interval; None where they are undefined.
+
+    `no_interval` is the reason why a defined score has no bounds, empty where it has them or the reason is not known.
+    """
 
     value: float | None
     low: float | None
     high: float | None
+    no_interval: str = ""
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether both bounds are defined."""
+        return self.low is not None and self.high is not None
 
     def describe(self, digits: int = 3) -> str:
-        """The score with its interval: "0.866 (0.838 to 0.890)", "0.866 (interval undefined)" or "undefined"."""
+        """The score with its interval: "0.866 (0.838 to 0.890)", "0.866 (no interval: reason)" or "undefined"."""
         number = describe_number(self.value, digits)
         return number if self.value is None else f"{number} ({self.describe_interval(digits)})"
 
     def describe_interval(self, digits: int = 3) -> str:
-        """The interval without the score: "0.838 to 0.890" or "interval undefined"."""
+        """The interval without the score: "0.838 to 0.890", or "no interval: " and the reason."""
         if self.low is None or self.high is None:
-            return "interval undefined"
+            return f"no interval: {self.no_interval}" if self.no_interval else "no interval"
         return f"{describe_number(self.low, digits)} to {describe_number(self.high, digits)}"
+
+    def without_interval(self, reason: str) -> Estimate:
+        """The score without bounds, for this reason; unchanged where it has none or is undefined."""
+        return replace(self, low=None, high=None, no_interval=reason) if self.has_interval else self
 
 
 UNDEFINED = Estimate(value=None, low=None, high=None)

@@ -181,7 +181,12 @@ def _conformity(described: dict[str, Any]) -> Conformity:
     if not isinstance(values, dict) or len(values["bounds"]) != NUM_GRADES:
         raise ValueError(f"the conformity scores are {str(values)[:80]}, expected sets and {NUM_GRADES} bounds")
     bounds = tuple(_finite_numbers(scores) for scores in values["bounds"])
-    return Conformity(sets=_finite_numbers(values["sets"]), bounds=bounds)
+    sets, grades = _finite_numbers(values["sets"]), tuple(values.get("set_grades", ()))
+    if not set(grades) <= set(range(NUM_GRADES)) or len(grades) not in (0, len(sets)):
+        raise ValueError(
+            f"the grades of {len(sets)} conformity scores are {str(grades)[:80]}, expected 0 to 4 for each"
+        )
+    return Conformity(sets=sets, bounds=bounds, set_grades=grades)
 
 
 def _thresholds(described: dict[str, object]) -> tuple[float, ...] | None:

@@ -25,6 +25,7 @@ from fundusgrade.reports.explanation_pages import (
     index_html,
     write_arrays,
 )
+from fundusgrade.reports.listings import coverage_line
 
 _FIGURE_PHOTOGRAPH_PX = 1200
 """Figures show photographs at this size at most; raw heat maps and outlines of lesions need all pixels."""
@@ -88,7 +89,12 @@ def write_figures(
     finally:
         if folder.is_dir():
             title = f"Explanations of {len(entries)} photographs"
-            write_atomically(folder / INDEX_FILE, index_html(entries, title=title, command=command))
+            notes = [
+                coverage_line(grader.name, grader.known_coverage(), grader.coverage)
+                for grader in request.graders
+                if grader.coverage is not None
+            ]
+            write_atomically(folder / INDEX_FILE, index_html(entries, title=title, notes=notes, command=command))
 
 
 def _entry(photograph: PhotographSource, name: str, request: FigureRequest, folder: Path) -> IndexEntry:

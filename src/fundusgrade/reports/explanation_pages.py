@@ -124,9 +124,12 @@ def _full_path(found: PhotographSource) -> Path:
     return path if found.frame is None else path.with_name(f"{path.name}#{found.frame}")
 
 
-def index_html(entries: Sequence[IndexEntry], *, title: str, command: str) -> str:
-    """The index page: figures and predictions of photographs, then a table of those without a figure and the reason."""
-    return render("explanations.html", title=title, entries=entries, command=command)
+def index_html(entries: Sequence[IndexEntry], *, title: str, command: str, notes: Sequence[str] = ()) -> str:
+    """The index page: figures and predictions of photographs, then a table of those without a figure and the reason.
+
+    `notes` are sentences about all of them, such as the coverage of prediction sets.
+    """
+    return render("explanations.html", title=title, entries=entries, notes=notes, command=command)
 
 
 def entry_of(name: str, figure: str, predictions: Sequence[Prediction], gap_lines: Sequence[str] = ()) -> IndexEntry:

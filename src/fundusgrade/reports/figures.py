@@ -71,13 +71,14 @@ def _explanation_panel(explanation: Explanation) -> Panel:
     if heat_map.baseline_score is not None and heat_map.gap is not None:
         scores += f" (blurred baseline {heat_map.baseline_score:.1f}, gap {heat_map.gap:.1f})"
     scores = scores.replace("-", "\N{MINUS SIGN}")
-    subtitle = (
-        f"Grade {int(grade)} {grade.label}: {prediction.decided_by}\n"
-        f"probabilities: {probabilities_in_words(prediction)}\n"
+    lines = [
+        f"Grade {int(grade)} {grade.label}: {prediction.decided_by}",
+        f"probabilities: {probabilities_in_words(prediction)}",
+        *([] if prediction.grade_range is None else [prediction.grade_range.describe()]),
         f"explained: {explanation.target.name}, {explanation.target.score_name} {scores}; "
-        f"{explanation.options.describe()}"
-    )
-    return Panel(title=printable(prediction.model), subtitle=subtitle, heat=explanation.heat)
+        f"{explanation.options.describe()}",
+    ]
+    return Panel(title=printable(prediction.model), subtitle="\n".join(lines), heat=explanation.heat)
 
 
 def _score(value: float | None) -> str:

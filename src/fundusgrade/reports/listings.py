@@ -11,6 +11,7 @@ from rich.text import Text
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.grades import Grade, Prediction, Ungraded
+from fundusgrade.metrics.conformal import KnownCoverage
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.options import Split
 from fundusgrade.store import StoredDataset, StoredModel
@@ -50,12 +51,13 @@ def result_line(result: Prediction | Ungraded) -> str:
 
 
 def prediction_line(prediction: Prediction) -> str:
-    """One line for people: photograph, grade, what decided it, probability of referable DR, model, quality."""
+    """One line for people: photograph, grade, what decided it, referable probability, range, model, quality."""
     grade = prediction.grade
+    grade_range = "" if prediction.grade_range is None else f"; {prediction.grade_range.describe()}"
     quality = "" if prediction.gradable else f"; doubtful quality: {', '.join(prediction.quality_reasons)}"
     return one_line(
         f"{prediction.image}: grade {int(grade)} {grade.label}: {decision_in_words(prediction)}; "
-        f"referable p = {prediction.referable_probability:.2f} ({prediction.model}){quality}"
+        f"referable p = {prediction.referable_probability:.2f}{grade_range} ({prediction.model}){quality}"
     )
 
 
@@ -82,6 +84,32 @@ def _most_probable_in_words(prediction: Prediction) -> str:
 def probabilities_in_words(prediction: Prediction) -> str:
     """The probability of each grade: "no DR 0.01, mild 0.03, moderate 0.47, severe 0.29, proliferative 0.20"."""
     return ", ".join(f"{grade.name_in_sentence} {prediction.probabilities[grade]:.2f}" for grade in Grade)
+
+
+def coverage_line(model: str, known: Sequence[KnownCoverage], coverage: float) -> str:
+    """How often a model's prediction sets of a target coverage (0 to 1) hold the true grade, of all and of each grade.
+
+    Of the photographs from which the model's limits come; `known` is empty where the model does not hold their grades.
+    """
+    target = f"{100 * coverage:g} %"
+    if not known:
+        return one_line(
+            f"{model}: the coverage of its {target} prediction sets by grade is not stored with it; "
+            "`fundusgrade evaluate` measures it"
+        )
+    return one_line(
+        f"{model}: {target} prediction sets contain the true grade of {', '.join(map(_describe_known, known))} "
+        "photographs from which its limits come; bounds (could be as bad as) reach the true grade of at least "
+        f"{target} of each grade"
+    )
+
+
+def _describe_known(known: KnownCoverage) -> str:
+    """ "98 % of 135 no DR", or "91 % of all 274"."""
+    group = "all " if known.grade is None else ""
+    name = "" if known.grade is None else f" {Grade(known.grade).name_in_sentence}"
+    percent = f"{100 * known.num_covered / known.num_photographs:.0f} % of " if known.num_photographs else ""
+    return f"{percent}{group}{known.num_photographs}{name}"
 
 
 def models_table(models: Sequence[StoredModel], *, default: str) -> Table:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from fundusgrade.evaluation.assessment import Assessment
+from fundusgrade.evaluation.assessment import Assessment, ModelAssessment
 from fundusgrade.evaluation.audit import Audit, conclusion
 from fundusgrade.evaluation.interventions import InterventionEffect
 from fundusgrade.files import write_atomically
@@ -83,6 +83,29 @@ def _add_calibration_rows(table: Table, assessment: Assessment) -> None:
 
 def _add_row(table: Table, name: str, values: Sequence[float | None]) -> None:
     table.add_row(name, *(str(value) if isinstance(value, int) else describe_number(value) for value in values))
+
+
+def coverage_tables(assessment: Assessment) -> list[Table]:
+    """Coverage of each model's prediction sets and upper bounds: of all photographs, then of each grade.
+
+    A table of each model for which they are known.
+    """
+    return [_coverage_table(model, assessment.coverage) for model in assessment.models if model.set_coverage]
+
+
+def _coverage_table(model: ModelAssessment, coverage: float) -> Table:
+    table = Table(
+        *("true grade", "photographs", "sets with the true grade (95 % CI)", "mean set size"),
+        *("could be as bad as the true grade (95 % CI)", "mean bound"),
+    )
+    table.title = Text(printable(f"{model.model}: prediction sets and upper bounds, target {100 * coverage:g} %"))
+    for of in model.set_coverage:
+        table.add_row(
+            "all" if of.grade is None else GRADE_LABELS[of.grade],
+            *(str(of.num_photographs), of.covered.describe(), describe_number(of.mean_size, 2)),
+            *(of.bound_covered.describe(), describe_number(of.mean_bound, 2)),
+        )
+    return table
 
 
 def export_table(check: ExportCheck) -> Table:

@@ -15,7 +15,7 @@ def test_numbers() -> None:
 
 def test_intervals_say_when_there_is_none() -> None:
     assert interval(Estimate(value=0.5, low=-0.25, high=0.75), 2) == "−0.25 to 0.75"
-    assert interval(Estimate(value=0.5, low=None, high=None)) == "interval undefined"
+    assert interval(Estimate(value=0.5, low=None, high=None, no_interval="one group")) == "no interval: one group"
 
 
 def test_images_become_part_of_the_page() -> None:

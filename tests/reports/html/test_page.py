@@ -20,6 +20,7 @@ from fundusgrade.evaluation.audit import Audit
 from fundusgrade.evaluation.interventions import InterventionEffect
 from fundusgrade.evaluation.shortcuts import ShortcutProbe
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
+from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.metrics.predictions import PredictionSet
 from fundusgrade.photographs.images import encode_jpeg
 from fundusgrade.reports.html import section_charts
@@ -295,7 +296,11 @@ def test_the_checklist_answers_with_what_was_done(page: Page) -> None:
     assert answers["Robustness and shortcuts"] == "The outline tells the grade."
     alone = assess(sets(1, with_validation=False), num_resamples=20)
     bare = Page(report_html(alone, context(audits=(), models=()))).facts
-    assert bare["Thresholds set before the test"] == "There were no validation photographs, so none are reported."
+    assert bare["Thresholds set before the test"].startswith(
+        "The thresholds of the model, which decide the grade, were chosen on its own validation photographs."
+    )
+    words = "Those of the model, chosen on its own validation photographs"
+    assert bare["thresholds and prediction sets"] == words
     assert bare["Robustness and shortcuts"] == "Not audited."
     assert bare["Overlap of training and test data"] == "Not known."
     assert bare["Model and initial weights"] == "Not known."
@@ -307,6 +312,29 @@ def test_every_audited_model_is_in_it(found: Assessment) -> None:
     text = Page(report_html(found, context(audits=(audit(), other)))).text
     assert all(f"Change of the expected grade of model-{i}" in text for i in (0, 1)) and "0.456" in text
     assert text.count("predicted from photographs kappa") == 1, "the data are the same"
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_score_without_an_interval_says_why_instead_of_an_interval() -> None:
+    photographs = draw_photographs(60, 3)
+    never = replace(photographs, predicted=np.where(photographs.predicted == 3, 2, photographs.predicted))
+    page = Page(report_html(assess([prediction_set(never)], num_resamples=20), context()))
+    assert "Lowest F1: Severe, 0.00 (no interval: the same in all resamples)." in page.text
+    assert "interval undefined" not in page.text and "CI no interval" not in page.text
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_coverage_of_sets_and_bounds_is_given_for_each_grade_of_other_data_too() -> None:
+    test, known = draw_photographs(150, 0), draw_photographs(90, 50)
+    conformity = measure_conformity(known.probabilities, known.grades, known.predicted)
+    assessment = assess([prediction_set(test)], num_resamples=20, conformities={"model": conformity})
+    page = Page(report_html(assessment, context()))
+    for of in assessment.models[0].set_coverage[1:]:
+        assert of.grade is not None
+        (row,) = [row for row in page.rows if row[0].startswith(f"{of.grade} ") and len(row) == 6]
+        assert row[2].startswith(number(of.covered.value)) and row[4].startswith(number(of.bound_covered.value))
+    assert "calibrated on the model’s own validation photographs" in page.text
+    assert "These are of another data set" in page.text
 
 
 def chosen_on(assessment: Assessment) -> str:

@@ -53,6 +53,8 @@ def test_deferral_and_coverage_are_those_of_the_curves(found: Assessment) -> Non
         everywhere, *grades = model.assessment.set_coverage
         assert model.coverage.all == everywhere
         assert model.coverage.lowest.covered.value == min(of.covered.value or 0.0 for of in (everywhere, *grades))
+        bounds = [of.bound_covered.value or 0.0 for of in (everywhere, *grades)]
+        assert model.coverage.lowest_bound.bound_covered.value == min(bounds)
 
 
 def test_what_is_undefined_is_not_reported() -> None:

@@ -24,7 +24,7 @@ def count(value: int) -> str:
 
 
 def interval(estimate: Estimate, digits: int = 3) -> str:
-    """The 95 % confidence interval of a score, without the score."""
+    """The 95 % confidence interval of a score, without the score; where there is none, that and the reason."""
     return estimate.describe_interval(digits).replace("-", "−")
 
 

@@ -25,7 +25,7 @@ class _Charts:
     calibration: tuple[Markup, ...]
     decisions: tuple[Markup, ...]
     deferral: tuple[Markup, ...]
-    coverage: Markup | None
+    coverage: tuple[Markup, ...]
     comparisons: Markup | None
     audit: tuple[Markup, ...]
     subgroups: tuple[Markup | None, ...]
@@ -43,7 +43,7 @@ def report_html(assessment: Assessment, context: ReportContext) -> str:
         calibration=charts.calibration_charts(models),
         decisions=charts.decision_charts(assessment),
         deferral=charts.deferral_charts(assessment),
-        coverage=charts.coverage_chart(assessment),
+        coverage=charts.coverage_charts(assessment),
         comparisons=charts.comparison_chart(comparisons),
         audit=charts.audit_charts(context.audits),
         subgroups=tuple(charts.subgroup_chart(each) for each in subgroups),

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from fundusgrade.evaluation.assessment import Assessment
 from fundusgrade.evaluation.audit import Audit
 from fundusgrade.grades import GRADE_LABELS
-from fundusgrade.metrics.estimates import UNDEFINED
+from fundusgrade.metrics.estimates import UNDEFINED, Estimate
 from fundusgrade.metrics.operating_points import RiskCoverage
 from fundusgrade.metrics.reliability import Reliability
 from fundusgrade.reports.html.charts import DotRow, Frame, Series, dots_chart, lines_chart
@@ -63,7 +63,7 @@ def _reliability_diagram(series: int, name: str, reliability: Reliability) -> Ma
         x_limits=(0, 1),
         y_limits=(0, 1),
     )
-    error = f"{number(reliability.calibration_error.value)} (95 % CI {interval(reliability.calibration_error)})"
+    error = f"{number(reliability.calibration_error.value)} (95 % interval: {interval(reliability.calibration_error)})"
     description = f"Reliability diagram of {name}, {reliability.outcome}: expected calibration error {error}."
     return lines_chart([_DIAGONAL, line], frame, description)
 
@@ -118,21 +118,33 @@ def _deferral_chart(
     return lines_chart(lines, frame, f"{title}, by the fraction of photographs that the model grades.")
 
 
-def coverage_chart(assessment: Assessment) -> Markup | None:
-    """The coverage of prediction sets, over all photographs and of each grade; None where there are no sets."""
-    coverages = [{coverage.grade: coverage.covered for coverage in model.set_coverage} for model in assessment.models]
-    groups = list(dict.fromkeys(group for model in coverages for group in model))
-    if not groups:
-        return None
+def coverage_charts(assessment: Assessment) -> tuple[Markup, ...]:
+    """The coverage of prediction sets, and of upper bounds, of all photographs and of each grade."""
+    if not any(model.set_coverage for model in assessment.models):
+        return ()
+    return (
+        _coverage_chart(
+            assessment,
+            [{of.grade: of.covered for of in model.set_coverage} for model in assessment.models],
+            Frame(title="Coverage of prediction sets", x_label="sets with the true grade, 95 % CI"),
+        ),
+        _coverage_chart(
+            assessment,
+            [{of.grade: of.bound_covered for of in model.set_coverage} for model in assessment.models],
+            Frame(title="Coverage of upper bounds", x_label="bounds at or above the true grade, 95 % CI"),
+        ),
+    )
+
+
+def _coverage_chart(assessment: Assessment, by_model: Sequence[dict[int | None, Estimate]], frame: Frame) -> Markup:
     rows = [
         DotRow(
             label="all photographs" if grade is None else f"{grade} {GRADE_LABELS[grade]}",
-            dots=tuple(by_grade[grade] for by_grade in coverages if grade in by_grade),
+            dots=tuple(by_grade[grade] for by_grade in by_model if grade in by_grade),
         )
-        for grade in groups
+        for grade in dict.fromkeys(grade for by_grade in by_model for grade in by_grade)
     ]
-    frame = Frame(title="Coverage of prediction sets", x_label="sets with the true grade, 95 % CI")
-    description = f"Coverage of prediction sets; the dashed line is the target, {percent(assessment.coverage)}."
+    description = f"{frame.title}; the dashed line is the target, {percent(assessment.coverage)}."
     return dots_chart(rows, frame, description, reference=assessment.coverage)
 
 

@@ -45,10 +45,11 @@ class Deferral:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageSummary:
-    """Coverage of prediction sets over all photographs, and of the group (all, or a grade) where it is lowest."""
+    """Coverage over all photographs, and of the groups (all, or a grade) where that of sets and of bounds is lowest."""
 
     all: SetCoverage
     lowest: SetCoverage
+    lowest_bound: SetCoverage
 
 
 def reported_models(assessment: Assessment) -> tuple[ReportedModel, ...]:
@@ -90,7 +91,11 @@ def _coverage(sets: Sequence[SetCoverage]) -> CoverageSummary | None:
     defined = [coverage for coverage in sets if coverage.covered.value is not None]
     if not defined or defined[0].grade is not None:
         return None
-    return CoverageSummary(all=defined[0], lowest=min(defined, key=lambda coverage: coverage.covered.value or 0.0))
+    return CoverageSummary(
+        all=defined[0],
+        lowest=min(defined, key=lambda coverage: coverage.covered.value or 0.0),
+        lowest_bound=min(defined, key=lambda coverage: coverage.bound_covered.value or 0.0),
+    )
 
 
 # Thresholds, calibration, net benefit
