@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.descriptors import descriptor_path
@@ -31,6 +33,7 @@ def open_dataset(names: Sequence[str]) -> PreparedDataset:
 def concatenate_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
     """Several data sets as one; each photograph keeps its split and, as `origin`, the name of its data set.
 
+    Clusters of acquisition are numbered on, so that those of different data sets differ.
     Copies in several data sets form one group. Raises DatasetError where two have the same name or were preprocessed
     differently, or where a training photograph of one, or a copy of it, is held out in another.
     """
@@ -46,17 +49,7 @@ def concatenate_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset
                 f"{first.name!r} is {first.recipe.describe()}, {other.name!r} is {other.recipe.describe()}; "
                 "preprocess them with the same options"
             )
-    rows = [
-        replace(
-            row,
-            image=(dataset.directory / row.image).absolute().as_posix() if row.image else "",
-            source=f"{dataset.name}/{row.source}",
-            origin=dataset.name,
-            fold=None,
-        )
-        for dataset in datasets
-        for row in dataset.rows
-    ]
+    rows = _rows_of_all(datasets)
     grouping = _group_across(rows)
     _check_splits_of_copies(rows, grouping)
     return PreparedDataset(
@@ -68,6 +61,26 @@ def concatenate_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset
         rows=tuple(replace(row, group=group) for row, group in zip(rows, grouping.groups, strict=True)),
         parts=tuple(datasets),
     )
+
+
+def _rows_of_all(datasets: Sequence[PreparedDataset]) -> list[ManifestRow]:
+    clusters_before = np.cumsum([0, *(_num_acquisitions(dataset) for dataset in datasets)])
+    return [
+        replace(
+            row,
+            image=(dataset.directory / row.image).absolute().as_posix() if row.image else "",
+            source=f"{dataset.name}/{row.source}",
+            origin=dataset.name,
+            fold=None,
+            acquisition=None if row.acquisition is None else row.acquisition + int(before),
+        )
+        for dataset, before in zip(datasets, clusters_before, strict=False)
+        for row in dataset.rows
+    ]
+
+
+def _num_acquisitions(dataset: PreparedDataset) -> int:
+    return max((row.acquisition for row in dataset.rows if row.acquisition is not None), default=0)
 
 
 def _group_across(rows: Sequence[ManifestRow]) -> Grouping:

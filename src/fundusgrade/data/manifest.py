@@ -45,6 +45,8 @@ class ManifestRow:
     quality: Quality | None = None
     origin: str | None = None
     """Name of the data set that the row comes from, where several are concatenated."""
+    acquisition: int | None = None
+    """Cluster of photographs that were acquired alike, from 1; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ class Manifest:
 _NOT_COLUMNS = ("quality", "origin")
 _LABEL_COLUMNS = tuple(name for name in ManifestRow.__dataclass_fields__ if name not in _NOT_COLUMNS)
 _QUALITY_COLUMNS = tuple(Quality.__dataclass_fields__)
+ACQUISITION_COLUMN = "acquisition"
+"""Manifests of earlier versions lack it."""
 MANIFEST_COLUMNS = (*_LABEL_COLUMNS, "gradable", "quality_reasons", *_QUALITY_COLUMNS)
 
 
@@ -78,7 +82,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a data set. Raises OSError, and ValueError, KeyError or csv.Error for a damaged one."""
     text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
     reader = csv.DictReader(io.StringIO(text))
-    missing = set(MANIFEST_COLUMNS) - set(reader.fieldnames or ())
+    missing = set(MANIFEST_COLUMNS) - {ACQUISITION_COLUMN} - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"its manifest lacks the columns {', '.join(sorted(missing))}")
     return Manifest(rows=tuple(_row_from_cells(cells) for cells in reader), hash=hash_text(text))
@@ -104,6 +108,7 @@ def _row_from_cells(cells: dict[str, str]) -> ManifestRow:
         site=cells["site"] or None,
         error=cells["error"] or None,
         conflict=cells["conflict"] == "1",
+        acquisition=int(cells[ACQUISITION_COLUMN]) if cells.get(ACQUISITION_COLUMN) else None,
         sha256=cells["sha256"],
         fingerprint=cells["fingerprint"] if is_fingerprint(cells["fingerprint"]) else None,
         quality=Quality(**{name: float(cells[name]) for name in _QUALITY_COLUMNS}) if cells["gradable"] else None,

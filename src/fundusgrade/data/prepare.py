@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fundusgrade import __version__, store
+from fundusgrade.data.acquisition import cluster_acquisitions
 from fundusgrade.data.contact_sheet import CONTACT_SHEET_FILE, Section, draw_contact_sheet
 from fundusgrade.data.dataset import FORMAT_VERSION, PreparedDataset
 from fundusgrade.data.descriptors import descriptor_path
@@ -102,6 +103,7 @@ def _manifest_rows(
     errors = [record.error or sample.error for sample, record in zip(samples, records, strict=True)]
     usable = [i for i, error in enumerate(errors) if error is None and samples[i].grade is not None]
     split, fold = _assign_splits(usable, samples, grouping, seed)
+    clusters = cluster_acquisitions([record.acquisition for record in records])
     rows = tuple(
         ManifestRow(
             image=record.image if errors[i] is None else "",
@@ -118,6 +120,7 @@ def _manifest_rows(
             sha256=record.sha256,
             fingerprint=record.fingerprint,
             quality=record.quality,
+            acquisition=clusters[i],
         )
         for i, (sample, record) in enumerate(zip(samples, records, strict=True))
     )
@@ -141,6 +144,7 @@ def _assign_splits(
 def _description(prepared: PreparedDataset, raw: RawDataset, grouping: Grouping) -> str:
     rows = prepared.rows
     conflicting = [row for row in rows if row.conflict]
+    clusters = [row.acquisition for row in rows]
     described = {
         "format": FORMAT_VERSION,
         "name": prepared.name,
@@ -163,6 +167,7 @@ def _description(prepared: PreparedDataset, raw: RawDataset, grouping: Grouping)
         "num_duplicate_groups": grouping.num_copy_groups,
         "num_duplicate_photographs": grouping.num_copy_photographs,
         "num_conflicting_photographs": len(conflicting),
+        "num_per_acquisition": [count for _, count in sorted(Counter(filter(None, clusters)).items())],
     }
     return json.dumps(described, indent=2) + "\n"
 

@@ -22,6 +22,7 @@ from typing import TextIO
 
 import cv2
 
+from fundusgrade.data.acquisition import Acquisition, measure_acquisition
 from fundusgrade.data.descriptors import (
     DESCRIPTOR_RECIPE,
     Descriptor,
@@ -61,6 +62,7 @@ class Record:
     error: str | None
     """Why there is no image."""
     quality: Quality | None
+    acquisition: Acquisition | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +105,12 @@ def _read_records(path: Path) -> Iterator[Record]:
     for line in path.read_bytes().splitlines():
         try:
             fields = json.loads(line)
-            quality = fields.pop("quality")
-            yield Record(**fields, quality=None if quality is None else Quality(**quality))
+            quality, acquisition = fields.pop("quality"), fields.pop("acquisition")
+            yield Record(
+                **fields,
+                quality=None if quality is None else Quality(**quality),
+                acquisition=None if acquisition is None else Acquisition(**acquisition),
+            )
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
 
@@ -235,6 +241,7 @@ def prepare_photograph(task: _Task) -> Record:
     try:
         sha256 = hash_file(path)
         loaded = load_photograph(path, task.recipe)
+        acquisition = measure_acquisition(path, loaded)
     except UngradableError as error:
         return _failed(task, str(error), sha256)
     except OSError as error:
@@ -253,6 +260,7 @@ def prepare_photograph(task: _Task) -> Record:
         fingerprint=None if descriptor is None else fingerprint(descriptor),
         error=None,
         quality=loaded.quality,
+        acquisition=acquisition,
     )
 
 
@@ -270,4 +278,5 @@ def _failed(task: _Task, reason: str, sha256: str = "") -> Record:
         fingerprint=None,
         error=reason,
         quality=None,
+        acquisition=None,
     )

@@ -31,6 +31,7 @@ from fundusgrade.text import error_text
 
 _READABLE = "JPEG, PNG, TIFF, BMP or WebP"
 
+_JPEG_START = b"\xff\xd8\xff"
 # Encoders write about a dozen scans. Each makes a decoder pass over all pixels, so a few bytes could cost it hours.
 _MAX_SCANS = 100
 _SCAN_START = b"\xff\xda"
@@ -55,13 +56,23 @@ def decode_image(data: bytes, *, at_least_px: int | None = None) -> Image:
         raise UnreadableImageError(f"the image cannot be decoded: {error_text(error)}; {COPY_AGAIN}") from error
 
 
+def original_shape(data: bytes, image: Image) -> tuple[int, int]:
+    """Height and width of a file's image, upright, of which `image` is what `decode_image` made, perhaps reduced."""
+    height, width = image.shape[:2]
+    if not data.startswith(_JPEG_START):
+        return height, width
+    with _JpegWithoutExif(io.BytesIO(data)) as opened:
+        longer, shorter = max(opened.size), min(opened.size)
+    return (longer, shorter) if height > width else (shorter, longer)
+
+
 def decode_jpeg_2000(data: bytes) -> Image:
     """Decode a JPEG 2000 codestream, as DICOM holds them. Raises UnreadableImageError as `decode_image` does."""
     return decode_8_bit(Jpeg2KImagePlugin.Jpeg2KImageFile, io.BytesIO(data), "JPEG 2000")
 
 
 def _decode(data: bytes, at_least_px: int | None) -> Image:
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(_JPEG_START):
         return _decode_jpeg(data, at_least_px)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _decode_png(data)

@@ -38,7 +38,13 @@ def decode_dicom(file: BinaryIO, frame: int | None = None, *, at_least_px: int |
     from fundusgrade.photographs.dicom_pixels import decode_frame
 
     image = decode_frame(header, _frame_index(header, frame), at_least_px=at_least_px)
-    return DecodedPhotograph(image=image, laterality=header.laterality, camera=header.camera)
+    return DecodedPhotograph(
+        image=image,
+        height_px=header.number("Rows"),
+        width_px=header.number("Columns"),
+        laterality=header.laterality,
+        camera=header.camera,
+    )
 
 
 def _read_header(file: BinaryIO) -> Header:

@@ -12,7 +12,7 @@ from PIL import Image as PilImage
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import write_atomically
-from fundusgrade.photographs.decoding import decode_image
+from fundusgrade.photographs.decoding import decode_image, original_shape
 from fundusgrade.photographs.dicom import decode_dicom, is_dicom
 from fundusgrade.photographs.pixels import DecodedPhotograph, Image
 from fundusgrade.photographs.sources import PhotographSource, is_folder, open_photograph_file
@@ -49,7 +49,10 @@ def read_photograph(photograph: Path | PhotographSource, *, at_least_px: int | N
     with open_photograph_file(photograph) as file:
         if is_dicom(file):
             return decode_dicom(file, photograph.frame, at_least_px=at_least_px)
-        return DecodedPhotograph(image=decode_image(file.read(), at_least_px=at_least_px))
+        data = file.read()
+        image = decode_image(data, at_least_px=at_least_px)
+        height, width = original_shape(data, image)
+        return DecodedPhotograph(image=image, height_px=height, width_px=width)
 
 
 def write_image(path: Path, image: Image) -> None:

@@ -30,12 +30,15 @@ MIN_DECODED_PX = WORKING_SIZE_PX
 class LoadedPhotograph:
     """A photograph (H, W, 3), reduced as far as its preprocessed image allows, with that image and its quality.
 
+    `height_px` and `width_px` are those of the photograph before it was reduced.
     The eye ("R", "L", "B" for both) and the camera are those that a DICOM file states, else "".
     """
 
     photograph: Image
     preprocessed: PreprocessedImage
     quality: Quality
+    height_px: int
+    width_px: int
     laterality: str = ""
     camera: str = ""
 
@@ -72,7 +75,13 @@ def load_photograph(photograph: Path | PhotographSource, recipe: PreprocessRecip
     """
     try:
         decoded = read_photograph(photograph, at_least_px=_num_pixels_needed(recipe))
-        return replace(load_pixels(decoded.image, recipe), laterality=decoded.laterality, camera=decoded.camera)
+        return replace(
+            load_pixels(decoded.image, recipe),
+            height_px=decoded.height_px,
+            width_px=decoded.width_px,
+            laterality=decoded.laterality,
+            camera=decoded.camera,
+        )
     except MemoryError as error:
         raise UnreadableImageError(NO_MEMORY) from error
     except (cv2.error, np.linalg.LinAlgError) as error:  # none is known to occur, but it must not end a run
@@ -86,13 +95,18 @@ def load_pixels(photograph: Image, recipe: PreprocessRecipe) -> LoadedPhotograph
 
     Raises NoRetinaError where it shows no retina.
     """
-    factor = min(photograph.shape[:2]) // _num_pixels_needed(recipe)
+    height, width = photograph.shape[:2]
+    factor = min(height, width) // _num_pixels_needed(recipe)
     if factor >= 2:
         photograph = reduced(photograph, 1 << (factor.bit_length() - 1))
     field_of_view = find_field_of_view(photograph)
     quality = measure_quality(photograph, field_of_view)
     return LoadedPhotograph(
-        photograph=photograph, preprocessed=preprocess(photograph, field_of_view, recipe), quality=quality
+        photograph=photograph,
+        preprocessed=preprocess(photograph, field_of_view, recipe),
+        quality=quality,
+        height_px=height,
+        width_px=width,
     )
 
 

@@ -26,9 +26,14 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecodedPhotograph:
-    """A decoded image, with the eye ("R", "L", "B" for both) and the camera that its file states, else ""."""
+    """A decoded image, with the eye ("R", "L", "B" for both) and the camera that its file states, else "".
+
+    `height_px` and `width_px` are those of the photograph, upright, before decoding reduced it.
+    """
 
     image: Image
+    height_px: int
+    width_px: int
     laterality: str = ""
     camera: str = ""
 
