@@ -74,7 +74,7 @@ class Recipe(StrEnum):
     """Defaults for head, loss, class weights, decision and calibration."""
 
     DEFAULT = "default"
-    """Cumulative head, weights by the square root, thresholds, calibrated."""
+    """Cumulative head, weights by the square root, most probable grade, calibrated."""
     REFERENCE = "reference"
     """That of the study that fundusgrade is compared with: softmax, inverse weights, most probable grade."""
 
@@ -85,7 +85,7 @@ class Decision(StrEnum):
     MOST_PROBABLE = "most-probable"
     """The grade of highest probability."""
     THRESHOLDS = "thresholds"
-    """Thresholds of the expected grade, which maximize the validation kappa."""
+    """Thresholds of the expected grade, which maximize kappa, accuracy and F1 on half of the validation split."""
 
 
 class Split(StrEnum):

@@ -30,7 +30,7 @@ def test_preprocess_then_train_then_evaluate(labeled: Path, home: Path, monkeypa
     assert "this model has learned nothing" in refused.stderr and "--ema-decay 0" in refused.stderr
     assert not (home / "models").exists()
     monkeypatch.setattr(TrainResult, "has_learned", always_learned())
-    trained = Outcome(f"{words} --overwrite")
+    trained = Outcome(words)
     assert trained.code == 0, trained.stderr
     assert "best epoch 1: validation kappa" in trained.stdout
     assert "device: cpu, float32: as requested" in trained.stderr

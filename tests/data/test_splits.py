@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, split_groups
+from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, held_out_half, split_groups
 from fundusgrade.grades import NUM_GRADES, Grade
 from fundusgrade.options import NUM_FOLDS
 
@@ -109,3 +109,30 @@ def test_folds_follow_from_the_seed_and_are_not_the_splits() -> None:
     assert first == again
     assert np.mean(np.not_equal(first, other)) > 0.5
     assert np.mean(np.not_equal(first, split_groups(groups, grades, FOLDS, seed=0))) > 0.5
+
+
+# The half of a validation split that chooses nothing
+
+
+def test_half_of_every_grade_is_held_out_and_no_group_is_divided() -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 350, 500)
+    grades = rng.choice(5, 350, p=[0.5, 0.1, 0.25, 0.05, 0.1])[groups]
+    held_out = held_out_half(groups, grades)
+    assert not set(groups[held_out].tolist()) & set(groups[~held_out].tolist())
+    for grade in range(5):
+        assert held_out[grades == grade].mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_half_depends_on_groups_and_grades_but_not_on_their_order() -> None:
+    rng = np.random.default_rng(1)
+    groups, grades = rng.integers(0, 60, 90), rng.integers(0, 5, 90)
+    held_out, order = held_out_half(groups, grades), rng.permutation(90)
+    assert np.array_equal(held_out_half(groups[order], grades[order]), held_out[order])
+
+
+def test_nothing_is_held_out_where_the_others_would_have_one_grade_only() -> None:
+    for groups, grades in (([1, 1, 1], [0, 1, 2]), ([1, 2], [0, 3]), ([1, 2, 3], [0, 0, 0])):
+        found = held_out_half(np.array(groups), np.array(grades))
+        assert len(np.unique(np.array(grades)[~found])) == len(set(grades)) or found.sum() == 0
+        assert found.sum() == 0

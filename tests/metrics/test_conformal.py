@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fundusgrade.data.splits import held_out_half
 from fundusgrade.errors import MetricsError
 from fundusgrade.metrics.bootstrap import resample
 from fundusgrade.metrics.conformal import (
@@ -134,7 +135,9 @@ def test_rows_of_all_and_of_each_grade_with_a_limit_for_each_fold() -> None:
     rows = measure_sets(prediction_set(test, validation), resample(test.groups, num_resamples=200), coverage=0.8)
     covered, sizes, bounds = np.zeros(200, bool), np.zeros(200), np.zeros(200)
     for fold in (1, 2):
-        known, here = validation.subset(validation.folds == fold), test.folds == fold
+        of_fold, here = validation.subset(validation.folds == fold), test.folds == fold
+        known = of_fold.subset(held_out_half(of_fold.groups, of_fold.grades))
+        assert 0.4 < len(known) / len(of_fold) < 0.6
         limit = score_limit(conformity_scores(known.probabilities, known.grades), 0.8)
         limits = measure_conformity(known.probabilities, known.grades).limits(0.8)
         assert limits.sets == pytest.approx(limit, abs=1e-4)

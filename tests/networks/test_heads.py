@@ -10,8 +10,11 @@ from scipy.special import softmax
 from scipy.stats import logistic
 
 from fundusgrade.networks.heads import (
+    MARGIN,
     MIDPOINTS,
+    NO_INTERCEPTS,
     NO_OFFSETS,
+    NO_SLOPES,
     NUM_CUTS,
     NUM_OUTPUTS,
     UNCALIBRATED,
@@ -25,7 +28,13 @@ NUM_PHOTOGRAPHS = 200
 FLOOR = 1e-6
 # Before calibration a severity is a logistic variable of this scale.
 SEVERITY_SCALE = 0.25
-CALIBRATED = Calibration(temperature=1.7, offsets=(0.5, -1.0, 0.25, -2.0, 0.0), cutpoints=(0.4, 1.1, 2.9, 3.2))
+CALIBRATED = Calibration(
+    temperature=1.7,
+    offsets=(0.5, -1.0, 0.25, -2.0, 0.0),
+    cutpoints=(0.4, 1.1, 2.9, 3.2),
+    slopes=(0.5, 1.0, 2.0, 0.25),
+    intercepts=(0.5, -0.5, 0.0, -1.0),
+)
 
 
 def outputs_of(head: Head, *, spread: float = 2.0) -> NDArray[np.float64]:
@@ -78,13 +87,19 @@ def test_at_a_cutpoint_grades_below_and_above_are_equally_likely() -> None:
         assert probabilities[: cut + 1].sum() == pytest.approx(0.5, abs=FLOOR)
 
 
-def test_cumulative_probabilities_that_increase_are_replaced_by_their_running_minimum() -> None:
-    """P(grade > 1) cannot exceed P(grade > 0)."""
+@pytest.mark.parametrize("calibration", [UNCALIBRATED, CALIBRATED], ids=["uncalibrated", "calibrated"])
+def test_cumulative_logits_are_scaled_shifted_and_kept_apart(calibration: Calibration) -> None:
+    """P(grade > 1) cannot exceed P(grade > 0): a logit is lowered to at least the margin below the one before it."""
     outputs = outputs_of(Head.CUMULATIVE)
-    cumulative = 1 / (1 + np.exp(-outputs / CALIBRATED.temperature))
-    assert (np.diff(cumulative, axis=1) > 0).any(), "some increase"
-    expected = from_cumulative(np.minimum.accumulate(cumulative, axis=1))
-    assert probabilities_of(Head.CUMULATIVE, outputs, CALIBRATED) == pytest.approx(expected, abs=FLOOR)
+    logits = outputs * calibration.slopes + calibration.intercepts
+    assert (np.diff(logits, axis=1) > 0).any(), "some increase"
+    assert (np.diff(logits, axis=1) < -MARGIN).all(axis=1).any(), "some are in order"
+    for cut in range(1, NUM_CUTS):
+        logits[:, cut] = np.minimum(logits[:, cut], logits[:, cut - 1] - MARGIN)
+    expected = from_cumulative(1 / (1 + np.exp(-logits)))
+    found = probabilities_of(Head.CUMULATIVE, outputs, calibration)
+    assert found == pytest.approx(expected, abs=FLOOR)
+    assert (found > 0).all()
 
 
 def test_cumulative_probabilities_by_hand() -> None:
@@ -94,10 +109,12 @@ def test_cumulative_probabilities_by_hand() -> None:
 
 
 @pytest.mark.parametrize("head", list(Head))
-def test_a_higher_temperature_makes_every_head_less_certain(head: Head) -> None:
+def test_a_higher_temperature_or_lower_slopes_make_every_head_less_certain(head: Head) -> None:
     outputs = outputs_of(head)
     confidence = [
-        probabilities_of(head, outputs, Calibration(temperature=temperature)).max(axis=1).mean()
+        probabilities_of(head, outputs, Calibration(temperature=temperature, slopes=(1 / temperature,) * NUM_CUTS))
+        .max(axis=1)
+        .mean()
         for temperature in (0.5, 1.0, 2.0)
     ]
     assert confidence[0] > confidence[1] + 0.02 > confidence[2] + 0.04
@@ -113,8 +130,12 @@ def test_extreme_outputs_give_finite_logits_and_gradients(head: Head) -> None:
 
 
 def test_the_default_calibration_changes_nothing() -> None:
-    assert Calibration(temperature=1.0, offsets=NO_OFFSETS, cutpoints=MIDPOINTS) == UNCALIBRATED
+    nothing = Calibration(
+        temperature=1.0, offsets=NO_OFFSETS, cutpoints=MIDPOINTS, slopes=NO_SLOPES, intercepts=NO_INTERCEPTS
+    )
+    assert nothing == UNCALIBRATED
     assert (NO_OFFSETS, MIDPOINTS) == ((0.0,) * 5, (0.5, 1.5, 2.5, 3.5))
+    assert (NO_SLOPES, NO_INTERCEPTS) == ((1.0,) * 4, (0.0,) * 4)
     assert {head: NUM_OUTPUTS[head] for head in Head} == {
         Head.SOFTMAX: 5,
         Head.REGRESSION: 1,

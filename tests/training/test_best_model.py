@@ -13,14 +13,16 @@ import torch
 from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.leakage import find_overlap
+from fundusgrade.data.splits import held_out_half
 from fundusgrade.metrics.classification import decide_grades, evaluate_predictions
 from fundusgrade.metrics.conformal import NO_CONFORMITY, measure_conformity
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import load_checkpoint
-from fundusgrade.networks.heads import MIDPOINTS, UNCALIBRATED, Calibration
-from fundusgrade.networks.inference import predict_outputs, predict_probabilities, to_probabilities
+from fundusgrade.networks.heads import UNCALIBRATED
+from fundusgrade.networks.inference import predict_outputs, predict_probabilities
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import Decision, Head, Recipe
+from fundusgrade.training.decision import RatedOutputs, fit_rule
 from fundusgrade.training.loop import train
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.validation import log_loss
@@ -79,31 +81,39 @@ def test_the_saved_model_is_calibrated_and_scored_as_it_will_grade(
     train(dataset, options, FLOAT32, tmp_path / "run", observer=Quiet())
     checkpoint = load_checkpoint(tmp_path / "run" / store.MODEL_FILE)
     description, metrics = checkpoint.description, checkpoint.description.provenance.metrics
-    validation = load_images(dataset, dataset.graded_rows("validation"))
-    grades, pixels = validation.grades.numpy(), validation.pixels
-    probabilities = predict_probabilities(checkpoint.network, pixels, FLOAT32)
+    rows = dataset.graded_rows("validation")
+    everyone = load_images(dataset, rows)
+    held_out = held_out_half(np.array([row.group for row in rows]), everyone.grades.numpy())
+    assert 0 < held_out.sum() < len(rows)
+    probabilities = predict_probabilities(checkpoint.network, everyone.pixels[held_out], FLOAT32)
+    grades = everyone.grades.numpy()[held_out]
     scored = evaluate_predictions(grades, probabilities, description.thresholds)
     assert (metrics["validation_kappa"], metrics["validation_accuracy"]) == (scored.kappa, scored.accuracy)
     assert (description.thresholds is None) == (decision is Decision.MOST_PROBABLE)
     assert metrics["validation_loss"] == pytest.approx(log_loss(grades, probabilities))
     decided = decide_grades(probabilities, description.thresholds)
     assert description.conformity == measure_conformity(probabilities, grades, decided)
-    # Whatever decides, confidence is fitted: no other temperature has a smaller log loss, with the weak prior added.
-    spec, outputs = checkpoint.network.spec, predict_outputs(checkpoint.network, pixels, FLOAT32)
-    penalized = metrics["validation_loss"] + prior_of(spec.calibration) / len(grades)
-    for factor in (0.8, 1.25):
-        other = replace(spec.calibration, temperature=spec.calibration.temperature * factor)
-        loss = log_loss(grades, to_probabilities(spec, outputs, other))
-        assert loss + prior_of(other) / len(grades) > penalized - 1e-6
+    # The rule is fitted on the other half: what it grades changes nothing in it.
+    outputs = predict_outputs(checkpoint.network, everyone.pixels[~held_out], FLOAT32)
+    rated = RatedOutputs(outputs=outputs, grades=everyone.grades.numpy()[~held_out], groups=np.zeros(0, np.int64))
+    num_training = np.bincount([int(row.grade or 0) for row in dataset.graded_rows("train")], minlength=5)
+    rule = fit_rule(checkpoint.network.spec, rated, num_training, options.filled())
+    fitted = checkpoint.network.spec.calibration
+    for name in ("temperature", "offsets", "cutpoints", "slopes", "intercepts"):
+        assert getattr(fitted, name) == pytest.approx(getattr(rule.calibration, name), rel=1e-3, abs=1e-3)
+    if description.thresholds is not None:
+        assert description.thresholds == pytest.approx(rule.thresholds, abs=0.05)
 
 
-def prior_of(calibration: Calibration) -> float:
-    """Minus the logarithm of the prior density of a calibration, up to a constant."""
-    cutpoints = np.array(calibration.cutpoints) / calibration.temperature
-    scales = np.array([1 / calibration.temperature])
-    if calibration.cutpoints != MIDPOINTS:
-        scales = np.concatenate([scales, np.diff(cutpoints)])
-    return float((scales - 1 - np.log(scales)).sum() + (cutpoints[0] - 0.5) ** 2 / 2 * (len(scales) > 1))
+def test_a_validation_split_too_small_to_halve_chooses_as_a_whole(tmp_path: Path) -> None:
+    dataset = prepared_dataset(tmp_path / "toy", grades=(0, 1))
+    rows = [row for row in dataset.rows if row.split != "validation"]
+    rows += [row for row in dataset.rows if row.split == "validation"][:2]
+    dataset = replace(dataset, rows=tuple(rows))
+    train(dataset, replace(QUICK, epochs=1), FLOAT32, tmp_path / "run", observer=Quiet())
+    description = load_checkpoint(tmp_path / "run" / store.MODEL_FILE).description
+    assert description.conformity == NO_CONFORMITY
+    assert description.network.calibration != UNCALIBRATED
 
 
 def test_the_reference_recipe_fits_nothing(tmp_path: Path, toy: PreparedDataset) -> None:

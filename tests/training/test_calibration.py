@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import logistic
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score
 
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
-from fundusgrade.networks.heads import MIDPOINTS, NO_OFFSETS, NUM_OUTPUTS, UNCALIBRATED, Calibration, grade_logits
+from fundusgrade.networks.heads import NO_OFFSETS, NUM_OUTPUTS, UNCALIBRATED, Calibration, grade_logits
 from fundusgrade.options import Head
 from fundusgrade.training.calibration import UNDONE_FRACTIONS, choose_offsets, fit_calibration, frequency_offsets
 from tests.scored import MIX
@@ -36,8 +39,10 @@ def read(head: Head, outputs: Floats, calibration: Calibration = UNCALIBRATED) -
 
 
 def calibrated_sample(head: Head, seed: int = 0) -> tuple[Floats, Grades]:
-    """Outputs of a head, and grades sampled from the probabilities of those outputs."""
+    """Outputs of a head, and grades sampled from the probabilities of those outputs; cumulative logits fall."""
     outputs = np.random.default_rng(seed).normal(1.0, 1.5, (NUM_PHOTOGRAPHS, NUM_OUTPUTS[head]))
+    if head is Head.CUMULATIVE:
+        outputs = 1.2 * (outputs[:, :1] + 0.3 * np.abs(outputs[:, 1:2]) * -np.arange(4) - np.arange(4) + 0.5)
     return outputs, draw_grades(read(head, outputs), seed + 1)
 
 
@@ -59,16 +64,46 @@ def expected_calibration_error(probabilities: Floats, grades: Grades) -> float:
     return float(sum(gaps) / len(grades))
 
 
-# Temperature
+# Temperature, slopes and intercepts
 
 
 @pytest.mark.parametrize("distortion", [0.4, 1.0, 3.0])
-@pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE])
-def test_the_temperature_finds_a_known_distortion_again(head: Head, distortion: float) -> None:
-    outputs, grades = calibrated_sample(head)
-    fitted = fit(head, distortion * outputs, grades)
+def test_the_temperature_finds_a_known_distortion_again(distortion: float) -> None:
+    outputs, grades = calibrated_sample(Head.SOFTMAX)
+    fitted = fit(Head.SOFTMAX, distortion * outputs, grades)
+    assert fitted == replace(UNCALIBRATED, temperature=fitted.temperature)
     assert fitted.temperature == pytest.approx(distortion, rel=0.08)
-    assert (fitted.offsets, fitted.cutpoints) == (NO_OFFSETS, MIDPOINTS)
+
+
+SLOPES, INTERCEPTS = np.array([0.5, 1.0, 1.5, 2.0]), np.array([-1.0, 0.5, 0.0, 1.0])
+
+
+def test_slope_and_intercept_of_each_cut_find_a_known_distortion_again() -> None:
+    outputs, grades = calibrated_sample(Head.CUMULATIVE)
+    fitted = fit(Head.CUMULATIVE, (outputs - INTERCEPTS) / SLOPES, grades)
+    assert fitted == replace(UNCALIBRATED, slopes=fitted.slopes, intercepts=fitted.intercepts)
+    assert fitted.slopes == pytest.approx(SLOPES, rel=0.12)
+    assert fitted.intercepts == pytest.approx(INTERCEPTS, abs=0.2)
+    others, grades_of_others = calibrated_sample(Head.CUMULATIVE, seed=7)
+    after = read(Head.CUMULATIVE, (others - INTERCEPTS) / SLOPES, fitted)
+    assert log_loss(after, grades_of_others) < log_loss(read(Head.CUMULATIVE, others), grades_of_others) + 0.005
+    assert after[:, 2:].sum(axis=1).mean() == pytest.approx((grades_of_others >= 2).mean(), abs=0.02)
+
+
+def test_slopes_and_intercepts_are_those_of_logistic_regression() -> None:
+    outputs, grades = calibrated_sample(Head.CUMULATIVE, seed=2)
+    fitted = fit(Head.CUMULATIVE, 2 * outputs, grades)
+    for cut in range(4):
+        regression = LogisticRegression(C=np.inf).fit(2 * outputs[:, [cut]], grades > cut)
+        assert fitted.slopes[cut] == pytest.approx(regression.coef_.item(), rel=0.03)
+        assert fitted.intercepts[cut] == pytest.approx(regression.intercept_.item(), abs=0.03)
+
+
+def test_a_cut_that_no_photograph_or_every_photograph_is_beyond_is_fitted_too() -> None:
+    outputs = calibrated_sample(Head.CUMULATIVE)[0][:60]
+    fitted = fit(Head.CUMULATIVE, outputs, np.full(60, 2, np.int64))
+    assert np.isfinite(fitted.intercepts).all() and min(fitted.slopes) > 0
+    assert min(fitted.intercepts[:2]) > 0 > max(fitted.intercepts[2:])
 
 
 @pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE])
@@ -116,24 +151,42 @@ def test_a_calibration_moves_as_little_as_the_outputs(head: Head, kind: str) -> 
     """Also where the log loss alone is nearly flat: then rounding must not choose the temperature."""
     outputs, grades = small_sample(head, kind)
     fitted = fit(head, outputs, grades)
-    assert 1e-3 < fitted.temperature < 1e3
+    assert all(1e-3 < scale < 1e3 for scale in (fitted.temperature, *fitted.slopes))
     for relative in (1e-9, 1e-8, 1e-7, 1e-6):
         noise = np.random.default_rng(0).normal(size=outputs.shape)
         moved = fit(head, outputs * (1 + relative * noise), grades)
         assert moved.temperature == pytest.approx(fitted.temperature, rel=20 * relative)
-        assert moved.cutpoints == pytest.approx(fitted.cutpoints, rel=20 * relative, abs=20 * relative)
+        for name in ("cutpoints", "slopes", "intercepts"):
+            before, after = getattr(fitted, name), getattr(moved, name)
+            assert after == pytest.approx(before, rel=20 * relative, abs=20 * relative)
 
 
-@pytest.mark.parametrize("head", [Head.SOFTMAX, Head.CUMULATIVE])
-def test_the_prior_hardly_moves_the_temperature_of_a_few_hundred_photographs(head: Head) -> None:
-    outputs, grades = (part[:500] for part in calibrated_sample(head))
+def test_the_prior_hardly_moves_the_temperature_of_a_few_hundred_photographs() -> None:
+    outputs, grades = (part[:500] for part in calibrated_sample(Head.SOFTMAX))
 
     def loss(log_temperature: float) -> float:
-        return log_loss(read(head, 2 * outputs, Calibration(temperature=float(np.exp(log_temperature)))), grades)
+        return log_loss(
+            read(Head.SOFTMAX, 2 * outputs, Calibration(temperature=float(np.exp(log_temperature)))), grades
+        )
 
     most_likely = float(np.exp(minimize_scalar(loss, bracket=(0.0, 1.0)).x))
     assert most_likely > 1.5
-    assert fit(head, 2 * outputs, grades).temperature == pytest.approx(most_likely, rel=0.01)
+    assert fit(Head.SOFTMAX, 2 * outputs, grades).temperature == pytest.approx(most_likely, rel=0.01)
+
+
+def test_slopes_and_intercepts_are_optima_of_cross_entropy_and_prior() -> None:
+    outputs, grades = small_sample(Head.CUMULATIVE, "trained")
+
+    def objective(cut: int, slope: float, intercept: float) -> float:
+        is_worse, logits = grades > cut, slope * outputs[:, cut] + intercept
+        loss = np.logaddexp(0, np.where(is_worse, -logits, logits)).mean()
+        return float(loss + 10 / len(grades) * (slope - 1 - np.log(slope) + intercept**2 / 2))
+
+    found = fit(Head.CUMULATIVE, outputs, grades)
+    for cut, (slope, intercept) in enumerate(zip(found.slopes, found.intercepts, strict=True)):
+        best = objective(cut, slope, intercept)
+        for moved in ((1.001, 0.0), (0.999, 0.0), (1.0, 0.001), (1.0, -0.001)):
+            assert best < objective(cut, slope * moved[0], intercept + moved[1])
 
 
 def test_an_optimum_is_that_of_log_loss_and_prior() -> None:

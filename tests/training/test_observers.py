@@ -117,6 +117,6 @@ def test_progress_shows_a_row_for_each_epoch(is_terminal: bool, monkeypatch: pyt
     assert "50.0%" in text
     assert "0.812" in text
     assert text.count("  *") == 1
-    assert "before calibration" in text and "time left" in text
+    assert "that choose the epoch" in text and "time left" in text
     assert "1:15:00" in text and "0:33:20" in text, "three epochs of 1,500 s, then two of 1,000 s"
     assert ("elapsed" in text) is is_terminal

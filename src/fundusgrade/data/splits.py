@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fundusgrade.grades import NUM_GRADES, Grade
 
 SPLIT_FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
 """Fraction of all photographs in each split."""
+_HALF_SEED = 4
 FOLD_FRACTIONS = (7 / 8, 1 / 8)
 """Training and validation, of the photographs that are not in the test fold."""
 
@@ -18,6 +20,22 @@ FOLD_FRACTIONS = (7 / 8, 1 / 8)
 def assign_folds(groups: Sequence[int], grades: Sequence[Grade], num_folds: int, seed: int) -> tuple[int, ...]:
     """The fold of each photograph, from 0: of equal size, stratified by grade, with each group in one fold."""
     return split_groups(groups, grades, (1 / num_folds,) * num_folds, seed + 1)
+
+
+def held_out_half(groups: NDArray[np.int64], grades: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Half of the photographs (N,) of a validation split, stratified by grade, with each group in one half.
+
+    Conformity scores come from this half, and it chooses nothing: neither epoch, nor calibration, nor thresholds. It
+    depends on groups (N,) and grades (N,) only, so that whoever has these knows it. None are held out where the others
+    would have fewer than two grades to choose by.
+    """
+    order = np.lexsort((grades, groups))
+    parts = split_groups(
+        groups[order].tolist(), [Grade(grade) for grade in grades[order].tolist()], (0.5, 0.5), _HALF_SEED
+    )
+    is_held_out = np.zeros(len(groups), bool)
+    is_held_out[order] = np.array(parts, np.int64) == 1
+    return is_held_out if len(np.unique(grades[~is_held_out])) > 1 else np.zeros(len(groups), bool)
 
 
 def split_groups(

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusgrade.data.splits import held_out_half
 from fundusgrade.errors import MetricsError
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.bootstrap import Resamples, estimate_proportion
@@ -187,17 +188,21 @@ def measure_sets(
 ) -> tuple[SetCoverage, ...]:
     """How often sets and bounds of the test photographs hold the true grade: of all photographs, then of each grade.
 
-    The limits are those of the validation photographs of the same fold; where a fold has none, those of `conformity`,
-    which the model holds. Empty where that has none either.
+    The limits are those of the validation photographs of the same fold that chose nothing (`held_out_half`); where a
+    fold has none, those of `conformity`, which the model holds. Empty where that has none either.
     """
     test, validation = predictions.test, predictions.validation
-    if not set(test.folds.tolist()) <= set(validation.folds.tolist()):
+    held_out = np.zeros(len(validation), bool)
+    for fold in np.unique(validation.folds):
+        of_fold = validation.folds == fold
+        held_out[of_fold] = held_out_half(validation.groups[of_fold], validation.grades[of_fold])
+    if not set(test.folds.tolist()) <= set(validation.folds[held_out].tolist()):
         if not conformity.sets:
             return ()
         return _coverages(grade_sets(test.probabilities, conformity.limits(coverage), test.predicted), test, resamples)
     low, high, bound = (np.zeros(len(test), np.int64) for _ in range(3))
     for fold in np.unique(test.folds):
-        known, in_fold = validation.subset(validation.folds == fold), test.folds == fold
+        known, in_fold = validation.subset(held_out & (validation.folds == fold)), test.folds == fold
         limits = measure_conformity(known.probabilities, known.grades, known.predicted).limits(coverage)
         sets = grade_sets(test.probabilities[in_fold], limits, test.predicted[in_fold])
         low[in_fold], high[in_fold], bound[in_fold] = sets.low, sets.high, sets.upper_bound

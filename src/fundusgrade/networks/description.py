@@ -158,18 +158,29 @@ def _provenance(described: dict[str, Any]) -> Provenance:
 
 
 def _calibration(described: dict[str, object]) -> Calibration:
-    """The calibration; the first files have only logit offsets, or nothing. Raises ValueError for what is none."""
+    """The calibration. Raises ValueError for what is none.
+
+    The first files have only logit offsets, or nothing, and those before version 0.2 one temperature for all cuts.
+    """
     values = described.get("calibration", {"offsets": described.get("logit_offsets", NO_OFFSETS)})
     if not isinstance(values, dict):
-        raise ValueError(f"the calibration is {values}, expected temperature, offsets and cutpoints")
+        raise ValueError(
+            f"the calibration is {values}, expected temperature, offsets, cutpoints, slopes and intercepts"
+        )
     fields: dict[str, Any] = {
         name: _finite_number(value) if name == "temperature" else _finite_numbers(value)
         for name, value in values.items()
     }
     calibration = Calibration(**fields)
-    lengths = (len(calibration.offsets), len(calibration.cutpoints))
-    if lengths != (NUM_GRADES, NUM_CUTS) or not calibration.temperature > 0:
-        raise ValueError(f"the calibration is {values}, expected {NUM_GRADES} offsets and {NUM_CUTS} cutpoints")
+    if described.get("head") == Head.CUMULATIVE and "slopes" not in fields and calibration.temperature > 0:
+        calibration = Calibration(slopes=(1 / calibration.temperature,) * NUM_CUTS)
+    cuts = (calibration.cutpoints, calibration.slopes, calibration.intercepts)
+    is_complete = len(calibration.offsets) == NUM_GRADES and all(len(numbers) == NUM_CUTS for numbers in cuts)
+    if not is_complete or not min(calibration.temperature, *calibration.slopes) > 0:
+        raise ValueError(
+            f"the calibration is {values}, expected {NUM_GRADES} offsets, {NUM_CUTS} cutpoints, slopes and intercepts, "
+            "with a temperature and slopes above 0"
+        )
     return calibration
 
 

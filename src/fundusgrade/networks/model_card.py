@@ -79,9 +79,16 @@ def _validation_lines(description: CheckpointDescription) -> str:
     metrics = {name: value for name, value in description.provenance.metrics.items() if name != "best_epoch"}
     return _bullets(
         *(f"{name.replace('_', ' ')}: {_number(value)}" for name, value in metrics.items()),
-        "epoch, calibration and thresholds were chosen on this split, so these scores are optimistic; "
-        "`fundusgrade evaluate` measures them on other photographs",
+        _choice(description) + "; `fundusgrade evaluate` measures the scores of other photographs",
     )
+
+
+def _choice(description: CheckpointDescription) -> str:
+    """What the photographs of the scores chose, in words."""
+    if description.conformity.sets:
+        count = len(description.conformity.sets)
+        return f"scores of the {count} photographs of the split that chose neither epoch nor calibration nor thresholds"
+    return "the epoch was chosen on this split, so these scores are optimistic"
 
 
 def _bullets(*lines: str) -> str:
@@ -93,18 +100,21 @@ def _calibration(description: CheckpointDescription) -> str:
     calibration, head = description.network.calibration, description.network.head
     if calibration == UNCALIBRATED:
         return "not calibrated"
-    fitted = [f"temperature {calibration.temperature:.2f}"]
+    if head is Head.CUMULATIVE:
+        fitted = [f"slopes {_listed(calibration.slopes)}", f"intercepts {_listed(calibration.intercepts)}"]
+    else:
+        fitted = [f"temperature {calibration.temperature:.2f}"]
     if head is Head.SOFTMAX and calibration.offsets != NO_OFFSETS:
-        fitted.append("logit offsets against the class weights")
+        fitted.append(f"logit offsets {_listed(calibration.offsets)}")
     if head is Head.REGRESSION:
         fitted.append(f"cutpoints {_listed(calibration.cutpoints)}")
-    return f"calibrated on the validation split ({', '.join(fitted)})"
+    return f"calibrated on validation photographs ({', '.join(fitted)})"
 
 
 def _decision(description: CheckpointDescription) -> str:
     if description.thresholds is None:
         return "the most probable grade"
-    return f"thresholds of the expected grade, chosen on the validation split: {_listed(description.thresholds)}"
+    return f"thresholds of the expected grade, fitted on validation photographs: {_listed(description.thresholds)}"
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -9,29 +9,22 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from torch import Tensor
 
 from fundusgrade import __version__, store
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.leakage import collect_fingerprints
 from fundusgrade.files import now
-from fundusgrade.grades import NUM_GRADES
-from fundusgrade.metrics.classification import decide_grades, evaluate_predictions, expected_grades
 from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.networks.checkpoint import load_checkpoint, save_checkpoint
 from fundusgrade.networks.description import CheckpointDescription, Provenance
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.inference import to_device, to_probabilities
+from fundusgrade.networks.inference import to_device
 from fundusgrade.networks.network import CNN
-from fundusgrade.networks.tensors import LabeledImages
 from fundusgrade.networks.timm_hub import is_hub_name, public_name
-from fundusgrade.options import Decision, Head
-from fundusgrade.training.calibration import choose_offsets, fit_calibration, fit_temperature
-from fundusgrade.training.losses import CLASS_WEIGHT_POWERS
+from fundusgrade.training.decision import RatedOutputs, fit_rule, grade_outputs
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.state import RunState
-from fundusgrade.training.thresholds import fit_thresholds
-from fundusgrade.training.validation import log_loss, split_outputs
+from fundusgrade.training.validation import Validation, ValidationScores, score, split_outputs
 
 
 def save_best_model(
@@ -64,39 +57,39 @@ def save_best_model(
     )
 
 
-def calibrate_model(
-    path: Path, options: TrainOptions, training_grades: Tensor, validation: LabeledImages, choice: DeviceChoice
-) -> None:
-    """Fit a saved model's calibration and thresholds on the validation split, and save it with its new scores."""
-    assert options.class_weights is not None, "options are filled before use"
-    checkpoint, grades = load_checkpoint(path), validation.grades.numpy()
+def calibrate_model(path: Path, options: TrainOptions, validation: Validation, choice: DeviceChoice) -> None:
+    """Fit a saved model's decision rule to the photographs that choose, and save it.
+
+    Conformity scores and the recorded validation scores are those of the photographs that chose nothing; where there
+    are none, the scores by which the epoch was chosen stay.
+    """
+    checkpoint, chooses = load_checkpoint(path), validation.chooses
     network, provenance = to_device(checkpoint.network, choice), checkpoint.description.provenance
-    power = CLASS_WEIGHT_POWERS[options.class_weights]
-    counts = torch.bincount(training_grades, minlength=NUM_GRADES).numpy()
-    outputs = split_outputs(network, validation, choice)
-    head, by_thresholds = network.spec.head, options.decision is Decision.THRESHOLDS
-    if head is Head.SOFTMAX and not by_thresholds:
-        chosen = choose_offsets(outputs, grades, counts, class_weight_power=power)
-        network.calibrate(fit_temperature(head, outputs, grades, chosen))
-    else:
-        network.calibrate(fit_calibration(head, outputs, grades, counts, class_weight_power=power))
-    probabilities = to_probabilities(network.spec, outputs)
-    thresholds = fit_thresholds(grades, expected_grades(probabilities)) if by_thresholds else None
-    evaluation = evaluate_predictions(grades, probabilities, thresholds)
-    metrics = {
-        **provenance.metrics,
-        "validation_kappa": evaluation.kappa,
-        "validation_accuracy": evaluation.accuracy,
-        "validation_loss": log_loss(grades, probabilities),
-    }
+    outputs = split_outputs(network, validation.images, choice, np.arange(len(chooses)))
+    rated = RatedOutputs(outputs=outputs, grades=validation.grades, groups=validation.groups)
+    rule = fit_rule(network.spec, rated.subset(chooses), validation.num_training, options)
+    network.calibrate(rule.calibration)
+    held_out = rated.subset(~chooses)
+    graded = grade_outputs(network.spec, held_out.outputs, rule)
+    scores = score(held_out.grades, graded) if len(held_out.grades) else None
     description = replace(
         checkpoint.description,
         network=network.spec,
-        thresholds=thresholds,
-        conformity=measure_conformity(probabilities, grades, decide_grades(probabilities, thresholds)),
-        provenance=replace(provenance, metrics=metrics),
+        thresholds=rule.thresholds,
+        conformity=measure_conformity(graded.probabilities, held_out.grades, graded.predicted),
+        provenance=replace(provenance, metrics=provenance.metrics | _recorded(scores)),
     )
     save_checkpoint(path, network, description, fingerprints=checkpoint.fingerprints)
+
+
+def _recorded(scores: ValidationScores | None) -> dict[str, float | int | None]:
+    if scores is None:
+        return {}
+    return {
+        "validation_kappa": scores.kappa,
+        "validation_accuracy": scores.accuracy,
+        "validation_loss": scores.loss,
+    }
 
 
 def _describe_init(options: TrainOptions) -> str:

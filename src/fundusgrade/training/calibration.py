@@ -1,10 +1,16 @@
-"""Calibration of a trained network's outputs, fitted on the validation split.
+"""Calibration of a trained network's outputs, fitted to validation photographs.
 
-A loss with class weights teaches the probabilities of a population in which all grades are equally common; adding
-`power * log(frequency)` to the logits goes back towards the frequencies of the training split (logit adjustment, Menon
-et al., ICLR 2021). One temperature corrects confidence (Guo et al., ICML 2017), and a severity gets the cutpoints of an
-ordered logit (McCullagh, JRSS B 1980). All are fitted by log loss with a weak prior towards no change, which makes the
-optimum unique where few photographs, or outputs that hardly differ, leave the log loss flat.
+A cumulative head gets slope and intercept of each cut, by logistic regression of "worse than grade k" on its logit
+(logistic recalibration: Cox, Biometrika 1958). One temperature for all cuts is the wrong family: it moves every
+P(grade > k) towards 0.5, and so probability to grades 0 and 4 (docs/experiments.md, 2026-11-26).
+
+A loss with class weights teaches a softmax the probabilities of a population in which all grades are equally common;
+adding `power * log(frequency)` to the logits goes back towards the frequencies of the training split (logit adjustment,
+Menon et al., ICLR 2021). One temperature corrects its confidence (Guo et al., ICML 2017). A severity gets the cutpoints
+of an ordered logit (McCullagh, JRSS B 1980).
+
+All are fitted by log loss with a weak prior towards no change, which makes the optimum unique where few photographs, or
+outputs that hardly differ, leave the log loss flat.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from torch import Tensor
 from torch.autograd import functional
 
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
-from fundusgrade.networks.heads import MIDPOINTS, SEVERITY_SCALE, Calibration, grade_logits
+from fundusgrade.networks.heads import MIDPOINTS, SEVERITY_SCALE, Calibration, grade_logits, log_grade_probabilities
 from fundusgrade.options import Head
 
 # Fractions of the class weights' effect that are undone; 1 undoes it wholly.
@@ -27,6 +33,8 @@ UNDONE_FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LOG_TEMPERATURE_RANGE = (-3.0, 3.0)
 # Weight of the prior, in photographs: the log loss of N photographs outweighs it about N times.
 PRIOR_PHOTOGRAPHS = 1.0
+# Of slopes and intercepts, which are eight parameters: chosen by cross-validation on 27 to 550 photographs.
+CUT_PRIOR_PHOTOGRAPHS = 10.0
 # Newton's method starts from the best of these inverse temperatures.
 _STARTS = tuple(np.exp(np.linspace(*LOG_TEMPERATURE_RANGE, 13)))
 _MAX_NEWTON_STEPS = 100
@@ -47,12 +55,14 @@ def fit_calibration(
     """
     if head is Head.REGRESSION:
         return _fit_cutpoints(outputs, grades)
-    fractions = UNDONE_FRACTIONS if head is Head.SOFTMAX and class_weight_power > 0 else (0.0,)
+    if head is Head.CUMULATIVE:
+        return _fit_cuts(outputs, grades)
+    fractions = UNDONE_FRACTIONS if class_weight_power > 0 else (0.0,)
     starts = [
         Calibration(offsets=frequency_offsets(num_per_grade, fraction * class_weight_power)) for fraction in fractions
     ]
-    fitted = [fit_temperature(head, outputs, grades, start) for start in starts]
-    return min(fitted, key=lambda calibration: _log_loss(head, outputs, grades, calibration))
+    fitted = [fit_temperature(outputs, grades, start) for start in starts]
+    return min(fitted, key=lambda calibration: _log_loss(outputs, grades, calibration))
 
 
 def choose_offsets(
@@ -70,20 +80,17 @@ def choose_offsets(
     return max(tried, key=lambda candidate: -2.0 if candidate[1] is None else candidate[1])[0]
 
 
-def fit_temperature(head: Head, outputs: Tensor, grades: NDArray[np.int64], start: Calibration) -> Calibration:
-    """The calibration `start` with the temperature T of least penalized log loss; the order of the grades stays.
+def fit_temperature(outputs: Tensor, grades: NDArray[np.int64], start: Calibration) -> Calibration:
+    """A softmax's calibration `start` with the temperature T of least penalized log loss; no most probable grade moves.
 
-    `outputs` are (N, n) and `grades` (N,), of the validation split. In 1/T the log loss is convex, except where
-    `grade_logits` clamps a tiny probability, and the prior strictly convex: there is one optimum, and it moves as
-    little as the outputs do. T lies in exp(-3) to exp(3).
+    `outputs` are (N, 5) and `grades` (N,), of the validation split. In 1/T the log loss is convex, and the prior
+    strictly convex: there is one optimum, and it moves as little as the outputs do. T lies in exp(-3) to exp(3).
     """
-    logits = outputs.double()
-    if head is Head.SOFTMAX:
-        logits = logits + torch.tensor(start.offsets, dtype=torch.float64)
+    logits = outputs.double() + torch.tensor(start.offsets, dtype=torch.float64)
     targets = torch.as_tensor(grades)
 
     def objective(inverse: Tensor) -> Tensor:
-        log_loss = torch.nn.functional.cross_entropy(grade_logits(head, logits * inverse), targets)
+        log_loss = torch.nn.functional.cross_entropy(logits * inverse, targets)
         return log_loss + PRIOR_PHOTOGRAPHS / len(targets) * _pull_to_one(inverse).sum()
 
     inverse_temperature = float(_minimize(objective, [torch.tensor([inverse]) for inverse in _STARTS]))
@@ -97,9 +104,33 @@ def frequency_offsets(num_per_grade: NDArray[np.int64], power: float) -> tuple[f
     return tuple(float(value) for value in power * np.log(counts / counts.sum()))
 
 
-def _log_loss(head: Head, outputs: Tensor, grades: NDArray[np.int64], calibration: Calibration) -> float:
-    logits = grade_logits(head, outputs.double(), calibration)
+def _log_loss(outputs: Tensor, grades: NDArray[np.int64], calibration: Calibration) -> float:
+    logits = grade_logits(Head.SOFTMAX, outputs.double(), calibration)
     return float(torch.nn.functional.cross_entropy(logits, torch.as_tensor(grades)))
+
+
+def _fit_cuts(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:
+    """Slope and intercept of each cut, of least penalized binary cross-entropy, which is strictly convex in both.
+
+    The cuts are fitted one by one: `grade_logits` keeps their probabilities in order.
+    """
+    fitted = [_fit_cut(logits, torch.as_tensor(grades) > cut) for cut, logits in enumerate(outputs.double().T)]
+    return Calibration(
+        slopes=tuple(float(slope) for slope, _ in fitted), intercepts=tuple(float(intercept) for _, intercept in fitted)
+    )
+
+
+def _fit_cut(logits: Tensor, is_worse: Tensor) -> Tensor:
+    """Slope and intercept (2,) of the logits (N,) of one cut, from whether each grade is worse (N,)."""
+    targets = is_worse.double()
+
+    def objective(parameters: Tensor) -> Tensor:
+        slope, intercept = parameters
+        log_loss = torch.nn.functional.binary_cross_entropy_with_logits(slope * logits + intercept, targets)
+        prior = _pull_to_one(slope) + intercept.square() / 2
+        return log_loss + CUT_PRIOR_PHOTOGRAPHS / len(targets) * prior
+
+    return _minimize(objective, [torch.tensor([inverse, 0.0], dtype=torch.float64) for inverse in _STARTS])
 
 
 def _fit_cutpoints(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:
@@ -114,7 +145,7 @@ def _fit_cutpoints(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:
         inverse, first, steps = parameters[0], parameters[1], parameters[2:]
         scaled_cutpoints = first + torch.cat([torch.zeros(1, dtype=torch.float64), steps.cumsum(0)])
         worse_than = (severities * inverse - scaled_cutpoints) / SEVERITY_SCALE
-        log_loss = torch.nn.functional.cross_entropy(grade_logits(Head.CUMULATIVE, worse_than), targets)
+        log_loss = torch.nn.functional.nll_loss(log_grade_probabilities(torch.sigmoid(worse_than)), targets)
         prior = _pull_to_one(inverse) + _pull_to_one(steps).sum() + (first - MIDPOINTS[0]).square() / 2
         return log_loss + PRIOR_PHOTOGRAPHS / len(targets) * prior
 

@@ -16,7 +16,7 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
-    """One line of metrics.jsonl. Validation scores are those of the averaged weights, before calibration.
+    """One line of metrics.jsonl. Validation scores are those of the averaged weights, as `validate` computes them.
 
     `learning_rate` is that of the last step; `seconds` and `images_per_second` do not include validation.
     """

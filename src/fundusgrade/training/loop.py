@@ -32,7 +32,7 @@ from fundusgrade.training.observers import TrainingObserver
 from fundusgrade.training.optimizer import learning_rate_factor, set_learning_rate
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.state import STATE_FILE, RunState, load_state, save_state, start_run
-from fundusgrade.training.validation import validate
+from fundusgrade.training.validation import Validation, plan_validation, validate
 
 _MAX_GRADIENT_NORM = 1.0
 _INTERRUPTED = "interrupted"
@@ -57,7 +57,7 @@ class TrainResult:
 
     @property
     def has_learned(self) -> bool:
-        """Whether the validation kappa, before calibration, was above 0 (chance) after an epoch."""
+        """Whether the validation kappa was above 0 (chance) after an epoch."""
         return any((record.validation_kappa or 0.0) > 0 for record in self.history)
 
 
@@ -83,7 +83,8 @@ def train(
         load_state(run, directory / STATE_FILE, dataset, options)
     settings = f"{options.recorded()} {choice.device.type} {choice.precision} {choice.compiled}"
     group.check_same_on_all_ranks(f"{dataset.hash} {settings} {run.history}")
-    training, validation = load_splits(dataset, options, choice, rows=run.network.spec.rows)
+    training, images = load_splits(dataset, options, choice, rows=run.network.spec.rows)
+    validation = plan_validation(dataset, training, images, options)
     group.check_batch_size(min(options.batch_size, len(training)))
     if group.is_main_process and not resume:
         save_train_batch(training, options, choice.device, directory)
@@ -99,14 +100,14 @@ def train(
     except KeyboardInterrupt:
         outcome = _INTERRUPTED
     if options.calibrate and run.history and group.is_main_process:
-        calibrate_model(directory / store.MODEL_FILE, options, training.grades, validation, choice)
+        calibrate_model(directory / store.MODEL_FILE, options, validation, choice)
     return TrainResult(directory=directory, history=tuple(run.history), best_epoch=run.best_epoch, outcome=outcome)
 
 
 def _run_epoch(
     run: RunState,
     training: LabeledImages,
-    validation: LabeledImages,
+    validation: Validation,
     options: TrainOptions,
     choice: DeviceChoice,
     epoch: int,

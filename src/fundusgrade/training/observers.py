@@ -46,7 +46,7 @@ class TrainingProgress:
         self._progress.start()
         self._started = time.monotonic()
         self._console.print(
-            "scores on the validation split, before calibration:\n"
+            "scores of the validation photographs that choose the epoch, each graded by a rule fitted on others:\n"
             "epoch  train loss  val. loss   kappa  accuracy  images/s  seconds  time left",
             highlight=False,
         )

@@ -158,6 +158,7 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
     if not result.is_interrupted and not result.has_learned:
         if group.is_main_process:
             draw_training_curves(result.history, result.best_epoch, result.directory / "curves.png")
+            (result.directory / STATE_FILE).unlink(missing_ok=True)  # resuming a finished run cannot help
         group.barrier()
         raise TrainingError(_describe_failure(plan, result))
     finished = _finish(plan, result) if group.is_main_process else _without_output(result)
@@ -234,8 +235,8 @@ def _describe_failure(plan: RunPlan, result: TrainResult) -> str:
     return (
         f"{plan.name}{fold}: this model has learned nothing: its validation kappa was above 0 in none of "
         f"{len(result.history)} epochs, so it grades no better than chance; nothing is installed in the store, and "
-        f"{result.directory} keeps the run with its curves; start again with --overwrite and more --epochs, a lower or "
-        "higher --learning-rate, --ema-decay 0, other starting weights (--init-weights), or more labeled photographs"
+        f"{result.directory} keeps its curves; start again with more --epochs, a lower or higher --learning-rate, "
+        "--ema-decay 0, other starting weights (--init-weights), or more labeled photographs"
     )
 
 
@@ -243,9 +244,9 @@ def _summary(plan: RunPlan, result: TrainResult, description: CheckpointDescript
     minutes = sum(record.seconds for record in result.history) / 60
     before = _format_kappa(result.history[result.best_epoch - 1].validation_kappa)
     after = _format_kappa(description.provenance.metrics["validation_kappa"])
-    kappas = f"{before} before calibration"
+    kappas = before
     if plan.options.calibrate:
-        kappas += f", {after} after calibration and thresholds were fitted on the same photographs"
+        kappas += f" of the photographs that chose it, {after} of those that chose nothing"
     lines = [
         f"{result.outcome} after {len(result.history)} epochs, {minutes:.1f} minutes of training",
         f"best epoch {result.best_epoch}: validation kappa {kappas}",

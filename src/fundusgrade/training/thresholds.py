@@ -1,4 +1,4 @@
-"""Thresholds of the expected grade, chosen on the validation split after calibration."""
+"""Thresholds of the expected grade, fitted to calibrated probabilities of validation photographs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def fit_thresholds(
 ) -> tuple[float, ...]:
     """Four rising thresholds of the expected grade (0 to 4): the mean of those of highest merit in bootstrap resamples.
 
-    `grades` and `expected_grades` are (N,), of the validation split. Merit is quadratic weighted kappa plus the mean of
+    `grades` and `expected_grades` are (N,). Merit is quadratic weighted kappa plus the mean of
     accuracy and macro F1: kappa alone sacrifices the intermediate grades. The best thresholds of a few hundred
     photographs depend on a few of them; their mean over resamples (bagging, Breiman, Machine Learning 1996) does so
     less. The same data and seed give the same thresholds.
