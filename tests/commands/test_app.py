@@ -29,6 +29,7 @@ OPTIONS = {
         *("--mixup", "--degrade", "--ema-decay", "--folds", "--fold", "--tta", "--resume", "--overwrite"),
         *("--compile", "--tensorboard"),
     },
+    "calibrate": {"--on", "--name", "--data", "--decision", "--overwrite", "--device", "--precision"},
     "evaluate": {
         *("--model", "--predictions", "--data", "--split", "--common", "--subgroup", "--out", "--report", "--images"),
         *("--audit", "--coverage", "--tta", "--allow-leakage", "--resamples", "--device", "--precision"),

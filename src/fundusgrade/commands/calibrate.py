@@ -1,0 +1,47 @@
+"""The command `calibrate`: a model's calibration and decision rule from out-of-fold outputs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fundusgrade.commands.options import DeviceOption, PrecisionOption
+from fundusgrade.options import Decision, DeviceName, Precision
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Model to calibrate, by name or path.")],
+    on: Annotated[
+        str, typer.Option("--on", help="Cross-validation in the store (`train --folds`), with the model's options.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the new model (default: MODEL-calibrated).")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Data set that the model was trained with, by name or folder (default: by its name)."),
+    ] = None,
+    decision: Annotated[
+        Decision | None, typer.Option(help="Decision rule of the new model (default: that of the model).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of the new name.")] = False,
+    device: DeviceOption = DeviceName.AUTO,
+    precision: PrecisionOption = Precision.AUTO,
+) -> None:
+    """Fit a model's calibration, thresholds and conformity scores anew, on out-of-fold outputs of a cross-validation.
+
+    These are more photographs than a validation split has; the model's test split is left out. Its weights stay.
+    """
+    from pathlib import Path
+
+    from fundusgrade.networks.device import choose_device
+    from fundusgrade.training.recalibration import RecalibrationRequest, recalibrate
+
+    request = RecalibrationRequest(
+        model=model,
+        folds=on,
+        name=name or f"{Path(model).stem if '/' in model else model}-calibrated",
+        data=tuple(data or ()),
+        decision=decision,
+        overwrite=overwrite,
+    )
+    typer.echo(recalibrate(request, choose_device(device, precision)).summary)

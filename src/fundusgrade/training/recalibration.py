@@ -1,0 +1,166 @@
+"""Calibration and thresholds of a finished model, fitted anew on out-of-fold outputs of a cross-validation.
+
+A validation split has a few hundred photographs; out of fold, every photograph is graded by a network that was trained
+without it. The networks of the folds stand in for the model: same architecture, head, data and options, other weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fundusgrade import store
+from fundusgrade.data.concatenation import SEPARATOR, open_dataset
+from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.manifest import ManifestRow
+from fundusgrade.errors import TrainingError
+from fundusgrade.files import make_folder, write_atomically
+from fundusgrade.grades import NUM_GRADES
+from fundusgrade.metrics.conformal import measure_conformity
+from fundusgrade.metrics.predictions import fold_name
+from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fundusgrade.networks.device import DeviceChoice
+from fundusgrade.networks.inference import to_device
+from fundusgrade.networks.model_card import model_card
+from fundusgrade.networks.tensors import load_images
+from fundusgrade.options import ClassWeights, Decision
+from fundusgrade.training.decision import RatedOutputs, cross_fit, fit_rule
+from fundusgrade.training.options import TrainOptions
+from fundusgrade.training.validation import score, split_outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecalibrationRequest:
+    """A model by name or path, a cross-validation by name, and the name of the model to write.
+
+    `decision` is the rule of the new model, that of the old one if None; `data` the data sets that the model was
+    trained with, by name or folder, those of their recorded names if empty.
+    """
+
+    model: str
+    folds: str
+    name: str
+    data: tuple[str, ...] = ()
+    decision: Decision | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalibrated:
+    """The file of the new model, and a line to print."""
+
+    path: Path
+    summary: str
+
+
+def recalibrate(request: RecalibrationRequest, choice: DeviceChoice) -> Recalibrated:
+    """Write the model with a decision rule and conformity scores from out-of-fold outputs.
+
+    Used are the photographs of the model's training and validation split: the test split stays untouched. Conformity
+    scores and the printed scores are cross-fitted. Raises TrainingError where the folds do not fit the model.
+    """
+    target = store.model_directory(request.name)
+    if (target / store.MODEL_FILE).is_file() and not request.overwrite:
+        raise TrainingError(f"a model {request.name!r} is in the store; give another --name, or --overwrite")
+    checkpoint = load_checkpoint(store.resolve_model(request.model))
+    provenance = checkpoint.description.provenance
+    dataset = open_dataset(request.data or tuple(provenance.data_name.split(SEPARATOR)))
+    own_splits = provenance.with_training_splits(dataset)
+    usable = {row.source for split in ("train", "validation") for row in own_splits.graded_rows(split)}
+    rated = _out_of_fold(request.folds, checkpoint, dataset, usable, choice)
+    options = _options(checkpoint, request.decision)
+    num_training = np.bincount([int(row.grade or 0) for row in own_splits.graded_rows("train")], minlength=NUM_GRADES)
+    spec = checkpoint.network.spec
+    rule, graded = fit_rule(spec, rated, num_training, options), cross_fit(spec, rated, num_training, options)
+    checkpoint.network.calibrate(rule.calibration)
+    scores = score(rated.grades, graded)
+    description = replace(
+        checkpoint.description,
+        name=request.name,
+        network=checkpoint.network.spec,
+        thresholds=rule.thresholds,
+        conformity=measure_conformity(graded.probabilities, rated.grades, graded.predicted),
+        provenance=replace(
+            provenance,
+            options={**provenance.options, "decision": options.decision, "calibrated_on": request.folds},
+            metrics={**provenance.metrics, "out_of_fold_kappa": scores.kappa, "out_of_fold_loss": scores.loss},
+        ),
+    )
+    make_folder(target)
+    write_atomically(target / "README.md", model_card(description))
+    path = target / store.MODEL_FILE
+    save_checkpoint(path, checkpoint.network, description, fingerprints=checkpoint.fingerprints)
+    kappa = "undefined" if scores.kappa is None else f"{scores.kappa:.3f}"
+    summary = (
+        f"calibrated on {len(rated.grades)} photographs out of fold: kappa {kappa}, log loss {scores.loss:.3f} "
+        f"(cross-fitted)\nmodel {request.name}: {path}"
+    )
+    return Recalibrated(path=path, summary=summary)
+
+
+def _out_of_fold(
+    name: str, model: Checkpoint, dataset: PreparedDataset, usable: set[str], choice: DeviceChoice
+) -> RatedOutputs:
+    """Outputs for the usable photographs, each by the network of the fold that holds it out."""
+    first = store.model_directory(fold_name(name, 1)) / store.MODEL_FILE
+    num_folds = load_checkpoint(first).description.provenance.options.get("num_folds") if first.is_file() else None
+    if not isinstance(num_folds, int):
+        raise TrainingError(
+            f"no cross-validation {name!r} in the store: {first} is missing; train one with `fundusgrade train --folds`"
+        )
+    parts: list[RatedOutputs] = []
+    for fold in range(1, num_folds + 1):
+        checkpoint = _checked_fold(fold_name(name, fold), model)
+        rows = [row for row in dataset.with_fold(fold, num_folds).graded_rows("test") if row.source in usable]
+        if rows:
+            parts.append(_outputs(checkpoint, dataset, rows, choice))
+    return RatedOutputs(
+        outputs=torch.cat([part.outputs for part in parts]),
+        grades=np.concatenate([part.grades for part in parts]),
+        groups=np.concatenate([part.groups for part in parts]),
+    )
+
+
+def _checked_fold(name: str, model: Checkpoint) -> Checkpoint:
+    """The network of a fold. Raises TrainingError where it is missing, or of another kind or other data."""
+    path = store.model_directory(name) / store.MODEL_FILE
+    if not path.is_file():
+        raise TrainingError(f"the fold {name!r} is not in the store; train it with `fundusgrade train --folds`")
+    fold, expected = load_checkpoint(path), model.description
+    found = fold.description
+    for what, of_fold, of_model in (
+        ("data", found.provenance.data_hash, expected.provenance.data_hash),
+        ("architecture", found.network.arch, expected.network.arch),
+        ("head", found.network.head, expected.network.head),
+        ("preprocessing", found.recipe, expected.recipe),
+    ):
+        if of_fold != of_model:
+            raise TrainingError(
+                f"{name} has another {what} than {expected.name!r} ({of_fold}, expected {of_model}); its outputs would "
+                "not be those of the model: train the folds with the options of the model"
+            )
+    return fold
+
+
+def _outputs(
+    checkpoint: Checkpoint, dataset: PreparedDataset, rows: Sequence[ManifestRow], choice: DeviceChoice
+) -> RatedOutputs:
+    images = load_images(dataset, rows)
+    outputs = split_outputs(to_device(checkpoint.network, choice), images, choice, np.arange(len(rows)))
+    return RatedOutputs(
+        outputs=outputs,
+        grades=np.asarray(images.grades.numpy(), np.int64),
+        groups=np.array([row.group for row in rows], np.int64),
+    )
+
+
+def _options(checkpoint: Checkpoint, decision: Decision | None) -> TrainOptions:
+    """What of the model's recorded options a decision rule depends on."""
+    recorded = checkpoint.description.provenance.options
+    if decision is None:
+        decision = Decision.MOST_PROBABLE if checkpoint.description.thresholds is None else Decision.THRESHOLDS
+    return TrainOptions(class_weights=ClassWeights(str(recorded["class_weights"])), decision=decision, calibrate=True)
