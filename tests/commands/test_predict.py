@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fundusgrade.data import splits
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
 from fundusgrade.options import DeviceName, Precision
@@ -112,7 +113,10 @@ def test_predict_to_a_place_that_cannot_be_written_is_an_error(workplace: Path) 
     assert "Error: cannot write file/out.csv" in outcome.stderr
 
 
-def test_predict_with_coverage_adds_ranges_that_hold_the_grade(labeled: Path, workplace: Path) -> None:
+def test_predict_with_coverage_adds_ranges_that_hold_the_grade(
+    labeled: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "FEWEST_TO_HALVE", 1)
     install_dataset("drawn")
     assert Outcome("fundusgrade train --arch cnn --epochs 1 --batch-size 4 --device cpu --name ranged").code == 0
     predict = "fundusgrade predict labeled --model ranged --device cpu --csv out.csv --coverage"

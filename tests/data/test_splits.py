@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fundusgrade.data import splits
 from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, held_out_half, split_groups
 from fundusgrade.grades import NUM_GRADES, Grade
 from fundusgrade.options import NUM_FOLDS
@@ -126,12 +127,20 @@ def test_half_of_every_grade_is_held_out_and_no_group_is_divided() -> None:
 
 def test_the_half_depends_on_groups_and_grades_but_not_on_their_order() -> None:
     rng = np.random.default_rng(1)
-    groups, grades = rng.integers(0, 60, 90), rng.integers(0, 5, 90)
-    held_out, order = held_out_half(groups, grades), rng.permutation(90)
+    groups, grades = rng.integers(0, 80, 120), rng.integers(0, 5, 120)
+    held_out, order = held_out_half(groups, grades), rng.permutation(120)
+    assert held_out.any()
     assert np.array_equal(held_out_half(groups[order], grades[order]), held_out[order])
 
 
-def test_nothing_is_held_out_where_the_others_would_have_one_grade_only() -> None:
+def test_nothing_is_held_out_of_fewer_than_100_photographs() -> None:
+    for num_photographs, num_held_out in ((99, 0), (100, 50)):
+        groups, grades = np.arange(num_photographs), np.arange(num_photographs) % 2
+        assert held_out_half(groups, grades).sum() == num_held_out
+
+
+def test_nothing_is_held_out_where_the_others_would_have_one_grade_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "FEWEST_TO_HALVE", 1)
     for groups, grades in (([1, 1, 1], [0, 1, 2]), ([1, 2], [0, 3]), ([1, 2, 3], [0, 0, 0])):
         found = held_out_half(np.array(groups), np.array(grades))
         assert len(np.unique(np.array(grades)[~found])) == len(set(grades)) or found.sum() == 0

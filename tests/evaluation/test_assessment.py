@@ -18,7 +18,7 @@ from tests.scored import draw_photographs, grade_again, prediction_set, scored
 
 def two_models(num_photographs: int = 120) -> list[PredictionSet]:
     test = draw_photographs(num_photographs, 0)
-    validation = draw_photographs(80, 50)
+    validation = draw_photographs(120, 50)
     return [
         prediction_set(test, validation, model="first"),
         prediction_set(grade_again(test, 9), grade_again(validation, 8), model="second"),
@@ -29,7 +29,7 @@ def test_the_whole() -> None:
     found = assess(two_models(), num_resamples=50)
     assert (found.data, found.part, found.coverage, found.num_resamples) == ("eyes", "test", 0.9, 50)
     assert (found.num_photographs, found.num_groups) == (120, 120)
-    assert [(model.num_validation, model.num_folds) for model in found.models] == [(80, 1), (80, 1)]
+    assert [(model.num_validation, model.num_folds) for model in found.models] == [(120, 1), (120, 1)]
     assert [model.model for model in found.models] == ["first", "second"]
     assert [(pair.first, pair.second) for pair in found.comparisons] == [("first", "second")]
     for model in found.models:

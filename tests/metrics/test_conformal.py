@@ -131,7 +131,7 @@ def folded(photographs: ScoredPhotographs) -> ScoredPhotographs:
 
 
 def test_rows_of_all_and_of_each_grade_with_a_limit_for_each_fold() -> None:
-    test, validation = folded(draw_photographs(200, 0)), folded(draw_photographs(150, 4))
+    test, validation = folded(draw_photographs(200, 0)), folded(draw_photographs(300, 4))
     rows = measure_sets(prediction_set(test, validation), resample(test.groups, num_resamples=200), coverage=0.8)
     covered, sizes, bounds = np.zeros(200, bool), np.zeros(200), np.zeros(200)
     for fold in (1, 2):
@@ -164,7 +164,7 @@ def test_no_sets_without_validation_of_every_fold() -> None:
 
 
 def test_absent_grade_has_no_coverage() -> None:
-    everyone = draw_photographs(60, 0)
+    everyone = draw_photographs(120, 0)
     test = everyone.subset(everyone.grades != 4)
     rows = measure_sets(prediction_set(test, everyone), resample(test.groups, num_resamples=20), coverage=0.9)
     absent = rows[5]

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from fundusgrade import store
+from fundusgrade.data import splits
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.leakage import find_overlap
 from fundusgrade.data.splits import held_out_half
@@ -22,6 +23,7 @@ from fundusgrade.networks.heads import UNCALIBRATED
 from fundusgrade.networks.inference import predict_outputs, predict_probabilities
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import Decision, Head, Recipe
+from fundusgrade.training.calibration import fit_calibration
 from fundusgrade.training.decision import RatedOutputs, fit_rule
 from fundusgrade.training.loop import train
 from fundusgrade.training.options import TrainOptions
@@ -74,8 +76,9 @@ def test_a_start_from_a_file_is_recorded_without_its_folder(tmp_path: Path, toy:
 @pytest.mark.parametrize("head", list(Head))
 @pytest.mark.parametrize("decision", list(Decision))
 def test_the_saved_model_is_calibrated_and_scored_as_it_will_grade(
-    tmp_path: Path, head: Head, decision: Decision
+    tmp_path: Path, head: Head, decision: Decision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(splits, "FEWEST_TO_HALVE", 20)
     dataset = prepared_dataset(tmp_path / "toy", grades=(0, 0, 0, 0, 2, 0, 0, 4, 1, 3))
     options = replace(QUICK, epochs=1, head=head, decision=decision)
     train(dataset, options, FLOAT32, tmp_path / "run", observer=Quiet())
@@ -105,15 +108,19 @@ def test_the_saved_model_is_calibrated_and_scored_as_it_will_grade(
         assert description.thresholds == pytest.approx(rule.thresholds, abs=0.05)
 
 
-def test_a_validation_split_too_small_to_halve_chooses_as_a_whole(tmp_path: Path) -> None:
-    dataset = prepared_dataset(tmp_path / "toy", grades=(0, 1))
-    rows = [row for row in dataset.rows if row.split != "validation"]
-    rows += [row for row in dataset.rows if row.split == "validation"][:2]
-    dataset = replace(dataset, rows=tuple(rows))
-    train(dataset, replace(QUICK, epochs=1), FLOAT32, tmp_path / "run", observer=Quiet())
-    description = load_checkpoint(tmp_path / "run" / store.MODEL_FILE).description
+def test_a_validation_split_too_small_to_halve_chooses_as_a_whole(tmp_path: Path, toy: PreparedDataset) -> None:
+    result = train(toy, replace(QUICK, epochs=1), FLOAT32, tmp_path / "run", observer=Quiet())
+    checkpoint = load_checkpoint(tmp_path / "run" / store.MODEL_FILE)
+    description = checkpoint.description
     assert description.conformity == NO_CONFORMITY
-    assert description.network.calibration != UNCALIBRATED
+    assert description.provenance.metrics["validation_loss"] == result.history[0].validation_loss, "cross-fitted"
+    images = load_images(toy, toy.graded_rows("validation"))
+    outputs = predict_outputs(checkpoint.network, images.pixels, FLOAT32)
+    fitted = fit_calibration(
+        Head.CUMULATIVE, outputs, images.grades.numpy(), np.ones(5, np.int64), class_weight_power=0
+    )
+    assert description.network.calibration.slopes == pytest.approx(fitted.slopes, rel=1e-3)
+    assert description.network.calibration.intercepts == pytest.approx(fitted.intercepts, abs=1e-3)
 
 
 def test_the_reference_recipe_fits_nothing(tmp_path: Path, toy: PreparedDataset) -> None:

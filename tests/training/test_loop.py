@@ -53,7 +53,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, kappas: list[float | None], losses
     """Let validation find these kappas and losses; without losses they are all equal."""
     remaining, remaining_losses = iter(kappas), iter(losses or [1.0] * len(kappas))
     monkeypatch.setattr(
-        validation, "evaluate_predictions", lambda *_: SimpleNamespace(kappa=next(remaining), accuracy=0.5)
+        validation, "evaluate_predictions", lambda *_, **__: SimpleNamespace(kappa=next(remaining), accuracy=0.5)
     )
     monkeypatch.setattr(validation, "log_loss", lambda *_: next(remaining_losses))
 

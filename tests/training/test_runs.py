@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from fundusgrade import files, store
+from fundusgrade.data import splits
 from fundusgrade.errors import DeviceError, StoreError, TrainingError
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.networks.checkpoint import load_checkpoint
@@ -77,7 +78,8 @@ def test_a_name_that_is_no_folder_s_is_refused() -> None:
         plan(name="../elsewhere")
 
 
-def test_a_finished_run_is_complete_in_the_store_and_cleared_away(home: Path) -> None:
+def test_a_finished_run_is_complete_in_the_store_and_cleared_away(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "FEWEST_TO_HALVE", 20)
     printed = io.StringIO()
     finished = run(plan(), printed)
     directory = home / "models" / "toy-cnn"
@@ -106,6 +108,12 @@ def test_a_finished_run_is_complete_in_the_store_and_cleared_away(home: Path) ->
         "validation 20 (4 + 4 + 4 + 4 + 4), test 0 (0 + 0 + 0 + 0 + 0)"
     )
     assert len(lines) == 7, "two of the heading, and two epochs"
+
+
+def test_without_a_half_that_chose_nothing_the_summary_says_so() -> None:
+    summary = run(plan()).summary.splitlines()
+    assert summary[1].endswith(" of the photographs that chose it")
+    assert summary[-1].startswith("no prediction sets: ") and "fewer than 100 photographs" in summary[-1]
 
 
 @pytest.mark.parametrize("kappas", [(0.0, -0.1), (None, 0.0)])

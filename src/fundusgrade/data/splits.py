@@ -12,6 +12,8 @@ from fundusgrade.grades import NUM_GRADES, Grade
 
 SPLIT_FRACTIONS = {"train": 0.70, "validation": 0.15, "test": 0.15}
 """Fraction of all photographs in each split."""
+FEWEST_TO_HALVE = 100
+"""Photographs that a validation split needs to be halved."""
 _HALF_SEED = 4
 FOLD_FRACTIONS = (7 / 8, 1 / 8)
 """Training and validation, of the photographs that are not in the test fold."""
@@ -26,16 +28,19 @@ def held_out_half(groups: NDArray[np.int64], grades: NDArray[np.int64]) -> NDArr
     """Half of the photographs (N,) of a validation split, stratified by grade, with each group in one half.
 
     Conformity scores come from this half, and it chooses nothing: neither epoch, nor calibration, nor thresholds. It
-    depends on groups (N,) and grades (N,) only, so that whoever has these knows it. None are held out where the others
-    would have fewer than two grades to choose by.
+    depends on groups (N,) and grades (N,) only, so that whoever has these knows it. None are held out of fewer than
+    `FEWEST_TO_HALVE`, nor where the others would have fewer than two grades to choose by: then all of them choose.
     """
+    none = np.zeros(len(groups), bool)
+    if len(groups) < FEWEST_TO_HALVE:
+        return none
     order = np.lexsort((grades, groups))
     parts = split_groups(
         groups[order].tolist(), [Grade(grade) for grade in grades[order].tolist()], (0.5, 0.5), _HALF_SEED
     )
-    is_held_out = np.zeros(len(groups), bool)
-    is_held_out[order] = np.array(parts, np.int64) == 1
-    return is_held_out if len(np.unique(grades[~is_held_out])) > 1 else np.zeros(len(groups), bool)
+    held_out = none.copy()
+    held_out[order] = np.array(parts, np.int64) == 1
+    return held_out if len(np.unique(grades[~held_out])) > 1 else none
 
 
 def split_groups(

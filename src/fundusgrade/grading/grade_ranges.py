@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusgrade.data.splits import FEWEST_TO_HALVE
 from fundusgrade.errors import CheckpointError
 from fundusgrade.grades import Grade, GradeRange
 from fundusgrade.metrics.classification import decide_grades
@@ -25,8 +26,8 @@ def conformal_limits(description: CheckpointDescription, coverage: float, *, tta
         )
     if not description.conformity.sets:
         raise CheckpointError(
-            f"--coverage: the model {description.name!r} holds no conformity scores of validation photographs; train "
-            "it again with --calibrate, or leave --coverage out"
+            f"--coverage: the model {description.name!r} holds no conformity scores of validation photographs "
+            f"(which take --calibrate, and a validation split of at least {FEWEST_TO_HALVE}); leave --coverage out"
         )
     return description.conformity.limits(coverage)
 

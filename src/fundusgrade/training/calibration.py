@@ -125,7 +125,7 @@ def _fit_cut(logits: Tensor, is_worse: Tensor) -> Tensor:
     targets = is_worse.double()
 
     def objective(parameters: Tensor) -> Tensor:
-        slope, intercept = parameters
+        slope, intercept = parameters[0], parameters[1]
         log_loss = torch.nn.functional.binary_cross_entropy_with_logits(slope * logits + intercept, targets)
         prior = _pull_to_one(slope) + intercept.square() / 2
         return log_loss + CUT_PRIOR_PHOTOGRAPHS / len(targets) * prior

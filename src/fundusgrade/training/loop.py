@@ -95,8 +95,7 @@ def train(
                 outcome = f"stopped early: no better kappa for {options.patience} epochs"
                 break
             record = _run_epoch(run, training, validation, options, choice, epoch, observer)
-            is_best = _save_epoch(run, record, directory, dataset, options, choice)
-            observer.epoch_done(record, is_best)
+            observer.epoch_done(record, _save_epoch(run, record, directory, dataset, options, choice))
     except KeyboardInterrupt:
         outcome = _INTERRUPTED
     if options.calibrate and run.history and group.is_main_process:

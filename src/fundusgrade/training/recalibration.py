@@ -23,6 +23,7 @@ from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.metrics.predictions import fold_name
 from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device
 from fundusgrade.networks.model_card import model_card
@@ -76,8 +77,8 @@ def recalibrate(request: RecalibrationRequest, choice: DeviceChoice) -> Recalibr
     num_training = np.bincount([int(row.grade or 0) for row in own_splits.graded_rows("train")], minlength=NUM_GRADES)
     spec = checkpoint.network.spec
     rule, graded = fit_rule(spec, rated, num_training, options), cross_fit(spec, rated, num_training, options)
-    checkpoint.network.calibrate(rule.calibration)
     scores = score(rated.grades, graded)
+    checkpoint.network.calibrate(rule.calibration)
     description = replace(
         checkpoint.description,
         name=request.name,
@@ -90,16 +91,22 @@ def recalibrate(request: RecalibrationRequest, choice: DeviceChoice) -> Recalibr
             metrics={**provenance.metrics, "out_of_fold_kappa": scores.kappa, "out_of_fold_loss": scores.loss},
         ),
     )
-    make_folder(target)
-    write_atomically(target / "README.md", model_card(description))
-    path = target / store.MODEL_FILE
-    save_checkpoint(path, checkpoint.network, description, fingerprints=checkpoint.fingerprints)
+    path = _save(target, checkpoint, description)
     kappa = "undefined" if scores.kappa is None else f"{scores.kappa:.3f}"
     summary = (
         f"calibrated on {len(rated.grades)} photographs out of fold: kappa {kappa}, log loss {scores.loss:.3f} "
         f"(cross-fitted)\nmodel {request.name}: {path}"
     )
     return Recalibrated(path=path, summary=summary)
+
+
+def _save(target: Path, checkpoint: Checkpoint, description: CheckpointDescription) -> Path:
+    """Write the network with its new description and model card; the path of the model file."""
+    make_folder(target)
+    write_atomically(target / "README.md", model_card(description))
+    path = target / store.MODEL_FILE
+    save_checkpoint(path, checkpoint.network, description, fingerprints=checkpoint.fingerprints)
+    return path
 
 
 def _out_of_fold(

@@ -13,6 +13,7 @@ from fundusgrade import store
 from fundusgrade.data.concatenation import SEPARATOR, open_dataset
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.pixel_cache import write_pixel_cache
+from fundusgrade.data.splits import FEWEST_TO_HALVE
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.networks.checkpoint import read_description
@@ -244,14 +245,18 @@ def _summary(plan: RunPlan, result: TrainResult, description: CheckpointDescript
     minutes = sum(record.seconds for record in result.history) / 60
     before = _format_kappa(result.history[result.best_epoch - 1].validation_kappa)
     after = _format_kappa(description.provenance.metrics["validation_kappa"])
-    kappas = before
-    if plan.options.calibrate:
-        kappas += f" of the photographs that chose it, {after} of those that chose nothing"
+    kappas = f"{before} of the photographs that chose it"
+    if description.conformity.sets:
+        kappas += f", {after} of those that chose nothing"
     lines = [
         f"{result.outcome} after {len(result.history)} epochs, {minutes:.1f} minutes of training",
         f"best epoch {result.best_epoch}: validation kappa {kappas}",
         f"model {plan.name}: {path}",
     ]
+    if plan.options.calibrate and not description.conformity.sets:
+        lines.append(
+            f"no prediction sets: a validation split of fewer than {FEWEST_TO_HALVE} photographs is not halved"
+        )
     if result.is_interrupted:
         lines.append("resume with the same command and --resume")
     return "\n".join(lines)

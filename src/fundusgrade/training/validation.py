@@ -1,8 +1,9 @@
 """The validation split of a run: which photographs choose, and the scores that choose the epoch.
 
 Half of the split chooses epoch, calibration and thresholds; conformity scores come from the other half, which chooses
-nothing. An epoch is scored as its model would grade: after calibration, by the decision rule of the run. Both are
-cross-fitted, so that neither the optimism of a fit nor a rule that will not be used chooses the epoch.
+nothing. Of a split too small to be halved all choose, and there are no conformity scores. An epoch is scored as its
+model would grade: after calibration, by the decision rule of the run. Both are cross-fitted, so that neither the
+optimism of a fit nor a rule that will not be used chooses the epoch.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Validation:
     """The N photographs of a validation split.
 
     `groups` (N,) are their groups, `chooses` (N,) those that choose epoch, calibration and thresholds: all where
-    nothing is fitted. `num_training` (5,) counts the training photographs of each grade.
+    nothing is fitted, or the split is too small to be halved. `num_training` (5,) counts the training photographs of
+    each grade.
     """
 
     images: LabeledImages

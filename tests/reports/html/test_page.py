@@ -93,7 +93,7 @@ class Page(HTMLParser):
 
 
 def sets(num_models: int = 2, *, with_validation: bool = True) -> list[PredictionSet]:
-    test, validation = draw_photographs(150, 0), draw_photographs(90, 50)
+    test, validation = draw_photographs(150, 0), draw_photographs(120, 50)
     return [
         prediction_set(
             grade_again(test, 9 + i, skill=1.2 + i),
@@ -344,14 +344,14 @@ def chosen_on(assessment: Assessment) -> str:
 @pytest.mark.usefixtures("no_charts")
 def test_photographs_that_thresholds_were_chosen_on_are_counted_for_each_model() -> None:
     alone, other = sets()
-    assert chosen_on(assess([alone, other], num_resamples=20)) == "Chosen on 90 validation photographs"
-    folds = {"test": np.arange(150) % 3 + 1, "validation": np.arange(90) % 3 + 1}
+    assert chosen_on(assess([alone, other], num_resamples=20)) == "Chosen on 120 validation photographs"
+    folds = {"test": np.arange(150) % 3 + 1, "validation": np.arange(120) % 3 + 1}
     crossed = replace(other, **{part: replace(getattr(other, part), folds=of) for part, of in folds.items()})
     without = replace(alone, validation=alone.validation.subset(np.zeros(0, np.int64)))
-    words = "Chosen in each of 3 folds on about 30 validation photographs of its own"
+    words = "Chosen in each of 3 folds on about 40 validation photographs of its own"
     assert chosen_on(assess([without, crossed], num_resamples=20)) == words, "a model without any is not counted"
     both = chosen_on(assess([alone, crossed], num_resamples=20))
-    assert both == "model-0: chosen on 90 validation photographs; model-1: c" + words[1:]
+    assert both == "model-0: chosen on 120 validation photographs; model-1: c" + words[1:]
 
 
 def test_shades_are_shares_of_the_row(found: Assessment, html: str) -> None:

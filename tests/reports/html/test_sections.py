@@ -24,7 +24,7 @@ from tests.scored import draw_photographs, grade_again, prediction_set, scored
 
 @pytest.fixture(scope="module")
 def found() -> Assessment:
-    test, validation = draw_photographs(150, 0), draw_photographs(90, 50)
+    test, validation = draw_photographs(150, 0), draw_photographs(120, 50)
     weak = prediction_set(grade_again(test, 9, skill=0.8), grade_again(validation, 70, skill=0.8), model="weak")
     strong = prediction_set(grade_again(test, 10, skill=3), grade_again(validation, 71, skill=3), model="strong")
     return assess([weak, strong], num_resamples=60, columns={"site": ["north", "south", "south"] * 50})
