@@ -42,7 +42,7 @@ OPTIONS = {
     "merge": {"--csv", "--out", "--list"},
     "explain": {
         *("--out", "--model", "--target", "--method", "--masks", "--arrays", "--faithfulness"),
-        *("--device", "--precision"),
+        *("--coverage", "--device", "--precision"),
     },
     "faithfulness": {
         *("--model", "--target", "--method", "--split", "--fold", "--limit", "--lesions", "--out", "--allow-leakage"),

@@ -242,10 +242,11 @@ def test_each_score_stays_with_its_grade() -> None:
 
 
 def test_without_validation_photographs_the_limits_of_the_model_count() -> None:
-    test, known = draw_photographs(150, 0), draw_photographs(90, 50)
+    test, validation = draw_photographs(150, 0), draw_photographs(200, 50)
     resamples = resample(test.groups, num_resamples=20)
+    known = validation.subset(held_out_half(validation.groups, validation.grades))
     conformity = measure_conformity(known.probabilities, known.grades, known.predicted)
-    alone, both = prediction_set(test), prediction_set(test, known)
+    alone, both = prediction_set(test), prediction_set(test, validation)
     assert measure_sets(alone, resamples, coverage=0.9) == ()
     found = measure_sets(alone, resamples, coverage=0.9, conformity=conformity)
     assert found == measure_sets(both, resamples, coverage=0.9)

@@ -147,7 +147,7 @@ def test_the_coverage_of_each_grade_is_one_line() -> None:
 
 
 def test_the_tables_of_prediction_sets_have_a_row_of_each_grade() -> None:
-    test, known = draw_photographs(60, 1), draw_photographs(90, 50)
+    test, known = draw_photographs(60, 1), draw_photographs(200, 50)
     model = assess([prediction_set(test, known, model="cnn")], num_resamples=50)
     (table,) = coverage_tables(model)
     rows = cells(table)
