@@ -30,16 +30,16 @@ def measured_once(measure: Callable[..., Any]) -> Callable[..., Any]:
 def test_audit_of_data_and_model_shows_tables_a_sentence_and_writes_files(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "measure_shortcuts", measured_once(audit.measure_shortcuts))
+    monkeypatch.setattr(audit, "measure_properties", measured_once(audit.measure_properties))
     save_labeled_photographs(workplace / "eyes", 60, size_px=96)
     assert Outcome("fundusgrade preprocess eyes --method natural --size 64 --workers 1").code == 0
     install_model()
     alone = Outcome("fundusgrade audit eyes")
     assert alone.code == 0
-    assert "color and sharpness" in alone.stdout and "Shortcut learning: from the" in alone.stdout
+    assert "color and sharpness" in alone.stdout and "Shortcut learning: without any retina" in alone.stdout
     outcome = Outcome("fundusgrade audit eyes --model tiny --limit 4 --out found --device cpu --precision float32")
     assert outcome.code == 0
-    assert "cut above and below" in outcome.stdout and "was not measured" in outcome.stdout
+    assert "cut at 0.65 of the radius" in outcome.stdout and "was not measured" in outcome.stdout
     written = json.loads((workplace / "found" / "audit.json").read_text())
     assert (written["data"], written["model"]) == ("eyes", "tiny")
     assert [probe["num_photographs"] for probe in written["probes"]] == [60] * 5

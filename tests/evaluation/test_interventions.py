@@ -1,71 +1,110 @@
-"""Interventions: each does what its name says to drawn eyes, and a model that reads only light is caught."""
+"""Changes of photographs: each does what its name says to drawn eyes, and has the role that a recipe gives it."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from fundusgrade.errors import DatasetError
 from fundusgrade.evaluation.interventions import (
-    CONTROL,
-    CUT_FRACTION,
+    BARS_FRACTION,
+    CUT_FRACTIONS,
     INTERVENTIONS,
-    LESIONS,
     SQUASHED_ASPECT,
-    measure_interventions,
-    measure_lesions,
+    Intervention,
+    Role,
 )
-from fundusgrade.grading.grader import Grader
-from fundusgrade.options import DeviceName, Precision
-from fundusgrade.photographs.field_of_view import find_field_of_view
-from tests.drawn_eyes import cut, healthy_eye, paint_lesions, plain_retina
-from tests.models_for_tests import install_dataset, install_model, photographs_of
+from fundusgrade.photographs.field_of_view import FieldOfView, find_field_of_view
+from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.preprocess import preprocess
+from fundusgrade.photographs.recipe import BAND_FRACTION, Method, Outline, PreprocessRecipe
+from tests.drawn_eyes import DrawnEye, cut, healthy_eye, paint_lesions, plain_retina
+
+BY_NAME = {intervention.name: intervention for intervention in INTERVENTIONS}
+BARS = f"bars from {BARS_FRACTION:.2f} of the radius"
 
 
-@pytest.fixture
-def grader() -> Grader:
-    torch.set_num_threads(1)
-    install_model()
-    return Grader.load("tiny", device=DeviceName.CPU, precision=Precision.FLOAT32)
+def cut_at(fraction: float) -> Intervention:
+    return BY_NAME[f"cut at {fraction:.2f} of the radius"]
 
 
-def changed(name: str, size_px: int = 256) -> tuple[np.ndarray, np.ndarray | None]:
+def changed(name: str, size_px: int = 256) -> tuple[np.ndarray, np.ndarray]:
     photograph = plain_retina(size_px).photograph
-    return photograph, INTERVENTIONS[name](photograph, find_field_of_view(photograph))
+    after = BY_NAME[name].change(photograph, find_field_of_view(photograph))
+    assert after is not None
+    return photograph, after
 
 
-def test_a_crop_keeps_the_center_and_bars_keep_the_size() -> None:
-    photograph, narrow = changed("cut above and below")
-    _, barred = changed("bars above and below")
-    assert narrow is not None and barred is not None
-    radius = find_field_of_view(photograph).radius_y
-    assert narrow.shape[0] == pytest.approx(2 * CUT_FRACTION * radius, abs=2)
+@pytest.mark.parametrize("fraction", CUT_FRACTIONS)
+def test_a_cut_keeps_the_center(fraction: float) -> None:
+    eye = plain_retina(256)
+    field_of_view = find_field_of_view(eye.photograph)
+    narrow = cut_at(fraction).change(eye.photograph, field_of_view)
+    assert narrow is not None
+    assert narrow.shape[0] == pytest.approx(2 * fraction * eye.disc.radius_y, abs=3)
+    first = round(eye.disc.center_y - fraction * eye.disc.radius_y)
+    assert any(np.array_equal(narrow, eye.photograph[top : top + len(narrow)]) for top in range(first - 2, first + 3))
+    found = find_field_of_view(narrow)
+    assert found.radius_y == pytest.approx(eye.disc.radius_y, rel=0.02), "and its field of view is still located"
+
+
+def test_bars_keep_the_size_and_blacken_what_a_cut_removes() -> None:
+    photograph, barred = changed(BARS)
+    _, narrow = changed(f"cut at {BARS_FRACTION:.2f} of the radius")
     assert barred.shape == photograph.shape
     first = int(np.flatnonzero(barred.max(axis=(1, 2)))[0])
     assert np.array_equal(barred[first : first + narrow.shape[0]], narrow)
+    assert barred[:first].max() == barred[first + narrow.shape[0] :].max() == 0
 
 
-def test_a_photograph_that_is_cut_already_is_not_cut_again() -> None:
+def test_a_photograph_that_is_cut_already_is_not_cut_again_where_it_shows_no_more() -> None:
     photograph = cut(plain_retina(256), top=0.14, bottom=0.14).photograph
-    fov = find_field_of_view(photograph)
-    assert INTERVENTIONS["cut above and below"](photograph, fov) is None
-    assert INTERVENTIONS["bars above and below"](photograph, fov) is None
+    field_of_view = find_field_of_view(photograph)
+    assert cut_at(0.75).change(photograph, field_of_view) is None
+    assert cut_at(0.60).change(photograph, field_of_view) is not None
+    narrower = cut(plain_retina(256), top=0.22, bottom=0.22).photograph
+    assert BY_NAME[BARS].change(narrower, find_field_of_view(narrower)) is None
+
+
+def cut_out(photograph: Image, field_of_view: FieldOfView, fraction: float) -> tuple[Image, FieldOfView]:
+    """The photograph cut at a fraction of the radius, and its field of view without an error of locating it again."""
+    narrow = cut_at(fraction).change(photograph, field_of_view)
+    assert narrow is not None
+    height = len(narrow)
+    (top,) = (top for top in range(len(photograph) - height) if np.array_equal(photograph[top : top + height], narrow))
+    center_y = field_of_view.center_y - top
+    return narrow, replace(field_of_view, center_y=center_y, top=0.0, bottom=height - 1.0)
+
+
+@pytest.mark.parametrize("method", [Method.BEN_GRAHAM, Method.NATURAL])
+@pytest.mark.parametrize("outline", [Outline.BAND, Outline.DISC])
+def test_cuts_within_what_a_recipe_shows_change_its_images_and_the_others_are_negative_controls(
+    outline: Outline, method: Method
+) -> None:
+    """A cut that a network cannot see proves nothing: then its role must say so, and the image must not change."""
+    photograph = healthy_eye(250).photograph  # so small that it is not halved, from another row, before it is warped
+    field_of_view = find_field_of_view(photograph)
+    recipe = PreprocessRecipe(outline=outline, method=method, size_px=128)
+    before = preprocess(photograph, field_of_view, recipe).image
+    for fraction in CUT_FRACTIONS:
+        after = preprocess(*cut_out(photograph, field_of_view, fraction), recipe).image
+        difference = float(np.abs(after.astype(float) - before).mean())
+        is_seen = outline is Outline.DISC or fraction < BAND_FRACTION
+        assert difference > 0.2 if is_seen else difference < 0.05, fraction
+        expected = Role.ACQUISITION if is_seen else Role.NEGATIVE_CONTROL
+        assert cut_at(fraction).role_for(recipe) is expected
 
 
 def test_squashing_and_stretching_change_the_aspect_that_is_found() -> None:
     photograph, squashed = changed("squashed to another aspect")
     _, stretched = changed("stretched to another aspect")
-    assert squashed is not None and stretched is not None
     assert find_field_of_view(photograph).aspect == pytest.approx(1, rel=0.01)
     assert squashed.shape[0] == photograph.shape[0] < stretched.shape[0]
     for image in (squashed, stretched):
         fov = find_field_of_view(image)
         assert fov.aspect == pytest.approx(SQUASHED_ASPECT, rel=0.01)
-        undone = INTERVENTIONS["squashed to another aspect"](image, fov)
+        undone = BY_NAME["squashed to another aspect"].change(image, fov)
         assert undone is not None
         assert find_field_of_view(undone).aspect == pytest.approx(1, rel=0.01)
 
@@ -74,48 +113,31 @@ def test_light_color_and_compression_change_what_they_should() -> None:
     photograph, dark = changed("darkened (x 0.7)")
     _, tinted = changed("tinted (red x 0.9, blue x 1.2)")
     _, compressed = changed("compressed again (JPEG 50)")
-    _, margin = changed("margin on two sides")
-    assert dark is not None and tinted is not None and compressed is not None and margin is not None
     assert dark.mean() == pytest.approx(0.7 * photograph.mean(), rel=0.02)
     assert tinted[..., 0].mean() < photograph[..., 0].mean() and tinted[..., 2].mean() > photograph[..., 2].mean()
     assert np.array_equal(tinted[..., 1], photograph[..., 1])
     assert 0 < np.abs(compressed.astype(int) - photograph).mean() < 4
+
+
+def test_a_margin_leaves_every_pixel_of_the_photograph() -> None:
+    photograph, margin = changed("margin on two sides")
+    assert BY_NAME["margin on two sides"].role is Role.NEGATIVE_CONTROL
     assert np.array_equal(margin[: photograph.shape[0], -photograph.shape[1] :], photograph)
 
 
-def test_effects_are_measured_for_every_change(grader: Grader) -> None:
-    dataset = install_dataset("drawn")
-    with pytest.raises(DatasetError, match="cannot be read"):  # the photographs it was made of are gone
-        measure_interventions(grader, dataset, "all")
-    progress: list[tuple[int, int]] = []
-    with photographs_of(dataset):
-        effects = measure_interventions(
-            grader, dataset, "all", limit=6, on_progress=lambda done, total: progress.append((done, total))
-        )
-    assert [effect.name for effect in effects] == list(INTERVENTIONS)
-    assert progress == [(6, 6)]
-    for effect in effects:
-        assert effect.num_photographs == 6 and effect.num_lost == 0
-        assert effect.mean_change is not None and effect.mean_low is not None and effect.mean_high is not None
-        assert 0 <= effect.mean_low <= effect.mean_change <= effect.mean_high <= 4
-        assert effect.flip_fraction is not None and 0 <= effect.flip_fraction <= 1
-    with pytest.raises(DatasetError, match="no graded photographs in the split 'nowhere'"):
-        measure_interventions(grader, dataset, "nowhere")
+def test_the_positive_control_removes_lesions_and_leaves_the_outline() -> None:
+    eye: DrawnEye = paint_lesions(plain_retina(400), seed=1, microaneurysms=20, haemorrhages=12, exudates=12)
+    field_of_view = find_field_of_view(eye.photograph)
+    control = BY_NAME["blurred until no lesion is left"]
+    after = control.change(eye.photograph, field_of_view)
+    assert after is not None and control.role is Role.POSITIVE_CONTROL
 
+    def contrast(image: np.ndarray, mask: np.ndarray) -> float:
+        ring = eye.disc_mask & ~eye.masks.union
+        return abs(float(image[mask].mean()) - float(image[ring].mean()))
 
-def test_lesions_are_covered_and_as_much_elsewhere(grader: Grader, tmp_path: Path) -> None:
-    eye = paint_lesions(healthy_eye(400), seed=1, microaneurysms=20, haemorrhages=12, exudates=12)
-    (tmp_path / "images").mkdir()
-    (tmp_path / "masks").mkdir()
-    Image.fromarray(eye.photograph).save(tmp_path / "images" / "eye.png")
-    for kind, mask in (("HE", eye.masks.haemorrhages), ("EX", eye.masks.exudates)):
-        Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "masks" / f"eye_{kind}.png")
-    lesions, control = measure_lesions(grader, tmp_path)
-    assert (lesions.name, control.name) == (LESIONS, CONTROL)
-    assert lesions.num_photographs == control.num_photographs == 1
-    assert lesions.mean_change is not None and lesions.mean_change > 0
-
-
-def test_lesions_without_masks_are_an_error(grader: Grader, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no photographs with lesion masks"):
-        measure_lesions(grader, tmp_path)
+    for mask in (eye.masks.haemorrhages, eye.masks.exudates):
+        assert contrast(after, mask) < 0.4 * contrast(eye.photograph, mask)
+    found = find_field_of_view(after)
+    assert (found.center_x, found.radius_x) == pytest.approx((field_of_view.center_x, field_of_view.radius_x), rel=0.01)
+    assert np.array_equal(after[:5], eye.photograph[:5]), "the ground around the retina"

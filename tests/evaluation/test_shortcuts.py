@@ -15,8 +15,10 @@ from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.errors import DatasetError
 from fundusgrade.evaluation.audit import Audit, conclusion
-from fundusgrade.evaluation.interventions import CONTROL, LESIONS, InterventionEffect
+from fundusgrade.evaluation.interventions import Role
+from fundusgrade.evaluation.robustness import LESIONS, LESIONS_CONTROL, InterventionEffect
 from fundusgrade.evaluation.shortcuts import ShortcutProbe, measure_shortcuts, out_of_fold, outline_features
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 from fundusgrade.reports.figures import draw_audit
 from tests.drawn_eyes import DrawnEye, cut, plain_retina, squash
@@ -139,16 +141,25 @@ def probe(kind: str, stage: str, kappa: float | None) -> ShortcutProbe:
     )
 
 
-def effect(name: str, change: float | None) -> InterventionEffect:
+def effect(
+    name: str,
+    change: float | None,
+    role: Role = Role.ACQUISITION,
+    cut: float | None = None,
+    outline: float | None = None,
+) -> InterventionEffect:
+    found = Estimate(value=change, low=change, high=change)
     return InterventionEffect(
         name=name,
+        role=role,
         num_photographs=0 if change is None else 10,
-        mean_change=change,
-        mean_low=change,
-        mean_high=change,
+        change=found,
+        shift=found,
+        outline_change=Estimate(value=outline, low=outline, high=outline),
         percentile_95=change,
         flip_fraction=change,
         num_lost=1,
+        cut_fraction=cut,
     )
 
 
@@ -161,33 +172,52 @@ PROBES = (
 )
 
 
-def test_the_conclusion_names_the_strongest_shortcut_before_and_after() -> None:
-    text = conclusion(Audit(data="eyes", model=None, probes=PROBES, effects=()))
+def audited(*effects: InterventionEffect) -> Audit:
+    return Audit(data="eyes $x", model="cnn", reach=0.7, probes=PROBES, effects=effects)
+
+
+def test_the_conclusion_calls_shortcuts_only_what_is_without_any_retina() -> None:
+    text = conclusion(replace(audited(), model=None))
     assert text == (
-        "Shortcut learning: from the outline of the original photographs, without any retina, a classifier predicts "
-        "the grade with kappa 0.68. From the outline the kappa is 0.68 before preprocessing and undefined after it; "
-        "the strongest shortcut after preprocessing is color and sharpness (kappa 0.40)."
+        "Shortcut learning: without any retina, a classifier predicts the grade from the outline of the original "
+        "photographs with kappa 0.68, from the outline after preprocessing with undefined, and from properties of the "
+        "file with 0.50. From color and sharpness of the retina it is 0.60 before preprocessing and 0.40 after it; "
+        "these also depend on the contrast of lesions, so this is no proof of a shortcut."
     )
 
 
-def test_the_conclusion_weighs_changes_against_lesions() -> None:
-    effects = (effect("cut", 0.05), effect("squashed", 0.09), effect("bars", None))
-    audit = Audit(data="eyes", model="cnn", probes=PROBES, effects=effects)
-    assert conclusion(audit).endswith(
-        "Robustness to acquisition changes: the expected grade of cnn changes by at most 0.09 on average (squashed). "
-        "How far it changes when lesions are covered was not measured."
+CUTS = (
+    effect("cut at 0.75", 0.01, Role.NEGATIVE_CONTROL, 0.75, 0.9),
+    effect("cut at 0.65", 0.05, cut=0.65, outline=1.1),
+    effect("cut at 0.60", 0.08, cut=0.60, outline=1.2),
+    effect("squashed", 0.09),
+    effect("bars", None, cut=0.60),
+)
+CONTROLS = (effect("margin", 0.02, Role.NEGATIVE_CONTROL), effect("blurred", 0.7, Role.POSITIVE_CONTROL))
+
+
+def test_the_conclusion_says_which_cuts_the_model_can_see_and_names_both_controls() -> None:
+    assert conclusion(audited(*CUTS, *CONTROLS)).endswith(
+        "Robustness to acquisition changes: cnn sees up to 0.70 of the radius above and below the center; cuts at "
+        "0.60, 0.65 reach into that, cuts at 0.75 do not. Its expected grade changes by at most 0.09 on average "
+        "(squashed), and by 0.02 under changes that it cannot see (margin), and by 0.70 under changes that it must "
+        "notice (blurred). Under the cut that changes it most (cut at 0.60: 0.08), a classifier that reads only the "
+        "outline of the photograph changes by 1.20. How far it changes when lesions are covered was not measured."
     )
-    measured = Audit(
-        data="eyes", model="cnn", probes=PROBES, effects=(*effects, effect(LESIONS, 0.8), effect(CONTROL, 0.1))
-    )
-    assert conclusion(measured).endswith(
+
+
+def test_the_conclusion_weighs_covered_lesions_against_other_retina() -> None:
+    lesions = (effect(LESIONS, 0.8, Role.POSITIVE_CONTROL), effect(LESIONS_CONTROL, 0.1, Role.NEGATIVE_CONTROL))
+    text = conclusion(audited(*CUTS, *CONTROLS, *lesions))
+    assert text.endswith(
         "It changes by 0.80 when lesions are covered, and by 0.10 when an equal area of other retina is covered."
     )
+    assert "by 0.70 under changes that it must notice (blurred)" in text, "covered lesions have a sentence of their own"
 
 
-@pytest.mark.parametrize("effects", [(), (effect("cut", 0.05), effect(LESIONS, 0.4), effect("lost", None))])
+@pytest.mark.parametrize("effects", [(), (*CUTS, *CONTROLS, effect(LESIONS, 0.4, Role.POSITIVE_CONTROL))])
 def test_the_figure_is_drawn(tmp_path: Path, effects: tuple[InterventionEffect, ...]) -> None:
-    draw_audit(Audit(data="eyes $x", model="cnn", probes=PROBES, effects=effects), tmp_path / "audit.png")
+    draw_audit(audited(*effects), tmp_path / "audit.png")
     with Image.open(tmp_path / "audit.png") as figure:
         assert figure.width > figure.height > 300
         assert len(figure.convert("RGB").getcolors(1 << 24) or ()) > 50

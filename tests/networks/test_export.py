@@ -12,7 +12,7 @@ import pytest
 
 from fundusgrade import store
 from fundusgrade.errors import DatasetError, DeviceError, ExportError
-from fundusgrade.evaluation.interventions import measure_interventions
+from fundusgrade.evaluation.robustness import measure_interventions
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import cpu_overflows_int8
@@ -132,4 +132,4 @@ def test_the_audit_takes_graphs(tmp_path: Path) -> None:
         )
     assert [each.name for each in graph] == [each.name for each in original]
     for one, other in zip(graph, original, strict=True):
-        assert one.mean_change == pytest.approx(other.mean_change, abs=0.05)
+        assert one.change.value == pytest.approx(other.change.value, abs=0.05)

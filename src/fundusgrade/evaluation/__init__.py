@@ -8,7 +8,7 @@ from fundusgrade.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from fundusgrade.evaluation.assessment import Assessment, assess
-    from fundusgrade.evaluation.interventions import measure_interventions
+    from fundusgrade.evaluation.robustness import measure_interventions
     from fundusgrade.evaluation.shortcuts import measure_shortcuts
 
 __all__ = ["Assessment", "assess", "measure_interventions", "measure_shortcuts"]
@@ -18,7 +18,7 @@ __getattr__ = lazy_attributes(
     {
         "Assessment": "assessment",
         "assess": "assessment",
-        "measure_interventions": "interventions",
+        "measure_interventions": "robustness",
         "measure_shortcuts": "shortcuts",
     },
 )

@@ -1,16 +1,19 @@
-"""Shortcut learning: how well outline, file, color and sharpness predict the grade without any retina.
+"""Shortcut learning: how well outline, file, color and sharpness predict the grade.
 
 Where diseased eyes were photographed with other cameras than healthy ones, a model can learn the camera instead of the
 disease (Geirhos et al., Nature Machine Intelligence 2020). Here a simple classifier is given only such properties, of
-the original photographs or of the preprocessed images; its out-of-fold kappa measures how much they predict.
+the original photographs or of the preprocessed images; its out-of-fold kappa measures how much they predict. Outline
+and file say nothing of the retina. Color and sharpness are measured on the retina: they differ between cameras, and
+between eyes with and without lesions, so that their kappa is no proof of a shortcut.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -29,6 +32,11 @@ from fundusgrade.photographs.edges import bright_region
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX
 from fundusgrade.photographs.images import jpeg_quantization, read_image
 from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.preprocess import canonical_outline
+from fundusgrade.photographs.recipe import PreprocessRecipe
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 Features = NDArray[np.float64]
 _MIN_PHOTOGRAPHS = 50
@@ -57,10 +65,28 @@ class ShortcutProbe:
         return Estimate(value=self.kappa, low=self.kappa_low, high=self.kappa_high)
 
 
-def measure_shortcuts(
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Properties:
+    """Properties (N, P) of the N graded photographs of a data set by kind and stage, and their rows in its manifest."""
+
+    rows: tuple[ManifestRow, ...]
+    values: Mapping[tuple[str, str], Features]
+
+    @property
+    def grades(self) -> NDArray[np.int64]:
+        """Grades (N,)."""
+        return np.array([int(row.grade) for row in self.rows if row.grade is not None])
+
+    @property
+    def folds(self) -> NDArray[np.int64]:
+        """Folds (N,)."""
+        return np.array([row.fold for row in self.rows])
+
+
+def measure_properties(
     dataset: PreparedDataset, *, on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[ShortcutProbe, ...]:
-    """Predict the grade from outline, file, and color with sharpness, before and after preprocessing.
+) -> Properties:
+    """Measure outline, file, and color with sharpness of all photographs, before and after preprocessing.
 
     Raises DatasetError where photographs are missing or too few to train on.
     """
@@ -76,20 +102,57 @@ def measure_shortcuts(
         for properties in pool.map(lambda row: _measure(dataset, row), rows):
             measured.append(properties)
             on_progress(len(measured), len(rows))
-    grades = np.array([int(row.grade) for row in rows if row.grade is not None])
-    folds, resamples = np.array([row.fold for row in rows]), resample_rows(rows)
+    return Properties(
+        rows=tuple(rows), values={key: np.array([properties[key] for properties in measured]) for key in measured[0]}
+    )
+
+
+def measure_shortcuts(
+    dataset: PreparedDataset, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[ShortcutProbe, ...]:
+    """Measure all properties of a data set and predict the grade from each kind; raises as `measure_properties`."""
+    return probe_shortcuts(measure_properties(dataset, on_progress=on_progress))
+
+
+def probe_shortcuts(properties: Properties) -> tuple[ShortcutProbe, ...]:
+    """Predict the grade from each kind of property."""
+    grades, folds, resamples = properties.grades, properties.folds, resample_rows(properties.rows)
     return tuple(
-        _probe(kind, stage, out_of_fold(np.array([each[kind, stage] for each in measured]), grades, folds),
-               grades, resamples)
-        for kind, stage in measured[0]
-    )  # fmt: skip
+        _probe(kind, stage, out_of_fold(values, grades, folds), grades, resamples)
+        for (kind, stage), values in properties.values.items()
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutlineClassifier:
+    """Grades photographs by their outline alone: a model that is known to depend on how a photograph was cut.
+
+    A photograph of a fold is graded by trees that were fitted to the other folds.
+    """
+
+    by_fold: Mapping[int, HistGradientBoostingClassifier]
+
+    @classmethod
+    def fit(cls, properties: Properties) -> OutlineClassifier:
+        """Fit to the outlines of the original photographs."""
+        features = properties.values["outline", "photograph"]
+        return cls(by_fold=dict(_fitted_to_other_folds(features, properties.grades, properties.folds)))
+
+    def expected_grades(self, photographs: Sequence[Image], folds: Sequence[int]) -> NDArray[np.float64]:
+        """Expected grades (N,), 0 to 4, of N photographs (H, W, 3) of these folds."""
+        features = np.array([outline_features(_region(_reduced(photograph))) for photograph in photographs])
+        grades = np.empty(len(features))
+        for fold in np.unique(folds):
+            chosen, classifier = np.array(folds) == fold, self.by_fold[int(fold)]
+            grades[chosen] = classifier.predict_proba(features[chosen]) @ classifier.classes_
+        return grades
 
 
 def _measure(dataset: PreparedDataset, row: ManifestRow) -> dict[tuple[str, str], list[float]]:
     path = dataset.photograph_path(row)
     try:
         photograph = read_image(path)
-        prepared = read_image(dataset.directory / row.image)
+        prepared = _seen(read_image(dataset.directory / row.image), dataset.recipe)
         num_bytes, quantization = path.stat().st_size, jpeg_quantization(path)
     except (UngradableError, OSError) as error:
         raise DatasetError(
@@ -107,6 +170,11 @@ def _measure(dataset: PreparedDataset, row: ManifestRow) -> dict[tuple[str, str]
         ("color and sharpness", "photograph"): appearance_features(small, region),
         ("color and sharpness", "prepared"): appearance_features(prepared, visible),
     }
+
+
+def _seen(prepared: Image, recipe: PreprocessRecipe) -> Image:
+    """The prepared image (S, S, 3) as networks get it, without what lies beyond the outline of its recipe."""
+    return np.asarray(np.where(canonical_outline(recipe)[..., None], prepared, recipe.fill), np.uint8)
 
 
 def _reduced(photograph: Image) -> Image:
@@ -164,12 +232,19 @@ def _probe(
 
 def out_of_fold(features: Features, grades: NDArray[np.int64], folds: NDArray[np.int64]) -> Features:
     """Probabilities (N, 5) from gradient-boosted trees (scikit-learn's defaults), fitted to the other folds."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     probabilities = np.zeros((len(grades), NUM_GRADES))
-    for fold in np.unique(folds):
+    for fold, classifier in _fitted_to_other_folds(features, grades, folds):
         held_out = folds == fold
-        classifier = HistGradientBoostingClassifier(random_state=0, early_stopping=False)
-        classifier.fit(features[~held_out], grades[~held_out])
         probabilities[np.ix_(held_out, classifier.classes_)] = classifier.predict_proba(features[held_out])
     return probabilities
+
+
+def _fitted_to_other_folds(
+    features: Features, grades: NDArray[np.int64], folds: NDArray[np.int64]
+) -> Iterator[tuple[int, HistGradientBoostingClassifier]]:
+    """Each fold, and the trees that were fitted to all others."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    for fold in np.unique(folds).tolist():
+        classifier = HistGradientBoostingClassifier(random_state=0, early_stopping=False)
+        yield fold, classifier.fit(features[folds != fold], grades[folds != fold])

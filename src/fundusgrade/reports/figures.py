@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fundusgrade.errors import MetricsError
 from fundusgrade.evaluation.audit import Audit
-from fundusgrade.evaluation.interventions import CONTROL, LESIONS
+from fundusgrade.evaluation.interventions import Role
 from fundusgrade.grades import GRADE_LABELS, NUM_GRADES
 from fundusgrade.plots import BLUE, VERMILION, new_figure, save_figure
 from fundusgrade.reports.listings import probabilities_in_words
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-    from fundusgrade.evaluation.interventions import InterventionEffect
+    from fundusgrade.evaluation.robustness import InterventionEffect
     from fundusgrade.evaluation.shortcuts import ShortcutProbe
     from fundusgrade.explanation.explainer import Explanation
     from fundusgrade.metrics.classification import Evaluation
@@ -150,17 +150,15 @@ def draw_audit(audit: Audit, path: Path) -> None:
     Raises StoreError where the file cannot be written.
     """
     num_panels = 2 if audit.effects else 1
-    figure = new_figure(width_inches=6.5 * num_panels, height_inches=4.2)
+    figure = new_figure(width_inches=6.5 * num_panels, height_inches=max(4.2, 0.42 * len(audit.effects) + 1))
     panels = figure.subplots(1, num_panels, squeeze=False).ravel().tolist()
     _draw_bars(panels[0], [_shortcut_bar(probe) for probe in audit.probes])
-    panels[0].set_xlabel("kappa of grades predicted without the retina")
+    panels[0].set_xlabel("kappa of grades predicted from these")
     panels[0].set_title(f"{printable(audit.data)}: orange: after preprocessing", fontsize=11, parse_math=False)
     if audit.effects:
         _draw_bars(panels[1], [_effect_bar(effect) for effect in audit.effects])
         panels[1].set_xlabel("mean change of the expected grade (0-4)")
-        panels[1].set_title(
-            f"{printable(audit.model or '')}: blue: changes of the retina", fontsize=11, parse_math=False
-        )
+        panels[1].set_title(f"{printable(audit.model or '')}: blue: controls", fontsize=11, parse_math=False)
     save_figure(figure, path)
 
 
@@ -187,8 +185,9 @@ def _shortcut_bar(probe: ShortcutProbe) -> _Bar:
 
 
 def _effect_bar(effect: InterventionEffect) -> _Bar:
-    is_intervention = effect.name not in (LESIONS, CONTROL)
-    return _Bar.of(effect.name, effect.mean_change, effect.mean_low, effect.mean_high, is_intervention)
+    is_intervention, change = effect.role is Role.ACQUISITION, effect.change
+    label = effect.name if is_intervention else f"{effect.name}\n({effect.role})"
+    return _Bar.of(label, change.value, change.low, change.high, is_intervention)
 
 
 def _draw_bars(panel: Axes, bars: Sequence[_Bar]) -> None:

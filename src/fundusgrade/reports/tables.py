@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fundusgrade.evaluation.assessment import Assessment, ModelAssessment
 from fundusgrade.evaluation.audit import Audit, conclusion
-from fundusgrade.evaluation.interventions import InterventionEffect
+from fundusgrade.evaluation.robustness import InterventionEffect
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
 from fundusgrade.metrics.estimates import describe_number, describe_p_value
@@ -125,8 +125,9 @@ def export_table(check: ExportCheck) -> Table:
 
 
 def shortcuts_table(probes: Sequence[ShortcutProbe]) -> Table:
-    """How well each kind of property predicts the grade without the retina."""
+    """How well each kind of property predicts the grade."""
     table = Table("predicted from", "stage", "kappa (95 % CI)", "accuracy", "referable AUC")
+    table.caption = "Color and sharpness also depend on the contrast of lesions: no proof of a shortcut."
     for probe in probes:
         scores = (
             probe.kappa_estimate.describe(),
@@ -139,20 +140,43 @@ def shortcuts_table(probes: Sequence[ShortcutProbe]) -> Table:
 
 def interventions_table(effects: Sequence[InterventionEffect], *, model: str) -> Table:
     """Changes of a model's expected grade by each intervention on the photographs."""
-    table = Table("intervention", "photographs", "mean change (95 % CI)", "95th percentile", "grade changes")
+    table = Table("intervention", "role", "photographs", "mean change (95 % CI)", "shift (95 % CI)")
+    for column in ("95th percentile", "grade changes", "change by the outline alone"):
+        table.add_column(column)
+    table.caption = "Shift: mean signed change, above 0 towards disease. Outline alone: a classifier known to use cuts."
     table.title = Text(printable(f"{model}: change of the expected grade, 0-4"))
     for effect in effects:
         changed = "undefined" if effect.flip_fraction is None else f"{effect.flip_fraction:.1%}"
         lost = f" ({effect.num_lost} without a retina)" if effect.num_lost else ""
-        numbers = (effect.mean_estimate.describe(), describe_number(effect.percentile_95), changed)
-        table.add_row(effect.name, f"{effect.num_photographs}{lost}", *numbers)
+        estimates = (effect.change.describe(), effect.shift.describe())
+        outline = "" if effect.outline_change.value is None else effect.outline_change.describe()
+        numbers = (*estimates, describe_number(effect.percentile_95), changed, outline)
+        table.add_row(effect.name, effect.role, f"{effect.num_photographs}{lost}", *numbers)
+    return table
+
+
+def unseen_lesions_table(audit: Audit) -> Table:
+    """Lesions outside of what networks see, by kind."""
+    table = Table("lesions", "photographs", "number", "number outside", "area outside")
+    subject = audit.model or f"a model of {audit.data}"
+    table.title = Text(printable(f"lesions outside of what {subject} sees"))
+    for lesions in audit.unseen_lesions:
+        fractions = [
+            "undefined" if value is None else f"{value:.1%}" for value in (lesions.unseen_lesions, lesions.unseen_area)
+        ]
+        table.add_row(lesions.kind, str(lesions.num_photographs), str(lesions.num_lesions), *fractions)
     return table
 
 
 def audit_tables(audits: Sequence[Audit]) -> list[Table]:
-    """The shortcuts of the data set that was audited, then the effects of interventions on each model."""
-    effects = [interventions_table(audit.effects, model=audit.model) for audit in audits if audit.model is not None]
-    return [shortcuts_table(audits[0].probes), *effects]
+    """The shortcuts of the data set, then for each model the effects of interventions and the lesions it cannot see."""
+    tables = [shortcuts_table(audits[0].probes)]
+    for audit in audits:
+        if audit.model is not None:
+            tables.append(interventions_table(audit.effects, model=audit.model))
+        if audit.unseen_lesions:
+            tables.append(unseen_lesions_table(audit))
+    return tables
 
 
 def write_audit(audit: Audit, folder: Path) -> None:

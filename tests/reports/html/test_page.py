@@ -17,10 +17,13 @@ from markupsafe import Markup
 
 from fundusgrade.evaluation.assessment import Assessment, assess
 from fundusgrade.evaluation.audit import Audit
-from fundusgrade.evaluation.interventions import InterventionEffect
+from fundusgrade.evaluation.interventions import Role
+from fundusgrade.evaluation.robustness import InterventionEffect
 from fundusgrade.evaluation.shortcuts import ShortcutProbe
+from fundusgrade.evaluation.visibility import UnseenLesions
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
 from fundusgrade.metrics.conformal import measure_conformity
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import PredictionSet
 from fundusgrade.photographs.images import encode_jpeg
 from fundusgrade.reports.html import section_charts
@@ -114,10 +117,14 @@ def audit() -> Audit:
         accuracy=0.7, referable_auc=0.9,
     )  # fmt: skip
     effect = InterventionEffect(
-        name="cut", num_photographs=150, mean_change=0.02, mean_low=0.01, mean_high=0.03, percentile_95=0.1,
-        flip_fraction=0.01, num_lost=0,
+        name="cut", role=Role.ACQUISITION, num_photographs=150, change=Estimate(value=0.02, low=0.01, high=0.03),
+        shift=Estimate(value=-0.015, low=-0.02, high=-0.01), outline_change=Estimate(value=1.25, low=1.2, high=1.3),
+        percentile_95=0.1, flip_fraction=0.01, num_lost=0,
     )  # fmt: skip
-    return Audit(data="eyes", model="model-0", probes=(probe,), effects=(effect,))
+    unseen = UnseenLesions(
+        kind="hard exudates", num_photographs=10, num_lesions=432, unseen_area=0.123, unseen_lesions=0.087
+    )
+    return Audit(data="eyes", model="model-0", reach=0.7, probes=(probe,), effects=(effect,), unseen_lesions=(unseen,))
 
 
 def context(**changes: object) -> ReportContext:
@@ -308,10 +315,13 @@ def test_the_checklist_answers_with_what_was_done(page: Page) -> None:
 
 @pytest.mark.usefixtures("no_charts")
 def test_every_audited_model_is_in_it(found: Assessment) -> None:
-    other = replace(audit(), model="model-1", effects=(replace(audit().effects[0], mean_change=0.456),))
+    changed = Estimate(value=0.456, low=0.4, high=0.5)
+    other = replace(audit(), model="model-1", effects=(replace(audit().effects[0], change=changed),))
     text = Page(report_html(found, context(audits=(audit(), other)))).text
     assert all(f"Change of the expected grade of model-{i}" in text for i in (0, 1)) and "0.456" in text
     assert text.count("predicted from photographs kappa") == 1, "the data are the same"
+    assert "acquisition change" in text and "1.250" in text and "-0.015" in text.replace("\N{MINUS SIGN}", "-")
+    assert "hard exudates 10 432 8.7 % 12.3 %" in text
 
 
 @pytest.mark.usefixtures("no_charts")

@@ -174,16 +174,17 @@ def comparison_chart(comparisons: Sequence[ReportedComparison]) -> Markup | None
 
 
 def audit_charts(audits: Sequence[Audit]) -> tuple[Markup, ...]:
-    """Kappas of grades predicted without the retina, then changes of each model's expected grade by interventions."""
+    """Kappas of grades predicted from other properties, then changes of each model's expected grade."""
     charts = []
     if audits and audits[0].probes:
         rows = [
             DotRow(label=f"{probe.kind} ({probe.stage})", dots=(probe.kappa_estimate,)) for probe in audits[0].probes
         ]
-        frame = Frame(title="Grade predicted without the retina", x_label="kappa, 95 % CI")
-        charts.append(dots_chart(rows, frame, "Kappa of the grade predicted without the retina.", reference=0.0))
+        frame = Frame(title="Grade predicted from other properties", x_label="kappa, 95 % CI")
+        description = "Kappa of the grade predicted from the outline, the file, and color and sharpness."
+        charts.append(dots_chart(rows, frame, description, reference=0.0))
     for audit in [audit for audit in audits if audit.effects]:
-        rows = [DotRow(label=effect.name, dots=(effect.mean_estimate,)) for effect in audit.effects]
+        rows = [DotRow(label=effect.name, dots=(effect.change,)) for effect in audit.effects]
         frame = Frame(title=f"Change of {audit.model}", x_label="mean change of the expected grade, 0-4")
         description = f"Mean change of the expected grade of {audit.model} under each intervention."
         charts.append(dots_chart(rows, frame, description, reference=0.0))
