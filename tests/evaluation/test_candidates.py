@@ -94,6 +94,16 @@ def test_images_without_leakage_are_graded_and_that_is_said(eyes: PreparedDatase
         )
 
 
+def test_images_whose_copies_cannot_be_looked_for_are_counted(eyes: PreparedDataset) -> None:
+    """Perceptual fingerprints of version 0.1.0, in a model file or in a data set, cannot be compared."""
+    install_trained(eyes, not_tested(eyes))
+    rows = tuple(replace(row, fingerprint=None) if i < 2 else row for i, row in enumerate(eyes.graded_rows("test")))
+    unchecked = " Copies of 2 of them could not be looked for: the model file or the data set has no perceptual"
+    assert unchecked in candidate(replace(eyes, rows=rows), "test").leakage
+    install_trained(eyes, [replace(row, fingerprint=None) for row in not_tested(eyes)])
+    assert unchecked.replace("2", "5") in candidate(eyes, "test").leakage
+
+
 def test_copies_under_other_names_in_another_data_set_are_refused(eyes: PreparedDataset) -> None:
     install_trained(eyes, not_tested(eyes))
     renamed = [

@@ -1,9 +1,9 @@
 """Leakage between data sets: fingerprints of a model's training photographs, and which photographs they match.
 
-They are stored in the checkpoint: parts of hashes of files and patients, which tell nothing to one who has neither the
-file nor the patient's identifier, and perceptual fingerprints, from which a coarse sketch of the vessels can be
-estimated, but no photograph. A patient's fingerprint also depends on the data set's name, because other data sets give
-numbers such as "17" to other people.
+They are stored in the checkpoint. Parts of hashes of files and patients tell nothing to one who has neither the file
+nor the patient's identifier. From a perceptual fingerprint a sketch of 48 x 48 cells can be estimated that shows optic
+disc, fovea and the largest vessels, but no photograph. A patient's fingerprint also depends on the data set's name,
+because other data sets give numbers such as "17" to other people.
 """
 
 from __future__ import annotations
@@ -92,6 +92,12 @@ def find_overlap(fingerprints: TrainingFingerprints, dataset: PreparedDataset, r
             if same_patient and not copy and not same
         ),
     )
+
+
+def count_unchecked(fingerprints: TrainingFingerprints, rows: Sequence[ManifestRow]) -> int:
+    """Of how many photographs copies cannot be found, because they or the model have no perceptual fingerprints."""
+    has_any = len(fingerprints.fingerprints) > 0
+    return sum(row.fingerprint is None or not has_any for row in rows)
 
 
 def _origin(dataset: PreparedDataset, row: ManifestRow) -> str:

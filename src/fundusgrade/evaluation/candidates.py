@@ -10,7 +10,7 @@ import numpy as np
 
 from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.leakage import find_overlap
+from fundusgrade.data.leakage import count_unchecked, find_overlap
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError
 from fundusgrade.evaluation.assessment import Assessment, assess
@@ -111,7 +111,14 @@ def check_leakage(grader: Grader, dataset: PreparedDataset, rows: Sequence[Manif
     overlap = find_overlap(fingerprints, dataset, rows)
     training = f"Trained and selected on {len(fingerprints.files)} different files of {trained_on}"
     if not overlap.sources:
-        return f"{training}; none of the {len(rows)} evaluation images, their copies or their patients is among them."
+        none = f"{training}; none of the {len(rows)} evaluation images, their copies or their patients is among them."
+        num_unchecked = count_unchecked(fingerprints, rows)
+        if not num_unchecked:
+            return none
+        return (
+            f"{none} Copies of {num_unchecked} of them could not be looked for: the model file or the data set has no "
+            "perceptual fingerprints of this version."
+        )
     counts = {
         "": len(overlap.files),
         "copies of ": len(overlap.copies),
