@@ -87,16 +87,7 @@ def _finish(
 def _manifest_rows(
     directory: Path, samples: Sequence[Sample], records: Sequence[Record], seed: int
 ) -> tuple[tuple[ManifestRow, ...], Grouping]:
-    identities = [
-        Identity(
-            sha256=record.sha256 or f"missing {i}",
-            fingerprint=record.fingerprint,
-            descriptor=descriptor_path(directory / record.image) if record.image else None,
-            patient=sample.patient,
-        )
-        for i, (sample, record) in enumerate(zip(samples, records, strict=True))
-    ]
-    grouping = group_photographs(identities)
+    grouping = group_photographs(_identities(directory, samples, records))
     grades_of_copies: dict[int, set[Grade]] = {}
     for sample, copy in zip(samples, grouping.copies, strict=True):
         grades_of_copies.setdefault(copy, set()).update([] if sample.grade is None else [sample.grade])
@@ -125,6 +116,18 @@ def _manifest_rows(
         for i, (sample, record) in enumerate(zip(samples, records, strict=True))
     )
     return rows, grouping
+
+
+def _identities(directory: Path, samples: Sequence[Sample], records: Sequence[Record]) -> list[Identity]:
+    return [
+        Identity(
+            sha256=record.sha256 or f"missing {i}",
+            fingerprint=record.fingerprint,
+            descriptor=descriptor_path(directory / record.image) if record.image else None,
+            patient=sample.patient,
+        )
+        for i, (sample, record) in enumerate(zip(samples, records, strict=True))
+    ]
 
 
 def _assign_splits(
