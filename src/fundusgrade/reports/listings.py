@@ -99,8 +99,8 @@ def coverage_line(model: str, known: Sequence[KnownCoverage], coverage: float) -
         )
     return one_line(
         f"{model}: {target} prediction sets contain the true grade of {', '.join(map(_describe_known, known))} "
-        "photographs from which its limits come; bounds (could be as bad as) reach the true grade of at least "
-        f"{target} of each grade"
+        f"photographs from which its limits come; its bounds (could be as bad as) are set to reach that of {target} of "
+        "each grade. `fundusgrade evaluate` measures both on other photographs"
     )
 
 
