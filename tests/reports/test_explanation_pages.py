@@ -98,5 +98,6 @@ def test_the_index_page_shows_figures_and_reasons(tmp_path: Path) -> None:
     assert re.search(r"grade \d .*\(tiny\)", page)
     assert "bad.png: &lt;empty&gt;" in page and "<eye>" not in page
     assert "explained: 1; not explained: 1" in page
+    assert page.count("&lt;eye&gt; #1.png") == 2, "the name is given once, and in the description of the figure"
     assert "Research software, not a medical device." in page
     assert "http" not in page.replace("http-equiv", "")

@@ -148,12 +148,14 @@ def test_explanations_become_titled_columns_and_rows(tmp_path: Path, monkeypatch
         [
             "Grade 2 Moderate: most probable, p = 0.60",
             "probabilities: no DR 0.05, mild 0.10, moderate 0.60, severe 0.20, proliferative 0.05",
-            "explained: grade 2 Moderate, logit 1.0; integrated-gradients",
+            "explained by integrated-gradients: grade 2 Moderate",
+            "logit 1.0",
         ],
         [
             "Grade 2 Moderate: most probable, p = 0.60",
             "probabilities: no DR 0.05, mild 0.10, moderate 0.60, severe 0.20, proliferative 0.05",
-            "explained: referable, log-odds −0.3 (blurred baseline −9.6, gap −0.7); integrated-gradients",
+            "explained by integrated-gradients: referable",
+            "log-odds −0.3 (blurred baseline −9.6, gap −0.7)",
         ],
     ]
 

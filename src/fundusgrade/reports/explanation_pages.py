@@ -21,7 +21,7 @@ from fundusgrade.reports.figures import draw_explanations
 from fundusgrade.reports.html.environment import render
 from fundusgrade.reports.listings import prediction_line
 from fundusgrade.reports.overlay import MarkedRegion
-from fundusgrade.text import printable
+from fundusgrade.text import one_line, printable
 
 # File systems allow 255 bytes; names of arrays beside a figure add those of model and method.
 _LONGEST_NAME_BYTES = 150
@@ -41,6 +41,11 @@ class IndexEntry:
     figure: str = ""
     lines: tuple[str, ...] = ()
     reason: str | None = None
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The lines without the photograph's name before them, for a page that gives it once."""
+        return tuple(line.removeprefix(one_line(f"{self.name}: ")) for line in self.lines)
 
     @property
     def link(self) -> str:

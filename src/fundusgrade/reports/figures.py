@@ -75,8 +75,8 @@ def _explanation_panel(explanation: Explanation) -> Panel:
         f"Grade {int(grade)} {grade.label}: {prediction.decided_by}",
         f"probabilities: {probabilities_in_words(prediction)}",
         *([] if prediction.grade_range is None else [prediction.grade_range.describe()]),
-        f"explained: {explanation.target.name}, {explanation.target.score_name} {scores}; "
-        f"{explanation.options.describe()}",
+        f"explained by {explanation.options.describe()}: {explanation.target.name}",
+        f"{explanation.target.score_name} {scores}",
     ]
     return Panel(title=printable(prediction.model), subtitle="\n".join(lines), heat=explanation.heat)
 
