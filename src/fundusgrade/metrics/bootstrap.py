@@ -12,13 +12,14 @@ near 1, or of a rare grade, covered the true score too rarely.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.metrics.estimates import UNDEFINED, Estimate, ratio
+from fundusgrade.metrics.estimates import UNDEFINED, Estimate, mean_of_defined, ratio
 
 TAILS = (0.025, 0.975)
 
@@ -171,23 +172,24 @@ def estimate_proportion(resamples: Resamples, hits: NDArray[np.bool_], among: ND
 
     A proportion of few photographs has few possible values. Its bounds are Wilson's (JASA 1927) for the number of
     independent photographs that vary as much as the resamples do (Dean and Pagano, Journal of Survey Statistics and
-    Methodology 2015). Where all or none are hits no resample can differ: the bound is then exact (Clopper and Pearson,
-    Biometrika 1934) for as many groups that were all alike.
+    Methodology 2015), at most as many as there are; for the number of groups where the resamples cannot tell, because
+    too many hold none of the photographs. Where all or none are hits no resample can differ: the bound is then exact
+    (Clopper and Pearson, Biometrika 1934) for as many groups that were all alike.
     """
     counts = resamples.totals(np.stack([hits & among, among], axis=1))
     proportions = ratio(counts[:, 0], counts[:, 1])
     if np.isnan(proportions[0]):
         return UNDEFINED
     value, defined = float(proportions[0]), proportions[1:][~np.isnan(proportions[1:])]
+    num_groups = len(np.unique(resamples.groups[among]))
     if value in (0.0, 1.0):
-        bound = TAILS[0] ** (1 / len(np.unique(resamples.groups[among])))
+        bound = TAILS[0] ** (1 / num_groups)
         low, high = (bound, 1.0) if value else (0.0, 1 - bound)
         return Estimate(value=value, low=low, high=high)
-    if len(defined) < _MIN_DEFINED_FRACTION * (len(proportions) - 1) or not defined.size:
-        return Estimate(value=value, low=None, high=None, no_interval=RARELY_DEFINED)
-    if np.ptp(defined) < _ROUNDING:
-        return Estimate(value=value, low=None, high=None, no_interval=NO_VARIATION)
-    low, high = _wilson_bounds(value, value * (1 - value) / float(defined.var()))
+    if len(defined) < _MIN_DEFINED_FRACTION * (len(proportions) - 1) or not defined.size or np.ptp(defined) < _ROUNDING:
+        low, high = _wilson_bounds(value, num_groups)
+    else:
+        low, high = _wilson_bounds(value, min(value * (1 - value) / float(defined.var()), int(among.sum())))
     return Estimate(value=value, low=low, high=high)
 
 
@@ -197,3 +199,38 @@ def _wilson_bounds(proportion: float, count: float) -> tuple[float, float]:
     center = proportion + normal**2 / (2 * count)
     reach = normal * (proportion * (1 - proportion) / count + normal**2 / (4 * count**2)) ** 0.5
     return (center - reach) / (1 + normal**2 / count), (center + reach) / (1 + normal**2 / count)
+
+
+def estimate_average(estimates: Sequence[Estimate], scores: NDArray[np.float64]) -> Estimate:
+    """The mean of K estimates, of those that are defined, from their scores (1 + R, K) as `estimate` takes them.
+
+    The distances of the bounds of a mean from it are those of its parts, added like standard errors, with the
+    correlations of the resamples (MOVER: Zou and Donner, Statistics in Medicine 2008). So the mean over grades has an
+    interval that includes what is not known of rare grades, where resamples differ too little.
+    """
+    defined = [i for i, each in enumerate(estimates) if each.value is not None]
+    if not defined:
+        return UNDEFINED
+    values, lows, highs = (
+        np.array([getattr(estimates[i], name) for i in defined], np.float64) for name in ("value", "low", "high")
+    )
+    mean = float(values.mean())
+    unknown = [estimates[i].no_interval for i in defined if not estimates[i].has_interval]
+    if unknown:
+        return Estimate(value=mean, low=None, high=None, no_interval=unknown[0])
+    correlations = _correlations(scores[1:, defined])
+    reaches = np.stack([values - lows, highs - values])
+    variances = np.einsum("bi,ij,bj->b", reaches, correlations, reaches).clip(min=0)
+    below, above = (np.sqrt(variances) / len(defined)).tolist()
+    return Estimate(value=mean, low=mean - below, high=mean + above)
+
+
+def _correlations(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlations (K, K) of scores (R, K); 0 between a score that does not vary and others, NaN do not count."""
+    deviations = np.nan_to_num(scores - mean_of_defined(scores.T))
+    variances = (deviations**2).sum(axis=0)
+    varying = variances > _ROUNDING**2 * len(scores)
+    standard = np.where(varying, deviations, 0.0) / np.sqrt(np.where(varying, variances, 1.0))
+    correlations = standard.T @ standard
+    np.fill_diagonal(correlations, 1.0)
+    return np.asarray(correlations, np.float64)

@@ -63,10 +63,11 @@ def _reliability(
     confident = resamples.totals(members * confidence[:, None])
     observed = resamples.totals(members & right[:, None])
     errors = ratio(np.abs(confident - observed).sum(axis=1), counts.sum(axis=1))
+    by_chance = _expected_error(confidence, members)
     return Reliability(
         outcome=outcome,
-        calibration_error=_inflated_estimate(errors),
-        by_chance=_expected_error(confidence, members),
+        calibration_error=_inflated_estimate(errors, by_chance),
+        by_chance=by_chance,
         bins=tuple(
             ReliabilityBin(num_photographs=int(count), confidence=float(total / count), observed=float(hits / count))
             for count, total, hits in zip(counts[0], confident[0], observed[0], strict=True)
@@ -81,13 +82,14 @@ def _expected_error(confidence: NDArray[np.float64], members: NDArray[np.bool_])
     return float(np.abs((right - confidence) @ members).sum(axis=1).mean() / len(confidence))
 
 
-def _inflated_estimate(errors: NDArray[np.float64]) -> Estimate:
+def _inflated_estimate(errors: NDArray[np.float64], by_chance: float) -> Estimate:
     """A calibration error and its interval from errors (1 + R,): of the photographs, then of each resample.
 
-    Sampling error makes absolute differences larger, in the photographs as in their resamples. The lower bound
-    therefore subtracts as much as resampling adds; the upper bound subtracts nothing.
+    Sampling error makes absolute differences larger: an error e is measured as about sqrt(e^2 + c^2), where c is the
+    error of a perfectly calibrated model. Both bounds, as far from the value as the resamples reach, are freed of c,
+    so that the interval of a calibrated model includes 0; the upper one is not less than the value.
     """
     value, resampled = float(errors[0]), errors[1:]
-    highest = float(np.quantile(resampled, TAILS[1]))
-    low, high = max(0.0, 2 * value - highest), value + highest - min(float(resampled.mean()), highest)
-    return Estimate(value=value, low=min(low, value), high=high)
+    reach = max(float(np.quantile(resampled, TAILS[1]) - resampled.mean()), 0.0)
+    low, high = (max(max(bound, 0.0) ** 2 - by_chance**2, 0.0) ** 0.5 for bound in (value - reach, value + reach))
+    return Estimate(value=value, low=low, high=max(high, value))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics import confusion
 from fundusgrade.metrics.auc import delong_interval, weighted_aucs
-from fundusgrade.metrics.bootstrap import Resamples, estimate, estimate_proportion
+from fundusgrade.metrics.bootstrap import Resamples, estimate, estimate_average, estimate_proportion
 from fundusgrade.metrics.classification import probability_from_grade
 from fundusgrade.metrics.estimates import Estimate, mean_of_defined, ratio
 from fundusgrade.metrics.predictions import ScoredPhotographs
@@ -37,7 +37,7 @@ def score_predictions(photographs: ScoredPhotographs, resamples: Resamples) -> t
         ScoreKey.ACCURACY: proportion_off_by(photographs, resamples, range(1)),
         ScoreKey.OFF_BY_TWO: proportion_off_by(photographs, resamples, range(2, NUM_GRADES)),
         ScoreKey.MACRO_AUC: estimate(macro_aucs(photographs, resamples), resamples),
-        **_matrix_scores(weighted_matrices(resamples, photographs.grades, photographs.predicted), resamples),
+        **_grade_scores(photographs, resamples),
         **{key: estimate(scores, resamples) for key, scores in probability_scores(photographs, resamples).items()},
     }
     for decision in BINARY_DECISIONS:
@@ -74,15 +74,32 @@ def estimate_kappa(grades: NDArray[np.int64], predicted: NDArray[np.int64], resa
     return estimate(confusion.kappas(weighted_matrices(resamples, grades, predicted)), resamples)
 
 
-def _matrix_scores(matrices: NDArray[np.float64], resamples: Resamples) -> dict[ScoreKey, Estimate]:
-    f1s = confusion.grade_f1s(matrices)
+def _grade_scores(photographs: ScoredPhotographs, resamples: Resamples) -> dict[ScoreKey, Estimate]:
+    """Scores of predicted grades that follow from the confusion matrix."""
+    grades, predicted = photographs.grades, photographs.predicted
+    matrices = weighted_matrices(resamples, grades, predicted)
+    f1s = [estimate_f1(resamples, grades == grade, predicted == grade) for grade in range(NUM_GRADES)]
+    recalls = [estimate_proportion(resamples, predicted == grade, grades == grade) for grade in range(NUM_GRADES)]
     return {
         ScoreKey.KAPPA: estimate(confusion.kappas(matrices), resamples),
-        ScoreKey.BALANCED_ACCURACY: estimate(mean_of_defined(confusion.grade_recalls(matrices)), resamples),
-        ScoreKey.MACRO_F1: estimate(mean_of_defined(f1s), resamples),
-        **{key: estimate(f1s[:, grade], resamples) for grade, key in enumerate(F1_KEYS)},
+        ScoreKey.BALANCED_ACCURACY: estimate_average(recalls, confusion.grade_recalls(matrices)),
+        ScoreKey.MACRO_F1: estimate_average(f1s, confusion.grade_f1s(matrices)),
+        **dict(zip(F1_KEYS, f1s, strict=True)),
         ScoreKey.MEAN_ABSOLUTE_ERROR: estimate(confusion.mean_absolute_errors(matrices), resamples),
     }
+
+
+def estimate_f1(resamples: Resamples, is_true: NDArray[np.bool_], is_predicted: NDArray[np.bool_]) -> Estimate:
+    """F1 of an outcome that photographs (N,) truly have and are predicted to have, with its interval.
+
+    F1 rises with the Jaccard index J, as 2 J / (1 + J), and J is a proportion: of the photographs that have the outcome
+    or are predicted to have it, those of which both are right. So the bounds are those of a proportion.
+    """
+    jaccard = estimate_proportion(resamples, is_true & is_predicted, is_true | is_predicted)
+    value, low, high = (
+        None if part is None else 2 * part / (1 + part) for part in (jaccard.value, jaccard.low, jaccard.high)
+    )
+    return Estimate(value=value, low=low, high=high)
 
 
 def proportion_off_by(photographs: ScoredPhotographs, resamples: Resamples, distances: range) -> Estimate:

@@ -327,9 +327,9 @@ def test_every_audited_model_is_in_it(found: Assessment) -> None:
 @pytest.mark.usefixtures("no_charts")
 def test_a_score_without_an_interval_says_why_instead_of_an_interval() -> None:
     photographs = draw_photographs(60, 3)
-    never = replace(photographs, predicted=np.where(photographs.predicted == 3, 2, photographs.predicted))
-    page = Page(report_html(assess([prediction_set(never)], num_resamples=20), context()))
-    assert "Lowest F1: Severe, 0.00 (no interval: the same in all resamples)." in page.text
+    perfect = replace(photographs, predicted=photographs.grades)
+    page = Page(report_html(assess([prediction_set(perfect)], num_resamples=20), context()))
+    assert "1.000 (no interval: the same in all resamples)" in page.text
     assert "interval undefined" not in page.text and "CI no interval" not in page.text
 
 
