@@ -201,39 +201,41 @@ def measure_intervals(population: Population, num_photographs: int, options: arg
     rng = np.random.default_rng(1)
     first = population.models[0]
     once = from_weights(np.ones((2, len(first)), np.float32), first.groups)
-    truth = {name: of.value for name, of in scores_of(population.models, once).items()}
-    truth |= dict.fromkeys(DIFFERENCES, 0.0)
-    true_chosen, found, values = TrueChosen(first), defaultdict(list), defaultdict(list)
+    truth = {name: of.value for name, of in scores_of(population.models, once).items()} | dict.fromkeys(DIFFERENCES, 0)
+    true_chosen, found = TrueChosen(first), defaultdict(list)
     for seed in range(options.data_sets):
         models = population.draw(num_photographs, rng)
         validation = population.draw(NUM_VALIDATION, rng)[0]
-        if options.within_grades:
-            resamples = resample_within_grades(models[0], options.resamples, seed)
-        else:
-            resamples = resample(models[0].groups, num_resamples=options.resamples, seed=seed)
-        chosen_truth = true_chosen.at(validation)
+        draw = resample_within_grades if options.within_grades else resample_groups
+        resamples = draw(models[0], options.resamples, seed)
         estimates = {
             **scores_of(models, resamples),
             **differences_of(models, resamples),
             **chosen_scores(models[0], validation, resamples),
         }
+        true_of = truth | true_chosen.at(validation)
         for name, of in estimates.items():
-            true = truth[name] if name in truth else chosen_truth[name]
             # The aims of operating points are summed up.
-            row = name.partition(" at ")[0]
-            values[row].append(true)
-            if of.low is None or of.high is None:
-                found[row].append((False, False, False, np.nan))
-            else:
-                found[row].append((True, true < of.low, true > of.high, of.high - of.low))
+            found[name.partition(" at ")[0]].append((true_of[name], of))
     print(f"\n{options.data_sets} data sets of about {num_photographs} photographs")
-    print(f"{'score':38}{'true':>8}{'covered':>9}{'below':>8}{'above':>8}{'width':>8}{'defined':>9}")
-    for name, rows in found.items():
-        table = np.array(rows)
-        defined = table[:, 0] > 0
-        _, below, above, width = table[defined].mean(axis=0) if defined.any() else (0, np.nan, np.nan, np.nan)
-        shares = f"{1 - below - above:>9.1%}{below:>8.1%}{above:>8.1%}"
-        print(f"{name:38}{np.mean(values[name]):>8.4f}{shares}{width:>8.4f}{defined.mean():>9.1%}", flush=True)
+    print(f"{'score':38}{'true':>8}{'covered':>9}{'below':>8}{'above':>8}{'width':>8}{'bounded':>9}")
+    for name, pairs in found.items():
+        _print_coverage(name, pairs)
+
+
+def resample_groups(photographs: ScoredPhotographs, num_resamples: int, seed: int) -> Resamples:
+    """Resamples of patients, as everywhere in fundusgrade."""
+    return resample(photographs.groups, num_resamples=num_resamples, seed=seed)
+
+
+def _print_coverage(name: str, pairs: list[tuple[float, Estimate]]) -> None:
+    """One line: mean true value, how often intervals cover it, how often it lies below and above, mean width."""
+    bounded = [(true, of.low, of.high) for true, of in pairs if of.low is not None and of.high is not None]
+    true, low, high = np.array(bounded, np.float64).reshape(-1, 3).T
+    below, above = np.mean(true < low), np.mean(true > high)
+    shares = f"{1 - below - above:>9.1%}{below:>8.1%}{above:>8.1%}"
+    mean = np.mean([true for true, _ in pairs])
+    print(f"{name:38}{mean:>8.4f}{shares}{np.mean(high - low):>8.4f}{len(bounded) / len(pairs):>9.1%}", flush=True)
 
 
 def measure_set_coverage(population: Population, num_validation: int, num_data_sets: int) -> None:

@@ -226,17 +226,18 @@ def test_weights_may_be_given() -> None:
 
 
 def test_the_interval_of_kappa_covers_the_true_kappa_of_a_population_of_patients() -> None:
-    """Patients are drawn at random; their two eyes have like grades, and the grader errs on both alike.
+    """Patients are drawn at random; their two eyes have like grades, and the grader misses disease in both alike.
 
-    Resamples within grades, which leave out that the number of each grade varies, cover it in 88 %.
+    Resamples within grades, which leave out that the number of each grade varies, cover it in 89 %.
     """
     rng = np.random.default_rng(0)
 
     def simulate(num_patients: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         severity = (rng.normal(size=(num_patients, 1)) + 0.4 * rng.normal(size=(num_patients, 2))).ravel()
-        error = 0.3 * np.repeat(rng.normal(size=num_patients), 2)
+        missed = 0.8 * np.abs(np.repeat(rng.normal(size=num_patients), 2))
         cuts = (0.0, 0.25, 1.1, 1.5)
-        return np.searchsorted(cuts, severity), np.searchsorted(cuts, severity + error)
+        seen = np.where(severity > 0.25, severity - missed, severity)
+        return np.searchsorted(cuts, severity), np.searchsorted(cuts, seen)
 
     true_kappa = quadratic_weighted_kappa(*simulate(200_000))
     assert true_kappa is not None
@@ -247,7 +248,7 @@ def test_the_interval_of_kappa_covers_the_true_kappa_of_a_population_of_patients
         found = estimate_kappa(grades, predicted, resamples)
         assert found.low is not None and found.high is not None
         num_covered += found.low <= true_kappa <= found.high
-    assert 0.925 <= num_covered / 400 <= 0.975
+    assert 0.92 <= num_covered / 400 <= 0.97
 
 
 def test_copies_widen_the_interval_because_they_are_resampled_together() -> None:

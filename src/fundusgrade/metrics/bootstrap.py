@@ -2,8 +2,11 @@
 
 Groups (patients, copies) are drawn with replacement from all groups, whatever their grades, as a study draws patients
 from a population: the number of each grade varies between resamples (Field and Welsh, JRSS B 2007). Resamples within
-grades would give the variation among studies with these very numbers of each grade, and intervals that cover the true
-kappa in 89 % instead of 95 % (benchmarks/coverage.py).
+grades would give the variation among studies with these very numbers of each grade: intervals of 550 photographs would
+cover the true kappa in 88 % instead of 94 % (benchmarks/coverage.py).
+
+A resample in which a score is undefined (the F1 of a grade that it lacks) does not count; a score has no bounds if more
+than one of ten are. Proportions, F1 and means over grades have bounds nevertheless, see `estimate_proportion`.
 
 A resample is a row of weights: how often each photograph was drawn. Scores are computed from weights, for all resamples
 at once. Bounds are those of the bias-corrected and accelerated bootstrap; plain percentiles of an area under the curve
