@@ -147,13 +147,13 @@ def test_explanations_become_titled_columns_and_rows(tmp_path: Path, monkeypatch
     assert [panel.subtitle.splitlines() for panel in drawn[0].panels] == [
         [
             "Grade 2 Moderate: most probable, p = 0.60",
-            "probabilities: no DR 0.05, mild 0.10, moderate 0.60, severe 0.20, proliferative 0.05",
+            "p: no DR 0.05, mild 0.10, moderate 0.60, severe 0.20, proliferative 0.05",
             "explained by integrated-gradients: grade 2 Moderate",
             "logit 1.0",
         ],
         [
             "Grade 2 Moderate: most probable, p = 0.60",
-            "probabilities: no DR 0.05, mild 0.10, moderate 0.60, severe 0.20, proliferative 0.05",
+            "p: no DR 0.05, mild 0.10, moderate 0.60, severe 0.20, proliferative 0.05",
             "explained by integrated-gradients: referable",
             "log-odds −0.3 (blurred baseline −9.6, gap −0.7)",
         ],

@@ -73,7 +73,7 @@ def _explanation_panel(explanation: Explanation) -> Panel:
     scores = scores.replace("-", "\N{MINUS SIGN}")
     lines = [
         f"Grade {int(grade)} {grade.label}: {prediction.decided_by}",
-        f"probabilities: {probabilities_in_words(prediction)}",
+        f"p: {probabilities_in_words(prediction)}",
         *([] if prediction.grade_range is None else [prediction.grade_range.describe()]),
         f"explained by {explanation.options.describe()}: {explanation.target.name}",
         f"{explanation.target.score_name} {scores}",
