@@ -12,12 +12,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import logistic
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import cohen_kappa_score
 
-from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.networks.heads import NO_OFFSETS, NUM_OUTPUTS, UNCALIBRATED, Calibration, grade_logits
 from fundusgrade.options import Head
-from fundusgrade.training.calibration import UNDONE_FRACTIONS, choose_offsets, fit_calibration, frequency_offsets
+from fundusgrade.training.calibration import fit_calibration, frequency_offsets
 from tests.scored import MIX
 
 Floats = NDArray[np.float64]
@@ -251,32 +249,8 @@ def test_where_class_weights_took_half_effect_half_of_it_is_undone() -> None:
 def test_nothing_is_undone_where_nothing_was_weighted() -> None:
     logits, grades, counts = weighted_sample(1.0)
     assert fit(Head.SOFTMAX, logits, grades, power=0.0, counts=counts).offsets == NO_OFFSETS
-    assert choose_offsets(torch.from_numpy(logits), grades, counts, class_weight_power=0.0) == UNCALIBRATED
     for head in (Head.CUMULATIVE, Head.REGRESSION):
         assert fit(head, calibrated_sample(head)[0], grades, power=1.0).offsets == NO_OFFSETS
-
-
-def test_offsets_for_the_most_probable_grade_are_those_of_highest_kappa() -> None:
-    logits, grades, counts = weighted_sample(1.0, seed=3)
-    kappas = []
-    for fraction in UNDONE_FRACTIONS:
-        shifted = logits + fraction * np.log(counts / counts.sum())
-        kappas.append(cohen_kappa_score(grades, shifted.argmax(axis=1), weights="quadratic"))
-    assert len(set(kappas)) == len(UNDONE_FRACTIONS), "the fractions must differ, or this test proves nothing"
-    chosen = choose_offsets(torch.from_numpy(logits), grades, counts, class_weight_power=1.0)
-    best = UNDONE_FRACTIONS[int(np.argmax(kappas))]
-    assert chosen == Calibration(offsets=frequency_offsets(counts, best))
-    predicted = read(Head.SOFTMAX, logits, chosen).argmax(axis=1)
-    assert quadratic_weighted_kappa(grades, predicted) == pytest.approx(max(kappas))
-
-
-def test_of_equally_good_fractions_the_smallest_is_taken() -> None:
-    grades = np.arange(50) % 5
-    certain = torch.from_numpy(np.where(np.arange(5) == grades[:, None], 100.0, 0.0))
-    assert choose_offsets(certain, grades, COUNTS, class_weight_power=1.0) == UNCALIBRATED
-    one_grade = np.zeros(50, np.int64)
-    never = choose_offsets(torch.zeros((50, 5)), one_grade, COUNTS, class_weight_power=1.0)
-    assert never == UNCALIBRATED, "kappa is undefined"
 
 
 # Cutpoints of a severity

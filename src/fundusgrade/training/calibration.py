@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import functional
 
-from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.networks.heads import MIDPOINTS, SEVERITY_SCALE, Calibration, grade_logits, log_grade_probabilities
 from fundusgrade.options import Head
 
@@ -63,21 +62,6 @@ def fit_calibration(
     ]
     fitted = [fit_temperature(outputs, grades, start) for start in starts]
     return min(fitted, key=lambda calibration: _log_loss(outputs, grades, calibration))
-
-
-def choose_offsets(
-    outputs: Tensor, grades: NDArray[np.int64], num_per_grade: NDArray[np.int64], *, class_weight_power: float
-) -> Calibration:
-    """Offsets that undo the fraction of a softmax's class weights with the best kappa of the most probable grades.
-
-    Arguments are those of `fit_calibration`. The smallest of equally good fractions is chosen; the temperature stays 1.
-    """
-    tried = []
-    for fraction in UNDONE_FRACTIONS if class_weight_power > 0 else (0.0,):
-        calibration = Calibration(offsets=frequency_offsets(num_per_grade, fraction * class_weight_power))
-        predicted = grade_logits(Head.SOFTMAX, outputs, calibration).argmax(dim=1).numpy()
-        tried.append((calibration, quadratic_weighted_kappa(grades, predicted)))
-    return max(tried, key=lambda candidate: -2.0 if candidate[1] is None else candidate[1])[0]
 
 
 def fit_temperature(outputs: Tensor, grades: NDArray[np.int64], start: Calibration) -> Calibration:

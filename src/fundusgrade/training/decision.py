@@ -14,8 +14,8 @@ from fundusgrade.metrics.classification import decide_grades, expected_grades
 from fundusgrade.networks.heads import UNCALIBRATED, Calibration
 from fundusgrade.networks.inference import to_probabilities
 from fundusgrade.networks.network import NetworkSpec
-from fundusgrade.options import Decision, Head
-from fundusgrade.training.calibration import choose_offsets, fit_calibration, fit_temperature
+from fundusgrade.options import Decision
+from fundusgrade.training.calibration import fit_calibration
 from fundusgrade.training.losses import CLASS_WEIGHT_POWERS
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.thresholds import fit_thresholds
@@ -66,12 +66,8 @@ def fit_rule(
     if not options.calibrate:
         return DecisionRule()
     power, outputs, grades = CLASS_WEIGHT_POWERS[options.class_weights], rated.outputs, rated.grades
-    by_thresholds = options.decision is Decision.THRESHOLDS
-    if spec.head is Head.SOFTMAX and not by_thresholds:
-        start = choose_offsets(outputs, grades, num_training, class_weight_power=power)
-        return DecisionRule(calibration=fit_temperature(outputs, grades, start))
     calibration = fit_calibration(spec.head, outputs, grades, num_training, class_weight_power=power)
-    if not by_thresholds:
+    if options.decision is not Decision.THRESHOLDS:
         return DecisionRule(calibration=calibration)
     expected = expected_grades(to_probabilities(spec, outputs, calibration))
     return DecisionRule(calibration=calibration, thresholds=fit_thresholds(grades, expected))
