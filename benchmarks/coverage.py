@@ -201,7 +201,8 @@ def measure_intervals(population: Population, num_photographs: int, options: arg
     rng = np.random.default_rng(1)
     first = population.models[0]
     once = from_weights(np.ones((2, len(first)), np.float32), first.groups)
-    truth = {name: of.value for name, of in scores_of(population.models, once).items()} | dict.fromkeys(DIFFERENCES, 0)
+    scores = scores_of(population.models, once)
+    truth = {name: of.value for name, of in scores.items() if of.value is not None} | dict.fromkeys(DIFFERENCES, 0)
     true_chosen, found = TrueChosen(first), defaultdict(list)
     for seed in range(options.data_sets):
         models = population.draw(num_photographs, rng)
@@ -214,9 +215,9 @@ def measure_intervals(population: Population, num_photographs: int, options: arg
             **chosen_scores(models[0], validation, resamples),
         }
         true_of = truth | true_chosen.at(validation)
-        for name, of in estimates.items():
+        for name in (name for name in estimates if name in true_of):
             # The aims of operating points are summed up.
-            found[name.partition(" at ")[0]].append((true_of[name], of))
+            found[name.partition(" at ")[0]].append((true_of[name], estimates[name]))
     print(f"\n{options.data_sets} data sets of about {num_photographs} photographs")
     print(f"{'score':38}{'true':>8}{'covered':>9}{'below':>8}{'above':>8}{'width':>8}{'bounded':>9}")
     for name, pairs in found.items():
