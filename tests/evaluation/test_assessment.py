@@ -33,7 +33,7 @@ def test_the_whole() -> None:
     assert [model.model for model in found.models] == ["first", "second"]
     assert [(pair.first, pair.second) for pair in found.comparisons] == [("first", "second")]
     for model in found.models:
-        assert (len(model.scores), len(model.reliability), len(model.operating_points)) == (23, 2, 8)
+        assert (len(model.scores), len(model.reliability), len(model.operating_points)) == (len(ScoreKey), 2, 8)
         assert (len(model.decision_curves), len(model.set_coverage), model.subgroups) == (2, 6, ())
 
 
@@ -51,6 +51,32 @@ def test_the_same_seed_says_the_same() -> None:
     sets = two_models()
     assert assess(sets, num_resamples=20, seed=1) == assess(sets, num_resamples=20, seed=1)
     assert assess(sets, num_resamples=20, seed=1) != assess(sets, num_resamples=20, seed=2)
+
+
+def test_clusters_of_acquisition_are_those_of_the_first_in_the_order_of_its_photographs() -> None:
+    first, second = two_models()
+    clusters = np.arange(120) % 3 + 1
+    known = replace(first, test=replace(first.test, acquisitions=clusters))
+    shuffled = replace(second, test=second.test.subset(np.random.default_rng(0).permutation(120)))
+    found = assess([known, shuffled], num_resamples=20)
+    assert [cluster.number for cluster in found.acquisitions] == [1, 2, 3]
+    for cluster in found.acquisitions:
+        grades = first.test.grades[clusters == cluster.number]
+        assert cluster.num_per_grade == tuple(np.bincount(grades, minlength=5)) and cluster.num_photographs == 40
+        assert cluster.referable_fraction == pytest.approx((grades >= 2).mean())
+    alone = assess([replace(second, test=replace(second.test, acquisitions=clusters))], num_resamples=20)
+    kappa, auc = ScoreKey.KAPPA_WITHIN_ACQUISITION, ScoreKey.REFERABLE_AUC_WITHIN_ACQUISITION
+    assert found.models[1].score(kappa).value == alone.models[0].score(kappa).value
+    (pair,) = found.comparisons
+    for difference, key in (
+        (pair.kappa_difference_within_acquisition, kappa),
+        (pair.auc_difference_within_acquisition, auc),
+    ):
+        values = [model.score(key).value or 0 for model in found.models]
+        assert difference.value == pytest.approx(values[0] - values[1])
+    unknown = assess([first, second], num_resamples=20)
+    assert unknown.acquisitions == ()
+    assert unknown.comparisons[0].kappa_difference_within_acquisition.value is None
 
 
 def test_photographs_are_brought_into_the_order_of_the_first() -> None:

@@ -267,6 +267,30 @@ def test_candidates_are_assessed_side_by_side_with_subgroups(eyes: PreparedDatas
         assert subgroup.accuracy.value == pytest.approx(model.evaluation.accuracy)
 
 
+def test_clusters_of_acquisition_come_from_the_data_set_where_the_predictions_hold_none(
+    eyes: PreparedDataset, predicted: PredictionSet
+) -> None:
+    unknown = replace(predicted.test, acquisitions=None)
+    write_predictions(replace(predicted, model="saved", test=unknown), store.predictions_file("saved"))
+    clusters = {row.source: 1 + i % 2 for i, row in enumerate(eyes.graded_rows("all"))}
+    known = replace(eyes, rows=tuple(replace(row, acquisition=clusters.get(row.source)) for row in eyes.rows))
+    graded = candidate(known, "all").predictions.test
+    assert graded.acquisitions is not None
+    assert graded.acquisitions.tolist() == [clusters[source] for source in graded.sources]
+    found = assess_candidates([candidate_from_file("saved")], known, part="all", num_resamples=20)
+    assert [cluster.num_photographs for cluster in found.acquisitions] == [10, 10]
+    own = replace(predicted.test, acquisitions=np.ones(20, np.int64))
+    write_predictions(replace(predicted, model="own", test=own), store.predictions_file("own"))
+    found = assess_candidates([candidate_from_file("own")], known, part="all", num_resamples=20)
+    assert [cluster.num_photographs for cluster in found.acquisitions] == [20], "those of the predictions come first"
+    first, *_ = clusters
+    half = replace(
+        eyes, rows=tuple(replace(row, acquisition=None) if row.source == first else row for row in known.rows)
+    )
+    found = assess_candidates([candidate_from_file("saved")], half, part="all", num_resamples=20)
+    assert found.acquisitions == (), "known for all photographs or for none"
+
+
 def test_the_validation_split_can_be_assessed_and_chooses_no_threshold_on_itself(eyes: PreparedDataset) -> None:
     install_trained(eyes, eyes.graded_rows("train"))
     found = assess_candidates(

@@ -15,6 +15,7 @@ from fundusgrade import store
 from fundusgrade.errors import DatasetError, StoreError
 from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.metrics.predictions import (
+    ACQUISITION_COLUMN,
     COLUMNS,
     LEAKAGE_COLUMN,
     PredictionSet,
@@ -111,10 +112,10 @@ def test_unusual_names_are_read_back(tmp_path: Path) -> None:
 
 def test_the_columns_are_those_that_people_are_told(written: Path) -> None:
     lines = written.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "source,part,fold,group,grade,predicted,p0,p1,p2,p3,p4,model,data,seen"
-    assert lines[0] == ",".join((*COLUMNS, LEAKAGE_COLUMN))
+    assert lines[0] == "source,part,fold,group,grade,predicted,p0,p1,p2,p3,p4,model,data,acquisition,seen"
+    assert lines[0] == ",".join((*COLUMNS, ACQUISITION_COLUMN, LEAKAGE_COLUMN))
     assert len(lines) == 1 + 200 + 30
-    assert re.fullmatch(r"0\.png,test,1,100,[0-4],[0-4](,[01]\.\d{6}){5},tiny,eyes,", lines[1])
+    assert re.fullmatch(r"0\.png,test,1,100,[0-4],[0-4](,[01]\.\d{6}){5},tiny,eyes,,", lines[1])
 
 
 def test_leakage_is_read_back_and_may_be_missing_in_files_of_others(simulated: PredictionSet, written: Path) -> None:
@@ -123,6 +124,25 @@ def test_leakage_is_read_back_and_may_be_missing_in_files_of_others(simulated: P
     assert read_predictions(written).leakage == 'Leakage: "3", of 10.'
     rewrite(written, lambda rows: [{name: row[name] for name in COLUMNS} for row in rows])
     assert read_predictions(written).leakage == ""
+
+
+def test_clusters_of_acquisition_are_read_back_where_all_are_known(simulated: PredictionSet, written: Path) -> None:
+    assert read_predictions(written).test.acquisitions is None
+    clusters = np.arange(200) % 4 + 1
+    known = replace(simulated, test=replace(simulated.test, acquisitions=clusters))
+    write_predictions(known, written)
+    read = read_predictions(written)
+    assert read.test.acquisitions is not None and np.array_equal(read.test.acquisitions, clusters)
+    assert read.validation.acquisitions is None
+    half = read.test.subset(clusters > 2)
+    assert half.acquisitions is not None and set(half.acquisitions.tolist()) == {3, 4}
+    both = concatenate([half, read.test.subset(clusters == 1)])
+    assert both.acquisitions is not None and both.acquisitions.tolist() == [3, 4] * 50 + [1] * 50
+    assert concatenate([half, simulated.test]).acquisitions is None
+    rewrite(written, lambda rows: [row | {ACQUISITION_COLUMN: row[ACQUISITION_COLUMN].strip("4")} for row in rows])
+    assert read_predictions(written).test.acquisitions is None, "of a quarter of the photographs it is not known"
+    rewrite(written, lambda rows: [{name: row[name] for name in COLUMNS} for row in rows])
+    assert read_predictions(written).test.acquisitions is None, "files of others may lack the column"
 
 
 def test_additional_columns_and_another_order_are_accepted(simulated: PredictionSet, written: Path) -> None:

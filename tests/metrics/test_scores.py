@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.reliability import measure_reliability
-from fundusgrade.metrics.score_keys import BINARY_DECISIONS, F1_KEYS, ScoreKey
+from fundusgrade.metrics.score_keys import BINARY_DECISIONS, F1_KEYS, WITHIN_ACQUISITION_KEYS, ScoreKey
 from fundusgrade.metrics.scores import estimate_f1, find_score, photograph_losses, score_predictions
 from tests.scored import by_key, draw_photographs, repeated, scored
 
@@ -104,6 +106,8 @@ def test_one_grade_only_leaves_what_needs_two_undefined_and_says_why() -> None:
         *(ScoreKey.KAPPA, ScoreKey.MACRO_AUC),
         *F1_KEYS[1:],
         *(key for each in BINARY_DECISIONS for key in (each.auc, each.auc_delong, each.sensitivity)),
+        *(ScoreKey.REFERABLE_CALIBRATION_SLOPE, ScoreKey.REFERABLE_CALIBRATION_INTERCEPT),
+        *WITHIN_ACQUISITION_KEYS,
     }
     assert reasons[ScoreKey.KAPPA] == "all photographs have one grade and are predicted so"
     assert reasons[ScoreKey.REFERABLE_SENSITIVITY] == "no photograph is referable"
@@ -115,7 +119,7 @@ def test_scores_come_in_the_order_of_their_keys_and_are_looked_up_by_them() -> N
     photographs = draw_photographs(50, 0)
     scores = score_predictions(photographs, resampled(photographs))
     assert [score.key for score in scores] == list(ScoreKey)
-    assert len({score.name for score in scores}) == 23
+    assert len({score.name for score in scores}) == len(ScoreKey) == 30
     assert [score.name for score in scores[:3]] == ["quadratic weighted kappa", "accuracy", "balanced accuracy"]
     assert find_score(scores, ScoreKey.LOG_LOSS) == scores[list(ScoreKey).index(ScoreKey.LOG_LOSS)].estimate
     with pytest.raises(KeyError):
@@ -123,11 +127,12 @@ def test_scores_come_in_the_order_of_their_keys_and_are_looked_up_by_them() -> N
 
 
 def test_copies_of_one_group_do_not_narrow_the_interval_of_a_score() -> None:
-    photographs = draw_photographs(150, 3)
-    twice = repeated(photographs, 2)
+    cameras = np.arange(150) % 2 + 1
+    photographs = replace(draw_photographs(150, 3), acquisitions=cameras)
+    twice = replace(repeated(photographs, 2), acquisitions=np.tile(cameras, 2))
     single = {each.key: each.estimate for each in score_predictions(photographs, resampled(photographs, 2000))}
     double = {each.key: each.estimate for each in score_predictions(twice, resampled(twice, 2000, seed=1))}
-    apart = scored(twice.grades, twice.probabilities)
+    apart = replace(scored(twice.grades, twice.probabilities), acquisitions=twice.acquisitions)
     narrower = {each.key: each.estimate for each in score_predictions(apart, resampled(apart, 2000))}
     for name, expected in single.items():
         assert double[name].value == pytest.approx(expected.value)
@@ -297,13 +302,15 @@ def test_intervals_cover_the_true_score_as_often_as_they_say() -> None:
     Seeded: coverage is 93 to 97 % here, so that ten of 200 intervals may move before the test fails.
     """
     population = draw_photographs(100_000, 0, skill=1.2)
+    cameras = np.random.default_rng(2).integers(0, 2, len(population)) + (population.grades > 0)
+    population = replace(population, acquisitions=cameras)
     once = from_weights(np.ones((2, len(population)), np.float32), population.groups)
     truth = by_key(score_predictions(population, once))
     rng = np.random.default_rng(1)
     num_covered = dict.fromkeys(truth, 0)
     for seed in range(200):
-        photographs = population.subset(rng.integers(0, len(population), 250))
-        photographs = scored(photographs.grades, photographs.probabilities)
+        drawn = population.subset(rng.integers(0, len(population), 250))
+        photographs = replace(scored(drawn.grades, drawn.probabilities), acquisitions=drawn.acquisitions)
         for score in score_predictions(photographs, resampled(photographs, 300, seed)):
             low, high, value = score.estimate.low, score.estimate.high, truth[score.key]
             assert low is not None and high is not None and value is not None

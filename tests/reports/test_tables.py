@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade, GradeRange, Pr
 from fundusgrade.metrics.conformal import KnownCoverage
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import read_predictions
-from fundusgrade.metrics.score_keys import ScoreKey
+from fundusgrade.metrics.score_keys import WITHIN_ACQUISITION_KEYS, ScoreKey
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.reports.listings import coverage_line, dataset_summary, datasets_table, models_table, prediction_line
 from fundusgrade.reports.tables import (
+    acquisition_in_words,
     comparisons_table,
     coverage_tables,
     evaluation_json,
@@ -39,6 +41,9 @@ GRADED = Prediction(image="eyes/a.png", model="resnet50", probabilities=(0.05, 0
 EYES = draw_photographs(60, 1)
 SETS = [prediction_set(EYES, model="cnn"), prediction_set(grade_again(EYES, 7), model="vit")]
 ASSESSMENT = assess(SETS, part="test", num_resamples=200)
+IN_CLUSTERS = assess(
+    [replace(each, test=replace(each.test, acquisitions=np.arange(60) % 3 + 1)) for each in SETS], num_resamples=200
+)
 
 
 HEALTHY = scored([0, 0], [[1.0, 0, 0, 0, 0]] * 2)
@@ -51,8 +56,8 @@ def cells(table: Table) -> dict[str, list[str]]:
 
 
 def test_the_table_shows_every_score_with_its_interval_and_a_column_of_each_model() -> None:
-    rows = cells(scores_table(ASSESSMENT))
-    for i, model in enumerate(ASSESSMENT.models):
+    rows = cells(scores_table(IN_CLUSTERS))
+    for i, model in enumerate(IN_CLUSTERS.models):
         assert all(rows[score.name][i] == score.estimate.describe() for score in model.scores)
         for label, of in zip(GRADE_LABELS, model.evaluation.grades, strict=True):
             assert rows[f"photographs, {label}"][i] == str(of.num_photographs)
@@ -68,6 +73,16 @@ def test_the_table_shows_every_score_with_its_interval_and_a_column_of_each_mode
         assert rows["if perfectly calibrated (sampling error)"][i] == f"{model.reliability[-1].by_chance:.3f}"
     assert len(rows) == 1 + len(ScoreKey) + 3 + 3 * 5 + 2, "no score stands there twice"
     assert RESEARCH_USE in shown(scores_table(ASSESSMENT))
+
+
+def test_scores_within_acquisition_are_left_out_with_a_sentence_where_it_is_not_known() -> None:
+    assert not {key.label for key in WITHIN_ACQUISITION_KEYS} & set(cells(scores_table(ASSESSMENT)))
+    assert "are left out: it is not known how" in acquisition_in_words(ASSESSMENT)
+    words = acquisition_in_words(IN_CLUSTERS)
+    shares = [np.mean(EYES.grades[first::3] >= 2) for first in range(3)]
+    assert words.startswith("3 clusters") and ", ".join(f"20 ({share:.0%})" for share in shares) in words
+    alike = [replace(each, test=replace(each.test, acquisitions=np.ones(60, np.int64))) for each in SETS]
+    assert "acquired alike, so" in acquisition_in_words(assess(alike, num_resamples=20))
 
 
 def test_the_table_says_what_is_undefined_and_shows_names_as_they_are() -> None:
@@ -200,6 +215,9 @@ def test_summary_of_a_data_set_counts_what_is_prepared_and_why_the_rest_is_not()
         f"not prepared, 2: {empty}",
         "not prepared, 1: no retina found",
     ]
+    clusters = [replace(each, acquisition=None if each.error else 1) for each in prepared.rows]
+    lines = dataset_summary(replace(prepared, rows=tuple(clusters))).splitlines()
+    assert lines[4] == "photographs that were acquired alike, in clusters: 3"
 
 
 def shown(table: Table) -> str:

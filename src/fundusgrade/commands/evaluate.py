@@ -120,6 +120,7 @@ def _show_assessment(assessment: Assessment, candidates: Sequence[Candidate], ou
         show(table)
     if assessment.comparisons:
         show(tables.comparisons_table(assessment))
+    message(tables.acquisition_in_words(assessment))
     for candidate in candidates:
         message(f"{candidate.predictions.model}: {candidate.leakage}")
     if out is not None:

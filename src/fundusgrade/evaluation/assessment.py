@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import MetricsError
-from fundusgrade.grades import REFERABLE_FROM
+from fundusgrade.grades import NUM_GRADES, REFERABLE_FROM
 from fundusgrade.metrics.auc import weighted_aucs
 from fundusgrade.metrics.bootstrap import Resamples, estimate, resample
 from fundusgrade.metrics.classification import Evaluation, evaluate_predictions, probability_from_grade
@@ -54,6 +54,24 @@ class Subgroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AcquisitionCluster:
+    """Photographs that were acquired alike: the cluster's number, and how many have each grade."""
+
+    number: int
+    num_per_grade: tuple[int, ...]
+
+    @property
+    def num_photographs(self) -> int:
+        """Photographs of all grades."""
+        return sum(self.num_per_grade)
+
+    @property
+    def referable_fraction(self) -> float:
+        """The fraction of referable photographs, 0 to 1."""
+        return sum(self.num_per_grade[REFERABLE_FROM:]) / self.num_photographs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorstError:
     """A photograph whose predicted grade is far from its label, and the probabilities of grades 0-4."""
 
@@ -94,7 +112,7 @@ class Assessment:
     """The evaluation of all models on the same photographs of one data set.
 
     `num_groups` counts independent groups (patients, copies), `num_resamples` those of the bootstrap; `coverage` is the
-    target coverage of conformal prediction sets.
+    target coverage of conformal prediction sets. `acquisitions` are empty where it is not known for all photographs.
     """
 
     data: str
@@ -103,6 +121,7 @@ class Assessment:
     num_groups: int
     num_resamples: int
     coverage: float
+    acquisitions: tuple[AcquisitionCluster, ...]
     models: tuple[ModelAssessment, ...]
     comparisons: tuple[PairedComparison, ...]
 
@@ -117,8 +136,9 @@ def assess(
     columns: Mapping[str, Sequence[str]] | None = None,
     conformities: Mapping[str, Conformity] | None = None,
 ) -> Assessment:
-    """Score models on the same photographs and compare all pairs of them; the grades and groups are the first set's.
+    """Score models on the same photographs and compare all pairs of them.
 
+    Grades, groups and clusters of acquisition are the first set's.
     `part` names what the sets' `test` holds. `columns` give subgroups: a value for each of the first set's photographs.
     `conformities` of models, by name, give the limits of prediction sets where there are no validation photographs.
     Raises MetricsError where there is nothing to score or the sets differ in photographs or grades.
@@ -134,6 +154,7 @@ def assess(
         num_groups=len(np.unique(first.test.groups)),
         num_resamples=num_resamples,
         coverage=coverage,
+        acquisitions=_acquisition_clusters(first.test),
         models=tuple(
             _assess_model(
                 predictions, resamples, coverage, subgroups, (conformities or {}).get(predictions.model, NO_CONFORMITY)
@@ -172,7 +193,7 @@ def _assess_model(
 
 
 def _aligned(sets: Sequence[PredictionSet], part: str) -> list[PredictionSet]:
-    """The sets with their test photographs in the order of the first, and with its groups."""
+    """The sets with their test photographs in the order of the first, and with its groups and clusters."""
     if not sets:
         raise MetricsError("There are no predictions to assess: give those of at least one model.")
     for each in sets:
@@ -204,7 +225,7 @@ def _reordered(predictions: PredictionSet, first: PredictionSet) -> PredictionSe
             f"The predictions of {predictions.model} and {first.model} have different true grades of "
             f"{_few([test.sources[i] for i in different])}; make them again from the same labels."
         )
-    return replace(predictions, test=replace(test, groups=first.test.groups))
+    return replace(predictions, test=replace(test, groups=first.test.groups, acquisitions=first.test.acquisitions))
 
 
 def _few(sources: Sequence[str]) -> str:
@@ -214,6 +235,18 @@ def _few(sources: Sequence[str]) -> str:
 
 
 # Subgroups
+
+
+def _acquisition_clusters(test: ScoredPhotographs) -> tuple[AcquisitionCluster, ...]:
+    if test.acquisitions is None:
+        return ()
+    return tuple(
+        AcquisitionCluster(
+            number=int(number),
+            num_per_grade=tuple(np.bincount(test.grades[test.acquisitions == number], minlength=NUM_GRADES).tolist()),
+        )
+        for number in np.unique(test.acquisitions)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -147,6 +147,7 @@ def assess_candidates(
 ) -> Assessment:
     """Score and compare the candidates; `columns` of the manifest make subgroups.
 
+    Clusters of acquisition are those of the first candidate's predictions, or of the data set where these have none.
     Raises DatasetError where two have one name, and as `assess` does.
     """
     names = [candidate.predictions.model for candidate in candidates]
@@ -155,7 +156,7 @@ def assess_candidates(
             f"models are identified by name, and these are called {', '.join(names)}; give each once, or train one "
             "again with another --name"
         )
-    sets = [candidate.predictions for candidate in candidates]
+    sets = [_with_acquisitions(candidate.predictions, dataset) for candidate in candidates]
     values = manifest_columns(dataset, columns, sets[0].test.sources)
     conformities = {
         candidate.predictions.model: candidate.description.conformity
@@ -170,6 +171,16 @@ def assess_candidates(
 def _is_of_one_network(predictions: PredictionSet) -> bool:
     """Whether one network graded each photograph once, as those were graded from which its conformity scores come."""
     return not predictions.test.folds.any() and not predictions.model.endswith(TTA_SUFFIX)
+
+
+def _with_acquisitions(predictions: PredictionSet, dataset: PreparedDataset) -> PredictionSet:
+    """The predictions with the data set's clusters of acquisition, where they hold none and it knows all."""
+    test = predictions.test
+    clusters = {row.source: row.acquisition for row in dataset.rows}
+    known = [cluster for source in test.sources if (cluster := clusters.get(source)) is not None]
+    if test.acquisitions is not None or len(known) < len(test):
+        return predictions
+    return replace(predictions, test=replace(test, acquisitions=np.array(known, np.int64)))
 
 
 def only_common(candidates: Sequence[Candidate]) -> list[Candidate]:

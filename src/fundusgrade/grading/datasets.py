@@ -41,6 +41,7 @@ def predict_rows(grader: Grader, dataset: PreparedDataset, rows: tuple[ManifestR
 
 def _scored(grader: Grader, dataset: PreparedDataset, rows: tuple[ManifestRow, ...], fold: int) -> ScoredPhotographs:
     probabilities = predict_rows(grader, dataset, rows) if rows else np.zeros((0, NUM_GRADES))
+    acquisitions = [row.acquisition for row in rows if row.acquisition is not None]
     return ScoredPhotographs(
         sources=tuple(row.source for row in rows),
         grades=np.array([row.grade for row in rows], np.int64),
@@ -48,4 +49,5 @@ def _scored(grader: Grader, dataset: PreparedDataset, rows: tuple[ManifestRow, .
         probabilities=probabilities,
         groups=np.array([row.group for row in rows], np.int64),
         folds=np.full(len(rows), fold, np.int64),
+        acquisitions=np.array(acquisitions, np.int64) if len(acquisitions) == len(rows) else None,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
@@ -23,7 +23,7 @@ from fundusgrade.metrics.classification import (
 from fundusgrade.metrics.confusion import accuracies, kappas
 from fundusgrade.metrics.estimates import UNDEFINED, Estimate
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
-from fundusgrade.metrics.scores import weighted_matrices
+from fundusgrade.metrics.scores import aucs_within_acquisition, kappas_within_acquisition, weighted_matrices
 
 MAX_DISAGREEMENTS = 20
 # Halvings of the search for a p-value: to a millionth.
@@ -49,7 +49,7 @@ class PairedComparison:
 
     Differences are the first model's score less the second's. `agreement` (5, 5) counts photographs by the first
     model's grade (row) and the second's (column), `agreement_kappa` is their kappa. `num_first_only` counts photographs
-    that only the first grades right.
+    that only the first grades right. Differences within acquisition are undefined where it is not known.
     """
 
     first: str
@@ -62,6 +62,8 @@ class PairedComparison:
     mcnemar_p: float
     auc_difference: Estimate
     auc_p: float | None
+    kappa_difference_within_acquisition: Estimate
+    auc_difference_within_acquisition: Estimate
     agreement_kappa: float | None
     agreement: tuple[tuple[int, ...], ...]
     disagreements: tuple[Disagreement, ...]
@@ -107,10 +109,24 @@ def _compare(
         mcnemar_p=mcnemar_p(right, other_right, one.groups),
         auc_difference=auc_difference,
         auc_p=auc_p,
+        kappa_difference_within_acquisition=_within_difference(kappas_within_acquisition, one, other, resamples),
+        auc_difference_within_acquisition=_within_difference(aucs_within_acquisition, one, other, resamples),
         agreement_kappa=quadratic_weighted_kappa(one.predicted, other.predicted),
         agreement=tuple(tuple(row) for row in confusion_matrix(one.predicted, other.predicted).tolist()),
         disagreements=find_disagreements(one, other),
     )
+
+
+def _within_difference(
+    measure: Callable[[ScoredPhotographs, Resamples], NDArray[np.float64]],
+    first: ScoredPhotographs,
+    second: ScoredPhotographs,
+    resamples: Resamples,
+) -> Estimate:
+    """The difference of one score; both sets have the same photographs, and so the same clusters."""
+    if first.acquisitions is None or second.acquisitions is None:
+        return UNDEFINED
+    return estimate(measure(first, resamples) - measure(second, resamples), resamples)
 
 
 # Tests

@@ -27,6 +27,8 @@ COLUMNS = (
     *(f"p{grade}" for grade in range(NUM_GRADES)),
     *("model", "data"),
 )
+ACQUISITION_COLUMN = "acquisition"
+"""A column that files of others may lack: clusters of photographs that were acquired alike, as in the manifest."""
 LEAKAGE_COLUMN = "seen"
 """The last column, which files of others may lack: which of the photographs trained the model, in a sentence."""
 
@@ -47,6 +49,7 @@ class ScoredPhotographs:
     """Columns of N photographs: names, true and predicted grades (N,), probabilities (N, 5), groups and folds (N,).
 
     Photographs of one group (copies, a patient) are not independent. Folds count from 1; 0 where there are none.
+    `acquisitions` (N,) number clusters of photographs that were acquired alike; None where not all of them are known.
     """
 
     sources: tuple[str, ...]
@@ -55,6 +58,7 @@ class ScoredPhotographs:
     probabilities: NDArray[np.float64]
     groups: NDArray[np.int64]
     folds: NDArray[np.int64]
+    acquisitions: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -69,6 +73,7 @@ class ScoredPhotographs:
             probabilities=self.probabilities[indices],
             groups=self.groups[indices],
             folds=self.folds[indices],
+            acquisitions=None if self.acquisitions is None else self.acquisitions[indices],
         )
 
 
@@ -88,6 +93,8 @@ class PredictionSet:
 
 def concatenate(parts: Sequence[ScoredPhotographs]) -> ScoredPhotographs:
     """The photographs of all parts, one part after the other."""
+    acquisitions = [part.acquisitions for part in parts if len(part)]
+    known = [each for each in acquisitions if each is not None]
     return ScoredPhotographs(
         sources=tuple(source for part in parts for source in part.sources),
         grades=np.concatenate([part.grades for part in parts]),
@@ -95,6 +102,7 @@ def concatenate(parts: Sequence[ScoredPhotographs]) -> ScoredPhotographs:
         probabilities=np.concatenate([part.probabilities for part in parts]),
         groups=np.concatenate([part.groups for part in parts]),
         folds=np.concatenate([part.folds for part in parts]),
+        acquisitions=np.concatenate(known) if known and len(known) == len(acquisitions) else None,
     )
 
 
@@ -113,13 +121,15 @@ def write_predictions(predictions: PredictionSet, path: Path) -> None:
     """Write a file that `read_predictions` reads. Raises StoreError where it cannot be written."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow((*COLUMNS, LEAKAGE_COLUMN))
+    writer.writerow((*COLUMNS, ACQUISITION_COLUMN, LEAKAGE_COLUMN))
     for part, photographs in zip(PARTS, (predictions.test, predictions.validation), strict=True):
+        acquisitions = photographs.acquisitions
         for i, source in enumerate(photographs.sources):
             writer.writerow([
                 source, part, int(photographs.folds[i]), int(photographs.groups[i]), int(photographs.grades[i]),
                 int(photographs.predicted[i]), *(f"{p:.6f}" for p in photographs.probabilities[i]),
-                predictions.model, predictions.data, predictions.leakage,
+                predictions.model, predictions.data, "" if acquisitions is None else int(acquisitions[i]),
+                predictions.leakage,
             ])  # fmt: skip
     write_atomically(path, out.getvalue())
 
@@ -171,6 +181,7 @@ def _columns(rows: Sequence[dict[str, str]]) -> ScoredPhotographs:
         probabilities=probabilities / sums,
         groups=_whole(rows, "group"),
         folds=_whole(rows, "fold"),
+        acquisitions=_whole(rows, ACQUISITION_COLUMN) if all(row.get(ACQUISITION_COLUMN) for row in rows) else None,
     )
 
 

@@ -34,6 +34,13 @@ class ScoreKey(StrEnum):
     SIGHT_THREATENING_SPECIFICITY = "sight_threatening_specificity"
     REFERABLE_AUC_DELONG = "referable_auc_delong"
     SIGHT_THREATENING_AUC_DELONG = "sight_threatening_auc_delong"
+    REFERABLE_CALIBRATION_SLOPE = "referable_calibration_slope"
+    REFERABLE_CALIBRATION_INTERCEPT = "referable_calibration_intercept"
+    COMMONEST_GRADE_ACCURACY = "commonest_grade_accuracy"
+    KAPPA_WITHIN_ACQUISITION = "kappa_within_acquisition"
+    KAPPA_WITHIN_ACQUISITION_BY_GRADE = "kappa_within_acquisition_by_grade"
+    REFERABLE_AUC_WITHIN_ACQUISITION = "referable_auc_within_acquisition"
+    COMMONEST_GRADE_ACCURACY_WITHIN_ACQUISITION = "commonest_grade_accuracy_within_acquisition"
 
     @property
     def label(self) -> str:
@@ -54,6 +61,14 @@ F1_KEYS = (
     ScoreKey.F1_PROLIFERATIVE,
 )
 """The F1 of each grade."""
+
+WITHIN_ACQUISITION_KEYS = (
+    ScoreKey.KAPPA_WITHIN_ACQUISITION,
+    ScoreKey.KAPPA_WITHIN_ACQUISITION_BY_GRADE,
+    ScoreKey.REFERABLE_AUC_WITHIN_ACQUISITION,
+    ScoreKey.COMMONEST_GRADE_ACCURACY_WITHIN_ACQUISITION,
+)
+"""Scores that compare only photographs that were acquired alike; undefined where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +123,16 @@ _LABELS = {
     **{decision.sensitivity: f"{decision.name} sensitivity" for decision in BINARY_DECISIONS},
     **{decision.specificity: f"{decision.name} specificity" for decision in BINARY_DECISIONS},
     **{decision.auc_delong: f"{decision.name} AUC (DeLong)" for decision in BINARY_DECISIONS},
+    ScoreKey.REFERABLE_CALIBRATION_SLOPE: "calibration slope, referable",
+    ScoreKey.REFERABLE_CALIBRATION_INTERCEPT: "calibration intercept, referable",
+    ScoreKey.COMMONEST_GRADE_ACCURACY: "accuracy of always the commonest grade",
+    ScoreKey.KAPPA_WITHIN_ACQUISITION: "kappa within acquisition",
+    ScoreKey.KAPPA_WITHIN_ACQUISITION_BY_GRADE: "the same, if answers depended on the grade only",
+    ScoreKey.REFERABLE_AUC_WITHIN_ACQUISITION: "referable AUC within acquisition",
+    ScoreKey.COMMONEST_GRADE_ACCURACY_WITHIN_ACQUISITION: "accuracy of the commonest grade of each acquisition",
 }
 
+_UNKNOWN_ACQUISITION = "it is not known how the photographs were acquired"
 _UNDEFINED_REASONS = {
     ScoreKey.KAPPA: "all photographs have one grade and are predicted so",
     **dict.fromkeys(F1_KEYS, "no photograph has or is given the grade"),
@@ -118,4 +141,13 @@ _UNDEFINED_REASONS = {
     **{decision.auc_delong: f"all photographs are {decision.name}, or none is" for decision in BINARY_DECISIONS},
     **{decision.sensitivity: f"no photograph is {decision.name}" for decision in BINARY_DECISIONS},
     **{decision.specificity: f"all photographs are {decision.name}" for decision in BINARY_DECISIONS},
+    ScoreKey.REFERABLE_CALIBRATION_SLOPE: "a threshold separates referable photographs perfectly, or there are none",
+    ScoreKey.REFERABLE_CALIBRATION_INTERCEPT: "all photographs are referable, or none is",
+    **dict.fromkeys(
+        (ScoreKey.KAPPA_WITHIN_ACQUISITION, ScoreKey.KAPPA_WITHIN_ACQUISITION_BY_GRADE),
+        f"{_UNKNOWN_ACQUISITION}, or grades do not vary among those acquired alike",
+    ),
+    ScoreKey.REFERABLE_AUC_WITHIN_ACQUISITION: f"{_UNKNOWN_ACQUISITION}, or those acquired alike are all referable, or "
+    "none is",
+    ScoreKey.COMMONEST_GRADE_ACCURACY_WITHIN_ACQUISITION: _UNKNOWN_ACQUISITION,
 }

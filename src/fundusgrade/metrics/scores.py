@@ -8,17 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.grades import NUM_GRADES
+from fundusgrade.grades import NUM_GRADES, REFERABLE_FROM
 from fundusgrade.metrics import confusion
-from fundusgrade.metrics.auc import delong_interval, weighted_aucs
+from fundusgrade.metrics.auc import delong_interval, stratified_aucs, weighted_aucs
 from fundusgrade.metrics.bootstrap import Resamples, estimate, estimate_average, estimate_proportion
 from fundusgrade.metrics.classification import probability_from_grade
-from fundusgrade.metrics.estimates import Estimate, mean_of_defined, ratio
+from fundusgrade.metrics.estimates import UNDEFINED, Estimate, mean_of_defined, ratio
 from fundusgrade.metrics.predictions import ScoredPhotographs
-from fundusgrade.metrics.score_keys import BINARY_DECISIONS, F1_KEYS, BinaryDecision, ScoreKey
-
-# A file of predictions holds six digits: a probability that is written as 0 may be as much as this.
-_SMALLEST_PROBABILITY = 5e-7
+from fundusgrade.metrics.recalibration import (
+    SMALLEST_PROBABILITY,
+    calibration_intercepts,
+    calibration_slopes,
+    log_odds,
+)
+from fundusgrade.metrics.score_keys import (
+    BINARY_DECISIONS,
+    F1_KEYS,
+    WITHIN_ACQUISITION_KEYS,
+    BinaryDecision,
+    ScoreKey,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +48,11 @@ def score_predictions(photographs: ScoredPhotographs, resamples: Resamples) -> t
         ScoreKey.MACRO_AUC: estimate(macro_aucs(photographs, resamples), resamples),
         **_grade_scores(photographs, resamples),
         **{key: estimate(scores, resamples) for key, scores in probability_scores(photographs, resamples).items()},
+        **_calibration_scores(photographs, resamples),
+        ScoreKey.COMMONEST_GRADE_ACCURACY: _commonest_accuracy(
+            photographs, np.zeros(len(photographs), np.int64), resamples
+        ),
+        **_scores_within_acquisition(photographs, resamples),
     }
     for decision in BINARY_DECISIONS:
         estimates |= _decision_scores(photographs, resamples, decision)
@@ -130,7 +144,7 @@ def photograph_losses(photographs: ScoredPhotographs) -> dict[ScoreKey, NDArray[
     return {
         ScoreKey.RANKED_PROBABILITY_SCORE: (gaps.cumsum(axis=1)[:, :-1] ** 2).sum(axis=1) / (NUM_GRADES - 1),
         ScoreKey.BRIER_SCORE: (gaps**2).sum(axis=1),
-        ScoreKey.LOG_LOSS: -np.log(np.maximum(of_true_grade, _SMALLEST_PROBABILITY)),
+        ScoreKey.LOG_LOSS: -np.log(np.maximum(of_true_grade, SMALLEST_PROBABILITY)),
     }
 
 
@@ -158,3 +172,71 @@ def _decision_scores(
         decision.specificity: estimate_proportion(resamples, ~called, ~positive),
         decision.auc_delong: delong_interval(positive, scores, photographs.groups),
     }
+
+
+def _calibration_scores(photographs: ScoredPhotographs, resamples: Resamples) -> dict[ScoreKey, Estimate]:
+    positive = photographs.grades >= REFERABLE_FROM
+    logits = log_odds(probability_from_grade(photographs.probabilities, REFERABLE_FROM))
+    slopes = calibration_slopes(resamples.weights, positive, logits)
+    intercepts = calibration_intercepts(resamples.weights, positive, logits)
+    return {
+        ScoreKey.REFERABLE_CALIBRATION_SLOPE: estimate(slopes, resamples),
+        ScoreKey.REFERABLE_CALIBRATION_INTERCEPT: estimate(intercepts, resamples),
+    }
+
+
+# Answers that need no retina, and scores within acquisition
+
+
+def _commonest_accuracy(photographs: ScoredPhotographs, strata: NDArray[np.int64], resamples: Resamples) -> Estimate:
+    """Accuracy of always answering the commonest grade of a photograph's stratum (N,), of equals the lower."""
+    names, stratum = np.unique(strata, return_inverse=True)
+    counts = np.zeros((len(names), NUM_GRADES), np.int64)
+    np.add.at(counts, (stratum, photographs.grades), 1)
+    is_commonest = photographs.grades == counts.argmax(axis=1)[stratum]
+    return estimate_proportion(resamples, is_commonest, np.ones_like(is_commonest))
+
+
+def _scores_within_acquisition(photographs: ScoredPhotographs, resamples: Resamples) -> dict[ScoreKey, Estimate]:
+    """Scores that give no credit for telling one camera from another; undefined where acquisition is not known."""
+    if photographs.acquisitions is None:
+        return dict.fromkeys(WITHIN_ACQUISITION_KEYS, UNDEFINED)
+    matrices = _acquisition_matrices(photographs, resamples)
+    by_grade = confusion.stratified_kappas(confusion.answers_by_grade_only(matrices))
+    return {
+        ScoreKey.KAPPA_WITHIN_ACQUISITION: estimate(confusion.stratified_kappas(matrices), resamples),
+        ScoreKey.KAPPA_WITHIN_ACQUISITION_BY_GRADE: estimate(by_grade, resamples),
+        ScoreKey.REFERABLE_AUC_WITHIN_ACQUISITION: estimate(aucs_within_acquisition(photographs, resamples), resamples),
+        ScoreKey.COMMONEST_GRADE_ACCURACY_WITHIN_ACQUISITION: _commonest_accuracy(
+            photographs, photographs.acquisitions, resamples
+        ),
+    }
+
+
+def kappas_within_acquisition(photographs: ScoredPhotographs, resamples: Resamples) -> NDArray[np.float64]:
+    """Quadratic weighted kappa (1 + R,) within clusters of acquisition, which must be known, by `stratified_kappas`."""
+    return confusion.stratified_kappas(_acquisition_matrices(photographs, resamples))
+
+
+def _acquisition_matrices(photographs: ScoredPhotographs, resamples: Resamples) -> NDArray[np.float64]:
+    """Confusion matrices (1 + R, C, 5, 5) of each cluster."""
+    assert photographs.acquisitions is not None, "callers score photographs of known acquisition"
+    names, cluster = np.unique(photographs.acquisitions, return_inverse=True)
+    matrices = [
+        weighted_matrices(
+            resamples.subset(cluster == i), photographs.grades[cluster == i], photographs.predicted[cluster == i]
+        )
+        for i in range(len(names))
+    ]
+    return np.stack(matrices, axis=1)
+
+
+def aucs_within_acquisition(photographs: ScoredPhotographs, resamples: Resamples) -> NDArray[np.float64]:
+    """Referable AUC (1 + R,) over pairs of one cluster of acquisition, which must be known, by `stratified_aucs`."""
+    assert photographs.acquisitions is not None, "callers score photographs of known acquisition"
+    return stratified_aucs(
+        resamples.weights,
+        photographs.grades >= REFERABLE_FROM,
+        probability_from_grade(photographs.probabilities, REFERABLE_FROM),
+        photographs.acquisitions,
+    )

@@ -30,10 +30,17 @@ def dataset_summary(dataset: PreparedDataset) -> str:
         "photographs of each grade: " + ", ".join(f"{grade.label} {grades[grade]}" for grade in Grade),
         "photographs of each split: " + ", ".join(f"{split} {splits[split]}" for split in _SPLITS if splits[split]),
         f"duplicates with conflicting grades: {sum(row.conflict for row in dataset.rows)}",
+        *_acquisition_summary(usable),
         _quality_summary(usable),
         *(f"not prepared, {count}: {reason}" for reason, count in reasons.most_common(10)),
     ]
     return printable("\n".join(lines))
+
+
+def _acquisition_summary(rows: Sequence[ManifestRow]) -> list[str]:
+    counts = sorted(Counter(row.acquisition for row in rows if row.acquisition is not None).items())
+    numbers = ", ".join(str(count) for _, count in counts)
+    return [f"photographs that were acquired alike, in clusters: {numbers}"] if counts else []
 
 
 def _quality_summary(rows: Sequence[ManifestRow]) -> str:

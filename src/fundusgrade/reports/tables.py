@@ -15,10 +15,10 @@ from fundusgrade.evaluation.assessment import Assessment, ModelAssessment
 from fundusgrade.evaluation.audit import Audit, conclusion
 from fundusgrade.evaluation.robustness import InterventionEffect
 from fundusgrade.files import write_atomically
-from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
+from fundusgrade.grades import GRADE_LABELS, REFERABLE_FROM, RESEARCH_USE
 from fundusgrade.metrics.estimates import describe_number, describe_p_value
 from fundusgrade.metrics.predictions import PredictionSet, write_predictions
-from fundusgrade.metrics.score_keys import BINARY_DECISIONS, F1_KEYS, ScoreKey
+from fundusgrade.metrics.score_keys import BINARY_DECISIONS, F1_KEYS, WITHIN_ACQUISITION_KEYS, ScoreKey
 from fundusgrade.reports.figures import ModelEvaluation, draw_audit, draw_confusion_matrices
 from fundusgrade.text import printable
 
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 # Scores of all photographs; those of one grade, or of a binary decision, follow them in sections of their own.
 _OVERALL = (
     ScoreKey.KAPPA,
+    ScoreKey.KAPPA_WITHIN_ACQUISITION,
+    ScoreKey.KAPPA_WITHIN_ACQUISITION_BY_GRADE,
     ScoreKey.ACCURACY,
+    ScoreKey.COMMONEST_GRADE_ACCURACY,
+    ScoreKey.COMMONEST_GRADE_ACCURACY_WITHIN_ACQUISITION,
     ScoreKey.BALANCED_ACCURACY,
     ScoreKey.MACRO_F1,
     ScoreKey.MEAN_ABSOLUTE_ERROR,
@@ -38,6 +42,11 @@ _OVERALL = (
     ScoreKey.BRIER_SCORE,
     ScoreKey.LOG_LOSS,
     ScoreKey.MACRO_AUC,
+)
+_REFERABLE = (
+    ScoreKey.REFERABLE_AUC_WITHIN_ACQUISITION,
+    ScoreKey.REFERABLE_CALIBRATION_SLOPE,
+    ScoreKey.REFERABLE_CALIBRATION_INTERCEPT,
 )
 
 
@@ -66,12 +75,33 @@ def scores_table(assessment: Assessment) -> Table:
         ]
         _add_row(table, f"{decision.name} photographs (grade >= {decision.from_grade})", positives)
         _add_scores(table, assessment, [decision.sensitivity, decision.specificity, decision.auc, decision.auc_delong])
+        if decision.from_grade == REFERABLE_FROM:
+            _add_scores(table, assessment, _REFERABLE)
     return table
 
 
+def acquisition_in_words(assessment: Assessment) -> str:
+    """How the photographs differ in acquisition, and why scores within it are left out where they are."""
+    clusters = assessment.acquisitions
+    if not clusters:
+        return (
+            "Scores within acquisition are left out: it is not known how the photographs were acquired. Prepare the "
+            "data set again with `fundusgrade preprocess`."
+        )
+    if len(clusters) == 1:
+        return "All photographs were acquired alike, so scores within acquisition are those overall."
+    described = ", ".join(f"{each.num_photographs} ({each.referable_fraction:.0%})" for each in clusters)
+    return (
+        f"{len(clusters)} clusters of photographs that were acquired alike, with the share of referable ones: "
+        f"{described}. Scores within acquisition compare photographs of one cluster only."
+    )
+
+
 def _add_scores(table: Table, assessment: Assessment, keys: Sequence[ScoreKey]) -> None:
+    """Rows of scores; those within acquisition are left out where it is not known."""
     for key in keys:
-        table.add_row(key.label, *(model.score(key).describe() for model in assessment.models))
+        if assessment.acquisitions or key not in WITHIN_ACQUISITION_KEYS:
+            table.add_row(key.label, *(model.score(key).describe() for model in assessment.models))
 
 
 def _add_calibration_rows(table: Table, assessment: Assessment) -> None:
@@ -189,13 +219,14 @@ def write_audit(audit: Audit, folder: Path) -> None:
 def comparisons_table(assessment: Assessment) -> Table:
     """Every pair of models: differences on the same photographs with intervals, and p-values corrected by Holm."""
     table = Table(
-        *("first - second", "kappa (95 % CI)", "p", "accuracy (95 % CI)", "p (McNemar)"),
+        *("first - second", "kappa (95 % CI)", "p", "kappa within acquisition", "accuracy (95 % CI)", "p (McNemar)"),
         *("correct only by first, second", "kappa between them"),
     )
     for pair in assessment.comparisons:
         table.add_row(
             Text(printable(f"{pair.first} - {pair.second}")),
             *(pair.kappa_difference.describe(), describe_p_value(pair.kappa_p)),
+            pair.kappa_difference_within_acquisition.describe(),
             *(pair.accuracy_difference.describe(), describe_p_value(pair.mcnemar_p)),
             *(f"{pair.num_first_only}, {pair.num_second_only}", describe_number(pair.agreement_kappa)),
         )

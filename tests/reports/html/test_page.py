@@ -25,6 +25,7 @@ from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
 from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import PredictionSet
+from fundusgrade.metrics.score_keys import ScoreKey
 from fundusgrade.photographs.images import encode_jpeg
 from fundusgrade.reports.html import section_charts
 from fundusgrade.reports.html.context import (
@@ -352,6 +353,36 @@ def chosen_on(assessment: Assessment) -> str:
 
 
 @pytest.mark.usefixtures("no_charts")
+@pytest.mark.usefixtures("no_charts")
+def test_scores_within_acquisition_stand_beside_those_overall() -> None:
+    clusters = np.arange(150) % 2 + 1
+    assessed = assess(
+        [replace(each, test=replace(each.test, acquisitions=clusters)) for each in sets()], num_resamples=20
+    )
+    page = Page(report_html(assessed, context()))
+    for row, key in (
+        ("kappa, overall", ScoreKey.KAPPA),
+        ("kappa, within acquisition", ScoreKey.KAPPA_WITHIN_ACQUISITION),
+        ("referable AUC, within acquisition", ScoreKey.REFERABLE_AUC_WITHIN_ACQUISITION),
+        ("accuracy of always the commonest grade", ScoreKey.COMMONEST_GRADE_ACCURACY),
+    ):
+        values = [number(model.score(key).value) for model in assessed.models]
+        assert [cell.split()[0] for cell in next(cells for cells in page.rows if cells[0] == row)[1:]] == values
+    assert ["1", "75", *map(str, assessed.acquisitions[0].num_per_grade)] in [cells[:-1] for cells in page.rows]
+    slopes = [model.score(ScoreKey.REFERABLE_CALIBRATION_SLOPE).value for model in assessed.models]
+    assert all(number(slope) in page.text for slope in slopes)
+    assert any(cells[0] == "difference of kappa within acquisition" for cells in page.rows)
+    commonest = assessed.models[0].score(ScoreKey.COMMONEST_GRADE_ACCURACY).value or 0
+    assert f"always answering the commonest grade: {100 * commonest:.1f} %" in page.text
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_where_acquisition_is_not_known_the_report_says_so() -> None:
+    text = Page(report_html(assess(sets(1), num_resamples=20), context())).text
+    assert "It is not known how the photographs were acquired" in text
+    assert "Among photographs that were acquired alike" not in text
+
+
 def test_photographs_that_thresholds_were_chosen_on_are_counted_for_each_model() -> None:
     alone, other = sets()
     assert chosen_on(assess([alone, other], num_resamples=20)) == "Chosen on 120 validation photographs"

@@ -1,0 +1,104 @@
+"""Logistic recalibration: slope and intercept of the log odds of an outcome on those that a model predicts.
+
+A slope of 1 and an intercept of 0 are perfect. A slope below 1 means that probabilities are too extreme, an intercept
+below 0 that they are too high on average (Cox, Biometrika 1958; Van Calster et al., BMC Medicine 2019).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST_PROBABILITY = 5e-7
+"""Files of predictions hold six digits: a probability that is written as 0 may be as much as this."""
+
+_ROWS_AT_ONCE = 128
+_MAX_STEPS = 200
+_TOLERANCE = 1e-9
+
+
+def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log odds (N,) of probabilities (N,); those of 0 and 1 are finite, as of rounded ones."""
+    bounded = np.clip(probabilities, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+    return np.asarray(np.log(bounded / (1 - bounded)), np.float64)
+
+
+def calibration_slopes(
+    weights: NDArray[np.float32], positive: NDArray[np.bool_], logits: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Slope (M,) of a weighted logistic regression of outcomes (N,) on log odds (N,), for each row of weights (M, N).
+
+    NaN where none is finite: all outcomes are alike, or a limit of the log odds separates them (Albert and Anderson,
+    Biometrika 1984).
+    """
+    lowest_positive, highest_positive = _range(weights[:, positive], logits[positive])
+    lowest_negative, highest_negative = _range(weights[:, ~positive], logits[~positive])
+    is_finite = (highest_negative > lowest_positive) & (highest_positive > lowest_negative)
+    inputs = np.stack([np.ones(len(logits)), logits], axis=1)
+    return _coefficients(weights, positive, inputs, np.zeros(len(logits)), is_finite)[:, 1]
+
+
+def calibration_intercepts(
+    weights: NDArray[np.float32], positive: NDArray[np.bool_], logits: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """As `calibration_slopes`, the intercept (M,) where the slope is 1: calibration in the large.
+
+    NaN where all outcomes are alike.
+    """
+    num_positive, num_negative = weights[:, positive].sum(axis=1), weights[:, ~positive].sum(axis=1)
+    is_finite = (num_positive > 0) & (num_negative > 0)
+    return _coefficients(weights, positive, np.ones((len(logits), 1)), logits, is_finite)[:, 0]
+
+
+def _range(
+    weights: NDArray[np.float32], logits: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lowest and the highest log odds (M,) of the photographs that are in each row; NaN where there are none."""
+    order = np.argsort(logits, kind="stable")
+    is_drawn = weights[:, order] > 0
+    if not is_drawn.shape[1]:
+        nothing = np.full(len(weights), np.nan)
+        return nothing, nothing
+    ordered = logits[order]
+    lowest, highest = ordered[is_drawn.argmax(axis=1)], ordered[::-1][is_drawn[:, ::-1].argmax(axis=1)]
+    has_any = is_drawn.any(axis=1)
+    return np.where(has_any, lowest, np.nan), np.where(has_any, highest, np.nan)
+
+
+def _coefficients(
+    weights: NDArray[np.float32],
+    positive: NDArray[np.bool_],
+    inputs: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    is_finite: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Coefficients (M, K) of weighted logistic regressions of outcomes (N,) on inputs (N, K) with an offset (N,)."""
+    coefficients = np.full((len(weights), inputs.shape[1]), np.nan)
+    rows = np.flatnonzero(is_finite)
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        batch = rows[first : first + _ROWS_AT_ONCE]
+        coefficients[batch] = _fit(weights[batch].astype(np.float64), positive, inputs, offset)
+    return coefficients
+
+
+def _fit(
+    weights: NDArray[np.float64], positive: NDArray[np.bool_], inputs: NDArray[np.float64], offset: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Newton's method, its steps shortened so that it converges from anywhere.
+
+    A step that changes the log odds by at most r is taken log(1 + r) / r times (Bach, Electronic Journal of Statistics
+    2010; Sun and Tran-Dinh, Mathematical Programming 2019).
+    """
+    from scipy.special import expit
+
+    coefficients = np.zeros((len(weights), inputs.shape[1]))
+    for _ in range(_MAX_STEPS):
+        predicted = expit(coefficients @ inputs.T + offset)
+        gradient = (weights * (positive - predicted)) @ inputs
+        curvature = np.einsum("mn,nj,nk->mjk", weights * predicted * (1 - predicted), inputs, inputs, optimize=True)
+        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        reach = np.abs(step @ inputs.T).max(axis=1)
+        coefficients += step * np.where(reach > 0, np.log1p(reach) / np.maximum(reach, 1e-300), 1.0)[:, None]
+        if reach.max() < _TOLERANCE:
+            break
+    return coefficients
