@@ -91,12 +91,14 @@ def _fit(
     """
     from scipy.special import expit
 
-    coefficients = np.zeros((len(weights), inputs.shape[1]))
+    num_inputs = inputs.shape[1]
+    products = (inputs[:, :, None] * inputs[:, None, :]).reshape(len(inputs), -1)
+    coefficients = np.zeros((len(weights), num_inputs))
     for _ in range(_MAX_STEPS):
         predicted = expit(coefficients @ inputs.T + offset)
         gradient = (weights * (positive - predicted)) @ inputs
-        curvature = np.einsum("mn,nj,nk->mjk", weights * predicted * (1 - predicted), inputs, inputs, optimize=True)
-        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        curvature = (weights * predicted * (1 - predicted)) @ products
+        step = np.linalg.solve(curvature.reshape(-1, num_inputs, num_inputs), gradient[..., None])[..., 0]
         reach = np.abs(step @ inputs.T).max(axis=1)
         coefficients += step * np.where(reach > 0, np.log1p(reach) / np.maximum(reach, 1e-300), 1.0)[:, None]
         if reach.max() < _TOLERANCE:
