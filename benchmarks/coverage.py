@@ -63,17 +63,26 @@ class Population:
 
 
 def simulate(num_patients: int, rng: np.random.Generator) -> Population:
-    """Eyes of a patient are correlated by 0.8; both models are slightly overconfident, and equally good."""
+    """Eyes of a patient are correlated by 0.8; both models are slightly overconfident, and equally good.
+
+    Sicker patients are photographed with other cameras, of four.
+    """
     sizes = np.where(rng.random(num_patients) < SINGLE_EYED, 1, 2)
     patient = np.repeat(np.arange(num_patients), sizes)
     severity = np.sqrt(0.8) * rng.normal(size=num_patients)[patient] + np.sqrt(0.2) * rng.normal(size=len(patient))
     hard = 0.2 * rng.normal(size=len(patient))
-    models = [_graded(severity, hard, patient, rng) for _ in range(2)]
+    worst = np.maximum.reduceat(severity, sizes.cumsum() - sizes)
+    cameras = np.clip(np.rint(0.8 * worst + rng.spawn(1)[0].normal(size=num_patients) + 1.5), 0, 3).astype(np.int64)
+    models = [_graded(severity, hard, patient, cameras, rng) for _ in range(2)]
     return Population(models=(models[0], models[1]), firsts=sizes.cumsum() - sizes, sizes=sizes)
 
 
 def _graded(
-    severity: NDArray[np.float64], hard: NDArray[np.float64], patient: NDArray[np.int64], rng: np.random.Generator
+    severity: NDArray[np.float64],
+    hard: NDArray[np.float64],
+    patient: NDArray[np.int64],
+    cameras: NDArray[np.int64],
+    rng: np.random.Generator,
 ) -> ScoredPhotographs:
     """A model that measures severity with errors which eyes of a patient share in part, and so do all models."""
     error = hard + 0.2 * rng.normal(size=patient[-1] + 1)[patient] + 0.2 * rng.normal(size=len(patient))
@@ -87,6 +96,7 @@ def _graded(
         probabilities=probabilities,
         groups=patient,
         folds=np.zeros(len(patient), np.int64),
+        acquisitions=cameras[patient],
     )
 
 
