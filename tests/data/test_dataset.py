@@ -37,7 +37,8 @@ from fundusgrade.data.samples import RawDataset, Sample
 from fundusgrade.errors import DatasetError, StoreError
 from fundusgrade.grades import Grade
 from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.recipe import Method, PreprocessRecipe
+from fundusgrade.photographs.preprocess import canonical_outline, within_outline
+from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 from tests.drawn_eyes import plain_retina, preprocess_photograph
 from tests.prepared import RECIPE, dataset_in_memory, eye_png, memory_row, png, write_small
 
@@ -162,7 +163,11 @@ def test_images_are_those_of_the_recipe(small: Path) -> None:
         for row in dataset.rows:
             photograph = read_image(small / row.source)
             stored = read_image(dataset.directory / row.image)
-            assert np.array_equal(stored, preprocess_photograph(photograph, recipe).image)
+            image = preprocess_photograph(photograph, recipe).image
+            assert np.array_equal(within_outline(stored, recipe), image)
+            disc = preprocess_photograph(photograph, replace(recipe, outline=Outline.MIRRORED_DISC)).image
+            band = canonical_outline(recipe)
+            assert np.array_equal(stored[~band], disc[~band]), "the disc around the band is kept for augmentation"
 
 
 def test_a_photograph_that_cannot_be_used_is_a_row_with_the_reason(mixed_dataset: PreparedDataset) -> None:
@@ -253,7 +258,7 @@ def test_images_of_similar_names_do_not_overwrite_each_other(tmp_path: Path) -> 
         path = (dataset.directory / image).resolve()
         assert path.is_relative_to((dataset.directory / "pictures").resolve())
         expected = preprocess_photograph(read_image(tmp_path / "f" / f"{i}.png"), RECIPE).image
-        assert np.array_equal(read_image(path), expected)
+        assert np.array_equal(within_outline(read_image(path), RECIPE), expected)
 
 
 def test_rows_that_name_no_file_at_all_are_rows(small: Path) -> None:
@@ -320,7 +325,7 @@ def test_only_what_changed_is_prepared_again(
     assert recorder.since_last_call() == ["eye1"]
     assert changed.sha256 != by_stem(finished)["eye1"].sha256
     expected = preprocess_photograph(plain_retina(96, 9).photograph, RECIPE).image
-    assert np.array_equal(read_image(finished.directory / changed.image), expected)
+    assert np.array_equal(within_outline(read_image(finished.directory / changed.image), RECIPE), expected)
     (small / "train_images" / "eye1.png").touch()
     prepare(small)
     assert recorder.since_last_call() == [], "the content counts, not the date"
@@ -450,7 +455,7 @@ def test_a_killed_worker_process_is_explained(mixed: Path, monkeypatch: pytest.M
 )
 def test_another_recipe_needs_another_name(other: PreprocessRecipe, finished: PreparedDataset, small: Path) -> None:
     before = manifest(finished)
-    with pytest.raises(DatasetError, match=r"made with natural, band at 32 px \(version 2\), not with .*--name"):
+    with pytest.raises(DatasetError, match=r"made with natural, band at 32 px \(version 3\), not with .*--name"):
         prepare(small, recipe=other)
     assert manifest(prepare(small)) == before
 

@@ -679,7 +679,7 @@ def test_the_strength_of_jpeg_compression_is_read_without_decoding(tmp_path: Pat
     assert jpeg_quantization(tmp_path / "a.png") == jpeg_quantization(tmp_path / "empty.jpg") == 0
 
 
-def test_a_reduced_image_is_the_mean_of_its_pixels_rounded_once() -> None:
+def test_a_reduced_image_is_the_mean_of_its_pixels_not_rounded() -> None:
     image = np.random.default_rng(0).integers(0, 256, (67, 91, 3), dtype=np.uint8)
     for factor in (2, 4, 8):
         height, width = 67 // factor, 91 // factor

@@ -10,14 +10,17 @@ import pytest
 
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs.field_of_view import FieldOfView
+from fundusgrade.photographs.loading import load_pixels
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import (
     GRAHAM_GAIN,
     GRAHAM_SIGMA_FRACTION,
     Placement,
     canonical_outline,
+    image_to_store,
     local_mean,
     preprocess,
+    within_outline,
 )
 from fundusgrade.photographs.recipe import (
     BAND_FRACTION,
@@ -353,6 +356,59 @@ def test_a_cut_beyond_the_band_changes_nothing_inside_it() -> None:
         whole, view = preprocess(photograph, fov, recipe), preprocess(barred, narrow, recipe)
         assert np.abs(whole.image.astype(int) - view.image).max() <= 2
         assert np.array_equal(whole.mask, view.mask)
+
+
+@pytest.mark.parametrize("cuts", [{}, {"top": 0.2, "bottom": 0.15}, {"top": 0.3, "left": 0.15}], ids=str)
+@pytest.mark.parametrize("method", list(Method))
+def test_a_mirrored_disc_has_the_same_outline_however_the_photograph_is_cut(
+    method: Method, cuts: dict[str, float]
+) -> None:
+    recipe = PreprocessRecipe(method=method, outline=Outline.MIRRORED_DISC, size_px=SIZE_PX)
+    outline = canonical_outline(recipe)
+    assert outline.sum() == pytest.approx(np.pi * SIZE_PX**2 / 4, rel=0.01), "the whole disc"
+    prepared = preprocess_photograph(cut(healthy_eye(300), **cuts).photograph, recipe)
+    assert (prepared.image[~outline] == recipe.fill).all()
+    assert (prepared.image != recipe.fill).any(axis=2)[outline].mean() > 0.9
+    assert (
+        prepared.mask.sum() < outline.sum() if cuts else prepared.mask.sum() == pytest.approx(outline.sum(), rel=0.01)
+    )
+
+
+@pytest.mark.parametrize("outline", list(Outline))
+def test_of_a_band_the_disc_around_it_is_stored_and_gives_the_band_back(outline: Outline) -> None:
+    recipe = PreprocessRecipe(outline=outline, size_px=SIZE_PX)
+    loaded = load_pixels(cut(healthy_eye(300), top=0.2).photograph, recipe)
+    stored = image_to_store(loaded.photograph, loaded.preprocessed, recipe)
+    assert np.array_equal(within_outline(stored, recipe), loaded.preprocessed.image)
+    disc = replace(recipe, outline=Outline.MIRRORED_DISC)
+    around = canonical_outline(disc) & ~canonical_outline(recipe)
+    if outline is Outline.BAND:
+        expected = preprocess(loaded.photograph, loaded.preprocessed.field_of_view, disc).image
+        assert around.sum() > 500
+        assert np.array_equal(stored[around], expected[around])
+
+
+@pytest.mark.parametrize("outline", list(Outline))
+def test_contrast_below_one_level_is_not_rounded_away_before_it_is_multiplied(outline: Outline) -> None:
+    """Steps of a quarter of a level, four times larger after Ben Graham's method; rounded before, they were gone."""
+    recipe = PreprocessRecipe(outline=outline, size_px=SIZE_PX)
+    columns = 100 + 0.25 * (np.arange(SIZE_PX) % 2)
+    photograph = np.repeat(np.repeat(columns[None, :, None], SIZE_PX, axis=0), 3, axis=2).astype(np.float32)
+    image = preprocess(photograph, as_it_is(recipe), recipe).image.astype(int)
+    row = image[SIZE_PX // 2, 10:-10, 0]
+    assert (np.abs(np.diff(row)) == 1).all()
+    assert np.ptp(row) == 1
+
+
+def test_a_photograph_that_is_reduced_first_keeps_fractions_of_a_level() -> None:
+    """Each pixel of another four times as high and wide, plus a checkerboard of mean 0.5: half a level brighter."""
+    recipe = PreprocessRecipe(method=Method.BEN_GRAHAM, outline=Outline.DISC, size_px=MIN_SIZE_PX)
+    small = healthy_eye(330).photograph
+    checkerboard = np.tile(np.array([[0, 1], [1, 0]], np.uint8), (660, 660))[..., None]
+    large = small.repeat(4, axis=0).repeat(4, axis=1)
+    loaded = load_pixels(large + checkerboard * (large > 60), recipe)
+    assert loaded.photograph.dtype == np.float32 and loaded.photograph.shape == small.shape
+    assert np.abs(loaded.photograph - (small + 0.5 * (small > 60))).max() < 1e-3
 
 
 def test_the_part_of_the_band_that_a_photograph_lacks_is_its_reflection() -> None:

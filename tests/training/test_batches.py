@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fundusgrade.errors import DatasetError
 from fundusgrade.networks.tensors import LabeledImages, load_images
 from fundusgrade.photographs.images import read_image, write_image
-from fundusgrade.photographs.recipe import Method, PreprocessRecipe
+from fundusgrade.photographs.preprocess import canonical_outline, within_outline
+from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 from fundusgrade.training import augmentation, batches
 from fundusgrade.training.augmentation import augment, draw_changes
 from fundusgrade.training.batches import num_batches, training_batches
@@ -53,7 +56,10 @@ def test_loading_keeps_order_pixels_and_grades(tmp_path: Path) -> None:
     assert images.pixels.dtype is torch.uint8
     for index, row in enumerate(rows):
         stored = read_image(dataset.directory / row.image)
-        assert np.array_equal(images.pixels[index].permute(1, 2, 0).numpy(), stored)
+        assert np.array_equal(images.select_stored(torch.tensor([index]))[0].permute(1, 2, 0).numpy(), stored)
+        expected = within_outline(stored, dataset.recipe)
+        assert np.array_equal(images.pixels[index].permute(1, 2, 0).numpy(), expected)
+        assert not np.array_equal(expected, stored), "the disc around the band is stored"
 
 
 @pytest.mark.parametrize(("method", "fill"), [(Method.BEN_GRAHAM, 128), (Method.NATURAL, 0)])
@@ -189,6 +195,48 @@ def test_a_spot_is_rotated_about_the_center_and_keeps_its_area(monkeypatch: pyte
     assert len(quadrants) == 4
 
 
+@pytest.mark.parametrize("outline", [Outline.BAND, Outline.MIRRORED_DISC])
+@pytest.mark.parametrize("rows", [None, (12, 52)])
+def test_no_gray_enters_the_outline_however_the_disc_is_turned(outline: Outline, rows: tuple[int, int] | None) -> None:
+    """A white disc on gray: rotated by any angle, shifted and zoomed, white fills the outline and nothing else."""
+    recipe = PreprocessRecipe(outline=outline, size_px=64)
+    disc = torch.from_numpy(canonical_outline(replace(recipe, outline=Outline.MIRRORED_DISC)))
+    shown, fill = torch.from_numpy(canonical_outline(recipe)), 128 / 255
+    images = torch.where(disc, 255, 128).to(torch.uint8).expand(50, 3, -1, -1)
+    changes = draw_changes(50, torch.Generator().manual_seed(0))
+    changes[:, 6:] = torch.tensor([1.0, 1.0, 0.0])  # contrast, saturation, brightness as they are
+    result = augment(images, fill, changes, rows, outline=shown)
+    expected = torch.where(shown, 1.0, fill)[slice(*(rows or (None,)))]
+    assert (result - expected).abs().max() < 1e-5
+    gray = augment(images, fill, changes, rows)[:, :, 5:-5]
+    assert (gray - expected[5:-5]).abs().max() > 0.1, "without the outline some gray would enter"
+
+
+def test_unchanged_discs_keep_their_pixels_up_to_the_edge() -> None:
+    size_px = 64
+    recipe = PreprocessRecipe(outline=Outline.MIRRORED_DISC, size_px=size_px)
+    images = numbered(6, size_px).stored
+    still = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 1, 0]).expand(6, 9)
+    result = augment(images, 0.5, still, outline=torch.from_numpy(canonical_outline(recipe)))
+    axis = torch.arange(size_px) - (size_px - 1) / 2
+    inner = torch.hypot(axis[None], axis[:, None]) < size_px / 2 - 2
+    assert ((result - images / 255).abs() * inner).max() < 1e-5
+
+
+def test_beyond_its_edge_a_disc_is_continued_by_reflection() -> None:
+    """Brightness is the distance from the center; zoomed out, it falls again beyond the edge."""
+    size_px = 64
+    axis = torch.arange(size_px) - (size_px - 1) / 2
+    radius = torch.hypot(axis[None], axis[:, None])
+    images = (radius * 4).to(torch.uint8).expand(1, 3, -1, -1)
+    zoomed = torch.tensor([[1.25, 0, 0, 0, 1.25, 0, 1, 1, 0]])
+    shown = torch.from_numpy(canonical_outline(PreprocessRecipe(outline=Outline.MIRRORED_DISC, size_px=size_px)))
+    result = augment(images, 0.0, zoomed, outline=shown)[0, 0] * 255
+    edge = size_px / 2 - 1.5
+    expected = 4 * torch.where(radius * 1.25 <= edge, radius * 1.25, 2 * edge - radius * 1.25)
+    assert ((result - expected).abs() * (shown & (radius > 1.5))).max() < 4.5
+
+
 def test_images_are_mirrored_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     only_rotate(monkeypatch)
     image = torch.zeros(1, 3, 64, 64)
@@ -203,7 +251,7 @@ def test_images_are_mirrored_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_light_changes_the_retina_within_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augmentation, "_turn", lambda images, matrix, rows: images)
+    monkeypatch.setattr(functional, "grid_sample", lambda images, grid, align_corners: images)
     images = torch.full((200, 3, 8, 8), 0.5)
     result = augmented(images, 0.2)
     change = result.amax(dim=(1, 2, 3)) - 0.5

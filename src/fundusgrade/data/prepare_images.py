@@ -36,7 +36,7 @@ from fundusgrade.errors import DatasetError, StoreError, UngradableError
 from fundusgrade.files import HOME_VARIABLE, hash_file, make_folder
 from fundusgrade.photographs.images import write_image
 from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph
-from fundusgrade.photographs.preprocess import preprocess
+from fundusgrade.photographs.preprocess import image_to_store, preprocess
 from fundusgrade.photographs.quality import Quality
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.text import error_text
@@ -248,7 +248,7 @@ def prepare_photograph(task: _Task) -> Record:
         return _failed(task, f"cannot be read: {error_text(error)}", sha256)
     image_path = task.directory / task.image
     make_folder(image_path.parent)
-    write_image(image_path, loaded.preprocessed.image)
+    write_image(image_path, image_to_store(loaded.photograph, loaded.preprocessed, task.recipe))
     descriptor = _descriptor(loaded)
     if descriptor is not None:
         write_descriptor(descriptor_path(image_path), descriptor)

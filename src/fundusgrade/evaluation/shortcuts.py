@@ -32,8 +32,7 @@ from fundusgrade.photographs.edges import bright_region
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX
 from fundusgrade.photographs.images import jpeg_quantization, read_image
 from fundusgrade.photographs.pixels import Image
-from fundusgrade.photographs.preprocess import canonical_outline
-from fundusgrade.photographs.recipe import PreprocessRecipe
+from fundusgrade.photographs.preprocess import within_outline
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -152,7 +151,7 @@ def _measure(dataset: PreparedDataset, row: ManifestRow) -> dict[tuple[str, str]
     path = dataset.photograph_path(row)
     try:
         photograph = read_image(path)
-        prepared = _seen(read_image(dataset.directory / row.image), dataset.recipe)
+        prepared = within_outline(read_image(dataset.directory / row.image), dataset.recipe)
         num_bytes, quantization = path.stat().st_size, jpeg_quantization(path)
     except (UngradableError, OSError) as error:
         raise DatasetError(
@@ -170,11 +169,6 @@ def _measure(dataset: PreparedDataset, row: ManifestRow) -> dict[tuple[str, str]
         ("color and sharpness", "photograph"): appearance_features(small, region),
         ("color and sharpness", "prepared"): appearance_features(prepared, visible),
     }
-
-
-def _seen(prepared: Image, recipe: PreprocessRecipe) -> Image:
-    """The prepared image (S, S, 3) as networks get it, without what lies beyond the outline of its recipe."""
-    return np.asarray(np.where(canonical_outline(recipe)[..., None], prepared, recipe.fill), np.uint8)
 
 
 def _reduced(photograph: Image) -> Image:

@@ -15,6 +15,7 @@ from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.data.pixel_cache import load_decoded_images
 from fundusgrade.errors import DatasetError
 from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.preprocess import canonical_outline
 from fundusgrade.photographs.recipe import Outline
 
 # Largest rotation of augmentation, in radians either way: any, as lesions look alike in every orientation.
@@ -30,7 +31,8 @@ class LabeledImages:
     """The preprocessed images of a split with their grades, and the limits of their augmentation."""
 
     stored: Tensor
-    """Images (M, 3, S, S) uint8, which may include others than the split's and be mapped from a file."""
+    """Images (M, 3, S, S) uint8 as a data set stores them, which may include others than the split's and be mapped from
+    a file."""
     grades: Tensor
     """Grades (N,) int64; -1 where there is none."""
     fill: int
@@ -39,23 +41,31 @@ class LabeledImages:
     """Positions (N,) of the split's images in `stored`; all in their order if None."""
     max_rotation: float = ANY_ROTATION
     """Largest rotation in augmentation, in radians either way."""
+    outline: Tensor | None = None
+    """Pixels (S, S) that show retina, in images with the same outline for all; None where each has its own."""
     rows: tuple[int, int] | None = None
     """First row of an image that the network uses and the one after the last; all if None."""
     weights: Tensor | None = None
     """Weights (N,) of the images in the loss; equal if None."""
     degraded: Tensor | None = None
-    """The same images (N, 3, S, S) uint8 in worse quality, used for half of the images of an epoch; None without."""
+    """The same images (N, 3, S, S) uint8 in worse quality, stored in the same way, used for half of the images of an
+    epoch; None without."""
 
     def __len__(self) -> int:
         return len(self.grades)
 
     @property
     def pixels(self) -> Tensor:
-        """All images of the split (N, 3, S, S) uint8, in memory."""
+        """All images of the split (N, 3, S, S) uint8, as a network gets them, in memory."""
         return self.select(torch.arange(len(self)))
 
     def select(self, chosen: Tensor) -> Tensor:
-        """The images at these positions of the split (n, 3, S, S) uint8, on the device where they are stored."""
+        """The images at these positions of the split (n, 3, S, S) uint8, as a network gets them, on their device."""
+        images = self.select_stored(chosen)
+        return images if self.outline is None else images.masked_fill_(~self.outline.to(images.device), self.fill)
+
+    def select_stored(self, chosen: Tensor) -> Tensor:
+        """The images at these positions of the split (n, 3, S, S) uint8, as stored, to be augmented."""
         indices = chosen if self.indices is None else self.indices[chosen]
         return self.stored[copy_to_device(indices, self.stored.device)]
 
@@ -69,7 +79,7 @@ class LabeledImages:
             return self
         stored = torch.empty(shape, dtype=torch.uint8, device=device)
         for part in torch.split(torch.arange(len(self)), _CHUNK):
-            stored[part[0] : part[-1] + 1] = self.select(part)
+            stored[part[0] : part[-1] + 1] = self.select_stored(part)
         degraded = None if self.degraded is None else self.degraded.to(device)
         return replace(self, stored=stored, indices=None, degraded=degraded)
 
@@ -86,6 +96,7 @@ def load_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Labele
         grades=grades,
         fill=dataset.recipe.fill,
         max_rotation=MAX_BAND_ROTATION if dataset.recipe.outline is Outline.BAND else ANY_ROTATION,
+        outline=torch.from_numpy(canonical_outline(dataset.recipe)) if dataset.recipe.has_fixed_outline else None,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from fundusgrade.errors import UngradableError, UnreadableImageError
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.photographs.images import read_photograph, reduced
-from fundusgrade.photographs.pixels import NO_MEMORY, Image
+from fundusgrade.photographs.pixels import NO_MEMORY, FloatImage, Image, rounded
 from fundusgrade.photographs.preprocess import PreprocessedImage, preprocess
 from fundusgrade.photographs.quality import Quality, measure_quality
 from fundusgrade.photographs.recipe import PreprocessRecipe
@@ -30,11 +30,12 @@ MIN_DECODED_PX = WORKING_SIZE_PX
 class LoadedPhotograph:
     """A photograph (H, W, 3), reduced as far as its preprocessed image allows, with that image and its quality.
 
-    `height_px` and `width_px` are those of the photograph before it was reduced.
-    The eye ("R", "L", "B" for both) and the camera are those that a DICOM file states, else "".
+    `height_px` and `width_px` are those of the photograph before it was reduced; it is uint8 as decoded, or float32 from
+    0 to 255 where it was reduced. The eye ("R", "L", "B" for both) and the camera are those that a DICOM file states,
+    else "".
     """
 
-    photograph: Image
+    photograph: Image | FloatImage
     preprocessed: PreprocessedImage
     quality: Quality
     height_px: int
@@ -97,14 +98,15 @@ def load_pixels(photograph: Image, recipe: PreprocessRecipe) -> LoadedPhotograph
     """
     height, width = photograph.shape[:2]
     factor = min(height, width) // _num_pixels_needed(recipe)
+    values: Image | FloatImage = photograph
     if factor >= 2:
-        photograph = reduced(photograph, 1 << (factor.bit_length() - 1))
+        values = reduced(photograph, 1 << (factor.bit_length() - 1))
+        photograph = rounded(values)
     field_of_view = find_field_of_view(photograph)
-    quality = measure_quality(photograph, field_of_view)
     return LoadedPhotograph(
-        photograph=photograph,
-        preprocessed=preprocess(photograph, field_of_view, recipe),
-        quality=quality,
+        photograph=values,
+        preprocessed=preprocess(values, field_of_view, recipe),
+        quality=measure_quality(values, field_of_view),
         height_px=height,
         width_px=width,
     )

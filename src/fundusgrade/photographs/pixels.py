@@ -22,6 +22,8 @@ from fundusgrade.text import error_text
 
 Image = NDArray[np.uint8]
 """(height, width, 3), RGB."""
+FloatImage = NDArray[np.float32]
+"""(height, width, 3), RGB, from 0 to 255, not rounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,6 +38,11 @@ class DecodedPhotograph:
     width_px: int
     laterality: str = ""
     camera: str = ""
+
+
+def rounded(image: FloatImage) -> Image:
+    """An image of whole levels, 0 to 255."""
+    return np.asarray(cv2.convertScaleAbs(np.maximum(image, 0)), np.uint8)
 
 
 MAX_PIXELS = 200_000_000

@@ -2,13 +2,15 @@
 
 Every preprocessed image shows the field of view at the same place and radius, with squashing undone, and inside the
 same outline: a band that nearly every camera shows, so that the way a photograph was cut does not reveal the camera.
-The affine map is kept as a `Placement`, so that a heat map can be mapped back to the photograph's pixels.
+All steps are computed in float32, and the result is rounded once: Ben Graham's method multiplies contrast by four, and
+with it the error of levels that were rounded before. The affine map is kept as a `Placement`, so that a heat map can
+be mapped back to the photograph's pixels.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.photographs.field_of_view import FieldOfView
 from fundusgrade.photographs.images import halved
-from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.pixels import FloatImage, Image, rounded
 from fundusgrade.photographs.recipe import BAND_FRACTION, MIDDLE_GRAY, Method, Outline, PreprocessRecipe
 
 # Graham blurs with sigma 10 at a radius of 300 px and keeps the inner 90 % of the radius.
@@ -64,7 +66,8 @@ class Placement:
 class PreprocessedImage:
     """The canonical disc: `image` (S, S, 3) uint8 RGB, `mask` (S, S) True where retina is visible, and its placement.
 
-    With the band, `mask` may be smaller than the outline: what the photograph lacks is filled in by reflection.
+    With a band or a mirrored disc, `mask` may be smaller than the outline: what the photograph lacks is filled in by
+    reflection.
     """
 
     image: Image
@@ -73,24 +76,23 @@ class PreprocessedImage:
     field_of_view: FieldOfView
 
 
-def preprocess(photograph: Image, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> PreprocessedImage:
-    """Preprocess a photograph (H, W, 3), whose field of view is known, by a recipe."""
+def preprocess(
+    photograph: Image | FloatImage, field_of_view: FieldOfView, recipe: PreprocessRecipe
+) -> PreprocessedImage:
+    """Preprocess a photograph (H, W, 3), uint8 or float32 from 0 to 255, whose field of view is known, by a recipe."""
     placement = _placement(photograph, field_of_view, recipe)
     visible = _VisibleRect.of(placement, field_of_view, recipe)
     disc = _warp(photograph, field_of_view, placement, recipe.size_px)
     outline = canonical_outline(recipe)
     mask = outline & visible.mask(recipe.size_px)
-    if recipe.outline is Outline.BAND:
+    if recipe.has_fixed_outline:
         disc = visible.filled_by_reflection(disc)
     else:
         outline = mask
     color_method = {Method.BEN_GRAHAM: _ben_graham, Method.NATURAL: _natural, Method.CLAHE: _clahe}[recipe.method]
     # Nothing beyond the outline may change pixels inside it, neither by a local mean nor by a histogram.
-    inside = outline.astype(np.uint8)
-    disc = np.asarray(cv2.copyTo(disc, inside), np.uint8)
-    image = np.asarray(
-        cv2.copyTo(color_method(disc, outline, recipe), inside, np.full_like(disc, recipe.fill)), np.uint8
-    )
+    treated = color_method(cv2.copyTo(disc, outline.astype(np.uint8)), outline, recipe)
+    image = _filled_outside(treated, outline, recipe.fill)
     return PreprocessedImage(image=image, mask=mask, placement=placement, field_of_view=field_of_view)
 
 
@@ -101,6 +103,29 @@ def canonical_outline(recipe: PreprocessRecipe) -> NDArray[np.bool_]:
     if recipe.outline is Outline.BAND:
         outline &= np.abs(axis)[:, None] <= BAND_FRACTION * recipe.radius_px
     return outline
+
+
+def image_to_store(photograph: Image | FloatImage, preprocessed: PreprocessedImage, recipe: PreprocessRecipe) -> Image:
+    """The image (S, S, 3) that a data set stores of a photograph: of a band the whole disc around it.
+
+    Augmentation rotates it and cuts the band out afterwards, so that no corner without retina enters the band. Inside
+    the band its pixels are those of the preprocessed image: `within_outline` gives that back.
+    """
+    if recipe.outline is not Outline.BAND:
+        return preprocessed.image
+    disc = preprocess(photograph, preprocessed.field_of_view, replace(recipe, outline=Outline.MIRRORED_DISC)).image
+    return np.asarray(cv2.copyTo(preprocessed.image, canonical_outline(recipe).astype(np.uint8), disc), np.uint8)
+
+
+def within_outline(stored: Image, recipe: PreprocessRecipe) -> Image:
+    """The preprocessed image (S, S, 3) from the one that a data set stores."""
+    if not recipe.has_fixed_outline:
+        return stored
+    return _filled_outside(stored, canonical_outline(recipe), recipe.fill)
+
+
+def _filled_outside(image: Image, outline: NDArray[np.bool_], fill: int) -> Image:
+    return np.asarray(cv2.copyTo(image, outline.astype(np.uint8), np.full_like(image, fill)), np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,17 +158,17 @@ class _VisibleRect:
         mask[self.top : self.bottom + 1, self.left : self.right + 1] = True
         return mask
 
-    def filled_by_reflection(self, disc: Image) -> Image:
+    def filled_by_reflection(self, disc: FloatImage) -> FloatImage:
         """Continue the retina beyond a cut by reflection: a gray margin would reveal how the photograph was cut."""
         if (self.left, self.top) == (0, 0) and (self.bottom + 1, self.right + 1) == disc.shape[:2]:
             return disc
         height, width = disc.shape[:2]
         visible = disc[self.top : self.bottom + 1, self.left : self.right + 1]
         margins = (self.top, height - 1 - self.bottom, self.left, width - 1 - self.right)
-        return np.asarray(cv2.copyMakeBorder(visible, *margins, cv2.BORDER_REFLECT_101), np.uint8)
+        return np.asarray(cv2.copyMakeBorder(visible, *margins, cv2.BORDER_REFLECT_101), np.float32)
 
 
-def _placement(photograph: Image, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> Placement:
+def _placement(photograph: Image | FloatImage, field_of_view: FieldOfView, recipe: PreprocessRecipe) -> Placement:
     """Center the ellipse on the preprocessed image and stretch both radii to the canonical one."""
     middle = (recipe.size_px - 1) / 2
     scale_x = recipe.radius_px / field_of_view.radius_x
@@ -158,13 +183,15 @@ def _placement(photograph: Image, field_of_view: FieldOfView, recipe: Preprocess
     )
 
 
-def _warp(photograph: Image, field_of_view: FieldOfView, placement: Placement, size_px: int) -> Image:
+def _warp(photograph: Image | FloatImage, field_of_view: FieldOfView, placement: Placement, size_px: int) -> FloatImage:
     """Resample to the preprocessed image; halved and blurred as far as sampling would alias.
 
     Only the visible retina is used: a dark bar beside it would be averaged into its last row.
     """
     left, top = max(0, round(field_of_view.left)), max(0, round(field_of_view.top))
-    visible = photograph[top : round(field_of_view.bottom) + 1, left : round(field_of_view.right) + 1]
+    visible = photograph[top : round(field_of_view.bottom) + 1, left : round(field_of_view.right) + 1].astype(
+        np.float32
+    )
     height, width = visible.shape[:2]
     needed_width, needed_height = width * placement.scale_x, height * placement.scale_y
     while (
@@ -176,7 +203,7 @@ def _warp(photograph: Image, field_of_view: FieldOfView, placement: Placement, s
         _antialiasing_sigma_px(visible.shape[0] / needed_height),
     )
     if max(sigma_x, sigma_y) > MIN_ANTIALIASING_SIGMA_PX:
-        visible = np.asarray(cv2.GaussianBlur(visible, (0, 0), max(sigma_x, 0.1), sigmaY=max(sigma_y, 0.1)), np.uint8)
+        visible = np.asarray(cv2.GaussianBlur(visible, (0, 0), max(sigma_x, 0.1), sigmaY=max(sigma_y, 0.1)), np.float32)
     factor_x, factor_y = width / visible.shape[1], height / visible.shape[0]
     # Reduced pixel u stands at photograph x = left + (u + 0.5) factor - 0.5.
     scale_x, scale_y = placement.scale_x * factor_x, placement.scale_y * factor_y
@@ -186,7 +213,7 @@ def _warp(photograph: Image, field_of_view: FieldOfView, placement: Placement, s
     warped = cv2.warpAffine(
         visible, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    return np.asarray(warped, np.uint8)
+    return np.asarray(warped, np.float32)
 
 
 def _antialiasing_sigma_px(reduction: float) -> float:
@@ -194,16 +221,15 @@ def _antialiasing_sigma_px(reduction: float) -> float:
     return 0.5 * math.sqrt(max(reduction, 1.0) ** 2 - 1)
 
 
-def _ben_graham(disc: Image, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
+def _ben_graham(disc: FloatImage, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
     """4 (image - local mean) + 128 (B. Graham, Kaggle Diabetic Retinopathy Detection report, 2015).
 
     The local mean is taken at the target scale and over visible retina only (normalized convolution, Knutsson and
     Westin 1993): blurring across the edge of the disc or of a cut would draw a bright rim.
     """
     sigma_px = recipe.radius_px * GRAHAM_SIGMA_FRACTION
-    values = disc.astype(np.float32)
-    mean = local_mean(values, mask, sigma_px)
-    contrast = cv2.addWeighted(values, GRAHAM_GAIN, mean, -GRAHAM_GAIN, MIDDLE_GRAY, dtype=cv2.CV_8U)
+    mean = local_mean(disc, mask, sigma_px)
+    contrast = cv2.addWeighted(disc, GRAHAM_GAIN, mean, -GRAHAM_GAIN, MIDDLE_GRAY, dtype=cv2.CV_8U)
     return np.asarray(contrast, np.uint8)
 
 
@@ -233,13 +259,16 @@ def local_mean(
     return np.asarray(mean, np.float32)
 
 
-def _natural(disc: Image, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
+def _natural(disc: FloatImage, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
     """The colors of the photograph, unchanged."""
-    return disc.copy()
+    return rounded(disc)
 
 
-def _clahe(disc: Image, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
-    """Contrast-limited adaptive histogram equalization of lightness (Zuiderveld 1994), 8 x 8 tiles, clip limit 2."""
-    lab = cv2.cvtColor(disc, cv2.COLOR_RGB2LAB)
+def _clahe(disc: FloatImage, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:
+    """Contrast-limited adaptive histogram equalization of lightness (Zuiderveld 1994), 8 x 8 tiles, clip limit 2.
+
+    The histogram is of whole levels: here the disc is rounded before.
+    """
+    lab = cv2.cvtColor(rounded(disc), cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(np.ascontiguousarray(lab[..., 0]))
     return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), np.uint8)

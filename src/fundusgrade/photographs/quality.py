@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs.edges import quantile_level
 from fundusgrade.photographs.field_of_view import FieldOfView
-from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.pixels import FloatImage, Image
 from fundusgrade.photographs.preprocess import local_mean, preprocess
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 
@@ -75,8 +75,8 @@ class Quality:
         return not self.reasons
 
 
-def measure_quality(photograph: Image, field_of_view: FieldOfView) -> Quality:
-    """Measure a photograph (H, W, 3) with a known field of view.
+def measure_quality(photograph: Image | FloatImage, field_of_view: FieldOfView) -> Quality:
+    """Measure a photograph (H, W, 3), uint8 or float32 from 0 to 255, with a known field of view.
 
     Raises NoRetinaError where a retina cannot have its color or texture: not every bright disc is a fundus photograph.
     """

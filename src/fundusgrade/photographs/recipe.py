@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 MIN_SIZE_PX = 32
 MAX_SIZE_PX = 2048
 
@@ -29,10 +29,12 @@ class Method(StrEnum):
 
 
 class Outline(StrEnum):
-    """Crop to the band that nearly all cameras show, or keep the full disc as far as the photograph shows it."""
+    """Which part of the disc is shown: the band that nearly all cameras show, the disc as far as the photograph shows
+    it, or the whole disc, in which what a cut removed is filled in by reflection."""
 
     BAND = "band"
     DISC = "disc"
+    MIRRORED_DISC = "mirrored-disc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,11 @@ class PreprocessRecipe:
         return f"{self.method.value}, {self.outline.value} at {self.size_px} px (version {self.version})"
 
     @property
+    def has_fixed_outline(self) -> bool:
+        """Whether the outline is the same for all photographs, with cut parts filled in by reflection."""
+        return self.outline is not Outline.DISC
+
+    @property
     def key(self) -> str:
         """Short hash: two recipes with the same key give the same pixels."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
@@ -76,7 +83,7 @@ class PreprocessRecipe:
     @property
     def band_rows(self) -> tuple[int, int]:
         """First row, and the one after the last, that can show retina; all rows for a whole disc."""
-        if self.outline is Outline.DISC:
+        if self.outline is not Outline.BAND:
             return 0, self.size_px
         half = min(self.size_px // 2, math.ceil(BAND_FRACTION * self.radius_px))
         return self.size_px // 2 - half, self.size_px // 2 + half

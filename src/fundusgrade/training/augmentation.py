@@ -31,21 +31,38 @@ def draw_changes(count: int, generator: torch.Generator, max_rotation: float = A
     return torch.stack([*row_x, *row_y, contrast, saturation, _uniform(count, MAX_BRIGHTNESS, generator)], dim=1)
 
 
-def augment(pixels: Tensor, fill: float, changes: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
+def augment(
+    pixels: Tensor,
+    fill: float,
+    changes: Tensor,
+    rows: tuple[int, int] | None = None,
+    *,
+    outline: Tensor | None = None,
+) -> Tensor:
     """Rotate, mirror, zoom, shift and relight images (B, 3, S, S) uint8 by `changes` (B, 9) -> float32 in [0, 1].
 
     `fill` in [0, 1] is the gray around the retina. Only `rows` of the result are computed, the first and the one after
-    the last; all where None.
+    the last; all where None. With an outline (S, S), outside of which the result is gray, images are whole discs, which
+    are continued by reflection beyond their edge: no gray enters the outline.
     """
-    turned = _turn(scale_pixels(pixels).sub_(fill), changes[:, :6].reshape(-1, 2, 3), rows).add_(fill)
-    return _relight(turned, fill, *changes[:, 6:].T.reshape(3, -1, 1, 1, 1)).clamp_(0, 1)
+    top, bottom = rows or (0, pixels.shape[2])
+    matrix = changes[:, :6].reshape(-1, 2, 3)
+    grid = functional.affine_grid(matrix, list(pixels.shape), align_corners=False)[:, top:bottom]
+    if outline is not None:
+        grid = _reflected_at_edge(grid, pixels.shape[2])
+    turned = functional.grid_sample(scale_pixels(pixels).sub_(fill), grid, align_corners=False).add_(fill)
+    relit = _relight(turned, fill, *changes[:, 6:].T.reshape(3, -1, 1, 1, 1)).clamp_(0, 1)
+    return relit if outline is None else relit.masked_fill_(~outline[top:bottom], fill)
 
 
-def _turn(images: Tensor, matrix: Tensor, rows: tuple[int, int] | None) -> Tensor:
-    """Apply affine maps (B, 2, 3); pixels from outside of the image are 0."""
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
-    top, bottom = rows or (0, images.shape[2])
-    return functional.grid_sample(images, grid[:, top:bottom], align_corners=False)
+def _reflected_at_edge(grid: Tensor, size_px: int) -> Tensor:
+    """Points (B, h, S, 2) in [-1, 1], those beyond the edge of the disc reflected at it along the radius.
+
+    The edge is taken 1.5 px inside, so that no point is interpolated from gray pixels outside of the disc.
+    """
+    edge = 1 - 3 / size_px
+    radius = grid.square().sum(dim=3, keepdim=True).sqrt_().clamp_(min=edge)
+    return grid * ((2 * edge - radius) / radius).where(radius > edge, 1.0)
 
 
 def _relight(images: Tensor, fill: float, contrast: Tensor, saturation: Tensor, brightness: Tensor) -> Tensor:

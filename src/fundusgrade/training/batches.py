@@ -73,7 +73,7 @@ def with_degraded(
     images: LabeledImages, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int
 ) -> LabeledImages:
     """The images with degraded versions of them; where no retina is found after degrading, the image itself."""
-    degraded = images.pixels
+    degraded = images.select_stored(torch.arange(len(images)))
     for index, image in enumerate(degraded_images(dataset, rows, seed=seed)):
         if image is not None:
             degraded[index] = to_pixels(image)
@@ -103,6 +103,7 @@ def training_batches(
     generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
     order = torch.randperm(len(images), generator=generator)
     weights = torch.ones(len(images)) if images.weights is None else images.weights
+    outline = None if images.outline is None else images.outline.to(device)
     for step in range(num_batches(len(images), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
         own = group.batch_indices(len(chosen))
@@ -111,7 +112,9 @@ def training_batches(
         pixels = copy_to_device(_select_pixels(images, chosen[own], is_degraded), device)
         chunk = _CPU_CHUNK if device.type == "cpu" else len(own)
         parts = zip(torch.split(pixels, chunk), torch.split(copy_to_device(changes, device), chunk), strict=True)
-        augmented = torch.cat([augment(part, images.fill / 255, change, images.rows) for part, change in parts])
+        augmented = torch.cat(
+            [augment(part, images.fill / 255, change, images.rows, outline=outline) for part, change in parts]
+        )
         mixup_weight = _draw_mixup_weight(mixup, _epoch_seed(seed, epoch) + step)
         if mixup_weight < 1:
             augmented = mixup_weight * augmented + (1 - mixup_weight) * augmented.flip(0)
@@ -131,10 +134,10 @@ def _draw_degraded(count: int, generator: torch.Generator) -> Tensor:
 def _select_pixels(images: LabeledImages, chosen: Tensor, is_degraded: Tensor | None) -> Tensor:
     """The chosen images (n, 3, S, S) uint8, degraded where `is_degraded` (n,) says so."""
     if images.degraded is None or is_degraded is None:
-        return images.select(chosen)
+        return images.select_stored(chosen)
     device = images.degraded.device
     degraded = images.degraded[copy_to_device(chosen, device)]
-    return torch.where(copy_to_device(is_degraded, device).view(-1, 1, 1, 1), degraded, images.select(chosen))
+    return torch.where(copy_to_device(is_degraded, device).view(-1, 1, 1, 1), degraded, images.select_stored(chosen))
 
 
 def _draw_mixup_weight(alpha: float, seed: int) -> float:

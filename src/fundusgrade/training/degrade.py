@@ -20,6 +20,7 @@ from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.images import encode_jpeg, read_image
 from fundusgrade.photographs.loading import load_pixels
 from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.preprocess import image_to_store
 from fundusgrade.photographs.recipe import PreprocessRecipe
 
 QUALITIES = (25, 90)
@@ -29,7 +30,8 @@ MAX_BLUR_PX = 1.0
 
 
 def degraded_images(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int) -> list[Image | None]:
-    """Preprocessed images (S, S, 3) of degraded photographs; how each is degraded follows from the seed.
+    """Preprocessed images (S, S, 3) of degraded photographs, as a data set stores them; the seed decides how they are
+    degraded.
 
     None where no retina is found after degrading. Raises DatasetError where a photograph was moved or deleted.
     """
@@ -63,6 +65,7 @@ def _read(path: Path) -> Image:
 
 def _prepare(photograph: Image, recipe: PreprocessRecipe, seed: tuple[int, int]) -> Image | None:
     try:
-        return load_pixels(degrade(photograph, np.random.default_rng(seed)), recipe).preprocessed.image
+        loaded = load_pixels(degrade(photograph, np.random.default_rng(seed)), recipe)
     except UngradableError:
         return None
+    return image_to_store(loaded.photograph, loaded.preprocessed, recipe)
