@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fundusgrade.commands.options import EXIT_UNGRADED
-from fundusgrade.photographs.recipe import MAX_SIZE_PX, MIN_SIZE_PX, Method, Outline, PreprocessRecipe
+from fundusgrade.photographs.recipe import DEFAULT_SIZE_PX, MAX_SIZE_PX, MIN_SIZE_PX, Method, Outline, PreprocessRecipe
 from fundusgrade.terminal import progress
 
 _LABEL_FILE = "Label file"
@@ -30,12 +30,13 @@ def preprocess(
     outline: Annotated[
         Outline,
         typer.Option(
-            help="Part of the retina to keep: crop to the horizontal band that all cameras show, or keep the full disc."
+            help="Part of the retina to keep: the horizontal band that nearly all cameras show, the disc as far as the "
+            "photograph shows it, or the whole disc, with cropped parts filled by reflection."
         ),
     ] = Outline.BAND,
     size: Annotated[
         int, typer.Option(min=MIN_SIZE_PX, max=MAX_SIZE_PX, help="Side of the preprocessed images in pixels.")
-    ] = 224,
+    ] = DEFAULT_SIZE_PX,
     labels: Annotated[
         Path | None,
         typer.Option(help="CSV file of labels (default: recognized by its columns).", rich_help_panel=_LABEL_FILE),
