@@ -30,9 +30,8 @@ MIN_DECODED_PX = WORKING_SIZE_PX
 class LoadedPhotograph:
     """A photograph (H, W, 3), reduced as far as its preprocessed image allows, with that image and its quality.
 
-    `height_px` and `width_px` are those of the photograph before it was reduced; it is uint8 as decoded, or float32 from
-    0 to 255 where it was reduced. The eye ("R", "L", "B" for both) and camera are those that a DICOM file states,
-    else "".
+    It is uint8 as decoded, or float32 from 0 to 255 where it was reduced; `height_px` and `width_px` are those before.
+    The eye ("R", "L", "B" for both) and the camera are those that a DICOM file states, else "".
     """
 
     photograph: Image | FloatImage
