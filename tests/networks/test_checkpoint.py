@@ -301,7 +301,7 @@ def test_another_format_version_is_an_error(tmp_path: Path) -> None:
 def test_another_preprocessing_version_is_an_error(tmp_path: Path) -> None:
     saved(tmp_path / "model.safetensors")
     rewrite(tmp_path / "model.safetensors", lambda described: described["recipe"].update(version=99))
-    with pytest.raises(CheckpointError, match=r"preprocessing version 99, this is 2.*train it again or install"):
+    with pytest.raises(CheckpointError, match=r"preprocessing version 99, this is 3.*train it again or install"):
         load_checkpoint(tmp_path / "model.safetensors")
 
 

@@ -18,7 +18,7 @@ from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import cpu_overflows_int8
 from fundusgrade.networks.export import ExportRequest, export_model
 from fundusgrade.networks.tensors import load_images, scale_pixels
-from fundusgrade.options import DeviceName, ExportFormat, Split
+from fundusgrade.options import DeviceName, ExportFormat, Precision, Split
 from tests.command_line import Outcome
 from tests.models_for_tests import install_dataset, install_model, photographs_of, save_photographs
 from tests.networks.exports import GRAPHS, exported, outputs_of
@@ -127,9 +127,11 @@ def test_the_audit_takes_graphs(tmp_path: Path) -> None:
     dataset = install_dataset("drawn")
     with photographs_of(dataset):
         graph, original = (
-            measure_interventions(Grader.load(each, device=DeviceName.CPU), dataset, "all", limit=3)
+            measure_interventions(
+                Grader.load(each, device=DeviceName.CPU, precision=Precision.FLOAT32), dataset, "all", limit=3
+            )
             for each in (str(path), "tiny")
         )
     assert [each.name for each in graph] == [each.name for each in original]
     for one, other in zip(graph, original, strict=True):
-        assert one.change.value == pytest.approx(other.change.value, abs=0.05)
+        assert one.change.value == pytest.approx(other.change.value, abs=1e-3)

@@ -18,7 +18,7 @@ from fundusgrade.grading.grader import Grader
 from fundusgrade.photographs.loading import OpenedPhotograph, open_photograph
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import PreprocessedImage, canonical_outline
-from fundusgrade.photographs.recipe import Outline, PreprocessRecipe
+from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import PhotographSource
 
 DEFAULT_OPTIONS = ExplainOptions()
@@ -96,7 +96,7 @@ def explain_preprocessed(grader: Grader, preprocessed: PreprocessedImage, option
 
 def visible_region(recipe: PreprocessRecipe, preprocessed: PreprocessedImage) -> NDArray[np.bool_]:
     """Where a preprocessed image (S, S) can show retina: in the whole band, mirrored parts included, or in its mask."""
-    return canonical_outline(recipe) if recipe.outline is Outline.BAND else preprocessed.mask
+    return canonical_outline(recipe) if recipe.has_fixed_outline else preprocessed.mask
 
 
 def check_fit(graders: Sequence[Grader], methods: Sequence[ExplainOptions]) -> None:
