@@ -55,8 +55,7 @@ def measure_unseen_lesions(folder: Path, recipe: PreprocessRecipe) -> tuple[Unse
 
 def seen_region(outline: NDArray[np.bool_], placement: Placement, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Which pixels of the photograph (H, W), of this shape, lie inside the outline (S, S) of its preprocessed image."""
-    placed = placement.resized_to(shape[0], shape[1])
-    matrix = np.array([[placed.scale_x, 0, placed.offset_x], [0, placed.scale_y, placed.offset_y]], np.float64)
+    matrix = placement.resized_to(shape[0], shape[1]).matrix
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(outline.astype(np.uint8), matrix, (shape[1], shape[0]), flags=flags) > 0)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.heads import NO_OFFSETS, UNCALIBRATED
 from fundusgrade.options import Head
@@ -78,7 +79,7 @@ def _training_lines(description: CheckpointDescription) -> str:
 def _validation_lines(description: CheckpointDescription) -> str:
     metrics = {name: value for name, value in description.provenance.metrics.items() if name != "best_epoch"}
     return _bullets(
-        *(f"{name.replace('_', ' ')}: {_number(value)}" for name, value in metrics.items()),
+        *(f"{name.replace('_', ' ')}: {describe_number(value)}" for name, value in metrics.items()),
         _choice(description) + "; `fundusgrade evaluate` measures the scores of other photographs",
     )
 
@@ -119,7 +120,3 @@ def _decision(description: CheckpointDescription) -> str:
 
 def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.2f}" for value in values)
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"

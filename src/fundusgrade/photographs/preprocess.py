@@ -41,6 +41,11 @@ class Placement:
     photograph_height: int
     photograph_width: int
 
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """The map as OpenCV takes it, (2, 3)."""
+        return np.array([[self.scale_x, 0, self.offset_x], [0, self.scale_y, self.offset_y]], np.float64)
+
     def resized_to(self, height: int, width: int) -> Placement:
         """The placement of the same photograph at another size in px, as when it was decoded at a reduced one."""
         factor_x, factor_y = self.photograph_width / width, self.photograph_height / height
@@ -55,10 +60,9 @@ class Placement:
 
     def to_photograph(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map values (S, S) on the preprocessed image to the photograph (H, W); 0 beyond the preprocessed image."""
-        matrix = np.array([[self.scale_x, 0, self.offset_x], [0, self.scale_y, self.offset_y]], np.float64)
         size = (self.photograph_width, self.photograph_height)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        placed = cv2.warpAffine(values.astype(np.float32), matrix, size, flags=flags)
+        placed = cv2.warpAffine(values.astype(np.float32), self.matrix, size, flags=flags)
         return np.asarray(placed, np.float32)
 
 

@@ -15,6 +15,7 @@ from fundusgrade.errors import TrainingError
 from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
+from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, concatenate, fold_name, write_predictions
 from fundusgrade.networks.checkpoint import load_checkpoint, read_description
 from fundusgrade.networks.description import Provenance
@@ -172,6 +173,6 @@ def _summary(pooled: PredictionSet, path: Path, missing: str) -> str:
     test = pooled.test
     kappa, accuracy = quadratic_weighted_kappa(test.grades, test.predicted), (test.grades == test.predicted).mean()
     return (
-        f"out of fold{missing}: {len(test)} photographs, kappa {'undefined' if kappa is None else f'{kappa:.3f}'}, "
+        f"out of fold{missing}: {len(test)} photographs, kappa {describe_number(kappa)}, "
         f"accuracy {accuracy:.1%}\npredictions {pooled.model}: {path}"
     )

@@ -21,6 +21,7 @@ from fundusgrade.errors import TrainingError
 from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.conformal import measure_conformity
+from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import fold_name
 from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fundusgrade.networks.description import CheckpointDescription
@@ -92,10 +93,9 @@ def recalibrate(request: RecalibrationRequest, choice: DeviceChoice) -> Recalibr
         ),
     )
     path = _save(target, checkpoint, description)
-    kappa = "undefined" if scores.kappa is None else f"{scores.kappa:.3f}"
     summary = (
-        f"calibrated on {len(rated.grades)} photographs out of fold: kappa {kappa}, log loss {scores.loss:.3f} "
-        f"(cross-fitted)\nmodel {request.name}: {path}"
+        f"calibrated on {len(rated.grades)} photographs out of fold: kappa {describe_number(scores.kappa)}, "
+        f"log loss {scores.loss:.3f} (cross-fitted)\nmodel {request.name}: {path}"
     )
     return Recalibrated(path=path, summary=summary)
 

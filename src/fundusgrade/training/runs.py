@@ -16,6 +16,7 @@ from fundusgrade.data.pixel_cache import write_pixel_cache
 from fundusgrade.data.splits import FEWEST_TO_HALVE
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import make_folder, write_atomically
+from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.networks.checkpoint import read_description
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.device import choose_device
@@ -243,8 +244,8 @@ def _describe_failure(plan: RunPlan, result: TrainResult) -> str:
 
 def _summary(plan: RunPlan, result: TrainResult, description: CheckpointDescription, path: Path) -> str:
     minutes = sum(record.seconds for record in result.history) / 60
-    before = _format_kappa(result.history[result.best_epoch - 1].validation_kappa)
-    after = _format_kappa(description.provenance.metrics["validation_kappa"])
+    before = describe_number(result.history[result.best_epoch - 1].validation_kappa)
+    after = describe_number(description.provenance.metrics["validation_kappa"])
     kappas = f"{before} of the photographs that chose it"
     if description.conformity.sets:
         kappas += f", {after} of those that chose nothing"
@@ -260,7 +261,3 @@ def _summary(plan: RunPlan, result: TrainResult, description: CheckpointDescript
     if result.is_interrupted:
         lines.append("resume with the same command and --resume")
     return "\n".join(lines)
-
-
-def _format_kappa(kappa: object) -> str:
-    return f"{kappa:.3f}" if isinstance(kappa, float) else "undefined"
