@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from fundusgrade.metrics.recalibration import calibration_intercepts, calibration_slopes, log_odds
+from fundusgrade.metrics.recalibration import Recalibration, calibration_intercepts, calibration_slopes, log_odds
 
 Outcomes = tuple[NDArray[np.bool_], NDArray[np.float64]]
 
@@ -92,3 +92,32 @@ def test_log_odds_of_certain_answers_are_finite() -> None:
     assert log_odds(np.array([0.5, 0.9])) == pytest.approx([0, np.log(9)])
     assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
     assert log_odds(np.array([0.0]))[0] == pytest.approx(-log_odds(np.array([1.0]))[0])
+
+
+def probabilities_of(count: int, seed: int) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).dirichlet([0.5] * 5, count)
+
+
+def test_recalibration_moves_the_log_odds_of_every_grade_or_worse_by_slope_and_intercept() -> None:
+    before = probabilities_of(50, 4)
+    after = Recalibration(slope=0.6, intercept=-0.4).apply(before)
+    for grade in range(1, 5):
+        expected = expit(-0.4 + 0.6 * logit(before[:, grade:].sum(axis=1)))
+        np.testing.assert_allclose(after[:, grade:].sum(axis=1), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(after.sum(axis=1), 1, atol=1e-12)
+
+
+def test_slope_one_and_intercept_zero_change_nothing_and_the_inverse_undoes_a_recalibration() -> None:
+    before = probabilities_of(50, 5)
+    np.testing.assert_allclose(Recalibration(slope=1, intercept=0).apply(before), before, rtol=1e-9, atol=1e-12)
+    moved = Recalibration(slope=0.7, intercept=0.3).apply(before)
+    np.testing.assert_allclose(Recalibration(slope=1 / 0.7, intercept=-0.3 / 0.7).apply(moved), before, atol=1e-10)
+
+
+def test_recalibrated_probabilities_of_certain_grades_are_finite_and_keep_their_order() -> None:
+    certain = np.concatenate([np.eye(5), probabilities_of(20, 6) ** 30])
+    certain /= certain.sum(axis=1, keepdims=True)
+    after = Recalibration(slope=3, intercept=-2).apply(certain)
+    assert np.isfinite(after).all() and (after >= 0).all()
+    before_referable, after_referable = certain[:, 2:].sum(axis=1), after[:, 2:].sum(axis=1)
+    assert (np.diff(after_referable[np.argsort(before_referable)]) >= 0).all()

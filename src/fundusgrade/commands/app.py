@@ -16,7 +16,6 @@ from typer.core import TyperGroup
 
 from fundusgrade import __version__
 from fundusgrade.commands.audit import audit
-from fundusgrade.commands.calibrate import calibrate
 from fundusgrade.commands.evaluate import evaluate
 from fundusgrade.commands.explain import explain
 from fundusgrade.commands.export import export
@@ -26,6 +25,7 @@ from fundusgrade.commands.merge import merge
 from fundusgrade.commands.options import EXIT_ERROR, EXIT_INTERRUPTED
 from fundusgrade.commands.predict import predict
 from fundusgrade.commands.preprocess import preprocess
+from fundusgrade.commands.refit import refit
 from fundusgrade.commands.train import train
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.grades import RESEARCH_USE
@@ -102,7 +102,7 @@ def _help(command: Callable[..., None]) -> str:
 _COMMANDS: dict[str, Callable[..., None]] = {
     "preprocess": preprocess,
     "train": train,
-    "calibrate": calibrate,
+    "refit": refit,
     "evaluate": evaluate,
     "audit": audit,
     "predict": predict,

@@ -6,6 +6,8 @@ below 0 that they are too high on average (Cox, Biometrika 1958; Van Calster et 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,34 @@ SMALLEST_PROBABILITY = 5e-7
 _ROWS_AT_ONCE = 128
 _MAX_STEPS = 200
 _TOLERANCE = 1e-9
+# The smallest number whose logarithm is finite: a probability may be exactly 0.
+_TINY = float(np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalibration:
+    """A slope above 0 and an intercept for the log odds of "this grade or worse", the same for every grade.
+
+    One slope for all keeps these probabilities falling with the grade, so that those of the grades stay 0 or more, and
+    no two photographs change places in the probability of any grade or worse.
+    """
+
+    slope: float
+    intercept: float
+
+    def apply(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Recalibrated probabilities (N, 5) of probabilities (N, 5); their rows sum to 1."""
+        from scipy.special import expit
+
+        worse = probabilities[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
+        better = probabilities.cumsum(axis=1)[:, :-1]
+        # Both tails are summed by themselves: 1 minus a tail would lose what is small.
+        logits = np.log(np.maximum(worse, _TINY)) - np.log(np.maximum(better, _TINY))
+        moved = self.slope * logits + self.intercept
+        # expit(a) - expit(b), without subtracting numbers that are nearly equal.
+        inner = expit(moved[:, :-1]) * expit(-moved[:, 1:]) * -np.expm1(moved[:, 1:] - moved[:, :-1])
+        table = np.concatenate([expit(-moved[:, :1]), np.maximum(inner, 0.0), expit(moved[:, -1:])], axis=1)
+        return np.asarray(table / table.sum(axis=1, keepdims=True), np.float64)
 
 
 def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The command `calibrate`: a model's calibration and decision rule from out-of-fold outputs."""
+"""The command `refit`: a model's calibration and decision rule from out-of-fold outputs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fundusgrade.commands.options import DeviceOption, PrecisionOption
 from fundusgrade.options import Decision, DeviceName, Precision
 
 
-def calibrate(
-    model: Annotated[str, typer.Argument(help="Model to calibrate, by name or path.")],
+def refit(
+    model: Annotated[str, typer.Argument(help="Model to fit anew, by name or path.")],
     on: Annotated[
         str, typer.Option("--on", help="Cross-validation in the store (`train --folds`), with the model's options.")
     ],
-    name: Annotated[str | None, typer.Option(help="Name of the new model (default: MODEL-calibrated).")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new model (default: MODEL-refitted).")] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Data set that the model was trained with, by name or folder (default: by its name)."),
@@ -29,19 +29,20 @@ def calibrate(
 ) -> None:
     """Fit a model's calibration, thresholds and conformity scores anew, on out-of-fold outputs of a cross-validation.
 
-    These are more photographs than a validation split has; the model's test split is left out. Its weights stay.
+    These are more photographs than a validation split has; the model's test split is left out. Its weights stay. For
+    the photographs of a clinic see `fundusgrade calibrate`.
     """
     from pathlib import Path
 
     from fundusgrade.networks.device import choose_device
-    from fundusgrade.training.recalibration import RecalibrationRequest, recalibrate
+    from fundusgrade.training.refit import RefitRequest, refit_model
 
-    request = RecalibrationRequest(
+    request = RefitRequest(
         model=model,
         folds=on,
-        name=name or f"{Path(model).stem if '/' in model else model}-calibrated",
+        name=name or f"{Path(model).stem if '/' in model else model}-refitted",
         data=tuple(data or ()),
         decision=decision,
         overwrite=overwrite,
     )
-    typer.echo(recalibrate(request, choose_device(device, precision)).summary)
+    typer.echo(refit_model(request, choose_device(device, precision)).summary)

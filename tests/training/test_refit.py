@@ -25,14 +25,14 @@ from fundusgrade.training.cross_validation import cross_validate
 from fundusgrade.training.decision import RatedOutputs, fit_rule
 from fundusgrade.training.loop import TrainResult
 from fundusgrade.training.options import TrainOptions
-from fundusgrade.training.recalibration import RecalibrationRequest, recalibrate
+from fundusgrade.training.refit import RefitRequest, refit_model
 from fundusgrade.training.runs import RunRequest, plan_run, run_training
 from tests.prepared import prepared_dataset
 from tests.training.short_runs import FLOAT32
 from tests.worker_for_tests import always_learned
 
 OPTIONS = TrainOptions(arch="cnn", epochs=1, batch_size=8, num_folds=2)
-REQUEST = RecalibrationRequest(model="toy-cnn", folds="folds", name="new")
+REQUEST = RefitRequest(model="toy-cnn", folds="folds", name="new")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def toy(home: Path, monkeypatch: pytest.MonkeyPatch) -> PreparedDataset:
 
 
 def test_the_rule_is_fitted_to_outputs_of_networks_that_did_not_train_on_the_photograph(toy: PreparedDataset) -> None:
-    found = recalibrate(replace(REQUEST, decision=Decision.THRESHOLDS), FLOAT32)
+    found = refit_model(replace(REQUEST, decision=Decision.THRESHOLDS), FLOAT32)
     before, after = (load_checkpoint(store.resolve_model(name)) for name in ("toy-cnn", "new"))
     outputs, grades = [], []
     for fold in (1, 2):
@@ -79,9 +79,9 @@ def test_the_rule_is_fitted_to_outputs_of_networks_that_did_not_train_on_the_pho
 @pytest.mark.usefixtures("toy")
 def test_what_does_not_fit_the_model_is_refused() -> None:
     with pytest.raises(TrainingError, match="no cross-validation 'none' in the store"):
-        recalibrate(replace(REQUEST, folds="none"), FLOAT32)
+        refit_model(replace(REQUEST, folds="none"), FLOAT32)
     with pytest.raises(TrainingError, match="a model 'toy-cnn' is in the store"):
-        recalibrate(replace(REQUEST, name="toy-cnn"), FLOAT32)
+        refit_model(replace(REQUEST, name="toy-cnn"), FLOAT32)
     (store.model_directory(fold_name("folds", 2)) / store.MODEL_FILE).unlink()
     with pytest.raises(TrainingError, match="the fold 'folds-fold2' is not in the store"):
-        recalibrate(REQUEST, FLOAT32)
+        refit_model(REQUEST, FLOAT32)

@@ -36,7 +36,7 @@ from fundusgrade.training.validation import score, split_outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecalibrationRequest:
+class RefitRequest:
     """A model by name or path, a cross-validation by name, and the name of the model to write.
 
     `decision` is the rule of the new model, that of the old one if None; `data` the data sets that the model was
@@ -52,14 +52,14 @@ class RecalibrationRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recalibrated:
+class Refitted:
     """The file of the new model, and a line to print."""
 
     path: Path
     summary: str
 
 
-def recalibrate(request: RecalibrationRequest, choice: DeviceChoice) -> Recalibrated:
+def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
     """Write the model with a decision rule and conformity scores from out-of-fold outputs.
 
     Used are the photographs of the model's training and validation split: the test split stays untouched. Conformity
@@ -97,7 +97,7 @@ def recalibrate(request: RecalibrationRequest, choice: DeviceChoice) -> Recalibr
         f"calibrated on {len(rated.grades)} photographs out of fold: kappa {describe_number(scores.kappa)}, "
         f"log loss {scores.loss:.3f} (cross-fitted)\nmodel {request.name}: {path}"
     )
-    return Recalibrated(path=path, summary=summary)
+    return Refitted(path=path, summary=summary)
 
 
 def _save(target: Path, checkpoint: Checkpoint, description: CheckpointDescription) -> Path:
