@@ -40,6 +40,10 @@ REFERABLE_FROM = Grade.MODERATE
 """Lowest grade of referable retinopathy."""
 SIGHT_THREATENING_FROM = Grade.SEVERE
 """Lowest grade of sight-threatening retinopathy."""
+REFERABLE_DECIMALS = 4
+"""Probabilities of referable DR are written and compared with thresholds to this many decimals."""
+UNSTATED_THRESHOLD = 0.5
+"""Threshold of the probability of referable DR where a model states none."""
 GRADE_LABELS: tuple[str, ...] = tuple(grade.label for grade in Grade)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ def with_text(path: Path, text: str) -> None:
 
 def deep(described: dict[str, Any], **changes: object) -> None:
     described["recipe"].update(changes)
+
+
+def point(*, threshold: float = 0.5, score: float = 0.5, groups: Sequence[int] = (1,)) -> dict[str, Any]:
+    """A stored operating point, right unless it is given something wrong."""
+    scores = {"data": "a", "referable": [score], "others": [], "referable_groups": list(groups), "other_groups": []}
+    return {"threshold": threshold, "sensitivity": 0.9, "rates": [], "chosen_on": [scores], "held_out": []}
 
 
 FALSE_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -86,6 +92,12 @@ FALSE_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
         conformity={"sets": [0.5], "bounds": [[]] * 5, "set_grades": [1, 2]}
     ),
     "conformity without bounds": lambda d: d.update(conformity={"sets": [0.5]}),
+    "an operating point of words": lambda d: d.update(operating_point="high"),
+    "an operating point beyond 1": lambda d: d.update(operating_point=point(threshold=1.5)),
+    "an operating point of no number": lambda d: d.update(operating_point=point(threshold=float("nan"))),
+    "an operating point without scores": lambda d: d.update(operating_point={"threshold": 0.5, "sensitivity": 0.9}),
+    "an operating point of scores beyond 1": lambda d: d.update(operating_point=point(score=7.0)),
+    "an operating point with a group too many": lambda d: d.update(operating_point=point(groups=[1, 2])),
     "a name that climbs": lambda d: d.update(name="../../up"),
     "a name with a folder": lambda d: d.update(name="a/b"),
     "no name": lambda d: d.update(name=""),

@@ -20,12 +20,14 @@ from safetensors import safe_open
 from fundusgrade import files, store
 from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import CheckpointError
+from fundusgrade.metrics.referral import choose_operating_point, referral_scores
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import (
     HASH_KEY,
     METADATA_KEY,
     load_checkpoint,
     read_description,
+    replace_description,
     save_checkpoint,
 )
 from fundusgrade.networks.description import CheckpointDescription, Provenance
@@ -157,6 +159,32 @@ def test_the_description_comes_back(tmp_path: Path) -> None:
     description = load_checkpoint(tmp_path / "model.safetensors").description
     assert len(description.weights_sha256) == 64
     assert replace(description, weights_sha256="") == describe(network)
+
+
+def test_the_operating_point_comes_back_and_a_file_without_one_has_none(tmp_path: Path) -> None:
+    path, rng = tmp_path / "model.safetensors", np.random.default_rng(0)
+    network = saved(path)
+    scores = referral_scores(["drawn"] * 60, rng.integers(0, 5, 60), rng.random(60), np.arange(60))
+    point = choose_operating_point(scores, scores)
+    save_checkpoint(path, network, replace(describe(network), operating_point=point))
+    assert point is not None and read_description(path).operating_point == point
+    rewrite(path, lambda described: described.pop("operating_point"))
+    assert load_checkpoint(path).description.operating_point is None
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_another_description_leaves_tensors_and_their_hash(tmp_path: Path, *, half: bool) -> None:
+    path, tables = tmp_path / "model.safetensors", {"files": 8, "fingerprints": 128, "patients": 8}
+    network = saved(path)
+    fingerprints = TrainingFingerprints(**{name: np.ones((2, size), np.uint8) for name, size in tables.items()})
+    save_checkpoint(path, network, describe(network), fingerprints=fingerprints, half=half)
+    before, description = safetensors.torch.load_file(path), read_description(path)
+    replace_description(path, replace(description, thresholds=(0.5, 1.5, 2.5, 3.5)))
+    after, changed = safetensors.torch.load_file(path), load_checkpoint(path)
+    assert {name: tensor.dtype for name, tensor in after.items()} == {n: t.dtype for n, t in before.items()}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+    assert changed.description == replace(description, thresholds=(0.5, 1.5, 2.5, 3.5))
+    assert (tmp_path / store.MODEL_JSON).read_text(encoding="utf-8") == changed.description.to_json()
 
 
 def test_half_precision_is_half_as_large_and_grades_alike(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fundusgrade.data.leakage import find_overlap
 from fundusgrade.data.splits import held_out_half
 from fundusgrade.metrics.classification import decide_grades, evaluate_predictions
 from fundusgrade.metrics.conformal import NO_CONFORMITY, measure_conformity
+from fundusgrade.metrics.referral import choose_operating_point, referral_scores
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.heads import UNCALIBRATED
@@ -96,6 +97,17 @@ def test_the_saved_model_is_calibrated_and_scored_as_it_will_grade(
     assert metrics["validation_loss"] == pytest.approx(log_loss(grades, probabilities))
     decided = decide_grades(probabilities, description.thresholds)
     assert description.conformity == measure_conformity(probabilities, grades, decided)
+    # The operating point is chosen on the other half, and measured on this one.
+    point, referable = (
+        description.operating_point,
+        predict_probabilities(checkpoint.network, everyone.pixels, FLOAT32)[:, 2:].sum(axis=1),
+    )
+    data, groups = [dataset.name] * len(rows), np.array([row.group for row in rows])
+    parts = [
+        referral_scores(data[: part.sum()], everyone.grades.numpy()[part], referable[part], groups[part])
+        for part in (~held_out, held_out)
+    ]
+    assert point == choose_operating_point(*parts) and point is not None and point.sensitivity == 0.9
     # The rule is fitted on the other half: what it grades changes nothing in it.
     outputs = predict_outputs(checkpoint.network, everyone.pixels[~held_out], FLOAT32)
     rated = RatedOutputs(outputs=outputs, grades=everyone.grades.numpy()[~held_out], groups=np.zeros(0, np.int64))
@@ -113,6 +125,7 @@ def test_a_validation_split_too_small_to_halve_chooses_as_a_whole(tmp_path: Path
     checkpoint = load_checkpoint(tmp_path / "run" / store.MODEL_FILE)
     description = checkpoint.description
     assert description.conformity == NO_CONFORMITY
+    assert description.operating_point is not None and not description.operating_point.is_held_out
     assert description.provenance.metrics["validation_loss"] == result.history[0].validation_loss, "cross-fitted"
     images = load_images(toy, toy.graded_rows("validation"))
     outputs = predict_outputs(checkpoint.network, images.pixels, FLOAT32)
@@ -128,6 +141,7 @@ def test_the_reference_recipe_fits_nothing(tmp_path: Path, toy: PreparedDataset)
     description = load_checkpoint(tmp_path / store.MODEL_FILE).description
     assert description.network.calibration == UNCALIBRATED
     assert (description.thresholds, description.conformity) == (None, NO_CONFORMITY)
+    assert description.operating_point is None
     recorded = description.provenance.options
     assert (recorded["loss"], recorded["class_weights"]) == ("cross-entropy", "inverse")
 

@@ -70,6 +70,9 @@ def test_the_rule_is_fitted_to_outputs_of_networks_that_did_not_train_on_the_pho
     assert fitted.intercepts == pytest.approx(rule.calibration.intercepts, abs=1e-4)
     assert after.description.thresholds == pytest.approx(rule.thresholds, abs=0.05)
     assert len(after.description.conformity.sets) == 35
+    point = after.description.operating_point
+    assert point is not None and sum(scores.num_photographs for scores in (*point.chosen_on, *point.held_out)) == 35
+    assert {scores.data for scores in point.chosen_on} == {"toy"}
     assert after.description.provenance.options["calibrated_on"] == "folds"
     assert "35 photographs out of fold" in found.summary and str(found.path) in found.summary
     weights = before.network.state_dict()

@@ -18,7 +18,7 @@ from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity, SetCoverage
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.operating_points import (
     DecisionCurve,
-    OperatingPoint,
+    MeasuredPoint,
     RiskCoverage,
     measure_decision_curves,
     measure_operating_points,
@@ -95,7 +95,7 @@ class ModelAssessment:
     evaluation: Evaluation
     scores: tuple[NamedEstimate, ...]
     reliability: tuple[Reliability, ...]
-    operating_points: tuple[OperatingPoint, ...]
+    operating_points: tuple[MeasuredPoint, ...]
     decision_curves: tuple[DecisionCurve, ...]
     risk_coverage: RiskCoverage
     set_coverage: tuple[SetCoverage, ...]

@@ -23,7 +23,7 @@ COVERAGES = tuple(step / 20 for step in range(20, 9, -1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OperatingPoint:
+class MeasuredPoint:
     """A binary decision whose threshold was chosen on validation; `threshold` is the mean over folds.
 
     `decision` is "referable" or "sight-threatening", `aim` the sensitivity or specificity that the
@@ -68,7 +68,7 @@ class RiskCoverage:
 # Operating points
 
 
-def measure_operating_points(predictions: PredictionSet, resamples: Resamples) -> tuple[OperatingPoint, ...]:
+def measure_operating_points(predictions: PredictionSet, resamples: Resamples) -> tuple[MeasuredPoint, ...]:
     """Sensitivity, specificity and predictive values on test at thresholds chosen on validation, fold by fold.
 
     A point is left out where a fold's validation photographs are all positive or all negative: no threshold can be
@@ -107,7 +107,7 @@ def choose_threshold(
 
 def _operating_point(
     predictions: PredictionSet, resamples: Resamples, decision: BinaryDecision, measure: str, aim: float
-) -> OperatingPoint | None:
+) -> MeasuredPoint | None:
     test, validation, start = predictions.test, predictions.validation, decision.from_grade
     thresholds = np.zeros(len(test))
     chosen = []
@@ -121,7 +121,7 @@ def _operating_point(
         chosen.append(threshold)
         thresholds[test.folds == fold] = threshold
     positive, called = test.grades >= start, probability_from_grade(test.probabilities, start) >= thresholds
-    return OperatingPoint(
+    return MeasuredPoint(
         decision=decision.name,
         aim=f"{measure} {aim:.2f}",
         threshold=float(np.mean(chosen)),

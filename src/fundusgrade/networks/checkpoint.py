@@ -64,10 +64,23 @@ def save_checkpoint(
     state = {name: _to_stored(tensor, half=half) for name, tensor in network.state_dict().items()}
     for name in FINGERPRINT_TABLES if fingerprints is not None else ():
         state[_FINGERPRINT_PREFIX + name] = torch.from_numpy(getattr(fingerprints, name).copy())
-    description = replace(description, weights_sha256=hash_tensors(state))
+    _write(path, state, replace(description, weights_sha256=hash_tensors(state)))
+
+
+def replace_description(path: Path, description: CheckpointDescription) -> None:
+    """Write a checkpoint anew with another description; its tensors and their hash stay as they are.
+
+    Raises CheckpointError where the file is not a checkpoint, StoreError where it cannot be written.
+    """
+    with _open_safetensors(path) as file:
+        state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (not a dict)
+    _write(path, state, replace(description, weights_sha256=hash_tensors(state)))
+
+
+def _write(path: Path, state: Mapping[str, Tensor], description: CheckpointDescription) -> None:
     text = description.to_json()
     metadata = {METADATA_KEY: text, HASH_KEY: hash_text(text)}
-    write_atomically(path, safetensors.torch.save(state, metadata=metadata))
+    write_atomically(path, safetensors.torch.save(dict(state), metadata=metadata))
     write_atomically(path.with_name(store.MODEL_JSON), text)
 
 

@@ -15,6 +15,7 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.errors import CheckpointError, StoreError
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity
+from fundusgrade.metrics.referral import OperatingPoint
 from fundusgrade.networks.heads import NO_OFFSETS, NUM_CUTS, Calibration
 from fundusgrade.networks.network import NetworkSpec
 from fundusgrade.options import Head
@@ -57,7 +58,8 @@ class CheckpointDescription:
 
     `thresholds` are four rising values of the expected grade that decide the grade; None where the most probable grade
     is taken. `conformity` are the scores from which conformal prediction sets and upper bounds of any coverage follow;
-    empty where there are none.
+    empty where there are none. `operating_point` says from which probability a photograph is referable; None in files
+    of earlier versions, and where no validation photograph was.
     """
 
     name: str
@@ -66,6 +68,7 @@ class CheckpointDescription:
     provenance: Provenance
     thresholds: tuple[float, ...] | None = None
     conformity: Conformity = NO_CONFORMITY
+    operating_point: OperatingPoint | None = None
     weights_sha256: str = ""
 
     def to_json(self) -> str:
@@ -79,6 +82,7 @@ class CheckpointDescription:
             **asdict(self.provenance),
             "weights_sha256": self.weights_sha256,
             "conformity": asdict(self.conformity),
+            "operating_point": None if self.operating_point is None else asdict(self.operating_point),
         }
         return json.dumps(described, indent=2) + "\n"
 
@@ -100,6 +104,7 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
             weights_sha256=str(described["weights_sha256"]),
             thresholds=_thresholds(described),
             conformity=_conformity(described),
+            operating_point=_operating_point(described),
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, StoreError) as error:
         raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
@@ -198,6 +203,12 @@ def _conformity(described: dict[str, Any]) -> Conformity:
             f"the grades of {len(sets)} conformity scores are {str(grades)[:80]}, expected 0 to 4 for each"
         )
     return Conformity(sets=sets, bounds=bounds, set_grades=grades)
+
+
+def _operating_point(described: dict[str, Any]) -> OperatingPoint | None:
+    """The operating point; earlier files have none. Raises KeyError, TypeError or ValueError for what is none."""
+    values = described.get("operating_point")
+    return None if values is None else OperatingPoint.from_json(values)
 
 
 def _thresholds(described: dict[str, object]) -> tuple[float, ...] | None:

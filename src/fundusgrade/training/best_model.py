@@ -22,6 +22,7 @@ from fundusgrade.networks.inference import to_device
 from fundusgrade.networks.network import CNN
 from fundusgrade.networks.timm_hub import is_hub_name, public_name
 from fundusgrade.training.decision import RatedOutputs, fit_rule, grade_outputs
+from fundusgrade.training.operating_point import RatedProbabilities, fit_operating_point
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.state import RunState
 from fundusgrade.training.validation import Validation, ValidationScores, score, split_outputs
@@ -58,10 +59,10 @@ def save_best_model(
 
 
 def calibrate_model(path: Path, options: TrainOptions, validation: Validation, choice: DeviceChoice) -> None:
-    """Fit a saved model's decision rule to the photographs that choose, and save it.
+    """Fit a saved model's decision rule and operating point to the photographs that choose, and save it.
 
-    Conformity scores and the recorded validation scores are those of the photographs that chose nothing; where there
-    are none, the scores by which the epoch was chosen stay.
+    Conformity scores, the rates of the operating point and the recorded validation scores are those of the photographs
+    that chose nothing; where there are none, the scores by which the epoch was chosen stay.
     """
     checkpoint, chooses = load_checkpoint(path), validation.chooses
     network, provenance = to_device(checkpoint.network, choice), checkpoint.description.provenance
@@ -72,11 +73,18 @@ def calibrate_model(path: Path, options: TrainOptions, validation: Validation, c
     held_out = rated.subset(~chooses)
     graded = grade_outputs(network.spec, held_out.outputs, rule)
     scores = score(held_out.grades, graded) if len(held_out.grades) else None
+    of_all = RatedProbabilities(
+        probabilities=grade_outputs(network.spec, outputs, rule).probabilities,
+        grades=validation.grades,
+        groups=validation.groups,
+        data=validation.data,
+    )
     description = replace(
         checkpoint.description,
         network=network.spec,
         thresholds=rule.thresholds,
         conformity=measure_conformity(graded.probabilities, held_out.grades, graded.predicted),
+        operating_point=fit_operating_point(of_all, chooses),
         provenance=replace(provenance, metrics=provenance.metrics | _recorded(scores)),
     )
     save_checkpoint(path, network, description, fingerprints=checkpoint.fingerprints)

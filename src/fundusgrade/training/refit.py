@@ -12,17 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fundusgrade import store
 from fundusgrade.data.concatenation import SEPARATOR, open_dataset
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
+from fundusgrade.data.splits import held_out_half
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import fold_name
+from fundusgrade.metrics.referral import OperatingPoint
 from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.device import DeviceChoice
@@ -31,6 +34,7 @@ from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import ClassWeights, Decision
 from fundusgrade.training.decision import RatedOutputs, cross_fit, fit_rule
+from fundusgrade.training.operating_point import RatedProbabilities, fit_operating_point, names_of_data
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.validation import score, split_outputs
 
@@ -49,6 +53,14 @@ class RefitRequest:
     data: tuple[str, ...] = ()
     decision: Decision | None = None
     overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _OutOfFold:
+    """Outputs for N photographs by networks that were trained without them, and the data set of each."""
+
+    rated: RatedOutputs
+    data: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +85,10 @@ def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
     dataset = open_dataset(request.data or tuple(provenance.data_name.split(SEPARATOR)))
     own_splits = provenance.with_training_splits(dataset)
     usable = {row.source for split in ("train", "validation") for row in own_splits.graded_rows(split)}
-    rated = _out_of_fold(request.folds, checkpoint, dataset, usable, choice)
+    held_out = _out_of_fold(request.folds, checkpoint, dataset, usable, choice)
     options = _options(checkpoint, request.decision)
     num_training = np.bincount([int(row.grade or 0) for row in own_splits.graded_rows("train")], minlength=NUM_GRADES)
-    spec = checkpoint.network.spec
+    spec, rated = checkpoint.network.spec, held_out.rated
     rule, graded = fit_rule(spec, rated, num_training, options), cross_fit(spec, rated, num_training, options)
     scores = score(rated.grades, graded)
     checkpoint.network.calibrate(rule.calibration)
@@ -86,6 +98,7 @@ def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
         network=checkpoint.network.spec,
         thresholds=rule.thresholds,
         conformity=measure_conformity(graded.probabilities, rated.grades, graded.predicted),
+        operating_point=_operating_point(graded.probabilities, held_out),
         provenance=replace(
             provenance,
             options={**provenance.options, "decision": options.decision, "calibrated_on": request.folds},
@@ -100,6 +113,15 @@ def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
     return Refitted(path=path, summary=summary)
 
 
+def _operating_point(probabilities: NDArray[np.float64], held_out: _OutOfFold) -> OperatingPoint | None:
+    """The point chosen on cross-fitted probabilities (N, 5) of half of the photographs, measured on the other half."""
+    rated = held_out.rated
+    of_all = RatedProbabilities(
+        probabilities=probabilities, grades=rated.grades, groups=rated.groups, data=held_out.data
+    )
+    return fit_operating_point(of_all, ~held_out_half(rated.groups, rated.grades))
+
+
 def _save(target: Path, checkpoint: Checkpoint, description: CheckpointDescription) -> Path:
     """Write the network with its new description and model card; the path of the model file."""
     make_folder(target)
@@ -111,7 +133,7 @@ def _save(target: Path, checkpoint: Checkpoint, description: CheckpointDescripti
 
 def _out_of_fold(
     name: str, model: Checkpoint, dataset: PreparedDataset, usable: set[str], choice: DeviceChoice
-) -> RatedOutputs:
+) -> _OutOfFold:
     """Outputs for the usable photographs, each by the network of the fold that holds it out."""
     first = store.model_directory(fold_name(name, 1)) / store.MODEL_FILE
     num_folds = load_checkpoint(first).description.provenance.options.get("num_folds") if first.is_file() else None
@@ -120,16 +142,19 @@ def _out_of_fold(
             f"no cross-validation {name!r} in the store: {first} is missing; train one with `fundusgrade train --folds`"
         )
     parts: list[RatedOutputs] = []
+    data: list[str] = []
     for fold in range(1, num_folds + 1):
         checkpoint = _checked_fold(fold_name(name, fold), model)
         rows = [row for row in dataset.with_fold(fold, num_folds).graded_rows("test") if row.source in usable]
         if rows:
             parts.append(_outputs(checkpoint, dataset, rows, choice))
-    return RatedOutputs(
+            data += names_of_data(dataset, rows)
+    rated = RatedOutputs(
         outputs=torch.cat([part.outputs for part in parts]),
         grades=np.concatenate([part.grades for part in parts]),
         groups=np.concatenate([part.groups for part in parts]),
     )
+    return _OutOfFold(rated=rated, data=tuple(data))
 
 
 def _checked_fold(name: str, model: Checkpoint) -> Checkpoint:

@@ -44,13 +44,14 @@ class ValidationScores:
 class Validation:
     """The N photographs of a validation split.
 
-    `groups` (N,) are their groups, `chooses` (N,) those that choose epoch, calibration and thresholds: all where
-    nothing is fitted, or the split is too small to be halved. `num_training` (5,) counts the training photographs of
-    each grade.
+    `groups` (N,) are their groups, `data` (N) names the data set of each, `chooses` (N,) those that choose epoch,
+    calibration, thresholds and operating point: all where nothing is fitted, or the split is too small to be halved.
+    `num_training` (5,) counts the training photographs of each grade.
     """
 
     images: LabeledImages
     groups: NDArray[np.int64]
+    data: tuple[str, ...]
     chooses: NDArray[np.bool_]
     num_training: NDArray[np.int64]
 
@@ -64,11 +65,13 @@ def plan_validation(
     dataset: PreparedDataset, training: LabeledImages, images: LabeledImages, options: TrainOptions
 ) -> Validation:
     """The validation split of a data set from the images of its training and validation split."""
-    groups = np.array([row.group for row in dataset.graded_rows("validation")], np.int64)
+    rows = dataset.graded_rows("validation")
+    groups = np.array([row.group for row in rows], np.int64)
     held_out = held_out_half(groups, np.asarray(images.grades.numpy(), np.int64))
     return Validation(
         images=images,
         groups=groups,
+        data=tuple(row.origin or dataset.name for row in rows),
         chooses=~held_out if options.calibrate else np.ones(len(groups), bool),
         num_training=torch.bincount(training.grades, minlength=NUM_GRADES).numpy(),
     )
