@@ -8,6 +8,15 @@ NUM_FOLDS = 5
 """Default number of folds of a cross-validation."""
 
 
+class FoldsBy(StrEnum):
+    """What a fold of a cross-validation holds out."""
+
+    GROUP = "group"
+    """Random groups of photographs, stratified by grade: copies and a patient's photographs are in one fold."""
+    SOURCE = "source"
+    """One of several data sets: each is graded by a network that was trained on the others."""
+
+
 class DeviceName(StrEnum):
     """Device that the network runs on."""
 

@@ -26,7 +26,7 @@ OPTIONS = {
         *("--arch", "--data", "--name", "--device", "--precision", "--init-weights", "--pretrained", "--no-pretrained"),
         *("--recipe", "--head", "--loss", "--class-weights", "--decision", "--calibrate", "--no-calibrate"),
         *("--epochs", "--batch-size", "--learning-rate", "--layer-decay", "--patience", "--seed"),
-        *("--mixup", "--degrade", "--ema-decay", "--folds", "--fold", "--tta", "--resume", "--overwrite"),
+        *("--mixup", "--degrade", "--ema-decay", "--folds", "--folds-by", "--fold", "--tta", "--resume", "--overwrite"),
         *("--compile", "--tensorboard"),
     },
     "calibrate": {"--on", "--name", "--data", "--decision", "--overwrite", "--device", "--precision"},

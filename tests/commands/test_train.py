@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ import timm
 import torch
 import typer.main
 
-from fundusgrade import store
+from fundusgrade import files, store
 from fundusgrade.commands.app import app
+from fundusgrade.data.manifest import write_manifest
 from fundusgrade.training.loop import TrainResult
 from fundusgrade.training.options import TrainOptions
 from tests.command_line import Outcome
 from tests.models_for_tests import install_dataset
+from tests.prepared import prepared_dataset
 from tests.worker_for_tests import always_learned
 
 
@@ -76,3 +79,33 @@ def test_help_names_the_defaults_that_depend_on_the_architecture() -> None:
     assert cnn.layer_decay == common.layer_decay and (vit.epochs, vit.patience) == (common.epochs, common.patience)
     for name in ("head", "class_weights", "decision"):
         assert getattr(common, name).value in described[name].partition("(default: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--folds-by source --folds 2", "one fold for each --data; leave --folds out"),
+        ("--fold south", "--fold south: expected a number"),
+        ("--folds-by source --fold 0", "--fold 0: folds count from 1"),
+    ],
+)
+def test_folds_that_contradict_one_another_are_usage_errors(options: str, message: str) -> None:
+    outcome = Outcome(f"fundusgrade train --data north --data south {options}")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert message in " ".join(outcome.stderr.replace("│", " ").split())
+
+
+def test_one_command_holds_out_each_data_set_and_the_next_scores_them(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainResult, "has_learned", always_learned())
+    for seed, name in enumerate(("north", "south")):
+        dataset = prepared_dataset(home / "datasets" / name, num_train=15, num_validation=10, seed=seed)
+        rows = [replace(row, sha256=files.hash_text(f"{name} {row.source}")) for row in dataset.rows]
+        write_manifest(dataset.directory, rows)
+    words = "fundusgrade train --arch cnn --epochs 1 --batch-size 8 --device cpu --precision float32"
+    trained = Outcome(f"{words} --data north --data south --name away --folds-by source")
+    assert trained.code == 0, trained.stderr
+    assert "out of fold: 50 photographs" in trained.stdout
+    evaluated = Outcome("fundusgrade evaluate --predictions away")
+    assert evaluated.code == 0, evaluated.stderr

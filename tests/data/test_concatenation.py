@@ -16,6 +16,7 @@ from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.errors import DatasetError, StoreError
 from fundusgrade.grades import Grade
+from fundusgrade.options import FoldsBy
 from fundusgrade.photographs.images import read_image
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.prepared import RECIPE, dataset_in_memory, eye_png, memory_row
@@ -88,6 +89,59 @@ def test_copies_in_two_concatenated_sets_are_one_group_that_no_fold_separates() 
     for fold in range(1, 6):
         splits = [row.split for row in concatenated.with_fold(fold).rows]
         assert splits[:30] == splits[30:] and set(splits) == {"train", "validation", "test"}
+
+
+# Folds by source
+
+
+def three_sources() -> PreparedDataset:
+    """Three data sets of 20 photographs; five of the second are copies of photographs of the first in other splits."""
+    splits = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4
+    rows = [memory_row(i, grade=Grade(i % 5), group=i, split=split) for i, split in enumerate(splits)]
+    others = [replace(row, sha256=f"{100 + i:064x}") for i, row in enumerate(rows)]
+    copies = [replace(row, sha256=rows[19 - i].sha256) for i, row in enumerate(others[:5])]
+    third = [replace(row, sha256=f"{200 + i:064x}") for i, row in enumerate(rows)]
+    parts = {"first": rows, "second": [*copies, *others[5:]], "third": third}
+    sets = [dataset_in_memory(name, rows_of) for name, rows_of in parts.items()]
+    with pytest.raises(DatasetError, match="are copies of one photograph in different splits"):
+        concatenate_datasets(sets)
+    return concatenate_datasets(sets, check_splits=False)
+
+
+def test_a_fold_by_source_tests_one_data_set_and_no_copy_of_it_trains_or_chooses() -> None:
+    dataset = three_sources()
+    tested = []
+    for fold, name in enumerate(dataset.source_names, 1):
+        of_fold = dataset.with_fold(fold, 3, FoldsBy.SOURCE)
+        test = of_fold.graded_rows("test")
+        assert {row.origin for row in test} == {name} and len(test) == 20
+        tested += [row.source for row in test]
+        used = (*of_fold.graded_rows("train"), *of_fold.graded_rows("validation"))
+        assert not {row.group for row in used} & {row.group for row in test}
+        assert not {row.sha256 for row in used} & {row.sha256 for row in test}
+        assert len(used) == (40 if name == "third" else 35)
+        again = of_fold.with_fold(fold, 3, FoldsBy.SOURCE)
+        assert again.rows == of_fold.rows, "a model's training splits are taken from its fold again"
+    assert sorted(tested) == sorted(row.source for row in dataset.rows)
+
+
+def test_folds_by_source_need_two_sources_and_one_fold_for_each() -> None:
+    dataset = three_sources()
+    for fold, num_folds in ((4, 3), (0, 3), (1, 2)):
+        with pytest.raises(DatasetError, match=rf"no fold {fold} of {num_folds} by source; expected 1 to 3, one for"):
+            dataset.with_fold(fold, num_folds, FoldsBy.SOURCE)
+    with pytest.raises(DatasetError, match=r"'first' is one data set only; name two or more with --data"):
+        dataset.parts[0].with_fold(1, 1, FoldsBy.SOURCE)
+
+
+def test_a_source_without_which_nothing_can_train_or_choose_is_not_held_out() -> None:
+    rows = [memory_row(i, grade=Grade(i % 5), group=i, split="train") for i in range(10)]
+    others = [replace(row, sha256=f"{100 + i:064x}", split="validation") for i, row in enumerate(rows)]
+    dataset = concatenate_datasets([dataset_in_memory("first", rows), dataset_in_memory("second", others)])
+    with pytest.raises(DatasetError, match=r"with 'second' held out .* no photographs for the validation split"):
+        dataset.with_fold(2, 2, FoldsBy.SOURCE)
+    with pytest.raises(DatasetError, match=r"with 'first' held out .* no photographs for the train split"):
+        dataset.with_fold(1, 2, FoldsBy.SOURCE)
 
 
 def test_data_sets_that_were_preprocessed_differently_are_not_concatenated() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fundusgrade.data import splits
-from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, held_out_half, split_groups
+from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, held_out_half, hold_out_source, split_groups
 from fundusgrade.grades import NUM_GRADES, Grade
 from fundusgrade.options import NUM_FOLDS
 
@@ -110,6 +110,39 @@ def test_folds_follow_from_the_seed_and_are_not_the_splits() -> None:
     assert first == again
     assert np.mean(np.not_equal(first, other)) > 0.5
     assert np.mean(np.not_equal(first, split_groups(groups, grades, FOLDS, seed=0))) > 0.5
+
+
+# Leave one source out
+
+
+def test_all_photographs_of_a_source_are_tested_and_none_of_their_groups_trains_or_chooses() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        origins = rng.choice(["a", "b", "c"], 60).tolist()
+        groups = rng.integers(0, 40, 60).tolist()
+        before = rng.choice(["train", "validation", "test"], 60).tolist()
+        after = hold_out_source(origins, groups, before, "b")
+        tested = {group for group, origin in zip(groups, origins, strict=True) if origin == "b"}
+        for origin, group, was, now in zip(origins, groups, before, after, strict=True):
+            if origin == "b":
+                assert now == "test"
+            elif group in tested:
+                assert now is None
+            elif was == "validation":
+                assert now in ("validation", "train")
+            else:
+                assert now == "train", "what trained or was tested"
+        splits_of_groups: dict[int, set[str | None]] = {}
+        for group, now in zip(groups, after, strict=True):
+            if group not in tested:
+                splits_of_groups.setdefault(group, set()).add(now)
+        assert {len(found) for found in splits_of_groups.values()} == {1}
+
+
+def test_sources_without_copies_keep_their_validation_splits_and_train_on_the_rest() -> None:
+    origins, before = ["a", "a", "a", "b", "b"], ["train", "validation", "test", "train", "validation"]
+    assert hold_out_source(origins, range(5), before, "b") == ("train", "validation", "train", "test", "test")
+    assert hold_out_source(origins, [0, 1, 1, 2, 3], before, "b")[1] == "train", "its copy trains"
 
 
 # The half of a validation split that chooses nothing

@@ -89,7 +89,9 @@ def evaluate(
     )
 
     files = [candidate_from_file(name, split.value) for name in predictions or ()]
-    dataset = open_dataset(data or [file.predictions.data for file in files[:1]])
+    # Stored predictions do not depend on splits: of folds by source, copies may be in two of them.
+    names = data or [file.predictions.data for file in files[:1]]
+    dataset = open_dataset(names, check_splits=bool(model) or not files)
     candidates = files + [
         candidate_from_model(
             name, dataset, split.value, device=device, precision=precision, tta=tta, allow_leakage=allow_leakage

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fundusgrade.commands.options import EXIT_INTERRUPTED, DeviceOption, PrecisionOption
-from fundusgrade.options import NUM_FOLDS, ClassWeights, Decision, DeviceName, Head, Loss, Precision, Recipe
+from fundusgrade.options import NUM_FOLDS, ClassWeights, Decision, DeviceName, FoldsBy, Head, Loss, Precision, Recipe
 from fundusgrade.terminal import console
 
 if TYPE_CHECKING:
@@ -168,10 +168,20 @@ def train(
             rich_help_panel=_FOLDS,
         ),
     ] = None,
-    fold: Annotated[
-        int | None,
+    folds_by: Annotated[
+        FoldsBy | None,
         typer.Option(
-            min=1, help=f"Train only this fold, of --folds or {NUM_FOLDS} (default: all).", rich_help_panel=_FOLDS
+            help="What a fold holds out: a random group of photographs, or (source) one of several --data, which is "
+            "graded by a network that was trained on the others (default: group).",
+            rich_help_panel=_FOLDS,
+        ),
+    ] = None,
+    fold: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Train only this fold, of --folds or {NUM_FOLDS}: its number, or with --folds-by source the name of "
+            "the data set that it holds out (default: all).",
+            rich_help_panel=_FOLDS,
         ),
     ] = None,
     tta: Annotated[
@@ -191,6 +201,7 @@ def train(
     from fundusgrade.training.options import TrainOptions
     from fundusgrade.training.runs import RunRequest
 
+    number, held_out = _chosen_fold(fold, folds, folds_by)
     options = TrainOptions(
         arch=arch,
         recipe=recipe,
@@ -209,15 +220,30 @@ def train(
         degrade=degrade,
         ema_decay=ema_decay,
         patience=patience,
-        fold=fold,
+        fold=number,
         num_folds=folds or NUM_FOLDS,
+        folds_by=folds_by or FoldsBy.GROUP,
         seed=seed,
     )
     request = RunRequest(
         options=options, data=tuple(data or ()), name=name, resume=resume, overwrite=overwrite, compiled=compiled,
-        events=tensorboard,
+        events=tensorboard, held_out=held_out,
     )  # fmt: skip
-    _train(request, device, precision, in_folds=folds is not None or fold is not None, tta=tta)
+    in_folds = any(option is not None for option in (folds, fold, folds_by))
+    _train(request, device, precision, in_folds=in_folds, tta=tta)
+
+
+def _chosen_fold(fold: str | None, folds: int | None, folds_by: FoldsBy | None) -> tuple[int | None, str | None]:
+    """The number of the only fold to train, or the name of the data set that it holds out; None for all folds."""
+    if folds_by is FoldsBy.SOURCE and folds is not None:
+        raise typer.BadParameter("--folds-by source has one fold for each --data; leave --folds out")
+    if fold is None or not fold.isdecimal():
+        if fold is not None and folds_by is not FoldsBy.SOURCE:
+            raise typer.BadParameter(f"--fold {fold}: expected a number; only folds by source have names")
+        return None, fold
+    if int(fold) < 1:
+        raise typer.BadParameter(f"--fold {fold}: folds count from 1")
+    return int(fold), None
 
 
 def _train(request: RunRequest, device: DeviceName, precision: Precision, *, in_folds: bool, tta: bool) -> None:

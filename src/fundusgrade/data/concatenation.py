@@ -20,22 +20,24 @@ SEPARATOR = "+"
 """Separates the names of concatenated data sets; it may not occur in a name."""
 
 
-def open_dataset(names: Sequence[str]) -> PreparedDataset:
+def open_dataset(names: Sequence[str], *, check_splits: bool = True) -> PreparedDataset:
     """Load a data set by name or folder, or the only one in the store where none is named.
 
-    Several, also given as "A+B", are concatenated. Raises StoreError or DatasetError where one does not exist.
+    Several, also given as "A+B", are concatenated. Raises StoreError or DatasetError where one does not exist, and as
+    `concatenate_datasets` does.
     """
     single = [part for name in names for part in ([name] if Path(name).exists() else name.split(SEPARATOR))]
     folders = [store.resolve_dataset(name) for name in single] or [store.resolve_dataset(None)]
-    return concatenate_datasets([load_dataset(folder) for folder in folders])
+    return concatenate_datasets([load_dataset(folder) for folder in folders], check_splits=check_splits)
 
 
-def concatenate_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset:
+def concatenate_datasets(datasets: Sequence[PreparedDataset], *, check_splits: bool = True) -> PreparedDataset:
     """Several data sets as one; each photograph keeps its split and, as `origin`, the name of its data set.
 
     Clusters of acquisition are numbered on, so that those of different data sets differ.
     Copies in several data sets form one group. Raises DatasetError where two have the same name or were preprocessed
-    differently, or where a training photograph of one, or a copy of it, is held out in another.
+    differently, or where a training photograph of one, or a copy of it, is held out in another; the last only with
+    `check_splits`: folds make splits of their own, which keep copies together.
     """
     first, *others = datasets
     if not others:
@@ -51,7 +53,8 @@ def concatenate_datasets(datasets: Sequence[PreparedDataset]) -> PreparedDataset
             )
     rows = _rows_of_all(datasets)
     grouping = _group_across(rows)
-    _check_splits_of_copies(rows, grouping)
+    if check_splits:
+        _check_splits_of_copies(rows, grouping)
     return PreparedDataset(
         directory=first.directory.parent,
         name=SEPARATOR.join(dataset.name for dataset in datasets),

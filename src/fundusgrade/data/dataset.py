@@ -14,10 +14,10 @@ from pathlib import Path
 from fundusgrade import store
 from fundusgrade.data.manifest import ManifestRow, read_manifest
 from fundusgrade.data.samples import path_of_source
-from fundusgrade.data.splits import FOLD_FRACTIONS, assign_folds, split_groups
+from fundusgrade.data.splits import FOLD_FRACTIONS, assign_folds, hold_out_source, split_groups
 from fundusgrade.errors import DatasetError
 from fundusgrade.grades import Grade
-from fundusgrade.options import NUM_FOLDS
+from fundusgrade.options import NUM_FOLDS, FoldsBy
 from fundusgrade.photographs.recipe import PreprocessRecipe
 
 FORMAT_VERSION = 1
@@ -69,12 +69,20 @@ class PreparedDataset:
         usable = (row for row in self.rows if row.error is None and row.grade is not None)
         return tuple(row for row in usable if split in (None, "all", row.split))
 
-    def with_fold(self, fold: int, num_folds: int = NUM_FOLDS) -> PreparedDataset:
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The data sets that this one consists of, in order: its own name where it is no concatenation."""
+        return tuple(part.name for part in self.parts) or (self.name,)
+
+    def with_fold(self, fold: int, num_folds: int = NUM_FOLDS, folds_by: FoldsBy = FoldsBy.GROUP) -> PreparedDataset:
         """The same data set with fold 1..num_folds as its test split, and an eighth of the rest as validation split.
 
-        Folds keep groups together; with `NUM_FOLDS` they are those of the manifest. Raises DatasetError for a fold that
-        does not exist.
+        Folds keep groups together; with `NUM_FOLDS` they are those of the manifest. A fold by source is one of the data
+        sets that were concatenated, and the others keep their validation splits (`hold_out_source`). Raises
+        DatasetError for a fold that does not exist, or that leaves nothing to train on or to choose by.
         """
+        if folds_by is FoldsBy.SOURCE:
+            return self._with_source_held_out(fold, num_folds)
         if not 1 <= fold <= num_folds or num_folds < 2:
             raise DatasetError(f"there is no fold {fold} of {num_folds}; expected 1 to {num_folds}, of at least 2")
         rows = self.graded_rows()
@@ -90,6 +98,31 @@ class PreparedDataset:
             for row in rows
         }
         return replace(self, rows=tuple(replace(row, split=splits.get(row.source)) for row in self.rows))
+
+    def _with_source_held_out(self, fold: int, num_folds: int) -> PreparedDataset:
+        names = self.source_names
+        if len(names) < 2:
+            raise DatasetError(
+                f"folds by source hold out one data set after the other, and {self.name!r} is one data set only; name "
+                "two or more with --data, or use --folds"
+            )
+        if not 1 <= fold <= len(names) or num_folds != len(names):
+            raise DatasetError(
+                f"there is no fold {fold} of {num_folds} by source; expected 1 to {len(names)}, one for each of "
+                f"{', '.join(names)}"
+            )
+        rows, held_out = self.graded_rows(), names[fold - 1]
+        splits = hold_out_source(
+            [row.origin or "" for row in rows], [row.group for row in rows], [row.split for row in rows], held_out
+        )
+        for split in ("train", "validation", "test"):
+            if split not in splits:
+                raise DatasetError(
+                    f"with {held_out!r} held out there are no photographs for the {split} split of {self.name!r}; "
+                    "prepare data sets of more labeled photographs"
+                )
+        split_of = {row.source: split for row, split in zip(rows, splits, strict=True)}
+        return replace(self, rows=tuple(replace(row, split=split_of.get(row.source)) for row in self.rows))
 
 
 def _grade_of(row: ManifestRow) -> Grade:

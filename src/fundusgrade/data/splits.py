@@ -24,6 +24,23 @@ def assign_folds(groups: Sequence[int], grades: Sequence[Grade], num_folds: int,
     return split_groups(groups, grades, (1 / num_folds,) * num_folds, seed + 1)
 
 
+def hold_out_source(
+    origins: Sequence[str], groups: Sequence[int], splits: Sequence[str | None], held_out: str
+) -> tuple[str | None, ...]:
+    """The split of each photograph where all of one source are tested and the others train: leave one source out.
+
+    Photographs of another source keep a validation split, and train where they were trained or tested: none of them is
+    tested here. Those of a group with a photograph of the source that is held out have no split (None): they neither
+    train nor choose anything. A group that is in training of one source and in validation of another trains.
+    """
+    tested = {group for group, origin in zip(groups, origins, strict=True) if origin == held_out}
+    trained = {group for group, split in zip(groups, splits, strict=True) if split != "validation"}
+    return tuple(
+        "test" if origin == held_out else None if group in tested else "train" if group in trained else "validation"
+        for origin, group in zip(origins, groups, strict=True)
+    )
+
+
 def held_out_half(groups: NDArray[np.int64], grades: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Half of the photographs (N,) of a validation split, stratified by grade, with each group in one half.
 

@@ -62,14 +62,20 @@ def candidate_from_file(name_or_path: str, part: str = "test") -> Candidate:
     """
     predictions = _part_of(read_predictions(store.resolve_predictions(name_or_path)), part)
     path = _stored_network(predictions, fold=int(predictions.test.folds[0]))
+    description = read_description(path) if path else None
+    leakage = predictions.leakage or _leakage_of_file(predictions, description)
+    return Candidate(predictions=predictions, description=description, leakage=leakage)
+
+
+def _leakage_of_file(predictions: PredictionSet, description: CheckpointDescription | None) -> str:
+    """What the networks behind stored predictions were trained without, in a sentence."""
+    if not predictions.test.folds.any():
+        return "Stored predictions: the file does not say whether these images were used to train or select the model."
+    without = "it, its copies and its patient"
+    if description is not None and description.provenance.held_out_source is not None:
+        without = "the data set that it is of, its copies and its patient"
     num_folds = len(set(predictions.test.folds.tolist()))
-    leakage = predictions.leakage or (
-        f"Cross-validated: each image was graded by one of {num_folds} networks, trained without it, its copies and "
-        "its patient."
-        if predictions.test.folds.any()
-        else "Stored predictions: the file does not say whether these images were used to train or select the model."
-    )
-    return Candidate(predictions=predictions, description=read_description(path) if path else None, leakage=leakage)
+    return f"Cross-validated: each image was graded by one of {num_folds} networks, trained without {without}."
 
 
 def _part_of(predictions: PredictionSet, part: str) -> PredictionSet:

@@ -11,6 +11,7 @@ from typing import Any
 import timm
 
 from fundusgrade import __version__, store
+from fundusgrade.data.concatenation import SEPARATOR
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.errors import CheckpointError, StoreError
 from fundusgrade.grades import NUM_GRADES
@@ -18,7 +19,7 @@ from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity
 from fundusgrade.metrics.referral import OperatingPoint
 from fundusgrade.networks.heads import NO_OFFSETS, NUM_CUTS, Calibration
 from fundusgrade.networks.network import NetworkSpec
-from fundusgrade.options import Head
+from fundusgrade.options import FoldsBy, Head
 from fundusgrade.photographs.recipe import RECIPE_VERSION, PreprocessRecipe
 
 FORMAT_VERSION = 1
@@ -48,8 +49,21 @@ class Provenance:
         """
         fold, num_folds = self.options.get("fold"), self.options.get("num_folds")
         if isinstance(fold, int) and isinstance(num_folds, int):
-            return dataset.with_fold(fold, num_folds)
+            return dataset.with_fold(fold, num_folds, self.folds_by)
         return dataset
+
+    @property
+    def folds_by(self) -> FoldsBy:
+        """What the folds hold out, of one of which the model is; of the first files it is not recorded."""
+        return FoldsBy(str(self.options.get("folds_by") or FoldsBy.GROUP))
+
+    @property
+    def held_out_source(self) -> str | None:
+        """The data set of `data_name` that the model was not trained on, where its fold is by source."""
+        fold, names = self.options.get("fold"), self.data_name.split(SEPARATOR)
+        if self.folds_by is not FoldsBy.SOURCE or not isinstance(fold, int) or not 1 <= fold <= len(names):
+            return None
+        return names[fold - 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +173,8 @@ def _provenance(described: dict[str, Any]) -> Provenance:
     for name in ("options", "metrics", "versions"):
         if not isinstance(getattr(provenance, name), dict):
             raise ValueError(f"its {name} are no table")
+    if provenance.options.get("folds_by") not in (None, *FoldsBy):
+        raise ValueError(f"its folds are by {provenance.options['folds_by']}, expected {' or '.join(FoldsBy)}")
     return provenance
 
 

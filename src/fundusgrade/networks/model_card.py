@@ -66,8 +66,10 @@ def _model_lines(description: CheckpointDescription) -> str:
 def _training_lines(description: CheckpointDescription) -> str:
     provenance = description.provenance
     options = {name: provenance.options.get(name) for name in _OPTIONS}
+    held_out = provenance.held_out_source
     return _bullets(
         f"data set: `{provenance.data_name}`, manifest SHA-256 `{provenance.data_hash}`",
+        *([f"held out: `{held_out}`; trained and selected on the others"] if held_out else []),
         f"loss: {provenance.options.get('loss', 'cross-entropy')}, "
         f"with `--class-weights {provenance.options.get('class_weights')}`",
         "options: " + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),

@@ -1,10 +1,13 @@
-"""Cross-validation: train a network for each fold, and pool the out-of-fold predictions."""
+"""Cross-validation: train a network for each fold, and pool the out-of-fold predictions.
+
+Folds are random groups of photographs, or data sets: then each is graded by a network that was trained on the others.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +23,7 @@ from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, concatena
 from fundusgrade.networks.checkpoint import load_checkpoint, read_description
 from fundusgrade.networks.description import Provenance
 from fundusgrade.networks.device import DeviceChoice, choose_device
-from fundusgrade.options import DeviceName, Precision
+from fundusgrade.options import DeviceName, FoldsBy, Precision
 from fundusgrade.training.class_counts import check_grades
 from fundusgrade.training.distributed import process_group
 from fundusgrade.training.options import TrainOptions
@@ -37,6 +40,14 @@ from fundusgrade.training.runs import (
 from fundusgrade.training.state import STATE_FILE
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Folds:
+    """How many folds there are, and what each holds out."""
+
+    number: int
+    by: FoldsBy
+
+
 def cross_validate(
     request: RunRequest, *, device: DeviceName, precision: Precision, console: Console, tta: bool = False
 ) -> FinishedRun:
@@ -46,10 +57,9 @@ def cross_validate(
     Overwriting discards all folds first. Raises TrainingError where a fold is unfinished and neither resumed nor
     overwritten, has other options or data, lacks grades or has learned nothing. The main process grades and pools.
     """
-    options, dataset, choice = request.options, request.dataset(), choose_device(device, precision)
-    name = store.checked_name(request.name or default_name(dataset, options))
-    if name.endswith(TTA_SUFFIX):
-        raise TrainingError(f"--name {name}: names that end with {TTA_SUFFIX} are reserved for predictions with --tta")
+    dataset, choice = request.dataset(), choose_device(device, precision)
+    request = _with_sources(request, dataset)
+    options, name = request.options, _checked_name(request, dataset)
     folds = range(1, options.num_folds + 1)
     if request.overwrite and options.fold is None:
         if not request.resume and process_group().is_main_process:
@@ -59,12 +69,12 @@ def cross_validate(
     kept = [fold for fold in folds if fold != options.fold and _is_trained(fold_name(name, fold))]
     _check_same_training(name, kept, options, dataset)
     chosen = folds if options.fold is None else (options.fold,)
-    _check_grades_of_folds(dataset, [fold for fold in chosen if fold not in kept], options.num_folds)
+    _check_grades_of_folds(dataset, [fold for fold in chosen if fold not in kept], options)
     for fold in chosen:
         if fold in kept:
             console.print(f"fold {fold}: {fold_name(name, fold)} is in the store", highlight=False)
             continue
-        console.print(f"fold {fold} of {options.num_folds}", highlight=False)
+        console.print(_describe_fold(fold, dataset, options), highlight=False, soft_wrap=True, markup=False)
         fold_request = replace(request, name=fold_name(name, fold), options=replace(options, fold=fold))
         if options.fold is None and request.resume and not _is_unfinished(fold_name(name, fold)):
             fold_request = replace(fold_request, resume=False)
@@ -74,13 +84,19 @@ def cross_validate(
             return finished
     if not process_group().is_main_process:
         return FinishedRun(path=None, summary="", interrupted=False)
-    finished = pool_folds(name, dataset, num_folds=options.num_folds, choice=choice, tta=tta)
+    finished = pool_folds(name, dataset, num_folds=options.num_folds, folds_by=options.folds_by, choice=choice, tta=tta)
     clear_run(store.run_directory(name))
     return finished
 
 
 def pool_folds(
-    name: str, dataset: PreparedDataset, *, num_folds: int, choice: DeviceChoice, tta: bool = False
+    name: str,
+    dataset: PreparedDataset,
+    *,
+    num_folds: int,
+    choice: DeviceChoice,
+    folds_by: FoldsBy = FoldsBy.GROUP,
+    tta: bool = False,
 ) -> FinishedRun:
     """Grade each fold's photographs with the network trained without them, and write all predictions into one file.
 
@@ -90,7 +106,8 @@ def pool_folds(
     trained = [fold for fold in range(1, num_folds + 1) if _is_trained(fold_name(name, fold))]
     if not trained:
         raise TrainingError(f"no folds of {name!r} are in the store; train them with `fundusgrade train --folds`")
-    parts = [_grade_fold(name, dataset, fold, num_folds, choice, tta) for fold in trained]
+    folds = _Folds(number=num_folds, by=folds_by)
+    parts = [_grade_fold(name, dataset, fold, folds, choice, tta) for fold in trained]
     pooled_name = name + TTA_SUFFIX if tta else name
     path = store.predictions_file(pooled_name)
     pooled = PredictionSet(
@@ -102,6 +119,33 @@ def pool_folds(
     write_predictions(pooled, path)
     missing = f" (folds {', '.join(map(str, trained))} of {num_folds})" if len(trained) < num_folds else ""
     return FinishedRun(path=path, summary=_summary(pooled, path, missing), interrupted=False)
+
+
+def _with_sources(request: RunRequest, dataset: PreparedDataset) -> RunRequest:
+    """The request with as many folds as there are data sets, and the number of the one whose name is given.
+
+    Raises TrainingError where folds are not by source, or none of the data sets has the name, and DatasetError where
+    there is one data set only.
+    """
+    options, names = request.options, dataset.source_names
+    if options.folds_by is not FoldsBy.SOURCE:
+        if request.held_out is not None:
+            raise TrainingError(f"--fold {request.held_out}: expected a number; only folds by source have names")
+        return request
+    options = replace(options, num_folds=len(names))
+    if request.held_out is not None:
+        if request.held_out not in names:
+            raise TrainingError(f"--fold {request.held_out}: expected a number or one of {', '.join(names)}")
+        options = replace(options, fold=names.index(request.held_out) + 1)
+    dataset.with_fold(options.fold or 1, options.num_folds, options.folds_by)
+    return replace(request, options=options, held_out=None)
+
+
+def _checked_name(request: RunRequest, dataset: PreparedDataset) -> str:
+    name = store.checked_name(request.name or default_name(dataset, request.options))
+    if name.endswith(TTA_SUFFIX):
+        raise TrainingError(f"--name {name}: names that end with {TTA_SUFFIX} are reserved for predictions with --tta")
+    return name
 
 
 def _discard_folds(name: str, folds: Sequence[int]) -> None:
@@ -118,10 +162,11 @@ def _discard_folds(name: str, folds: Sequence[int]) -> None:
 def _check_same_training(name: str, folds: Sequence[int], options: TrainOptions, dataset: PreparedDataset) -> None:
     """Raise TrainingError where folds have other options or data: their predictions must not be pooled."""
     expected = {key: value for key, value in options.filled().recorded().items() if key != "fold"}
+    all_folds = _Folds(number=options.num_folds, by=options.folds_by)
     for fold in folds:
         path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
         provenance = read_description(path).provenance
-        _check_same_data(name, provenance, dataset, fold, options.num_folds)
+        _check_same_data(name, provenance, dataset, fold, all_folds)
         used = provenance.options
         different = [f"{key} {used[key]}" for key, value in expected.items() if key in used and used[key] != value]
         if different:
@@ -131,13 +176,19 @@ def _check_same_training(name: str, folds: Sequence[int], options: TrainOptions,
             )
 
 
-def _check_grades_of_folds(dataset: PreparedDataset, folds: Sequence[int], num_folds: int) -> None:
+def _check_grades_of_folds(dataset: PreparedDataset, folds: Sequence[int], options: TrainOptions) -> None:
     """Raise TrainingError, which names the fold, where a training or validation split has one grade only."""
     for fold in folds:
         try:
-            check_grades(dataset.with_fold(fold, num_folds))
+            check_grades(dataset.with_fold(fold, options.num_folds, options.folds_by))
         except TrainingError as error:
-            raise TrainingError(f"fold {fold} of {num_folds}: {error}") from error
+            raise TrainingError(f"{_describe_fold(fold, dataset, options)}: {error}") from error
+
+
+def _describe_fold(fold: int, dataset: PreparedDataset, options: TrainOptions) -> str:
+    """ "fold 2 of 3", and which data set a fold by source holds out."""
+    held_out = f": {dataset.source_names[fold - 1]} is held out" if options.folds_by is FoldsBy.SOURCE else ""
+    return f"fold {fold} of {options.num_folds}{held_out}"
 
 
 def _is_unfinished(name: str) -> bool:
@@ -149,24 +200,26 @@ def _is_trained(name: str) -> bool:
     return (store.model_directory(name) / store.MODEL_FILE).is_file() and not _is_unfinished(name)
 
 
-def _check_same_data(name: str, provenance: Provenance, dataset: PreparedDataset, fold: int, num_folds: int) -> None:
-    used = (provenance.data_hash, provenance.options.get("fold"), provenance.options.get("num_folds"))
-    if used != (dataset.hash, fold, num_folds):
+def _check_same_data(name: str, provenance: Provenance, dataset: PreparedDataset, fold: int, folds: _Folds) -> None:
+    options, by_source = provenance.options, {FoldsBy.SOURCE: " by source", FoldsBy.GROUP: ""}
+    used = (provenance.data_hash, options.get("fold"), options.get("num_folds"), provenance.folds_by)
+    if used != (dataset.hash, fold, folds.number, folds.by):
         raise TrainingError(
-            f"{fold_name(name, fold)} was trained on {provenance.data_name}, fold {used[1]} of {used[2]}; expected "
-            f"{dataset.name}, as it is now, fold {fold} of {num_folds}; train it again with --overwrite"
+            f"{fold_name(name, fold)} was trained on {provenance.data_name}, fold {used[1]} of {used[2]}"
+            f"{by_source[used[3]]}; expected {dataset.name}, as it is now, fold {fold} of {folds.number}"
+            f"{by_source[folds.by]}; choose another --name, or train it again with --overwrite"
         )
 
 
 def _grade_fold(
-    name: str, dataset: PreparedDataset, fold: int, num_folds: int, choice: DeviceChoice, tta: bool
+    name: str, dataset: PreparedDataset, fold: int, folds: _Folds, choice: DeviceChoice, tta: bool
 ) -> PredictionSet:
     """Predictions of one fold's test and validation photographs by its network."""
     path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
     checkpoint = load_checkpoint(path)
-    _check_same_data(name, checkpoint.description.provenance, dataset, fold, num_folds)
+    _check_same_data(name, checkpoint.description.provenance, dataset, fold, folds)
     grader = Grader(checkpoint, choice, tta=tta)
-    return predict_dataset(grader, dataset.with_fold(fold, num_folds), "test", fold=fold)
+    return predict_dataset(grader, dataset.with_fold(fold, folds.number, folds.by), "test", fold=fold)
 
 
 def _summary(pooled: PredictionSet, path: Path, missing: str) -> str:

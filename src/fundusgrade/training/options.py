@@ -8,7 +8,7 @@ from pathlib import Path
 from fundusgrade.errors import TrainingError
 from fundusgrade.networks.network import CNN
 from fundusgrade.networks.timm_hub import public_name
-from fundusgrade.options import NUM_FOLDS, ClassWeights, Decision, Head, Loss, Recipe
+from fundusgrade.options import NUM_FOLDS, ClassWeights, Decision, FoldsBy, Head, Loss, Recipe
 from fundusgrade.training.losses import CLASS_WEIGHT_POWERS, resolve_head_and_loss
 
 _MAX_SEED = 2**32
@@ -102,7 +102,11 @@ class TrainOptions:
     splits."""
 
     num_folds: int = NUM_FOLDS
-    """Folds of a cross-validation, 2 or more; default 5."""
+    """Folds of a cross-validation, 2 or more; default 5. Folds by source are as many as there are data sets."""
+
+    folds_by: FoldsBy = FoldsBy.GROUP
+    """What a fold holds out: random groups of photographs (`group`, the default), or one of several data sets
+    (`source`), which measures a network where nobody trained it."""
 
     @property
     def num_epochs(self) -> int:

@@ -26,7 +26,7 @@ from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import fold_name
 from fundusgrade.metrics.referral import OperatingPoint
-from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint, read_description, save_checkpoint
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device
@@ -82,7 +82,7 @@ def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
         raise TrainingError(f"a model {request.name!r} is in the store; give another --name, or --overwrite")
     checkpoint = load_checkpoint(store.resolve_model(request.model))
     provenance = checkpoint.description.provenance
-    dataset = open_dataset(request.data or tuple(provenance.data_name.split(SEPARATOR)))
+    dataset = open_dataset(request.data or tuple(provenance.data_name.split(SEPARATOR)), check_splits=False)
     own_splits = provenance.with_training_splits(dataset)
     usable = {row.source for split in ("train", "validation") for row in own_splits.graded_rows(split)}
     held_out = _out_of_fold(request.folds, checkpoint, dataset, usable, choice)
@@ -136,8 +136,9 @@ def _out_of_fold(
 ) -> _OutOfFold:
     """Outputs for the usable photographs, each by the network of the fold that holds it out."""
     first = store.model_directory(fold_name(name, 1)) / store.MODEL_FILE
-    num_folds = load_checkpoint(first).description.provenance.options.get("num_folds") if first.is_file() else None
-    if not isinstance(num_folds, int):
+    of_first = read_description(first).provenance if first.is_file() else None
+    num_folds = of_first.options.get("num_folds") if of_first else None
+    if of_first is None or not isinstance(num_folds, int):
         raise TrainingError(
             f"no cross-validation {name!r} in the store: {first} is missing; train one with `fundusgrade train --folds`"
         )
@@ -145,7 +146,8 @@ def _out_of_fold(
     data: list[str] = []
     for fold in range(1, num_folds + 1):
         checkpoint = _checked_fold(fold_name(name, fold), model)
-        rows = [row for row in dataset.with_fold(fold, num_folds).graded_rows("test") if row.source in usable]
+        held_out = dataset.with_fold(fold, num_folds, of_first.folds_by).graded_rows("test")
+        rows = [row for row in held_out if row.source in usable]
         if rows:
             parts.append(_outputs(checkpoint, dataset, rows, choice))
             data += names_of_data(dataset, rows)

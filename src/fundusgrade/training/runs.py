@@ -22,7 +22,7 @@ from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.device import choose_device
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.timm_hub import short_name
-from fundusgrade.options import DeviceName, Precision
+from fundusgrade.options import DeviceName, FoldsBy, Precision
 from fundusgrade.training.class_counts import check_grades, describe_grades, grade_warnings
 from fundusgrade.training.distributed import launch_id, process_group
 from fundusgrade.training.history import draw_training_curves
@@ -87,9 +87,15 @@ class RunRequest:
     events: Path | None = None
     """Folder of an event log for TensorBoard; default None, no log."""
 
+    held_out: str | None = None
+    """Name of the data set whose fold is the only one to train, of folds by source; default None, as `fold` says."""
+
     def dataset(self) -> PreparedDataset:
-        """The data to train on, one data set or several combined. Raises StoreError or DatasetError."""
-        return open_dataset(self.data)
+        """The data to train on, one data set or several combined. Raises StoreError or DatasetError.
+
+        Folds by source use neither the training nor the test splits of the data sets, so copies may be in both.
+        """
+        return open_dataset(self.data, check_splits=self.options.folds_by is not FoldsBy.SOURCE)
 
 
 def plan_run(request: RunRequest) -> RunPlan:
@@ -100,7 +106,7 @@ def plan_run(request: RunRequest) -> RunPlan:
     """
     dataset, options, resume, overwrite = request.dataset(), request.options, request.resume, request.overwrite
     if options.fold is not None:
-        dataset = dataset.with_fold(options.fold, options.num_folds)
+        dataset = dataset.with_fold(options.fold, options.num_folds, options.folds_by)
     name = store.checked_name(request.name or default_name(dataset, options))
     directory = store.run_directory(name)
     has_state = (directory / STATE_FILE).is_file()
@@ -226,8 +232,17 @@ def _describe_plan(plan: RunPlan) -> list[str]:
     return [
         f"network: {options.arch}, {options.head.value} head, {options.loss.value} loss, up to {options.epochs} epochs",
         describe_grades(plan.dataset),
+        *_describe_left_out(plan),
         *(f"Warning: {warning}" for warning in grade_warnings(plan.dataset)),
     ]
+
+
+def _describe_left_out(plan: RunPlan) -> list[str]:
+    """How many photographs neither train nor test, where the fold is a data set of which others hold copies."""
+    num_left_out = sum(row.split is None for row in plan.dataset.graded_rows())
+    if plan.options.folds_by is not FoldsBy.SOURCE or not num_left_out:
+        return []
+    return [f"left out: {num_left_out} photographs of the other data sets, which are copies of held-out ones"]
 
 
 def _describe_failure(plan: RunPlan, result: TrainResult) -> str:
