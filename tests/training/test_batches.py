@@ -204,7 +204,7 @@ def test_no_gray_enters_the_outline_however_the_disc_is_turned(outline: Outline,
     shown, fill = torch.from_numpy(canonical_outline(recipe)), 128 / 255
     images = torch.where(disc, 255, 128).to(torch.uint8).expand(50, 3, -1, -1)
     changes = draw_changes(50, torch.Generator().manual_seed(0))
-    changes[:, 6:] = torch.tensor([1.0, 1.0, 0.0])  # contrast, saturation, brightness as they are
+    changes[:, 6:9] = torch.tensor([1.0, 1.0, 0.0])  # contrast, saturation, brightness as they are
     result = augment(images, fill, changes, rows, outline=shown)
     expected = torch.where(shown, 1.0, fill)[slice(*(rows or (None,)))]
     assert (result - expected).abs().max() < 1e-5
@@ -216,7 +216,7 @@ def test_unchanged_discs_keep_their_pixels_up_to_the_edge() -> None:
     size_px = 64
     recipe = PreprocessRecipe(outline=Outline.MIRRORED_DISC, size_px=size_px)
     images = numbered(6, size_px).stored
-    still = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 1, 0]).expand(6, 9)
+    still = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 0]).expand(6, 11)
     result = augment(images, 0.5, still, outline=torch.from_numpy(canonical_outline(recipe)))
     axis = torch.arange(size_px) - (size_px - 1) / 2
     inner = torch.hypot(axis[None], axis[:, None]) < size_px / 2 - 2
@@ -229,7 +229,7 @@ def test_beyond_its_edge_a_disc_is_continued_by_reflection() -> None:
     axis = torch.arange(size_px) - (size_px - 1) / 2
     radius = torch.hypot(axis[None], axis[:, None])
     images = (radius * 4).to(torch.uint8).expand(1, 3, -1, -1)
-    zoomed = torch.tensor([[1.25, 0, 0, 0, 1.25, 0, 1, 1, 0]])
+    zoomed = torch.tensor([[1.25, 0, 0, 0, 1.25, 0, 1, 1, 0, 0, 0]])
     shown = torch.from_numpy(canonical_outline(PreprocessRecipe(outline=Outline.MIRRORED_DISC, size_px=size_px)))
     result = augment(images, 0.0, zoomed, outline=shown)[0, 0] * 255
     edge = size_px / 2 - 1.5
@@ -259,3 +259,28 @@ def test_light_changes_the_retina_within_its_limits(monkeypatch: pytest.MonkeyPa
     assert change.abs().max() <= limit + 1e-6
     assert change.max() > 0.5 * limit
     assert change.min() < -0.5 * limit
+
+
+# Noise
+
+
+def test_noise_has_the_deviation_that_was_drawn_and_follows_from_its_seed() -> None:
+    generator = torch.Generator().manual_seed(4)
+    changes = draw_changes(40, generator, max_noise=2.0)
+    assert changes[:, 9].min() > 0 and 255 * changes[:, 9].max() <= 2 and 255 * changes[:, 9].max() > 1.5
+    changes[:, :9] = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 1, 0])
+    images = torch.full((40, 3, 64, 64), 128, dtype=torch.uint8)
+    noise = augment(images, 0.5, changes) - 128 / 255
+    assert torch.allclose(noise.std(dim=(1, 2, 3)), changes[:, 9], rtol=0.05)
+    assert noise.mean(dim=(1, 2, 3)).abs().max() < 1e-3
+    assert augment(images, 0.5, changes).equal(augment(images, 0.5, changes))
+    one, other = noise[0] / changes[0, 9], noise[1] / changes[1, 9]
+    assert abs(float((one * other).mean())) < 0.05, "each image has its own"
+
+
+def test_only_images_of_varying_quality_get_noise() -> None:
+    assert draw_changes(5, torch.Generator().manual_seed(0))[:, 9:].eq(0).all()
+    still = torch.full((4, 3, 32, 32), 128, dtype=torch.uint8)
+    images = LabeledImages(stored=still, grades=torch.arange(4), fill=128)
+    plain, noisy = epoch_of(images)[0].images, epoch_of(replace(images, degraded=still))[0].images
+    assert float(plain.std(dim=(1, 2, 3)).max()) < 1e-5 < float(noisy.std(dim=(1, 2, 3)).min())

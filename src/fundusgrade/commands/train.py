@@ -106,7 +106,16 @@ def train(
         bool,
         typer.Option(
             "--degrade",
-            help="Augment with lower image quality: half of the images are shrunk, blurred and compressed.",
+            help="Augment with lower image quality: half of the images are shrunk, blurred, lit unevenly, veiled and "
+            "compressed, and all get noise.",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = False,
+    progressive: Annotated[
+        bool,
+        typer.Option(
+            "--progressive",
+            help="Progressive resizing: smaller images in the first epochs, which takes about two thirds of the time.",
             rich_help_panel=_OPTIMIZATION,
         ),
     ] = False,
@@ -218,6 +227,7 @@ def train(
         calibrate=calibrate,
         mixup=mixup,
         degrade=degrade,
+        progressive=progressive,
         ema_decay=ema_decay,
         patience=patience,
         fold=number,

@@ -131,6 +131,12 @@ def start_network(
     return GradingNetwork(spec, zero_init_head(spec, _from_hub(spec)))
 
 
+def has_fixed_input(spec: NetworkSpec) -> bool:
+    """Whether the network takes images of one size only, as most vision transformers do."""
+    config = None if spec.timm_name is None else timm.get_pretrained_cfg(spec.timm_name)
+    return config is not None and bool(config.fixed_input_size)
+
+
 def zero_init_head(spec: NetworkSpec, backbone: Any) -> nn.Module:
     """Set the last layer's weights to zero: timm's random ones start with a loss that takes an epoch to undo.
 
@@ -146,8 +152,7 @@ def zero_init_head(spec: NetworkSpec, backbone: Any) -> nn.Module:
 
 def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
     """timm's model at our input size (only models with a fixed input size take `img_size`)."""
-    config = timm.get_pretrained_cfg(spec.timm_name)
-    if config is not None and config.fixed_input_size:
+    if has_fixed_input(spec):
         arguments["img_size"] = spec.input_px
     arguments = {"pretrained": False, "num_classes": NUM_OUTPUTS[spec.head], **spec.arguments, **arguments}
     try:

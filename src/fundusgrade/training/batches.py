@@ -13,11 +13,12 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.tensors import LabeledImages, copy_to_device, load_images, to_pixels
-from fundusgrade.training.augmentation import augment, draw_changes
+from fundusgrade.training.augmentation import MAX_NOISE_LEVELS, augment, draw_changes
 from fundusgrade.training.degrade import degraded_images
 from fundusgrade.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fundusgrade.training.losses import class_weights
 from fundusgrade.training.options import TrainOptions
+from fundusgrade.training.resizing import scaled_frame
 
 DEGRADED_FRACTION = 0.5
 
@@ -93,27 +94,31 @@ def training_batches(
     epoch: int,
     device: torch.device,
     mixup: float = 0.0,
+    size_px: int | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
     """One epoch, whose order and augmentation depend only on seed and epoch, so that a run can be resumed.
 
-    With `mixup` > 0 pairs of images are mixed with weights from Beta(mixup, mixup) (Zhang et al., ICLR 2018). Every
-    process draws the random numbers of the whole batch, and computes only its own images.
+    With `mixup` > 0 pairs of images are mixed with weights from Beta(mixup, mixup) (Zhang et al., ICLR 2018). Images
+    are scaled to a width of `size_px` where that is given. Every process draws the random numbers of the whole batch,
+    and computes only its own images.
     """
     generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
     order = torch.randperm(len(images), generator=generator)
     weights = torch.ones(len(images)) if images.weights is None else images.weights
-    outline = None if images.outline is None else images.outline.to(device)
+    rows, outline = scaled_frame(images, size_px)
+    outline = None if outline is None else outline.to(device)
+    max_noise = 0.0 if images.degraded is None else MAX_NOISE_LEVELS
     for step in range(num_batches(len(images), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
         own = group.batch_indices(len(chosen))
         is_degraded = None if images.degraded is None else _draw_degraded(len(chosen), generator)[own]
-        changes = draw_changes(len(chosen), generator, images.max_rotation)[own]
+        changes = draw_changes(len(chosen), generator, images.max_rotation, max_noise)[own]
         pixels = copy_to_device(_select_pixels(images, chosen[own], is_degraded), device)
         chunk = _CPU_CHUNK if device.type == "cpu" else len(own)
         parts = zip(torch.split(pixels, chunk), torch.split(copy_to_device(changes, device), chunk), strict=True)
         augmented = torch.cat(
-            [augment(part, images.fill / 255, change, images.rows, outline=outline) for part, change in parts]
+            [augment(part, images.fill / 255, change, rows, outline=outline, size_px=size_px) for part, change in parts]
         )
         mixup_weight = _draw_mixup_weight(mixup, _epoch_seed(seed, epoch) + step)
         if mixup_weight < 1:

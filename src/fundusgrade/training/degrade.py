@@ -1,4 +1,4 @@
-"""Degraded copies of photographs: downscaled, blurred and JPEG-compressed, as in other cameras and archives.
+"""Degraded copies of photographs: downscaled, defocused, lit unevenly, veiled by haze, noisy and JPEG-compressed.
 
 Networks trained on one archive adapt to its sharpness and compression, and lose accuracy where those differ
 (docs/guides/audit.md). Photographs are degraded before preprocessing, which amplifies the blocks of JPEG.
@@ -19,14 +19,19 @@ from fundusgrade.errors import DatasetError, UngradableError, UnreadableImageErr
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.images import encode_jpeg, read_image
 from fundusgrade.photographs.loading import load_pixels
-from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.pixels import FloatImage, Image
 from fundusgrade.photographs.preprocess import image_to_store
 from fundusgrade.photographs.recipe import PreprocessRecipe
 
-QUALITIES = (25, 90)
+QUALITIES = (40, 95)
+_DARKEST_RETINA = 15
 SMALLEST_SCALE = 0.5
 SMALLEST_SIDE_PX = 128
 MAX_BLUR_PX = 1.0
+MAX_HAZE = 0.3
+MAX_GAMMA = 1.3
+MAX_GRADIENT = 0.3
+MAX_NOISE_LEVELS = 2.0
 
 
 def degraded_images(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int) -> list[Image | None]:
@@ -41,16 +46,45 @@ def degraded_images(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, se
 
 
 def degrade(photograph: Image, rng: np.random.Generator) -> Image:
-    """A photograph (H, W, 3) downscaled, blurred and compressed by random amounts; its aspect ratio stays."""
+    """A photograph (H, W, 3) in worse quality by random amounts; its aspect ratio stays.
+
+    The order is that of a camera: light, haze of the eye's media, defocus, noise of the sensor, compression.
+    """
     height, width = photograph.shape[:2]
     smallest = min(1.0, max(SMALLEST_SCALE, SMALLEST_SIDE_PX / min(height, width)))
     scale = rng.uniform(smallest, 1.0)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     smaller = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)
+    hazy = _with_haze(_lit_unevenly(smaller.astype(np.float32), rng), rng)
     # Relative to the size: in pixels of an image of 224 px.
     sigma_px = rng.uniform(0.05, MAX_BLUR_PX) * min(size) / 224
-    softer = cv2.GaussianBlur(smaller, (0, 0), sigma_px)
-    return decode_image(encode_jpeg(np.asarray(softer, np.uint8), quality=int(rng.integers(*QUALITIES))))
+    softer = cv2.GaussianBlur(hazy, (0, 0), sigma_px)
+    noisy = softer + rng.standard_normal(softer.shape, np.float32) * np.float32(rng.uniform(0, MAX_NOISE_LEVELS))
+    rounded = np.clip(noisy, 0, 255).round().astype(np.uint8)
+    return decode_image(encode_jpeg(rounded, quality=int(rng.integers(*QUALITIES))))
+
+
+def _lit_unevenly(pixels: FloatImage, rng: np.random.Generator) -> FloatImage:
+    """A photograph after a random gamma, its light falling linearly towards one side."""
+    gamma = MAX_GAMMA ** rng.uniform(-1, 1)
+    angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, MAX_GRADIENT)
+    height, width = pixels.shape[:2]
+    y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
+    slope = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
+    light = 1 + np.float32(strength) * slope
+    curved = 255 * (pixels / 255) ** np.float32(gamma)
+    return np.asarray(np.minimum(curved * light[..., None], 255), np.float32)
+
+
+def _with_haze(pixels: FloatImage, rng: np.random.Generator) -> FloatImage:
+    """Colors moved towards the mean color of the retina by a random part; black stays black."""
+    brightness = pixels.mean(axis=2)
+    is_retina = brightness > _DARKEST_RETINA
+    if not is_retina.any():
+        return pixels
+    veil = pixels[is_retina].mean(axis=0)
+    part = np.float32(rng.uniform(0, MAX_HAZE)) * np.minimum(3 * brightness / veil.mean(), 1)[..., None]
+    return np.asarray(pixels + (veil - pixels) * part, np.float32)
 
 
 def _read(path: Path) -> Image:

@@ -31,6 +31,7 @@ from fundusgrade.training.mosaic import save_train_batch
 from fundusgrade.training.observers import TrainingObserver
 from fundusgrade.training.optimizer import learning_rate_factor, set_learning_rate
 from fundusgrade.training.options import TrainOptions
+from fundusgrade.training.resizing import epoch_size_px
 from fundusgrade.training.state import STATE_FILE, RunState, load_state, save_state, start_run
 from fundusgrade.training.validation import Validation, plan_validation, validate
 
@@ -144,8 +145,16 @@ def _train_epoch(
     batch_size, losses = options.batch_size, []
     num_steps = num_batches(len(training), batch_size)
     run.network.train()
+    size_px = run.network.spec.size_px
     batches = training_batches(
-        training, batch_size, seed=options.seed, epoch=epoch, device=choice.device, mixup=options.mixup, group=group
+        training,
+        batch_size,
+        seed=options.seed,
+        epoch=epoch,
+        device=choice.device,
+        mixup=options.mixup,
+        size_px=epoch_size_px(size_px, epoch, options.num_epochs) if options.progressive else size_px,
+        group=group,
     )
     for step, batch in enumerate(batches, start=1):
         steps_before = (epoch - 1) * num_steps + step - 1

@@ -82,8 +82,13 @@ class TrainOptions:
     mixes none. Default 0: mixup did not help in short schedules (docs/experiments.md)."""
 
     degrade: bool = False
-    """Whether half of an epoch's photographs are downscaled, blurred and JPEG-compressed, for cameras and archives
-    other than those of the data set. Default False: it needs the original photographs and twice the memory."""
+    """Whether half of an epoch's photographs are downscaled, blurred, lit unevenly, veiled by haze and JPEG-compressed,
+    and all get noise, for cameras and archives other than those of the data set. Default False: it needs the original
+    photographs and twice the memory."""
+
+    progressive: bool = False
+    """Whether the first epochs take smaller images (`training/resizing.py`), in about two thirds of the time. Default
+    False: networks that take one size only, as most vision transformers, cannot be trained so."""
 
     ema_decay: float = 0.99
     """Decay per step of the exponential moving average of the weights, which is validated and saved, 0 to below 1; 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import write_atomically
-from fundusgrade.networks.build import build_network, network_spec, start_network
+from fundusgrade.networks.build import build_network, has_fixed_input, network_spec, start_network
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device
 from fundusgrade.networks.network import GradingNetwork
@@ -79,10 +79,17 @@ class WeightAverage(ModelEmaV3):  # type: ignore[misc]  # timm has no type hints
 
 
 def start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice, *, resume: bool) -> RunState:
-    """The state before the first step; a run that is resumed reads no pretrained weights."""
+    """The state before the first step; a run that is resumed reads no pretrained weights.
+
+    Raises TrainingError where progressive resizing is asked of a network of fixed input size.
+    """
     assert options.head is not None, "options are filled before use"
     recipe = dataset.recipe
     spec = network_spec(options.arch, recipe.size_px, band_rows=recipe.band_rows, head=options.head)
+    if options.progressive and has_fixed_input(spec):
+        raise TrainingError(
+            f"--progressive: {options.arch} takes images of one size only; train it without --progressive"
+        )
     init = Path(options.init_weights) if options.init_weights else None
     hub = options.arch if is_hub_name(options.arch) else None
     pretrained = options.pretrained
