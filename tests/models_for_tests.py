@@ -25,6 +25,7 @@ from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.labels import find_samples
 from fundusgrade.data.prepare import prepare_dataset
 from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity
+from fundusgrade.metrics.referral import OperatingPoint
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import save_checkpoint
 from fundusgrade.networks.description import CheckpointDescription, Provenance
@@ -45,6 +46,7 @@ def install_model(
     kappa: float | None = 0.5,
     thresholds: tuple[float, ...] | None = None,
     conformity: Conformity = NO_CONFORMITY,
+    operating_point: OperatingPoint | None = None,
 ) -> Path:
     """Save a network with random weights in the store; its grades mean nothing, but differ between photographs."""
     recipe = PreprocessRecipe(method=method, size_px=SIZE_PX)
@@ -55,6 +57,7 @@ def install_model(
         recipe=recipe,
         thresholds=thresholds,
         conformity=conformity,
+        operating_point=operating_point,
         provenance=Provenance(
             created="2024-05-06T07:08:09+00:00",
             data_name="drawn",

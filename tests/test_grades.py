@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from fundusgrade.grades import Grade, Prediction
+from fundusgrade.grades import Grade, Prediction, Referral, Ungraded
 from fundusgrade.metrics.classification import decide_grades
 
 THRESHOLDS = (0.52, 1.62, 2.58, 3.41)
@@ -42,6 +42,40 @@ def test_a_threshold_that_is_said_to_decide_is_never_contradicted_by_rounding() 
         text = prediction(1 - expected, float(expected), 0.0, 0.0, 0.0).decided_by
         reached, threshold = map(float, re.findall(r"\d\.\d+", text))
         assert (reached >= threshold) == ("from" in text), text
+
+
+@pytest.mark.parametrize(
+    ("probability", "threshold", "reasons", "expected"),
+    [
+        (0.31, 0.3, (), Referral.YES),
+        (0.29, 0.3, (), Referral.NO),
+        (0.29, 0.3, ("dark",), Referral.UNGRADABLE),
+        (0.31, 0.3, ("dark",), Referral.YES),
+        # Compared as they are written, so that a table agrees with itself.
+        (0.29996, 0.3, (), Referral.YES),
+        (0.29994, 0.3, (), Referral.NO),
+        (0.0, 0.0, (), Referral.YES),
+        (1.0, 1.0, (), Referral.YES),
+    ],
+)
+def test_disease_that_is_found_refers_and_doubt_never_reassures(
+    probability: float, threshold: float, reasons: tuple[str, ...], expected: Referral
+) -> None:
+    found = Prediction(
+        image="eye.png",
+        model="m",
+        probabilities=(1 - probability, 0.0, probability, 0.0, 0.0),
+        referable_threshold=threshold,
+        quality_reasons=reasons,
+    )
+    assert found.referable is expected
+    assert expected.refers == (expected is not Referral.NO)
+
+
+def test_what_could_not_be_graded_is_ungradable_at_any_threshold() -> None:
+    for threshold in (0.0, 0.5, 1.0):
+        ungraded = Ungraded(image="eye.png", model="m", reason="damaged", referable_threshold=threshold)
+        assert ungraded.referable is Referral.UNGRADABLE and ungraded.referable.refers
 
 
 def test_a_grade_has_a_name_within_sentences() -> None:

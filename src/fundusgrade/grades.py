@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 NUM_GRADES = 5
 RESEARCH_USE = "Research software, not a medical device."
@@ -47,6 +47,19 @@ UNSTATED_THRESHOLD = 0.5
 GRADE_LABELS: tuple[str, ...] = tuple(grade.label for grade in Grade)
 
 
+class Referral(StrEnum):
+    """Whether a photograph, an eye or a patient has referable DR: moderate or worse. Only `NO` needs no referral."""
+
+    YES = "yes"
+    NO = "no"
+    UNGRADABLE = "ungradable"
+
+    @property
+    def refers(self) -> bool:
+        """Whether it is to be referred: what cannot be graded is never taken to be healthy."""
+        return self is not Referral.NO
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradeRange:
     """The prediction set of one photograph, from grade `low` to `high`, and an upper bound, for a target coverage.
@@ -77,7 +90,8 @@ class Prediction:
     `thresholds` are the model's four thresholds of the expected grade; the most probable grade is predicted where they
     are None. `quality_reasons` say why the photograph is of doubtful quality. `grade_range` is the
     prediction set for the target coverage; None without a target. `laterality` ("R", "L", "B" for both)
-    and `camera` are those of a DICOM file, else "".
+    and `camera` are those of a DICOM file, else "". From `referable_threshold` the probability of referable DR means
+    referable; `model_hash` is the SHA-256 of the weights, "" where it is not known.
     """
 
     image: str
@@ -88,6 +102,8 @@ class Prediction:
     grade_range: GradeRange | None = None
     laterality: str = ""
     camera: str = ""
+    referable_threshold: float = UNSTATED_THRESHOLD
+    model_hash: str = ""
 
     @property
     def gradable(self) -> bool:
@@ -131,10 +147,20 @@ class Prediction:
         """Probability of referable DR: moderate or worse."""
         return sum(self.probabilities[REFERABLE_FROM:])
 
+    @property
+    def referable(self) -> Referral:
+        """Yes where the probability, as it is written, reaches the threshold; else ungradable if quality is doubtful.
+
+        Disease that is found on a poor photograph is found; only that none is found means nothing there.
+        """
+        if round(self.referable_probability, REFERABLE_DECIMALS) >= self.referable_threshold:
+            return Referral.YES
+        return Referral.NO if self.gradable else Referral.UNGRADABLE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ungraded:
-    """A photograph that could not be graded, and the reason."""
+    """A photograph that could not be graded, and the reason; other fields as in `Prediction`."""
 
     image: str
     model: str
@@ -142,6 +168,13 @@ class Ungraded:
     quality_reasons: tuple[str, ...] = ()
     laterality: str = ""
     camera: str = ""
+    referable_threshold: float = UNSTATED_THRESHOLD
+    model_hash: str = ""
+
+    @property
+    def referable(self) -> Referral:
+        """Ungradable, whatever the threshold."""
+        return Referral.UNGRADABLE
 
 
 def describe_rule(thresholds: tuple[float, ...] | None) -> str:

@@ -23,7 +23,7 @@ def test_explain_verbatim(workplace: Path) -> None:
     assert outcome.code == 0
     number = r"-?\d+\.\d\d"
     assert re.fullmatch(
-        r"eye\.png: grade ([0-4] \w[\w ]+): .+, p = \d\.\d\d; referable p = \d\.\d\d \(tiny\)\n"
+        r"eye\.png: grade ([0-4] \w[\w ]+): .+, p = \d\.\d\d; referable: (yes|no), p = \d\.\d+, from 0\.50+ \(tiny\)\n"
         rf"eye\.png: integrated-gradients of grade \1: attributions sum to {number}, the logit changes by {number} "
         rf"from the blurred baseline, gap [+-]\d+\.\d\d \(tiny\)\n",
         outcome.stdout,
@@ -113,7 +113,7 @@ def test_explain_makes_a_folder_with_an_index_also_of_failures(workplace: Path) 
     (workplace / "images" / "bad.png").write_bytes(b"")
     outcome = Outcome("fundusgrade explain images --out maps")
     assert outcome.code == 3
-    assert outcome.stdout.count("; referable p = ") == outcome.stdout.count(" gap ") == 2
+    assert outcome.stdout.count("; referable: ") == outcome.stdout.count(" gap ") == 2
     assert "not explained: images/bad.png: the file is empty" in outcome.stderr
     assert "written: maps/index.html" in outcome.stderr
     files = sorted(path.relative_to("maps").as_posix() for path in Path("maps").rglob("*") if path.is_file())

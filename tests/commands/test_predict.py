@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,8 @@ import pytest
 from fundusgrade.data import splits
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
+from fundusgrade.metrics.referral import OperatingPoint, choose_operating_point, referral_scores
+from fundusgrade.networks.checkpoint import read_description
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image, write_image
 from tests.command_line import COLUMNS, Outcome, rows_of
@@ -39,6 +42,63 @@ def test_predict_verbatim(workplace: Path) -> None:
         assert (row["model"], row["error"]) == ("tiny", "")
     assert re.search(r"^model tiny; (cpu|cuda|mps), ", outcome.stderr)
     assert "wrote 3 rows to out.csv: 3 graded, 0 failed, 0 of doubtful quality" in outcome.stderr
+
+
+def point() -> OperatingPoint:
+    """A point chosen on drawn scores, at a threshold that some photographs reach."""
+    scores = np.arange(1, 201) / 200
+    of = referral_scores(["drawn"] * 200, np.where(scores > 0.3, 3, 0), scores, np.arange(200))
+    found = choose_operating_point(of)
+    assert found is not None
+    return found
+
+
+def test_predict_refers_from_the_threshold_of_the_model_or_from_another(workplace: Path) -> None:
+    path, stored = install_model(operating_point=point()), point()
+    save_photographs(workplace / "images", range(8))
+    save_broken_files(workplace / "broken")
+    shutil.copy(workplace / "broken" / "black.png", workplace / "images")
+    predict = "fundusgrade predict images --csv"
+    for options, threshold in (
+        ("a.csv", stored.threshold),
+        ("b.csv --sensitivity 0.6", stored.at_sensitivity(0.6).threshold),
+        ("c.csv --threshold 0.3", 0.3),
+        ("d.csv --threshold 1", 1.0),
+    ):
+        outcome = Outcome(f"{predict} {options}")
+        rows = rows_of((workplace / options.split()[0]).read_text())
+        assert {float(row["referable_threshold"]) for row in rows} == {threshold}
+        assert {row["model_hash"] for row in rows} == {read_description(path).weights_sha256[:12]}
+        for row in rows:
+            reached = row["grade"] != "" and float(row["referable_probability"]) >= threshold
+            unclear = "ungradable" if row["gradable"] == "no" else "no"
+            assert row["referable"] == ("yes" if reached else unclear)
+        answers = Counter(row["referable"] for row in rows)
+        assert f"refer {answers['yes'] + answers['ungradable']}: {answers['yes']} referable" in outcome.stderr
+        assert f"tiny: referable from p = {threshold:.4f}" in outcome.stderr
+        assert answers["ungradable"] >= 1
+    assert len({Path(f"{name}.csv").read_text() for name in "abcd"}) == 4
+    both = Outcome(f"{predict} e.csv --threshold 0.3 --sensitivity 0.9")
+    assert both.code == 2 and "exclude each other" in both.stderr
+
+
+def test_a_model_without_an_operating_point_says_so_and_knows_no_sensitivity(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", [0])
+    outcome = Outcome("fundusgrade predict images --csv a.csv")
+    assert "tiny: referable from p = 0.5000; what that finds is not known" in outcome.stderr
+    assert rows_of((workplace / "a.csv").read_text())[0]["referable_threshold"] == "0.5000"
+    asked = Outcome("fundusgrade predict images --sensitivity 0.9")
+    assert (asked.code, asked.stdout) == (1, "")
+    assert "'tiny' does not store from which threshold a sensitivity is reached" in asked.stderr
+
+
+def test_a_run_with_another_threshold_is_not_resumed(workplace: Path) -> None:
+    install_model(operating_point=point())
+    save_photographs(workplace / "images", [0, 1])
+    assert Outcome("fundusgrade predict images --csv a.csv --threshold 0.3").code == 0
+    outcome = Outcome("fundusgrade predict images --csv a.csv --threshold 0.4 --resume")
+    assert outcome.code == 1 and "referable_threshold 0.3; this run has referable_threshold 0.4" in outcome.stderr
 
 
 def test_predict_writes_nothing_but_csv_to_standard_output(workplace: Path) -> None:

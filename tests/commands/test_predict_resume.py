@@ -85,7 +85,7 @@ def test_shards_are_graded_by_several_processes_and_merged(workplace: Path, monk
         *(rows_of((workplace / name).read_text()) for name in ("out.csv", "whole.csv")), strict=True
     ):
         for column in COLUMNS:
-            if column.startswith(("p", "expected", "referable")) and expected[column]:
+            if column.startswith(("p", "expected", "referable_")) and expected[column]:
                 assert abs(float(row[column]) - float(expected[column])) < 1e-3
             else:
                 assert row[column] == expected[column]
@@ -128,6 +128,7 @@ def test_a_closed_pipe_and_control_c_end_predict_cleanly(workplace: Path) -> Non
         process.stdout.close()
         assert re.fullmatch(r"model tiny; .*\n", process.stderr.readline())
         assert "photographs at a time" in process.stderr.readline()
+        assert "referable from p = 0.5000" in process.stderr.readline()
         assert process.stderr.readline() == "1\n"  # and not a word about the pipe
         partial = workplace / "out.csv.partial"
         deadline = time.monotonic() + 120
@@ -140,8 +141,8 @@ def test_a_closed_pipe_and_control_c_end_predict_cleanly(workplace: Path) -> Non
     rows = rows_of(partial.read_text())
     assert 20 <= len(rows) < 1500
     named = re.fullmatch(
-        r"model tiny; .*\n.*at a time.*\nThe rows written so far \((\d+)\) are in out\.csv\.partial\. Resume with "
-        r"--resume\.\nInterrupted\.\n",
+        r"model tiny; .*\n.*at a time.*\ntiny: referable from .*\nThe rows written so far \((\d+)\) are in "
+        r"out\.csv\.partial\. Resume with --resume\.\nInterrupted\.\n",
         messages,
     )
     assert named and int(named[1]) in (len(rows), len(rows) - 1)  # stopped before or after a row was counted

@@ -41,6 +41,7 @@ PROVENANCE = RowProvenance(
     require_gradable=False,
     tta=False,
     coverage=None,
+    referable_threshold=0.5,
 )
 
 

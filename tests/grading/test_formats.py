@@ -33,7 +33,7 @@ def test_json_lines_say_the_same_as_csv(tmp_path: Path) -> None:
         assert row["grade"] == (int(text["grade"]) if text["grade"] else None)
         assert row["gradable"] == (text["gradable"] == "yes")
         assert row["quality_reasons"] == ([text["quality_reasons"]] if text["quality_reasons"] else [])
-        for column in ("p0", "p4", "expected_grade", "referable_probability"):
+        for column in ("p0", "p4", "expected_grade", "referable_probability", "referable_threshold"):
             assert row[column] == (float(text[column]) if text[column] else None)
 
 

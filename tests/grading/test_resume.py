@@ -101,12 +101,14 @@ def test_rows_of_an_earlier_version_are_read_but_not_mixed_with_those_of_this_on
     partial = interrupted(path, 6)
     of_an_earlier_version(partial)
     before = partial.read_bytes()
-    with pytest.raises(StoreError, match="rows lack most_probable, decided_by; finish it with that version, or start"):
+    with pytest.raises(
+        StoreError, match=r"rows lack most_probable, referable, .*model_hash; finish it with that version, or start"
+    ):
         write_all(path, request(resume=True))
     assert partial.read_bytes() == before
     write_all(path, request(overwrite=True))
     of_an_earlier_version(path)
-    with pytest.raises(StoreError, match="rows lack most_probable, decided_by"):
+    with pytest.raises(StoreError, match="rows lack most_probable, referable, "):
         write_all(path, request(resume=True))
     rows = list(read_rows(path))
     assert [row.is_graded for row in rows] == [number % 5 != 4 for number in range(len(NAMES))]

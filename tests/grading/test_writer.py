@@ -17,24 +17,32 @@ from fundusgrade.grading.rows import COLUMNS, RANGE_COLUMNS
 from fundusgrade.grading.writer import PredictionWriter
 
 HEADER = (
-    "image,grade,label,most_probable,p0,p1,p2,p3,p4,expected_grade,referable_probability,decided_by,gradable,"
-    "quality_reasons,laterality,camera,model,error\n"
+    "image,grade,label,most_probable,p0,p1,p2,p3,p4,expected_grade,referable_probability,referable,"
+    "referable_threshold,decided_by,gradable,quality_reasons,laterality,camera,model,model_hash,error\n"
 )
 
 
-GRADED = Prediction(image="eyes/a.png", model="resnet50", probabilities=(0.05, 0.1, 0.6, 0.2, 0.05))
+GRADED = Prediction(
+    image="eyes/a.png",
+    model="resnet50",
+    probabilities=(0.05, 0.1, 0.6, 0.2, 0.05),
+    referable_threshold=0.2317,
+    model_hash="0123456789abcdef" * 4,
+)
 
 
 GRADED_LINE = (
-    "eyes/a.png,2,Moderate,2,0.0500,0.1000,0.6000,0.2000,0.0500,2.1000,0.8500,"
-    '"most probable, p = 0.60",yes,,,,resnet50,\n'
+    "eyes/a.png,2,Moderate,2,0.0500,0.1000,0.6000,0.2000,0.0500,2.1000,0.8500,yes,0.2317,"
+    '"most probable, p = 0.60",yes,,,,resnet50,0123456789ab,\n'
 )
 
 
 UNGRADED = Ungraded(image="eyes/b.png", model="resnet50", reason="truncated PNG: the file ends at byte 7, in a chunk")
 
 
-UNGRADED_LINE = 'eyes/b.png,,,,,,,,,,,,no,,,,resnet50,"truncated PNG: the file ends at byte 7, in a chunk"\n'
+UNGRADED_LINE = (
+    'eyes/b.png,,,,,,,,,,,ungradable,0.5000,,no,,,,resnet50,,"truncated PNG: the file ends at byte 7, in a chunk"\n'
+)
 
 
 def written(tmp_path: Path, *results: Prediction | Ungraded) -> str:
@@ -106,7 +114,7 @@ def test_no_cell_can_become_a_formula(tmp_path: Path, name: str) -> None:
 
 def test_model_and_reason_cannot_become_formulas_either(tmp_path: Path) -> None:
     content = written(tmp_path, Ungraded(image="a.png", model="=m", reason="@r", camera="=c"))
-    assert content == HEADER + "a.png,,,,,,,,,,,,no,,,'=c,'=m,'@r\n"
+    assert content == HEADER + "a.png,,,,,,,,,,,ungradable,0.5000,,no,,,'=c,'=m,,'@r\n"
 
 
 def test_eye_and_camera_stand_before_the_model(tmp_path: Path) -> None:

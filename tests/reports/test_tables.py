@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,19 @@ from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade, GradeRange, Pr
 from fundusgrade.metrics.conformal import KnownCoverage
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import read_predictions
+from fundusgrade.metrics.referral import UNSTATED_POINT, choose_operating_point, referral_scores
 from fundusgrade.metrics.score_keys import WITHIN_ACQUISITION_KEYS, ScoreKey
 from fundusgrade.photographs.recipe import PreprocessRecipe
-from fundusgrade.reports.listings import coverage_line, dataset_summary, datasets_table, models_table, prediction_line
+from fundusgrade.reports.listings import (
+    coverage_line,
+    dataset_summary,
+    datasets_table,
+    models_table,
+    operating_point_line,
+    prediction_line,
+    referral_in_words,
+    referral_line,
+)
 from fundusgrade.reports.tables import (
     acquisition_in_words,
     comparisons_table,
@@ -123,10 +134,48 @@ def test_scores_are_written_as_json_figure_and_predictions(tmp_path: Path) -> No
 
 def test_one_line_for_people() -> None:
     assert prediction_line(GRADED) == (
-        "eyes/a.png: grade 2 Moderate: most probable, p = 0.60; referable p = 0.85 (resnet50)"
+        "eyes/a.png: grade 2 Moderate: most probable, p = 0.60; referable: yes, p = 0.85, from 0.50 (resnet50)"
     )
     undecodable = dataclasses.replace(GRADED, image=os.fsdecode(b"eye\xff.png"))
     assert prediction_line(undecodable).startswith("eye\\udcff.png: grade 2")
+
+
+def test_the_answer_for_a_referral_is_never_contradicted_by_rounding() -> None:
+    for probability, threshold in ((0.2296, 0.2304), (0.2304, 0.2296), (0.23, 0.23), (0.5, 0.2317), (0.1, 0.2317)):
+        of = dataclasses.replace(
+            GRADED, probabilities=(1 - probability, 0, probability, 0, 0), referable_threshold=threshold
+        )
+        found = re.fullmatch(r"referable: (\w+), p = (\d\.\d+), from (\d\.\d+)", referral_in_words(of))
+        assert found is not None
+        assert (found[1] == "yes") == (float(found[2]) >= float(found[3])) == (probability >= threshold)
+
+
+def test_the_operating_point_is_said_with_what_it_finds_on_each_data_set() -> None:
+    rng = np.random.default_rng(0)
+    grades, scores = rng.integers(0, 5, 400), rng.random(400)
+    parts = [
+        referral_scores(["a" if i % 2 else "b" for i in range(200)], grades[half], scores[half], np.arange(200))
+        for half in (slice(200), slice(200, 400))
+    ]
+    point = choose_operating_point(*parts, sensitivity=0.9)
+    assert point is not None
+    line, (overall, a, b) = operating_point_line("m", point), point.rates
+    assert line.startswith(f"m: referable from p = {point.threshold:.4f}, chosen for a sensitivity of 0.9 on 200 valid")
+    assert "on validation photographs that chose nothing: all: " in line
+    for rates in (overall, a, b):
+        assert (
+            f"{rates.data or 'all'}: sensitivity {rates.sensitivity.describe(2)} of {rates.num_referable}, "
+            f"specificity {rates.specificity.describe(2)} of {rates.num_others}" in line
+        )
+    unknown = operating_point_line("m", UNSTATED_POINT)
+    assert unknown.startswith("m: referable from p = 0.5000; what that finds is not known, because the model stores no")
+    one = operating_point_line("m", replace(point, rates=(overall, a), held_out=()))
+    assert "on these photographs themselves: a: sensitivity" in one and "all:" not in one
+
+
+def test_the_summary_refers_what_cannot_be_graded() -> None:
+    line = referral_line(num_referable=5, num_failed=2, num_doubtful=3, num_healthy=90)
+    assert line == "refer 10: 5 referable, 5 ungradable (2 failed, 3 of doubtful quality); do not refer 90"
 
 
 def test_the_line_of_a_grade_that_is_not_the_most_probable_says_what_decided() -> None:
@@ -138,7 +187,7 @@ def test_the_line_of_a_grade_that_is_not_the_most_probable_says_what_decided() -
     )
     assert prediction_line(decided) == (
         "eyes/a.png: grade 3 Severe: expected grade 2.90, severe from 2.58; most probable moderate, p = 0.43; "
-        "referable p = 0.97 (resnet50); doubtful quality: dark"
+        "referable: yes, p = 0.97, from 0.50 (resnet50); doubtful quality: dark"
     )
 
 
@@ -146,7 +195,7 @@ def test_a_range_is_in_the_line_with_the_grade_that_the_eye_could_be_as_bad_as()
     of = GradeRange(low=Grade.MILD, high=Grade.SEVERE, upper_bound=Grade.PROLIFERATIVE, coverage=0.9)
     line = prediction_line(dataclasses.replace(GRADED, grade_range=of))
     words = "90 % prediction set mild to severe, could be as bad as proliferative"
-    assert line.endswith(f"referable p = 0.85; {words} (resnet50)")
+    assert line.endswith(f"referable: yes, p = 0.85, from 0.50; {words} (resnet50)")
     alone = dataclasses.replace(of, low=Grade.NONE, high=Grade.NONE, upper_bound=Grade.MILD, coverage=0.975)
     assert alone.describe() == "97.5 % prediction set no DR, could be as bad as mild"
 

@@ -70,6 +70,26 @@ CoverageOption = Annotated[
         "eye could be as bad as; e.g. 0.9 (default: none).",
     ),
 ]
+SensitivityOption = Annotated[
+    float | None,
+    typer.Option(
+        "--sensitivity",
+        min=0.5,
+        max=0.999,
+        help="Refer from the probability that finds this proportion of the referable photographs of the model's "
+        "validation, e.g. 0.95 (default: the operating point stored with the model).",
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        min=0.0,
+        max=1.0,
+        help="Refer from this probability of moderate or worse, e.g. 0.3 (default: the operating point stored with the "
+        "model).",
+    ),
+]
 TargetOption = Annotated[
     str,
     typer.Option(
@@ -133,6 +153,19 @@ def report_coverage(grader: Grader) -> None:
 
     if grader.coverage is not None:
         message(coverage_line(grader.name, grader.known_coverage(), grader.coverage))
+
+
+def check_point(sensitivity: float | None, threshold: float | None) -> None:
+    """Raises BadParameter where both `SensitivityOption` and `ThresholdOption` are given."""
+    if sensitivity is not None and threshold is not None:
+        raise typer.BadParameter("--sensitivity and --threshold exclude each other: give one of them")
+
+
+def report_operating_point(grader: Grader) -> None:
+    """Print from which probability a grader refers, and what that finds on the model's validation photographs."""
+    from fundusgrade.reports.listings import operating_point_line
+
+    message(operating_point_line(grader.name, grader.operating_point))
 
 
 def explain_options(methods: Sequence[str] | None, target: str) -> list[ExplainOptions]:

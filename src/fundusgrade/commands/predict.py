@@ -17,9 +17,13 @@ from fundusgrade.commands.options import (
     ModelOption,
     PhotographsArgument,
     PrecisionOption,
+    SensitivityOption,
+    ThresholdOption,
     TtaOption,
+    check_point,
     find_photographs,
     report_coverage,
+    report_operating_point,
 )
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.terminal import message, progress
@@ -58,6 +62,8 @@ def predict(
     ] = False,
     tta: TtaOption = False,
     coverage: CoverageOption = None,
+    sensitivity: SensitivityOption = None,
+    threshold: ThresholdOption = None,
     shard: Annotated[
         str | None,
         typer.Option(help="Grade shard i of n only, e.g. 2/4, and write FILE.2-of-4.csv; see `merge` (default: all)."),
@@ -67,15 +73,17 @@ def predict(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard a partial output and start over.")] = False,
 ) -> None:
-    """Grade photographs, one row each: grade, probabilities, image quality.
+    """Grade photographs, one row each: grade, probabilities, referable or not, image quality.
 
-    A photograph that cannot be graded is a row with the reason, and the exit code is 3.
+    `referable` is yes, no or ungradable; only "no" needs no referral. A photograph that cannot be graded is a row with
+    the reason, and the exit code is 3.
     """
     from fundusgrade.grading.grader import Grader
     from fundusgrade.grading.resume import ResumeRequest
     from fundusgrade.grading.writer import PredictionWriter
     from fundusgrade.reports.listings import result_line
 
+    check_point(sensitivity, threshold)
     own_shard = _shard(shard, csv, resume=resume)
     out = own_shard.file(csv) if own_shard and csv else csv
     found = find_photographs(photographs, list_file)
@@ -88,10 +96,13 @@ def predict(
         require_gradable=require_gradable,
         tta=tta,
         coverage=coverage,
+        sensitivity=sensitivity,
+        threshold=threshold,
     )
     message(f"model {grader.name}; {grader.choice.describe()}")
     message(grader.concurrency.describe())
     report_coverage(grader)
+    report_operating_point(grader)
     chosen = own_shard.select(found) if own_shard else found
     names = [each.name for each in chosen]
     request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
@@ -129,8 +140,18 @@ def _is_on_screen(path: Path | None) -> bool:
 
 
 def _report(writer: PredictionWriter, out: Path | None) -> None:
+    from fundusgrade.reports.listings import referral_line
+
     counts = f"{writer.num_graded} graded, {writer.num_ungraded} failed, {writer.num_doubtful} of doubtful quality"
     if writer.was_finished:
         message(f"{out} is complete already ({counts}); leave --resume out to grade again")
     else:
         message(f"wrote {writer.num_rows} rows to {out or 'standard output'}: {counts}")
+    message(
+        referral_line(
+            num_referable=writer.num_referable,
+            num_failed=writer.num_ungraded,
+            num_doubtful=writer.num_ungradable - writer.num_ungraded,
+            num_healthy=writer.num_rows - writer.num_referable - writer.num_ungradable,
+        )
+    )

@@ -78,6 +78,8 @@ class Grader:
         require_gradable: bool = False,
         tta: bool = False,
         coverage: float | None = None,
+        sensitivity: float | None = None,
+        threshold: float | None = None,
     ) -> None:
         self.description = checkpoint.description
         self.fingerprints = checkpoint.fingerprints
@@ -87,6 +89,7 @@ class Grader:
         self.tta = tta
         self._require_gradable = require_gradable
         self.coverage = coverage
+        self.operating_point = self.description.chosen_point(sensitivity=sensitivity, threshold=threshold)
         self._limits = None if coverage is None else conformal_limits(self.description, coverage, tta=tta)
 
     @classmethod
@@ -101,14 +104,17 @@ class Grader:
         require_gradable: bool = False,
         tta: bool = False,
         coverage: float | None = None,
+        sensitivity: float | None = None,
+        threshold: float | None = None,
     ) -> Grader:
         """Load a model or exported graph by name or path, the shipped model if None.
 
         Batch size and number of workers are chosen for this machine where they are None. `require_gradable` reports
         photographs of doubtful quality as ungraded. `tta` averages the outputs for each photograph and its mirror
         images (test-time augmentation). `coverage`, 0 to 1, adds the range of grades that contains the true grade with
-        that probability, and an upper bound. Raises StoreError for an unknown name, CheckpointError for a damaged file
-        and for a range that the model cannot give, DeviceError for a missing device.
+        that probability, and an upper bound. `sensitivity`, 0 to 1, or `threshold`, a probability of referable DR, sets
+        another operating point than the model's own. Raises StoreError for an unknown name, CheckpointError for a
+        damaged file, and for a range or a sensitivity that the model cannot give, DeviceError for a missing device.
         """
         checkpoint = load_model(store.resolve_model(model), precision)
         backbone = checkpoint.network.backbone
@@ -119,7 +125,10 @@ class Grader:
         )
         size_px = checkpoint.description.recipe.size_px
         concurrency = choose_concurrency(choice, size_px=size_px, num_workers=num_workers, batch_size=batch_size)
-        return cls(checkpoint, choice, concurrency, require_gradable=require_gradable, tta=tta, coverage=coverage)
+        return cls(
+            checkpoint, choice, concurrency, require_gradable=require_gradable, tta=tta, coverage=coverage,
+            sensitivity=sensitivity, threshold=threshold,
+        )  # fmt: skip
 
     @property
     def name(self) -> str:
@@ -155,6 +164,7 @@ class Grader:
             require_gradable=self._require_gradable,
             tta=self.tta,
             coverage=self.coverage,
+            referable_threshold=self.operating_point.threshold,
         )
 
     def grade(self, path: Path) -> Prediction | Ungraded:
@@ -229,6 +239,8 @@ class Grader:
             quality_reasons=failure.quality_reasons,
             laterality=failure.laterality,
             camera=failure.camera,
+            referable_threshold=self.operating_point.threshold,
+            model_hash=self.description.weights_sha256,
         )
 
     def _predict(self, names: Sequence[str], loaded: Sequence[LoadedPhotograph]) -> list[Prediction]:
@@ -247,6 +259,8 @@ class Grader:
                 grade_range=grade_range,
                 laterality=photograph.laterality,
                 camera=photograph.camera,
+                referable_threshold=self.operating_point.threshold,
+                model_hash=self.description.weights_sha256,
             )
             for name, photograph, row, grade_range in zip(names, loaded, probabilities, ranges, strict=True)
         ]

@@ -15,7 +15,7 @@ from fundusgrade.grading.rows import RANGE_COLUMNS, Cell, WrittenRow, json_line
 # Rows in memory at a time, whatever the size of the file.
 _GROUP_ROWS = 10_000
 _INTEGERS = ("grade", "most_probable", *RANGE_COLUMNS)
-_TEXTS = ("image", "label", "decided_by", "laterality", "camera", "model", "error")
+_TEXTS = ("image", "label", "referable", "decided_by", "laterality", "camera", "model", "model_hash", "error")
 
 
 def check_parquet() -> None:
@@ -41,7 +41,7 @@ def parquet_rows(path: Path) -> Iterator[WrittenRow]:
             for group in file.iter_batches(_GROUP_ROWS):
                 for row in group.to_pylist():
                     yield WrittenRow.of(row, json_line(_as_written(row)))
-    except (OSError, pyarrow.ArrowException, KeyError) as error:
+    except (OSError, pyarrow.ArrowException, KeyError, ValueError) as error:
         raise StoreError(
             f"{path} is damaged or not a file of predictions; grade again with `fundusgrade predict`"
         ) from error

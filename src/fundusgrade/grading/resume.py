@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import write_atomically
+from fundusgrade.grades import Referral
 from fundusgrade.grading.reader import file_columns, matching_rows, read_rows
 from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_rows, json_rows, parse_header, row_format
 
@@ -26,7 +27,7 @@ class RowProvenance:
     """Everything besides the photograph that determines a row.
 
     `description` is the SHA-256 of the model's description, which holds the hash of its weights; `coverage` the
-    target coverage of its ranges of grades, None without ranges.
+    target coverage of its ranges of grades, None without ranges; `referable_threshold` that of the operating point.
     """
 
     fundusgrade: str
@@ -38,6 +39,7 @@ class RowProvenance:
     require_gradable: bool
     tta: bool
     coverage: float | None
+    referable_threshold: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +62,17 @@ class KeptRow:
     num_bytes: int
     is_graded: bool
     is_doubtful: bool
+    referable: Referral
 
     @classmethod
     def of(cls, row: WrittenRow) -> KeptRow:
-        """The summary of one row."""
-        return cls(num_bytes=len(row.line), is_graded=row.is_graded, is_doubtful=row.is_doubtful)
+        """The summary of one row, of a file with the columns of today."""
+        return cls(
+            num_bytes=len(row.line),
+            is_graded=row.is_graded,
+            is_doubtful=row.is_doubtful,
+            referable=row.referable or Referral.UNGRADABLE,
+        )
 
 
 def provenance_file(path: Path) -> Path:

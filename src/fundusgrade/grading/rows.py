@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fundusgrade.errors import StoreError
-from fundusgrade.grades import NUM_GRADES, Prediction, Ungraded
+from fundusgrade.grades import NUM_GRADES, Prediction, Referral, Ungraded
 from fundusgrade.text import printable
 
 Cell = str | int | float | bool | tuple[str, ...] | None
@@ -22,7 +22,10 @@ Cell = str | int | float | bool | tuple[str, ...] | None
 _PROBABILITIES = (*(f"p{grade}" for grade in range(NUM_GRADES)), "expected_grade", "referable_probability")
 _OTHERS = ("gradable", "quality_reasons", "laterality", "camera", "model", "error")
 
-COLUMNS = ("image", "grade", "label", "most_probable", *_PROBABILITIES, "decided_by", *_OTHERS)
+COLUMNS = (
+    *("image", "grade", "label", "most_probable", *_PROBABILITIES, "referable", "referable_threshold", "decided_by"),
+    *(*_OTHERS[:-1], "model_hash", "error"),
+)
 
 RANGE_COLUMNS = ("grade_low", "grade_high", "could_be_as_bad_as")
 """Additional columns for predictions with a target coverage."""
@@ -31,6 +34,7 @@ NEEDED_COLUMNS = ("image", "grade", "label", *_PROBABILITIES, *_OTHERS)
 """The columns that a file of predictions has at least; earlier versions wrote no others."""
 
 _DECIMALS = 4
+_HASH_DIGITS = 12  # as `fundusgrade models` lists them
 
 # A spreadsheet evaluates a cell that begins with one of these characters, also in full width, after skipping blanks and
 # control characters. Some also split cells at semicolons, tabs and line breaks, so a cell may begin after those.
@@ -56,10 +60,15 @@ class WrittenRow:
     model: str
     is_graded: bool
     is_doubtful: bool
+    referable: Referral | None
+    """None in files of earlier versions."""
 
     @classmethod
     def of(cls, row: Mapping[str, Any], line: bytes) -> WrittenRow:
-        """A row of JSON or Parquet by column, and its line of JSON. Raises KeyError where a column is missing."""
+        """A row of JSON or Parquet by column, and its line of JSON.
+
+        Raises KeyError where a column is missing, ValueError for an unknown answer.
+        """
         return cls(
             line=line,
             columns=tuple(row),
@@ -67,6 +76,7 @@ class WrittenRow:
             model=row["model"],
             is_graded=row["grade"] is not None,
             is_doubtful=not row["gradable"],
+            referable=_referral(row.get("referable")),
         )
 
 
@@ -88,6 +98,8 @@ def row_of(result: Prediction | Ungraded, *, with_ranges: bool) -> dict[str, Cel
     row: dict[str, Cell] = dict.fromkeys(columns_of(with_ranges=with_ranges))
     row |= {"image": printable(result.image), "gradable": False, "quality_reasons": result.quality_reasons}
     row |= {"laterality": result.laterality, "camera": result.camera, "model": printable(result.model)}
+    row |= {"referable": result.referable.value, "referable_threshold": round(result.referable_threshold, _DECIMALS)}
+    row |= {"model_hash": result.model_hash[:_HASH_DIGITS]}
     if isinstance(result, Ungraded):
         return row | {"error": printable(result.reason)}
     numbers = {f"p{grade}": probability for grade, probability in enumerate(result.probabilities)}
@@ -144,6 +156,7 @@ def csv_rows(file: BinaryIO, columns: tuple[str, ...]) -> Iterator[WrittenRow]:
                 model=row["model"],
                 is_graded=row["grade"] != "",
                 is_doubtful=row["gradable"] == "no",
+                referable=_referral(row.get("referable")),
             )
         except (ValueError, KeyError, csv.Error):
             return
@@ -163,6 +176,10 @@ def json_rows(file: BinaryIO) -> Iterator[WrittenRow]:
 def name_in_row(name: str, stored_as: RowFormat) -> str:
     """A photograph's name as it is written in a row of this format."""
     return _without_formula(name) if stored_as is RowFormat.CSV else printable(name)
+
+
+def _referral(text: str | None) -> Referral | None:
+    return Referral(text) if text else None
 
 
 def _without_formula(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import file_lock
-from fundusgrade.grades import Prediction, Ungraded
+from fundusgrade.grades import Prediction, Referral, Ungraded
 from fundusgrade.grading import parquet
 from fundusgrade.grading.resume import (
     KeptRow,
@@ -57,6 +57,8 @@ class PredictionWriter:
         self.num_graded = 0
         self.num_ungraded = 0
         self.num_doubtful = 0
+        self.num_referable = 0
+        self.num_ungradable = 0
         self.num_kept = 0
         self.was_finished = False
         streams = path is None or (os.path.lexists(path) and not os.path.isfile(path))  # noqa: PTH113 (never raises)
@@ -95,7 +97,7 @@ class PredictionWriter:
         self._write(line)
         graded = isinstance(result, Prediction)
         doubtful = isinstance(result, Prediction) and not result.gradable
-        self._count(KeptRow(num_bytes=len(line), is_graded=graded, is_doubtful=doubtful))
+        self._count(KeptRow(num_bytes=len(line), is_graded=graded, is_doubtful=doubtful, referable=result.referable))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -155,6 +157,8 @@ class PredictionWriter:
         self.num_graded += row.is_graded
         self.num_ungraded += not row.is_graded
         self.num_doubtful += row.is_graded and row.is_doubtful
+        self.num_referable += row.referable is Referral.YES
+        self.num_ungradable += row.referable is Referral.UNGRADABLE
 
     def _write(self, line: bytes) -> None:
         if self.path is None:

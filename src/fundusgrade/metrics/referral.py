@@ -120,12 +120,22 @@ class OperatingPoint:
         """Whether the rates are those of photographs that chose nothing."""
         return bool(self.held_out)
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether the threshold of any other sensitivity is known."""
+        return any(scores.referable for scores in self.chosen_on)
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether anything is known about what it finds."""
+        return bool(self.rates)
+
     def at_sensitivity(self, sensitivity: float) -> OperatingPoint:
         """The point of another sensitivity, from the same photographs.
 
         Raises MetricsError where the sensitivity is not between 0 and 1, or no referable photographs are stored.
         """
-        if not any(scores.referable for scores in self.chosen_on):
+        if not self.has_scores:
             raise MetricsError(
                 f"a threshold for the sensitivity {sensitivity:g} needs the model's validation photographs, which are "
                 "not stored with it; give a threshold instead, or train or calibrate the model again"
@@ -137,7 +147,7 @@ class OperatingPoint:
         """The point of a given threshold. Raises MetricsError where that is not from 0 to 1."""
         if not 0 <= threshold <= 1:
             raise MetricsError(f"the threshold is {threshold}; expected a probability from 0 to 1")
-        return self._at(threshold)
+        return self._at(round(threshold, REFERABLE_DECIMALS))
 
     def _at(self, threshold: float) -> OperatingPoint:
         rates = measure_rates(self.held_out or self.chosen_on, threshold)

@@ -13,10 +13,10 @@ import timm
 from fundusgrade import __version__, store
 from fundusgrade.data.concatenation import SEPARATOR
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.errors import CheckpointError, StoreError
+from fundusgrade.errors import CheckpointError, MetricsError, StoreError
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity
-from fundusgrade.metrics.referral import OperatingPoint
+from fundusgrade.metrics.referral import UNSTATED_POINT, OperatingPoint
 from fundusgrade.networks.heads import NO_OFFSETS, NUM_CUTS, Calibration
 from fundusgrade.networks.network import NetworkSpec
 from fundusgrade.options import FoldsBy, Head
@@ -84,6 +84,26 @@ class CheckpointDescription:
     conformity: Conformity = NO_CONFORMITY
     operating_point: OperatingPoint | None = None
     weights_sha256: str = ""
+
+    def chosen_point(self, *, sensitivity: float | None = None, threshold: float | None = None) -> OperatingPoint:
+        """The operating point: the stored one, or that of another sensitivity or threshold, of which one may be given.
+
+        Of a model that stores none it is a threshold of 0.5. Raises CheckpointError where the model does not store from
+        which threshold a sensitivity is reached, MetricsError for a value out of range.
+        """
+        point = self.operating_point or UNSTATED_POINT
+        if sensitivity is not None and threshold is not None:
+            raise MetricsError("a sensitivity and a threshold were given; either of them sets the operating point")
+        if threshold is not None:
+            return point.at_threshold(threshold)
+        if sensitivity is None:
+            return point
+        if not point.has_scores:
+            raise CheckpointError(
+                f"the model {self.name!r} does not store from which threshold a sensitivity is reached; give a "
+                "threshold instead, or train the model again"
+            )
+        return point.at_sensitivity(sensitivity)
 
     def to_json(self) -> str:
         """Indented JSON; the fields of network and provenance stand beside the others."""

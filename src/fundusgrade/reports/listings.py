@@ -13,6 +13,7 @@ from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.grades import Grade, Prediction, Ungraded
 from fundusgrade.metrics.conformal import KnownCoverage
 from fundusgrade.metrics.estimates import describe_number
+from fundusgrade.metrics.referral import OperatingPoint, ReferralRates
 from fundusgrade.options import Split
 from fundusgrade.store import StoredDataset, StoredModel
 from fundusgrade.text import one_line, printable
@@ -58,14 +59,22 @@ def result_line(result: Prediction | Ungraded) -> str:
 
 
 def prediction_line(prediction: Prediction) -> str:
-    """One line for people: photograph, grade, what decided it, referable probability, range, model, quality."""
+    """One line for people: photograph, grade, what decided it, whether referable and why, range, model, quality."""
     grade = prediction.grade
     grade_range = "" if prediction.grade_range is None else f"; {prediction.grade_range.describe()}"
     quality = "" if prediction.gradable else f"; doubtful quality: {', '.join(prediction.quality_reasons)}"
     return one_line(
         f"{prediction.image}: grade {int(grade)} {grade.label}: {decision_in_words(prediction)}; "
-        f"referable p = {prediction.referable_probability:.2f}{grade_range} ({prediction.model}){quality}"
+        f"{referral_in_words(prediction)}{grade_range} ({prediction.model}){quality}"
     )
+
+
+def referral_in_words(prediction: Prediction) -> str:
+    """The answer for a referral with what decided it: "referable: yes, p = 0.63, from 0.23"."""
+    probability, threshold = prediction.referable_probability, prediction.referable_threshold
+    # A probability just below the threshold, rounded like it, would seem to have reached it.
+    digits = 2 if (round(probability, 2) >= round(threshold, 2)) == (round(probability, 4) >= threshold) else 4
+    return f"referable: {prediction.referable}, p = {probability:.{digits}f}, from {threshold:.{digits}f}"
 
 
 def decision_in_words(prediction: Prediction) -> str:
@@ -108,6 +117,44 @@ def coverage_line(model: str, known: Sequence[KnownCoverage], coverage: float) -
         f"{model}: {target} prediction sets contain the true grade of {', '.join(map(_describe_known, known))} "
         f"photographs from which its limits come; its bounds (could be as bad as) are set to reach that of {target} of "
         "each grade. `fundusgrade evaluate` measures both on other photographs"
+    )
+
+
+def operating_point_line(model: str, point: OperatingPoint) -> str:
+    """From which probability photographs are referable, why from there, and what that finds on each data set."""
+    lead = f"{model}: referable from p = {point.threshold:.4f}"
+    if point.sensitivity is not None:
+        num_chosen_on = sum(scores.num_photographs for scores in point.chosen_on)
+        lead += f", chosen for a sensitivity of {point.sensitivity:g} on {num_chosen_on} validation photographs"
+    if not point.rates:
+        return one_line(
+            f"{lead}; what that finds is not known, because the model stores no operating point: measure it on graded "
+            "photographs with `fundusgrade evaluate`"
+        )
+    where = "validation photographs that chose nothing" if point.is_held_out else "these photographs themselves"
+    overall, *by_data = point.rates
+    named = by_data if len(by_data) > 1 else []
+    rates = [
+        _describe_rates(overall, "" if named else by_data[0].data),
+        *(_describe_rates(of, of.data) for of in named),
+    ]
+    return one_line(f"{lead}; on {where}: {'; '.join(rates)}")
+
+
+def _describe_rates(rates: ReferralRates, data: str) -> str:
+    """ "aptos2019: sensitivity 0.93 (0.88 to 0.96) of 120, specificity 0.90 (0.86 to 0.93) of 155"."""
+    return (
+        f"{data or 'all'}: sensitivity {rates.sensitivity.describe(2)} of {rates.num_referable}, "
+        f"specificity {rates.specificity.describe(2)} of {rates.num_others}"
+    )
+
+
+def referral_line(*, num_referable: int, num_failed: int, num_doubtful: int, num_healthy: int) -> str:
+    """How many photographs refer, and why; `num_doubtful` are of doubtful quality without a referable finding."""
+    num_ungradable = num_failed + num_doubtful
+    return (
+        f"refer {num_referable + num_ungradable}: {num_referable} referable, {num_ungradable} ungradable "
+        f"({num_failed} failed, {num_doubtful} of doubtful quality); do not refer {num_healthy}"
     )
 
 
