@@ -88,10 +88,11 @@ class Prediction:
     """The grade of one photograph; `probabilities` are those of grades 0-4 and sum to 1.
 
     `thresholds` are the model's four thresholds of the expected grade; the most probable grade is predicted where they
-    are None. `quality_reasons` say why the photograph is of doubtful quality. `grade_range` is the
-    prediction set for the target coverage; None without a target. `laterality` ("R", "L", "B" for both)
-    and `camera` are those of a DICOM file, else "". From `referable_threshold` the probability of referable DR means
-    referable; `model_hash` is the SHA-256 of the weights, "" where it is not known.
+    are None. `before_recalibration` are the probabilities that decide the grade, where a clinic's calibration changed
+    `probabilities` but not the grade; else None. `quality_reasons` say why the photograph is of doubtful quality.
+    `grade_range` is the prediction set for the target coverage; None without a target. `laterality` ("R", "L", "B" for
+    both) and `camera` are those of a DICOM file, else "". From `referable_threshold` the probability of referable DR
+    means referable; `model_hash` is the SHA-256 of the weights, "" where it is not known.
     """
 
     image: str
@@ -104,6 +105,7 @@ class Prediction:
     camera: str = ""
     referable_threshold: float = UNSTATED_THRESHOLD
     model_hash: str = ""
+    before_recalibration: tuple[float, ...] | None = None
 
     @property
     def gradable(self) -> bool:
@@ -114,13 +116,14 @@ class Prediction:
     def grade(self) -> Grade:
         """Number of thresholds that the expected grade reaches, or the most probable grade (the lowest of equals)."""
         if self.thresholds is not None:
-            return Grade(sum(self.expected_grade >= threshold for threshold in self.thresholds))
-        return self.most_probable
+            expected = _expected_grade(self._deciding)
+            return Grade(sum(expected >= threshold for threshold in self.thresholds))
+        return _most_probable(self._deciding)
 
     @property
     def most_probable(self) -> Grade:
         """The most probable grade, the lowest of equals; thresholds of the expected grade may decide for another."""
-        return Grade(max(range(NUM_GRADES), key=lambda grade: self.probabilities[grade]))
+        return _most_probable(self.probabilities)
 
     @property
     def decided_by(self) -> str:
@@ -128,19 +131,26 @@ class Prediction:
 
         Grade 0 is given below the lowest threshold: "expected grade 0.31, no DR below 0.52".
         """
-        grade, expected = self.grade, self.expected_grade
+        grade, expected = self.grade, _expected_grade(self._deciding)
+        before = "" if self.before_recalibration is None else " before recalibration"
         if self.thresholds is None:
-            return f"most probable, p = {self.probabilities[grade]:.2f}"
+            return f"most probable{before}, p = {self._deciding[grade]:.2f}"
+        name, cut = grade.name_in_sentence, self.thresholds[max(grade - 1, 0)]
         if grade > Grade.NONE:
-            return f"expected grade {expected:.2f}, {grade.name_in_sentence} from {self.thresholds[grade - 1]:.2f}"
+            return f"expected grade{before} {expected:.2f}, {name} from {cut:.2f}"
         # A value just below the threshold, rounded like it, would seem to have reached it.
-        digits = 2 if round(expected, 2) < round(self.thresholds[0], 2) else 4
-        return f"expected grade {expected:.{digits}f}, {grade.name_in_sentence} below {self.thresholds[0]:.{digits}f}"
+        digits = 2 if round(expected, 2) < round(cut, 2) else 4
+        return f"expected grade{before} {expected:.{digits}f}, {name} below {cut:.{digits}f}"
 
     @property
     def expected_grade(self) -> float:
         """Mean of the grades weighted by their probabilities, 0.0 to 4.0."""
-        return sum(grade * probability for grade, probability in enumerate(self.probabilities))
+        return _expected_grade(self.probabilities)
+
+    @property
+    def _deciding(self) -> tuple[float, ...]:
+        """The probabilities that decide the grade."""
+        return self.probabilities if self.before_recalibration is None else self.before_recalibration
 
     @property
     def referable_probability(self) -> float:
@@ -175,6 +185,15 @@ class Ungraded:
     def referable(self) -> Referral:
         """Ungradable, whatever the threshold."""
         return Referral.UNGRADABLE
+
+
+def _expected_grade(probabilities: tuple[float, ...]) -> float:
+    return sum(grade * probability for grade, probability in enumerate(probabilities))
+
+
+def _most_probable(probabilities: tuple[float, ...]) -> Grade:
+    """The most probable grade, the lowest of equals."""
+    return Grade(max(range(NUM_GRADES), key=lambda grade: probabilities[grade]))
 
 
 def describe_rule(thresholds: tuple[float, ...] | None) -> str:

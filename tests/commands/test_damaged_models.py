@@ -47,6 +47,21 @@ def point(*, threshold: float = 0.5, score: float = 0.5, groups: Sequence[int] =
     return {"threshold": threshold, "sensitivity": 0.9, "rates": [], "chosen_on": [scores], "held_out": []}
 
 
+def clinic(**changes: object) -> dict[str, Any]:
+    """A stored calibration for a clinic, right but for the changes."""
+    names = ("parent", "parent_sha256", "created", "data_name", "data_hash", "camera")
+    rates = {"threshold": 0.2, "sensitivity": 0.9, "confidence": 0.9}
+    counts = dict.fromkeys(("num_referable", "num_missed", "num_others", "num_others_referred"), 30)
+    right = {
+        **dict.fromkeys(names, "a"),
+        "recalibration": {"slope": 0.9, "intercept": 0.0},
+        "changes_grades": False,
+        "certificate": rates | counts,
+        "scores": {"quantiles": [0.1, 0.5], "num_photographs": 2, "num_patients": 1},
+    }
+    return right | changes
+
+
 FALSE_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "size": lambda d: d.update(size_px=10**9),
     "size, everywhere": lambda d: (d.update(size_px=10**9), deep(d, size_px=10**9)),
@@ -98,6 +113,14 @@ FALSE_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "an operating point without scores": lambda d: d.update(operating_point={"threshold": 0.5, "sensitivity": 0.9}),
     "an operating point of scores beyond 1": lambda d: d.update(operating_point=point(score=7.0)),
     "an operating point with a group too many": lambda d: d.update(operating_point=point(groups=[1, 2])),
+    "a calibration for a clinic of words": lambda d: d.update(local_calibration="mine"),
+    "a calibration for a clinic without a certificate": lambda d: d.update(local_calibration=clinic(certificate=None)),
+    "a calibration for a clinic with a slope of 0": lambda d: d.update(
+        local_calibration=clinic(recalibration={"slope": 0.0, "intercept": 0.0})
+    ),
+    "a calibration for a clinic with falling scores": lambda d: d.update(
+        local_calibration=clinic(scores={"quantiles": [0.5, 0.1], "num_photographs": 2, "num_patients": 1})
+    ),
     "a name that climbs": lambda d: d.update(name="../../up"),
     "a name with a folder": lambda d: d.update(name="a/b"),
     "no name": lambda d: d.update(name=""),
@@ -121,6 +144,12 @@ def test_a_false_description_is_refused_quickly_and_with_a_remedy(case: str) -> 
     assert time.process_time() - start < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024, "kilobytes"
     assert run("models")[0] == 0
+
+
+def test_a_right_operating_point_and_calibration_for_a_clinic_are_read() -> None:
+    path = install_model()
+    rewritten(path, lambda d: d.update(operating_point=point(), local_calibration=clinic()))
+    assert load_checkpoint(path).description.local_calibration is not None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{" * 5, "[" * 10**6, '{"format": ' + "9" * 10_000 + "}"])

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from fundusgrade import __version__
 from fundusgrade.commands.audit import audit
+from fundusgrade.commands.calibrate import calibrate
 from fundusgrade.commands.evaluate import evaluate
 from fundusgrade.commands.explain import explain
 from fundusgrade.commands.export import export
@@ -103,6 +104,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "preprocess": preprocess,
     "train": train,
     "refit": refit,
+    "calibrate": calibrate,
     "evaluate": evaluate,
     "audit": audit,
     "predict": predict,

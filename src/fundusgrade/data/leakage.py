@@ -46,6 +46,14 @@ class TrainingFingerprints:
         """Whether there are any: models of the first versions have none."""
         return len(self.files) > 0
 
+    def joined(self, other: TrainingFingerprints) -> TrainingFingerprints:
+        """The fingerprints of both, each once."""
+        return TrainingFingerprints(
+            files=_rows_of_both(self.files, other.files),
+            fingerprints=_rows_of_both(self.fingerprints, other.fingerprints),
+            patients=_rows_of_both(self.patients, other.patients),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
@@ -116,6 +124,11 @@ def _table(values: Iterable[str], num_bytes: int) -> NDArray[np.uint8]:
     """Values in hexadecimal as rows (N, num_bytes), sorted."""
     whole = b"".join(bytes.fromhex(value) for value in sorted(values))
     return np.frombuffer(whole, np.uint8).reshape(-1, num_bytes)
+
+
+def _rows_of_both(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The rows of two tables, sorted, each once."""
+    return np.asarray(np.unique(np.concatenate([first, second]), axis=0), np.uint8)
 
 
 def _is_copy(training: NDArray[np.uint8], dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> list[bool]:

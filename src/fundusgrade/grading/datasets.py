@@ -14,6 +14,9 @@ from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, ScoredPho
 from fundusgrade.networks.inference import predict_probabilities
 from fundusgrade.networks.tensors import load_images
 
+# A multiple of the usual batch sizes, so that batches are those of all images at once.
+_IMAGES_IN_MEMORY = 512
+
 
 def predict_dataset(grader: Grader, dataset: PreparedDataset, split: str, *, fold: int = 0) -> PredictionSet:
     """Predictions for one split, and for the validation split where the model was trained on this data set.
@@ -27,26 +30,41 @@ def predict_dataset(grader: Grader, dataset: PreparedDataset, split: str, *, fol
     return PredictionSet(
         model=grader.name + (TTA_SUFFIX if grader.tta else ""),
         data=dataset.name,
-        test=_scored(grader, dataset, dataset.graded_rows(split), fold),
-        validation=_scored(grader, dataset, validation, fold),
+        test=score_rows(grader, dataset, dataset.graded_rows(split), fold),
+        validation=score_rows(grader, dataset, validation, fold),
     )
 
 
 def predict_rows(grader: Grader, dataset: PreparedDataset, rows: tuple[ManifestRow, ...]) -> NDArray[np.float64]:
-    """Grade probabilities (N, 5) for images of a prepared data set. Raises DatasetError as `predict_dataset`."""
+    """Grade probabilities (N, 5) of the network, before a clinic's calibration, for images of a prepared data set.
+
+    Raises DatasetError as `predict_dataset`.
+    """
     dataset.check_recipe(grader.recipe, grader.name)
-    pixels = load_images(dataset, rows).pixels
-    return predict_probabilities(grader.network, pixels, grader.choice, grader.batch_size, tta=grader.tta)
+    parts = [rows[first : first + _IMAGES_IN_MEMORY] for first in range(0, len(rows), _IMAGES_IN_MEMORY)]
+    probabilities = [
+        predict_probabilities(
+            grader.network, load_images(dataset, part).pixels, grader.choice, grader.batch_size, tta=grader.tta
+        )
+        for part in parts
+    ]
+    return np.concatenate(probabilities) if probabilities else np.zeros((0, NUM_GRADES))
 
 
-def _scored(grader: Grader, dataset: PreparedDataset, rows: tuple[ManifestRow, ...], fold: int) -> ScoredPhotographs:
-    probabilities = predict_rows(grader, dataset, rows) if rows else np.zeros((0, NUM_GRADES))
+def score_rows(
+    grader: Grader, dataset: PreparedDataset, rows: tuple[ManifestRow, ...], fold: int = 0
+) -> ScoredPhotographs:
+    """True grades, and those and the probabilities that the model gives, of images of a prepared data set.
+
+    Raises DatasetError as `predict_dataset`.
+    """
+    before, description = predict_rows(grader, dataset, rows), grader.description
     acquisitions = [row.acquisition for row in rows if row.acquisition is not None]
     return ScoredPhotographs(
         sources=tuple(row.source for row in rows),
         grades=np.array([row.grade for row in rows], np.int64),
-        predicted=decide_grades(probabilities, grader.description.thresholds),
-        probabilities=probabilities,
+        predicted=decide_grades(description.deciding(before), description.thresholds),
+        probabilities=description.recalibrated(before),
         groups=np.array([row.group for row in rows], np.int64),
         folds=np.full(len(rows), fold, np.int64),
         acquisitions=np.array(acquisitions, np.int64) if len(acquisitions) == len(rows) else None,

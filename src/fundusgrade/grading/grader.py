@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from fundusgrade import __version__, store
-from fundusgrade.errors import UngradableError
+from fundusgrade.errors import CheckpointError, UngradableError
 from fundusgrade.files import hash_text
 from fundusgrade.grades import GradeRange, Prediction, Ungraded
 from fundusgrade.grading.concurrency import Concurrency, choose_concurrency, worker_pools
@@ -91,6 +91,11 @@ class Grader:
         self.coverage = coverage
         self.operating_point = self.description.chosen_point(sensitivity=sensitivity, threshold=threshold)
         self._limits = None if coverage is None else conformal_limits(self.description, coverage, tta=tta)
+        if tta and self.description.local_calibration is not None:
+            raise CheckpointError(
+                f"--tta: {self.name!r} was calibrated for a clinic on single views, and its certificate is for these; "
+                "leave --tta out"
+            )
 
     @classmethod
     def load(
@@ -247,8 +252,10 @@ class Grader:
         if not loaded:
             return []
         pixels = torch.stack([to_pixels(photograph.preprocessed.image) for photograph in loaded])
-        probabilities = predict_probabilities(self.network, pixels, self.choice, self.batch_size, tta=self.tta)
-        ranges = self._ranges(probabilities)
+        before = predict_probabilities(self.network, pixels, self.choice, self.batch_size, tta=self.tta)
+        probabilities, deciding = self.description.recalibrated(before), self.description.deciding(before)
+        decides_otherwise = deciding is before and probabilities is not before
+        ranges = self._ranges(deciding)
         return [
             Prediction(
                 image=name,
@@ -261,8 +268,11 @@ class Grader:
                 camera=photograph.camera,
                 referable_threshold=self.operating_point.threshold,
                 model_hash=self.description.weights_sha256,
+                before_recalibration=tuple(float(p) for p in deciding_row) if decides_otherwise else None,
             )
-            for name, photograph, row, grade_range in zip(names, loaded, probabilities, ranges, strict=True)
+            for name, photograph, row, deciding_row, grade_range in zip(
+                names, loaded, probabilities, deciding, ranges, strict=True
+            )
         ]
 
     def _ranges(self, probabilities: NDArray[np.float64]) -> Sequence[GradeRange | None]:

@@ -42,6 +42,15 @@ class Certificate:
         """The lower confidence bound of the sensitivity: the highest that could have been certified here."""
         return sensitivity_bound(self.num_missed, self.num_referable, self.confidence)
 
+    def describe(self) -> str:
+        """In words: what is certified from which threshold, and what it did on the patients that it was chosen on."""
+        num_found = self.num_referable - self.num_missed
+        return (
+            f"a sensitivity of {self.sensitivity:g} is certified at a confidence of {self.confidence:g}, from a "
+            f"probability of referable DR of {self.threshold:.4f}: it refers {num_found} of the {self.num_referable} "
+            f"referable patients and {self.num_others_referred} of the {self.num_others} others"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotCertifiable:
@@ -56,6 +65,11 @@ class NotCertifiable:
     num_needed: int
     best_sensitivity: float
 
+    @property
+    def best_to_ask_for(self) -> float:
+        """The best sensitivity in hundredths, rounded down, so that it is certifiable."""
+        return float(np.floor(100 * self.best_sensitivity + 1e-9) / 100)
+
     def describe(self) -> str:
         """In words: "not certifiable: needs 9 more referable patients (13 of 22) ...", with the best that is."""
         more = self.num_needed - self.num_referable
@@ -65,9 +79,7 @@ class NotCertifiable:
         )
         if not self.num_referable:
             return lead
-        # Rounded down: the value that is named must be certifiable.
-        best = np.floor(100 * self.best_sensitivity + 1e-9) / 100
-        return f"{lead}; the best that {self.num_referable} can certify is {best:.2f}"
+        return f"{lead}; the best that {self.num_referable} can certify is {self.best_to_ask_for:.2f}"
 
 
 def certify(

@@ -17,6 +17,11 @@ SMALLEST_PROBABILITY = 5e-7
 _ROWS_AT_ONCE = 128
 _MAX_STEPS = 200
 _TOLERANCE = 1e-9
+_SMALL_DECREASE = 1e-8
+PRIOR_PHOTOGRAPHS = 10.0
+"""Weight of the prior of `fit_recalibration`, in photographs: chosen by cross-validation on 27 to 550 photographs."""
+# Newton's method starts from the best of these slopes.
+_STARTS = np.exp(np.linspace(-3, 3, 13))
 # The smallest number whose logarithm is finite: a probability may be exactly 0.
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -45,6 +50,58 @@ class Recalibration:
         inner = expit(moved[:, :-1]) * expit(-moved[:, 1:]) * -np.expm1(moved[:, 1:] - moved[:, :-1])
         table = np.concatenate([expit(-moved[:, :1]), np.maximum(inner, 0.0), expit(moved[:, -1:])], axis=1)
         return np.asarray(table / table.sum(axis=1, keepdims=True), np.float64)
+
+
+def fit_recalibration(logits: NDArray[np.float64], positive: NDArray[np.bool_]) -> Recalibration:
+    """Slope and intercept of log odds (N,) of an outcome (N,), of least log loss with a prior towards no change.
+
+    The prior is a gamma density of the slope with mode 1, which keeps it above 0, and a normal one of the intercept;
+    it weighs as much as 10 photographs. The function is strictly convex: Newton's method, steps halved where they do
+    not lower it enough (Boyd and Vandenberghe, Convex Optimization, 9.5).
+    """
+    inputs = np.stack([logits, np.ones_like(logits)], axis=1)
+    target = positive.astype(np.float64)
+
+    def objective(point: NDArray[np.float64]) -> float:
+        slope, intercept = point
+        if slope <= 0:
+            return np.inf
+        moved = inputs @ point
+        return float((np.logaddexp(0, moved) - target * moved).sum() + PRIOR_PHOTOGRAPHS * _prior(slope, intercept))
+
+    point = min((np.array([slope, 0.0]) for slope in _STARTS), key=objective)
+    for _ in range(_MAX_STEPS):
+        step, decrease = _newton_step(point, inputs, target)
+        size = 1.0
+        # Close to the minimum differences of the function are rounding, and whole steps are right.
+        while decrease > _SMALL_DECREASE and not (
+            objective(point + size * step) <= objective(point) - 0.25 * size * decrease
+        ):
+            size /= 2
+        point = point + size * step
+        if decrease < _TOLERANCE**2:
+            break
+    return Recalibration(slope=float(point[0]), intercept=float(point[1]))
+
+
+def _prior(slope: float, intercept: float) -> float:
+    """Minus the logarithm of the prior's density, up to a constant: 0 where nothing changes."""
+    return slope - 1 - float(np.log(slope)) + intercept**2 / 2
+
+
+def _newton_step(
+    point: NDArray[np.float64], inputs: NDArray[np.float64], target: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """The step of Newton's method from slope and intercept (2,), and twice the decrease that it predicts."""
+    from scipy.special import expit
+
+    slope, intercept = point
+    predicted = expit(inputs @ point)
+    gradient = inputs.T @ (predicted - target) + PRIOR_PHOTOGRAPHS * np.array([1 - 1 / slope, intercept])
+    curvature = (inputs * (predicted * (1 - predicted))[:, None]).T @ inputs
+    curvature += PRIOR_PHOTOGRAPHS * np.diag([1 / slope**2, 1.0])
+    step = -np.linalg.solve(curvature, gradient)
+    return step, float(-gradient @ step)
 
 
 def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
+from numpy.typing import NDArray
 
 from fundusgrade import __version__, store
 from fundusgrade.data.concatenation import SEPARATOR
@@ -18,6 +20,7 @@ from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity
 from fundusgrade.metrics.referral import UNSTATED_POINT, OperatingPoint
 from fundusgrade.networks.heads import NO_OFFSETS, NUM_CUTS, Calibration
+from fundusgrade.networks.local_calibration import LocalCalibration
 from fundusgrade.networks.network import NetworkSpec
 from fundusgrade.options import FoldsBy, Head
 from fundusgrade.photographs.recipe import RECIPE_VERSION, PreprocessRecipe
@@ -73,7 +76,8 @@ class CheckpointDescription:
     `thresholds` are four rising values of the expected grade that decide the grade; None where the most probable grade
     is taken. `conformity` are the scores from which conformal prediction sets and upper bounds of any coverage follow;
     empty where there are none. `operating_point` says from which probability a photograph is referable; None in files
-    of earlier versions, and where no validation photograph was.
+    of earlier versions, and where no validation photograph was. `local_calibration` is a clinic's own, None in a model
+    as it was trained.
     """
 
     name: str
@@ -83,6 +87,7 @@ class CheckpointDescription:
     thresholds: tuple[float, ...] | None = None
     conformity: Conformity = NO_CONFORMITY
     operating_point: OperatingPoint | None = None
+    local_calibration: LocalCalibration | None = None
     weights_sha256: str = ""
 
     def chosen_point(self, *, sensitivity: float | None = None, threshold: float | None = None) -> OperatingPoint:
@@ -96,7 +101,7 @@ class CheckpointDescription:
             raise MetricsError("a sensitivity and a threshold were given; either of them sets the operating point")
         if threshold is not None:
             return point.at_threshold(threshold)
-        if sensitivity is None:
+        if sensitivity is None or sensitivity == point.sensitivity:
             return point
         if not point.has_scores:
             raise CheckpointError(
@@ -104,6 +109,16 @@ class CheckpointDescription:
                 "threshold instead, or train the model again"
             )
         return point.at_sensitivity(sensitivity)
+
+    def recalibrated(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The probabilities (N, 5) that are shown, from those of the network: by a clinic's calibration, if any."""
+        calibration = self.local_calibration
+        return probabilities if calibration is None else calibration.recalibration.apply(probabilities)
+
+    def deciding(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The probabilities (N, 5) that decide grades and sets of grades, from those of the network."""
+        calibration = self.local_calibration
+        return self.recalibrated(probabilities) if calibration and calibration.changes_grades else probabilities
 
     def to_json(self) -> str:
         """Indented JSON; the fields of network and provenance stand beside the others."""
@@ -117,6 +132,7 @@ class CheckpointDescription:
             "weights_sha256": self.weights_sha256,
             "conformity": asdict(self.conformity),
             "operating_point": None if self.operating_point is None else asdict(self.operating_point),
+            "local_calibration": None if self.local_calibration is None else asdict(self.local_calibration),
         }
         return json.dumps(described, indent=2) + "\n"
 
@@ -139,6 +155,7 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
             thresholds=_thresholds(described),
             conformity=_conformity(described),
             operating_point=_operating_point(described),
+            local_calibration=_local_calibration(described),
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, StoreError) as error:
         raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
@@ -245,6 +262,12 @@ def _operating_point(described: dict[str, Any]) -> OperatingPoint | None:
     """The operating point; earlier files have none. Raises KeyError, TypeError or ValueError for what is none."""
     values = described.get("operating_point")
     return None if values is None else OperatingPoint.from_json(values)
+
+
+def _local_calibration(described: dict[str, Any]) -> LocalCalibration | None:
+    """A clinic's calibration, which most files lack. Raises KeyError, TypeError or ValueError for what is none."""
+    values = described.get("local_calibration")
+    return None if values is None else LocalCalibration.from_json(values)
 
 
 def _thresholds(described: dict[str, object]) -> tuple[float, ...] | None:

@@ -127,7 +127,8 @@ def _measure(checkpoint: Checkpoint, choice: DeviceChoice, images: LabeledImages
     started = time.perf_counter()
     probabilities = predict_probabilities(network, pixels, choice, CPU_BATCH)
     seconds = time.perf_counter() - started
-    grades = decide_grades(probabilities, checkpoint.description.thresholds)
+    description = checkpoint.description
+    grades = decide_grades(description.deciding(probabilities), description.thresholds)
     result = RuntimeResult(
         arithmetic=choice.runtime or f"PyTorch {choice.precision.value}",
         kappa=quadratic_weighted_kappa(images.grades.numpy(), grades),

@@ -11,6 +11,7 @@ from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.heads import NO_OFFSETS, UNCALIBRATED
+from fundusgrade.networks.local_calibration import ASSUMPTIONS
 from fundusgrade.options import Head
 
 _OPTIONS = (
@@ -40,6 +41,7 @@ def model_card(description: CheckpointDescription) -> str:
         _training_lines(description),
         "## Validation split",
         _validation_lines(description),
+        *_local_calibration(description),
         "## Limitations",
         _bullets(
             "grades one photograph, not an eye or a patient, and does not detect macular edema reliably",
@@ -84,6 +86,25 @@ def _validation_lines(description: CheckpointDescription) -> str:
         *(f"{name.replace('_', ' ')}: {describe_number(value)}" for name, value in metrics.items()),
         _choice(description) + "; `fundusgrade evaluate` measures the scores of other photographs",
     )
+
+
+def _local_calibration(description: CheckpointDescription) -> list[str]:
+    """The section of a clinic's own calibration; none where there is none."""
+    calibration = description.local_calibration
+    if calibration is None:
+        return []
+    recalibration = calibration.recalibration
+    follow = "follow from them" if calibration.changes_grades else "do not change by it"
+    lines = (
+        calibration.describe(),
+        f"data set manifest SHA-256 `{calibration.data_hash}`, weights of the parent SHA-256 "
+        f"`{calibration.parent_sha256}`",
+        calibration.certificate.describe(),
+        f"log odds of each grade or worse: {recalibration.slope:.3f} times those of the parent, "
+        f"{recalibration.intercept:+.3f}; grades {follow}",
+        *(f"the certificate holds if {assumption}" for assumption in ASSUMPTIONS),
+    )
+    return ["## Calibration for a clinic", _bullets(*lines)]
 
 
 def _choice(description: CheckpointDescription) -> str:

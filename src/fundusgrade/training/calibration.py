@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import functional
 
+from fundusgrade.metrics.recalibration import fit_recalibration
 from fundusgrade.networks.heads import MIDPOINTS, SEVERITY_SCALE, Calibration, grade_logits, log_grade_probabilities
 from fundusgrade.options import Head
 
@@ -32,8 +33,6 @@ UNDONE_FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LOG_TEMPERATURE_RANGE = (-3.0, 3.0)
 # Weight of the prior, in photographs: the log loss of N photographs outweighs it about N times.
 PRIOR_PHOTOGRAPHS = 1.0
-# Of slopes and intercepts, which are eight parameters: chosen by cross-validation on 27 to 550 photographs.
-CUT_PRIOR_PHOTOGRAPHS = 10.0
 # Newton's method starts from the best of these inverse temperatures.
 _STARTS = tuple(np.exp(np.linspace(*LOG_TEMPERATURE_RANGE, 13)))
 _MAX_NEWTON_STEPS = 100
@@ -98,23 +97,9 @@ def _fit_cuts(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:
 
     The cuts are fitted one by one: `grade_logits` keeps their probabilities in order.
     """
-    fitted = [_fit_cut(logits, torch.as_tensor(grades) > cut) for cut, logits in enumerate(outputs.double().T)]
-    return Calibration(
-        slopes=tuple(float(slope) for slope, _ in fitted), intercepts=tuple(float(intercept) for _, intercept in fitted)
-    )
-
-
-def _fit_cut(logits: Tensor, is_worse: Tensor) -> Tensor:
-    """Slope and intercept (2,) of the logits (N,) of one cut, from whether each grade is worse (N,)."""
-    targets = is_worse.double()
-
-    def objective(parameters: Tensor) -> Tensor:
-        slope, intercept = parameters[0], parameters[1]
-        log_loss = torch.nn.functional.binary_cross_entropy_with_logits(slope * logits + intercept, targets)
-        prior = _pull_to_one(slope) + intercept.square() / 2
-        return log_loss + CUT_PRIOR_PHOTOGRAPHS / len(targets) * prior
-
-    return _minimize(objective, [torch.tensor([inverse, 0.0], dtype=torch.float64) for inverse in _STARTS])
+    logits = outputs.double().numpy()
+    fitted = [fit_recalibration(logits[:, cut], grades > cut) for cut in range(logits.shape[1])]
+    return Calibration(slopes=tuple(each.slope for each in fitted), intercepts=tuple(each.intercept for each in fitted))
 
 
 def _fit_cutpoints(outputs: Tensor, grades: NDArray[np.int64]) -> Calibration:

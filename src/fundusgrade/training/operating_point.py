@@ -23,6 +23,7 @@ from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device, to_probabilities
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.tensors import load_images
+from fundusgrade.training.clinic import check_not_calibrated
 from fundusgrade.training.validation import split_outputs
 
 
@@ -72,6 +73,7 @@ def add_operating_point(
     """
     path = store.resolve_model(model)
     checkpoint = load_checkpoint(path)
+    check_not_calibrated(checkpoint.description)
     provenance = checkpoint.description.provenance
     dataset = open_dataset(data or tuple(provenance.data_name.split(SEPARATOR)))
     if dataset.hash != provenance.data_hash:

@@ -33,6 +33,7 @@ from fundusgrade.networks.inference import to_device
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import ClassWeights, Decision
+from fundusgrade.training.clinic import check_not_calibrated, folder_of_new_model
 from fundusgrade.training.decision import RatedOutputs, cross_fit, fit_rule
 from fundusgrade.training.operating_point import RatedProbabilities, fit_operating_point, names_of_data
 from fundusgrade.training.options import TrainOptions
@@ -77,10 +78,9 @@ def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
     Used are the photographs of the model's training and validation split: the test split stays untouched. Conformity
     scores and the printed scores are cross-fitted. Raises TrainingError where the folds do not fit the model.
     """
-    target = store.model_directory(request.name)
-    if (target / store.MODEL_FILE).is_file() and not request.overwrite:
-        raise TrainingError(f"a model {request.name!r} is in the store; give another --name, or --overwrite")
+    target = folder_of_new_model(request.name, overwrite=request.overwrite)
     checkpoint = load_checkpoint(store.resolve_model(request.model))
+    check_not_calibrated(checkpoint.description)
     provenance = checkpoint.description.provenance
     dataset = open_dataset(request.data or tuple(provenance.data_name.split(SEPARATOR)), check_splits=False)
     own_splits = provenance.with_training_splits(dataset)

@@ -1,0 +1,57 @@
+"""The command `calibrate`: a clinic's own model, with a certified sensitivity and recalibrated probabilities."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fundusgrade.commands.options import DeviceOption, PrecisionOption
+from fundusgrade.options import DeviceName, Precision
+from fundusgrade.terminal import show
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Model to calibrate, by name or path.")],
+    data: Annotated[
+        list[str],
+        typer.Option(help="Prepared data set of the clinic's graded patients, by name or folder; repeat for several."),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the new model.")],
+    sensitivity: Annotated[
+        float, typer.Option(min=0.5, max=0.99, help="Sensitivity for referable DR, by patient, to be certified.")
+    ] = 0.90,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.999, help="Probability with which the certificate must hold.")
+    ] = 0.90,
+    camera: Annotated[str, typer.Option(help="Note of the camera, stored with the model.")] = "",
+    grades: Annotated[
+        bool, typer.Option("--grades", help="Decide grades by the recalibrated probabilities too.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")] = False,
+    device: DeviceOption = DeviceName.AUTO,
+    precision: PrecisionOption = Precision.AUTO,
+) -> None:
+    """Calibrate a model for a clinic, on photographs of its own patients that were graded by people.
+
+    The new model refers patients from a threshold whose sensitivity among this clinic's future patients is certified,
+    and its probabilities are recalibrated; weights and grades stay. To fit a model's calibration on a cross-validation
+    of its training data, see `fundusgrade refit`.
+    """
+    from fundusgrade.networks.device import choose_device
+    from fundusgrade.reports.calibration import calibration_lines, recalibration_table
+    from fundusgrade.training.clinic import CalibrationRequest, calibrate_for_clinic
+
+    request = CalibrationRequest(
+        model=model,
+        data=tuple(data),
+        name=name,
+        sensitivity=sensitivity,
+        confidence=confidence,
+        camera=camera,
+        changes_grades=grades,
+        overwrite=overwrite,
+    )
+    calibrated = calibrate_for_clinic(request, choose_device(device, precision))
+    show(recalibration_table(calibrated.before, calibrated.after))
+    typer.echo("\n".join(calibration_lines(calibrated)))
