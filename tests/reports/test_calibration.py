@@ -10,7 +10,8 @@ from fundusgrade.metrics.local_calibration import cross_recalibrated, recalibrat
 from fundusgrade.metrics.recalibration import Recalibration
 from fundusgrade.metrics.score_keys import ScoreKey
 from fundusgrade.networks.local_calibration import LocalCalibration
-from fundusgrade.reports.calibration import calibration_line, drift_line, recalibration_table
+from fundusgrade.reports.calibration import recalibration_table
+from fundusgrade.reports.listings import calibration_line, drift_line
 from tests.scored import draw_photographs
 
 
@@ -38,12 +39,17 @@ def calibration(scores: np.ndarray) -> LocalCalibration:
 
 
 def test_a_model_of_a_clinic_is_introduced_with_its_certificate() -> None:
-    line = calibration_line("mine", calibration(np.linspace(0, 1, 300)))
+    line = calibration_line("mine", calibration(np.linspace(0, 1, 300)), is_certified=True)
     assert line == (
         "mine: made of shipped (weights abababababab) on 300 photographs of 150 patients of clinic, 2026-11-26; a "
         "sensitivity of 0.9 is certified at a confidence of 0.9, from a probability of referable DR of 0.0873: it "
         "refers 44 of the 45 referable patients and 60 of the 155 others"
     )
+
+
+def test_a_higher_threshold_is_said_not_to_be_certified() -> None:
+    line = calibration_line("mine", calibration(np.linspace(0, 1, 300)), is_certified=False)
+    assert line.endswith("The threshold of this run is higher, and not certified")
 
 
 def test_drift_is_a_warning_and_its_absence_is_said_too() -> None:
@@ -52,6 +58,7 @@ def test_drift_is_a_warning_and_its_absence_is_said_too() -> None:
     same, other = (measure_drift((rng.random(200) ** power).tolist(), known.scores) for power in (1, 2))
     assert same is not None and other is not None
     assert drift_line(known, same).startswith("no drift from the calibration on clinic found")
+    assert drift_line(known, None).startswith("fewer than 50 graded photographs: not tested")
     warning = drift_line(known, other)
     assert warning.startswith("WARNING: these photographs do not score like those of clinic")
     medians = f"median {other.median:.3f} of 200 photographs, {other.reference_median:.3f} of the calibration's 300"

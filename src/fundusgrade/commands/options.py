@@ -163,9 +163,14 @@ def check_point(sensitivity: float | None, threshold: float | None) -> None:
 
 def report_operating_point(grader: Grader) -> None:
     """Print from which probability a grader refers, and what that finds on the model's validation photographs."""
-    from fundusgrade.reports.listings import operating_point_line
+    from fundusgrade.reports.listings import calibration_line, operating_point_line
 
-    message(operating_point_line(grader.name, grader.operating_point))
+    calibration, point = grader.description.local_calibration, grader.operating_point
+    is_certified = calibration is not None and point.threshold <= calibration.certificate.threshold
+    if calibration is not None:
+        message(calibration_line(grader.name, calibration, is_certified=is_certified))
+    if not is_certified:
+        message(operating_point_line(grader.name, point))
 
 
 def explain_options(methods: Sequence[str] | None, target: str) -> list[ExplainOptions]:

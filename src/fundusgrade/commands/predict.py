@@ -25,6 +25,7 @@ from fundusgrade.commands.options import (
     report_coverage,
     report_operating_point,
 )
+from fundusgrade.grades import Prediction
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.terminal import message, progress
 
@@ -108,8 +109,8 @@ def predict(
     request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
     in_words = result_line if _is_on_screen(out) else None
     with PredictionWriter(out, with_ranges=coverage is not None, request=request, in_words=in_words) as writer:
-        _write_rows(writer, grader, chosen)
-    _report(writer, out)
+        scores = _write_rows(writer, grader, chosen)
+    _report(writer, out, grader, scores)
     # A launcher takes any other exit code for a crash and stops the other processes; `merge` reports ungraded rows.
     if writer.num_ungraded and (shard is not None or own_shard is None):
         raise typer.Exit(EXIT_UNGRADED)
@@ -124,14 +125,18 @@ def _shard(shard: str | None, csv: Path | None, *, resume: bool) -> Shard | None
     return own_shard
 
 
-def _write_rows(writer: PredictionWriter, grader: Grader, found: Sequence[PhotographSource]) -> None:
-    """Grade the photographs that have no row yet."""
+def _write_rows(writer: PredictionWriter, grader: Grader, found: Sequence[PhotographSource]) -> list[float]:
+    """Grade the photographs that have no row yet; the probability of referable DR of those that have a grade."""
+    scores = []
     if writer.num_kept and not writer.was_finished:
         message(f"resuming after {writer.num_kept} rows")
     with progress("grading", hidden=_is_on_screen(writer.path)) as on_progress:  # it would be mixed with the rows
         for done, result in enumerate(grader.grade_all(found[writer.num_kept :]), start=writer.num_kept + 1):
             writer.write(result)
             on_progress(done, len(found))
+            if isinstance(result, Prediction):
+                scores.append(result.referable_probability)
+    return scores
 
 
 def _is_on_screen(path: Path | None) -> bool:
@@ -139,7 +144,17 @@ def _is_on_screen(path: Path | None) -> bool:
     return path is None and sys.stdout.isatty()
 
 
-def _report(writer: PredictionWriter, out: Path | None) -> None:
+def _report_drift(grader: Grader, scores: Sequence[float]) -> None:
+    """Say whether the photographs of this run score like those of the clinic that the model was calibrated for."""
+    from fundusgrade.metrics.drift import measure_drift
+    from fundusgrade.reports.listings import drift_line
+
+    calibration = grader.description.local_calibration
+    if calibration is not None and scores:
+        message(drift_line(calibration, measure_drift(scores, calibration.scores)))
+
+
+def _report(writer: PredictionWriter, out: Path | None, grader: Grader, scores: Sequence[float]) -> None:
     from fundusgrade.reports.listings import referral_line
 
     counts = f"{writer.num_graded} graded, {writer.num_ungraded} failed, {writer.num_doubtful} of doubtful quality"
@@ -155,3 +170,4 @@ def _report(writer: PredictionWriter, out: Path | None) -> None:
             num_healthy=writer.num_rows - writer.num_referable - writer.num_ungradable,
         )
     )
+    _report_drift(grader, scores)

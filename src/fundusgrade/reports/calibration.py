@@ -1,15 +1,14 @@
-"""A clinic's calibration for people: the certificate and its assumptions, and the probabilities before and after."""
+"""A clinic's calibration for people: who took part, what is certified, and the probabilities before and after."""
 
 from __future__ import annotations
 
 from rich.table import Table
 
 from fundusgrade.metrics.bootstrap import resample
-from fundusgrade.metrics.drift import Drift
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.score_keys import ScoreKey
 from fundusgrade.metrics.scores import find_score, score_predictions
-from fundusgrade.networks.local_calibration import ASSUMPTIONS, LocalCalibration
+from fundusgrade.networks.local_calibration import ASSUMPTIONS
 from fundusgrade.training.clinic import Calibrated, Participants
 
 _SCORES = (
@@ -58,24 +57,3 @@ def _left_out(participants: Participants) -> list[str]:
         (participants.num_unlabeled, "a photograph without a grade"),
     )
     return [f"left out: {count} patients with {reason}" for count, reason in counts if count]
-
-
-def calibration_line(name: str, calibration: LocalCalibration) -> str:
-    """One line on a model that is calibrated for a clinic, for the begin of a batch."""
-    return f"{name}: {calibration.describe()}; {calibration.certificate.describe()}"
-
-
-def drift_line(calibration: LocalCalibration, drift: Drift) -> str:
-    """Whether a batch of photographs differs from those of the calibration, and what that means for its certificate."""
-    tested = (
-        f"probability of referable DR, median {drift.median:.3f} of {drift.num_photographs} photographs, "
-        f"{drift.reference_median:.3f} of the calibration's {calibration.scores.num_photographs}; "
-        f"Kolmogorov-Smirnov distance {drift.distance:.2f}, p = {drift.p_value:.2g}"
-    )
-    if not drift.is_significant:
-        return f"no drift from the calibration on {calibration.data_name} found ({tested})"
-    return (
-        f"WARNING: these photographs do not score like those of {calibration.data_name} ({tested}). Unless only the "
-        "share of diseased patients changed, the certified sensitivity does not hold for them: look for another "
-        "camera, setting or kind of patients, grade a sample, and calibrate again"
-    )

@@ -12,8 +12,10 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.grades import Grade, Prediction, Ungraded
 from fundusgrade.metrics.conformal import KnownCoverage
+from fundusgrade.metrics.drift import MIN_PHOTOGRAPHS, Drift
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.referral import OperatingPoint, ReferralRates
+from fundusgrade.networks.local_calibration import LocalCalibration
 from fundusgrade.options import Split
 from fundusgrade.store import StoredDataset, StoredModel
 from fundusgrade.text import one_line, printable
@@ -155,6 +157,30 @@ def referral_line(*, num_referable: int, num_failed: int, num_doubtful: int, num
     return (
         f"refer {num_referable + num_ungradable}: {num_referable} referable, {num_ungradable} ungradable "
         f"({num_failed} failed, {num_doubtful} of doubtful quality); do not refer {num_healthy}"
+    )
+
+
+def calibration_line(model: str, calibration: LocalCalibration, *, is_certified: bool) -> str:
+    """What a model of a clinic was calibrated on, and what is certified; `is_certified` of the threshold in use."""
+    lead = f"{model}: {calibration.describe()}; {calibration.certificate.describe()}"
+    return one_line(lead if is_certified else f"{lead}. The threshold of this run is higher, and not certified")
+
+
+def drift_line(calibration: LocalCalibration, drift: Drift | None) -> str:
+    """Whether a batch of photographs differs from those of the calibration; `drift` is None of too small a batch."""
+    if drift is None:
+        return f"fewer than {MIN_PHOTOGRAPHS} graded photographs: not tested for drift from {calibration.data_name}"
+    tested = (
+        f"probability of referable DR, median {drift.median:.3f} of {drift.num_photographs} photographs, "
+        f"{drift.reference_median:.3f} of the calibration's {calibration.scores.num_photographs}; "
+        f"Kolmogorov-Smirnov distance {drift.distance:.2f}, p = {drift.p_value:.2g}"
+    )
+    if not drift.is_significant:
+        return one_line(f"no drift from the calibration on {calibration.data_name} found ({tested})")
+    return one_line(
+        f"WARNING: these photographs do not score like those of {calibration.data_name} ({tested}). Unless only the "
+        "share of diseased patients changed, the certified sensitivity does not hold for them: look for another "
+        "camera, setting or kind of patients, grade a sample, and calibrate again"
     )
 
 
