@@ -94,7 +94,26 @@ class Decision(StrEnum):
     MOST_PROBABLE = "most-probable"
     """The grade of highest probability."""
     THRESHOLDS = "thresholds"
-    """Thresholds of the expected grade, which maximize kappa, accuracy and F1 on half of the validation split."""
+    """Thresholds of the expected grade, which maximize an objective (`DecideFor`) on half of the validation split."""
+
+
+class DecideFor(StrEnum):
+    """The objective of thresholds of the expected grade: the score of the grades that they maximize."""
+
+    BALANCED = "balanced"
+    """Quadratic weighted kappa plus the mean of accuracy and macro F1."""
+    KAPPA = "kappa"
+    """Quadratic weighted kappa: few large errors; intermediate grades may hardly be given."""
+    ACCURACY = "accuracy"
+    """Accuracy: common grades are right, rare ones may hardly be given."""
+    MACRO_F1 = "macro-f1"
+    """Mean of the F1 of the five grades: rare grades count as much as common ones."""
+
+    @property
+    def label(self) -> str:
+        """The objective in words."""
+        names = {DecideFor.BALANCED: "kappa, accuracy and macro F1 together", DecideFor.MACRO_F1: "macro F1"}
+        return names.get(self, self.value)
 
 
 class Split(StrEnum):

@@ -87,9 +87,10 @@ def test_help_names_the_defaults_that_depend_on_the_architecture() -> None:
         ("--folds-by source --folds 2", "one fold for each --data; leave --folds out"),
         ("--fold south", "--fold south: expected a number"),
         ("--folds-by source --fold 0", "--fold 0: folds count from 1"),
+        ("--decide-for kappa --decision most-probable", "--decide-for kappa is an objective of thresholds"),
     ],
 )
-def test_folds_that_contradict_one_another_are_usage_errors(options: str, message: str) -> None:
+def test_options_that_contradict_one_another_are_usage_errors(options: str, message: str) -> None:
     outcome = Outcome(f"fundusgrade train --data north --data south {options}")
     assert (outcome.code, outcome.stdout) == (2, "")
     assert message in " ".join(outcome.stderr.replace("│", " ").split())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.networks.build import network_spec
 from fundusgrade.networks.description import CheckpointDescription, Provenance
@@ -76,3 +78,24 @@ def test_sections_stand_in_order_and_no_line_is_empty_twice() -> None:
     assert headings == ["## Model", "## Training", "## Validation split", "## Limitations"]
     assert "\n\n\n" not in card
     assert card.endswith("\n")
+
+
+def test_the_card_says_what_thresholds_were_fitted_for() -> None:
+    thresholds = (0.5, 1.25, 2.5, 3.5)
+    with_thresholds = replace(description(), thresholds=thresholds)
+    card = model_card(with_thresholds)
+    assert "for kappa, accuracy and macro F1 together: 0.50, 1.25, 2.50, 3.50" in card, "as those of the first files"
+    provenance = with_thresholds.provenance
+    of_f1 = replace(provenance, options={**provenance.options, "decide_for": "macro-f1"})
+    assert "fitted on validation photographs for macro F1: 0.50," in model_card(
+        replace(with_thresholds, provenance=of_f1)
+    )
+    assert "decision: the most probable grade" in model_card(description())
+
+
+def test_the_card_of_a_fold_by_source_says_what_was_held_out() -> None:
+    whole = description()
+    options = {**whole.provenance.options, "fold": 2, "num_folds": 2, "folds_by": "source"}
+    provenance = replace(whole.provenance, data_name="aptos2019+idrid", options=options)
+    assert "held out: `idrid`; trained and selected on the others" in model_card(replace(whole, provenance=provenance))
+    assert "held out" not in model_card(whole)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.errors import TrainingError
+from fundusgrade.options import DecideFor, Decision, Recipe
 from fundusgrade.training.loop import train
 from fundusgrade.training.options import TrainOptions
 from tests.training.short_runs import FLOAT32, QUICK, Quiet
@@ -27,6 +29,22 @@ def test_options_not_given_are_the_architecture_s(arch: str, epochs: int, layer_
     assert given.filled().filled() == given.filled()
 
 
+def test_an_objective_implies_thresholds_and_thresholds_are_balanced_by_default() -> None:
+    for given, expected in (
+        (TrainOptions(), (Decision.MOST_PROBABLE, None)),
+        (TrainOptions(decision=Decision.THRESHOLDS), (Decision.THRESHOLDS, DecideFor.BALANCED)),
+        (TrainOptions(decide_for=DecideFor.MACRO_F1), (Decision.THRESHOLDS, DecideFor.MACRO_F1)),
+        (
+            TrainOptions(decision=Decision.THRESHOLDS, decide_for=DecideFor.KAPPA),
+            (Decision.THRESHOLDS, DecideFor.KAPPA),
+        ),
+    ):
+        filled = given.filled()
+        filled.check()
+        assert (filled.decision, filled.decide_for) == expected
+        assert filled.filled() == filled
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -35,10 +53,13 @@ def test_options_not_given_are_the_architecture_s(arch: str, epochs: int, layer_
         ({"ema_decay": 1.0}, r"must be in \[0, 1\)"),
         ({"seed": -1}, "seed must be"),
         ({"seed": 2**70}, "seed must be"),
+        ({"decide_for": DecideFor.KAPPA, "decision": Decision.MOST_PROBABLE}, "decided for kappa, .* most-probable"),
+        ({"decide_for": DecideFor.KAPPA, "calibrate": False}, "fitted to calibrated probabilities"),
+        ({"decide_for": DecideFor.ACCURACY, "recipe": Recipe.REFERENCE}, "fitted to calibrated probabilities"),
     ],
 )
 def test_options_that_cannot_be_trained_with(
-    tmp_path: Path, toy: PreparedDataset, change: dict[str, int | float], message: str
+    tmp_path: Path, toy: PreparedDataset, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TrainingError, match=message):
         train(toy, replace(QUICK, **change), FLOAT32, tmp_path, observer=Quiet())

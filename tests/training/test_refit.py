@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from fundusgrade import files, store
@@ -19,8 +20,8 @@ from fundusgrade.metrics.predictions import fold_name
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.inference import predict_outputs
 from fundusgrade.networks.tensors import load_images
-from fundusgrade.options import Decision, DeviceName, Precision
-from fundusgrade.training import runs
+from fundusgrade.options import DecideFor, Decision, DeviceName, Precision
+from fundusgrade.training import decision, runs
 from fundusgrade.training.cross_validation import cross_validate
 from fundusgrade.training.decision import RatedOutputs, fit_rule
 from fundusgrade.training.loop import TrainResult
@@ -88,3 +89,26 @@ def test_what_does_not_fit_the_model_is_refused() -> None:
     (store.model_directory(fold_name("folds", 2)) / store.MODEL_FILE).unlink()
     with pytest.raises(TrainingError, match="the fold 'folds-fold2' is not in the store"):
         refit_model(REQUEST, FLOAT32)
+
+
+@pytest.mark.usefixtures("toy")
+def test_thresholds_are_fitted_for_an_objective_and_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    objectives = []
+
+    def spy(grades: NDArray[np.int64], expected: NDArray[np.float64], decide_for: DecideFor) -> tuple[float, ...]:
+        objectives.append(decide_for)
+        return (0.5, 1.5, 2.5, 3.5)
+
+    monkeypatch.setattr(decision, "fit_thresholds", spy)
+    refit_model(replace(REQUEST, decide_for=DecideFor.MACRO_F1), FLOAT32)
+    refitted = load_checkpoint(store.resolve_model("new")).description
+    assert set(objectives) == {DecideFor.MACRO_F1} and refitted.decide_for is DecideFor.MACRO_F1
+    assert refitted.provenance.options["decision"] == "thresholds"
+    objectives.clear()
+    refit_model(replace(REQUEST, model="new", name="again"), FLOAT32)
+    assert set(objectives) == {DecideFor.MACRO_F1}, "the model's own"
+    refit_model(replace(REQUEST, model="new", name="plain", decision=Decision.MOST_PROBABLE), FLOAT32)
+    plain = load_checkpoint(store.resolve_model("plain")).description
+    assert plain.thresholds is None and plain.decide_for is None
+    with pytest.raises(TrainingError, match="thresholds are decided for kappa, and the decision is by the most-prob"):
+        refit_model(replace(REQUEST, name="x", decision=Decision.MOST_PROBABLE, decide_for=DecideFor.KAPPA), FLOAT32)

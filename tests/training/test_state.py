@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fundusgrade.commands.app import app
@@ -18,6 +20,7 @@ from fundusgrade.data.manifest import write_manifest
 from fundusgrade.errors import TrainingError
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.device import DeviceChoice
+from fundusgrade.options import FoldsBy
 from fundusgrade.training.batches import load_splits, training_batches
 from fundusgrade.training.loop import train, train_step
 from fundusgrade.training.options import TrainOptions
@@ -131,6 +134,20 @@ def test_other_options_cannot_resume_a_run(tmp_path: Path, toy: PreparedDataset)
     other = replace(QUICK, seed=4, batch_size=10)
     with pytest.raises(TrainingError, match=r"batch_size was 8, is 10; seed was 0, is 4; give the same to resume"):
         train(toy, other, FLOAT32, tmp_path, observer=Quiet(), resume=True)
+
+
+def test_a_run_of_a_version_that_recorded_fewer_options_resumes_with_their_defaults(
+    tmp_path: Path, toy: PreparedDataset
+) -> None:
+    train(toy, QUICK, FLOAT32, tmp_path, observer=CtrlC(2, 1))
+    with safe_open(tmp_path / STATE_FILE, framework="pt") as file:
+        header = json.loads(file.metadata()["run"])
+    del header["options"]["folds_by"], header["options"]["decide_for"]
+    tensors = safetensors.torch.load_file(tmp_path / STATE_FILE)
+    safetensors.torch.save_file(tensors, tmp_path / STATE_FILE, {"run": json.dumps(header)})
+    with pytest.raises(TrainingError, match="folds_by was group, is source"):
+        train(toy, replace(QUICK, folds_by=FoldsBy.SOURCE), FLOAT32, tmp_path, observer=Quiet(), resume=True)
+    train(toy, QUICK, FLOAT32, tmp_path, observer=Quiet(), resume=True)
 
 
 def test_other_data_cannot_resume_a_run(tmp_path: Path) -> None:

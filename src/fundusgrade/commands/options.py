@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fundusgrade.errors import DatasetError, StoreError
-from fundusgrade.options import DeviceName, Precision, Split
+from fundusgrade.options import DecideFor, Decision, DeviceName, Precision, Split
 from fundusgrade.terminal import message, show
 from fundusgrade.text import error_text
 
@@ -145,6 +145,15 @@ def load_graders(
     from fundusgrade.grading.grader import Grader
 
     return [Grader.load(name, device=device, precision=precision, coverage=coverage) for name in chosen_models(named)]
+
+
+def checked_decision(decision: Decision | None, decide_for: DecideFor | None) -> Decision | None:
+    """The decision rule as it is given. Raises BadParameter for the most probable grade with an objective."""
+    if decide_for is not None and decision is Decision.MOST_PROBABLE:
+        raise typer.BadParameter(
+            f"--decide-for {decide_for} is an objective of thresholds; leave it or --decision {decision} out"
+        )
+    return decision
 
 
 def report_coverage(grader: Grader) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fundusgrade.commands.options import DeviceOption, PrecisionOption
-from fundusgrade.options import Decision, DeviceName, Precision
+from fundusgrade.commands.options import DeviceOption, PrecisionOption, checked_decision
+from fundusgrade.options import DecideFor, Decision, DeviceName, Precision
 
 
 def refit(
@@ -22,6 +22,13 @@ def refit(
     ] = None,
     decision: Annotated[
         Decision | None, typer.Option(help="Decision rule of the new model (default: that of the model).")
+    ] = None,
+    decide_for: Annotated[
+        DecideFor | None,
+        typer.Option(
+            help="What thresholds are fitted for; implies `--decision thresholds` (default: that of the model, else "
+            "balanced)."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of the new name.")] = False,
     device: DeviceOption = DeviceName.AUTO,
@@ -42,7 +49,8 @@ def refit(
         folds=on,
         name=name or f"{Path(model).stem if '/' in model else model}-refitted",
         data=tuple(data or ()),
-        decision=decision,
+        decision=checked_decision(decision, decide_for),
+        decide_for=decide_for,
         overwrite=overwrite,
     )
     typer.echo(refit_model(request, choose_device(device, precision)).summary)

@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fundusgrade.commands.options import EXIT_INTERRUPTED, DeviceOption, PrecisionOption
-from fundusgrade.options import NUM_FOLDS, ClassWeights, Decision, DeviceName, FoldsBy, Head, Loss, Precision, Recipe
+from fundusgrade.commands.options import EXIT_INTERRUPTED, DeviceOption, PrecisionOption, checked_decision
+from fundusgrade.options import (
+    NUM_FOLDS,
+    ClassWeights,
+    DecideFor,
+    Decision,
+    DeviceName,
+    FoldsBy,
+    Head,
+    Loss,
+    Precision,
+    Recipe,
+)
 from fundusgrade.terminal import console
 
 if TYPE_CHECKING:
@@ -159,6 +170,14 @@ def train(
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
+    decide_for: Annotated[
+        DecideFor | None,
+        typer.Option(
+            help="What thresholds are fitted for: kappa, accuracy, macro F1 (rare grades count as much as common "
+            "ones), or all three (balanced); implies `--decision thresholds` (default: balanced).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     calibrate: Annotated[
         bool | None,
         typer.Option(
@@ -223,7 +242,8 @@ def train(
         head=head,
         loss=loss,
         class_weights=class_weights,
-        decision=decision,
+        decision=checked_decision(decision, decide_for),
+        decide_for=decide_for,
         calibrate=calibrate,
         mixup=mixup,
         degrade=degrade,

@@ -22,7 +22,7 @@ from fundusgrade.metrics.referral import UNSTATED_POINT, OperatingPoint
 from fundusgrade.networks.heads import NO_OFFSETS, NUM_CUTS, Calibration
 from fundusgrade.networks.local_calibration import LocalCalibration
 from fundusgrade.networks.network import NetworkSpec
-from fundusgrade.options import FoldsBy, Head
+from fundusgrade.options import DecideFor, FoldsBy, Head
 from fundusgrade.photographs.recipe import RECIPE_VERSION, PreprocessRecipe
 
 FORMAT_VERSION = 1
@@ -120,6 +120,13 @@ class CheckpointDescription:
         calibration = self.local_calibration
         return self.recalibrated(probabilities) if calibration and calibration.changes_grades else probabilities
 
+    @property
+    def decide_for(self) -> DecideFor | None:
+        """The objective of the thresholds, of the first files the balanced one; None where there are no thresholds."""
+        if self.thresholds is None:
+            return None
+        return DecideFor(str(self.provenance.options.get("decide_for") or DecideFor.BALANCED))
+
     def to_json(self) -> str:
         """Indented JSON; the fields of network and provenance stand beside the others."""
         described = {
@@ -210,8 +217,9 @@ def _provenance(described: dict[str, Any]) -> Provenance:
     for name in ("options", "metrics", "versions"):
         if not isinstance(getattr(provenance, name), dict):
             raise ValueError(f"its {name} are no table")
-    if provenance.options.get("folds_by") not in (None, *FoldsBy):
-        raise ValueError(f"its folds are by {provenance.options['folds_by']}, expected {' or '.join(FoldsBy)}")
+    for name, values in (("folds_by", FoldsBy), ("decide_for", DecideFor)):
+        if provenance.options.get(name) not in (None, *values):
+            raise ValueError(f"{name} is {provenance.options[name]}, expected {' or '.join(values)}")
     return provenance
 
 

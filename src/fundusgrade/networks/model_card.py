@@ -136,9 +136,10 @@ def _calibration(description: CheckpointDescription) -> str:
 
 
 def _decision(description: CheckpointDescription) -> str:
-    if description.thresholds is None:
+    if description.thresholds is None or description.decide_for is None:
         return "the most probable grade"
-    return f"thresholds of the expected grade, fitted on validation photographs: {_listed(description.thresholds)}"
+    objective, listed = description.decide_for.label, _listed(description.thresholds)
+    return f"thresholds of the expected grade, fitted on validation photographs for {objective}: {listed}"
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -14,7 +14,7 @@ from fundusgrade.metrics.classification import decide_grades, expected_grades
 from fundusgrade.networks.heads import UNCALIBRATED, Calibration
 from fundusgrade.networks.inference import to_probabilities
 from fundusgrade.networks.network import NetworkSpec
-from fundusgrade.options import Decision
+from fundusgrade.options import DecideFor, Decision
 from fundusgrade.training.calibration import fit_calibration
 from fundusgrade.training.losses import CLASS_WEIGHT_POWERS
 from fundusgrade.training.options import TrainOptions
@@ -70,7 +70,8 @@ def fit_rule(
     if options.decision is not Decision.THRESHOLDS:
         return DecisionRule(calibration=calibration)
     expected = expected_grades(to_probabilities(spec, outputs, calibration))
-    return DecisionRule(calibration=calibration, thresholds=fit_thresholds(grades, expected))
+    thresholds = fit_thresholds(grades, expected, options.decide_for or DecideFor.BALANCED)
+    return DecisionRule(calibration=calibration, thresholds=thresholds)
 
 
 def grade_outputs(spec: NetworkSpec, outputs: Tensor, rule: DecisionRule) -> GradedOutputs:

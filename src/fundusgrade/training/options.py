@@ -8,7 +8,7 @@ from pathlib import Path
 from fundusgrade.errors import TrainingError
 from fundusgrade.networks.network import CNN
 from fundusgrade.networks.timm_hub import public_name
-from fundusgrade.options import NUM_FOLDS, ClassWeights, Decision, FoldsBy, Head, Loss, Recipe
+from fundusgrade.options import NUM_FOLDS, ClassWeights, DecideFor, Decision, FoldsBy, Head, Loss, Recipe
 from fundusgrade.training.losses import CLASS_WEIGHT_POWERS, resolve_head_and_loss
 
 _MAX_SEED = 2**32
@@ -73,6 +73,10 @@ class TrainOptions:
     half of the validation split, which raise kappa by 0.01 and lower accuracy by 0.01 (docs/experiments.md). Default
     `most-probable`: every grade agrees with its probabilities."""
 
+    decide_for: DecideFor | None = None
+    """The objective that thresholds are fitted for: `kappa`, `accuracy`, `macro-f1`, or all three (`balanced`). One
+    that is given implies `thresholds`. Default `balanced` with thresholds; the most probable grade has none."""
+
     calibrate: bool | None = None
     """Whether calibration and thresholds are fitted on half of the validation split, and conformity scores computed on
     the other half. Default by recipe: True, or False for `reference`, which chooses the epoch on the whole split."""
@@ -126,6 +130,10 @@ class TrainOptions:
             head, loss = _RECIPES[self.recipe].head, _RECIPES[self.recipe].loss
         head, loss = resolve_head_and_loss(head, loss)
         values = {**asdict(_arch_defaults(self.arch)), **asdict(_RECIPES[self.recipe]), "head": head, "loss": loss}
+        if self.decide_for is not None:
+            values["decision"] = Decision.THRESHOLDS
+        if self.decision is Decision.THRESHOLDS:
+            values["decide_for"] = DecideFor.BALANCED
         missing = {name: value for name, value in values.items() if getattr(self, name) is None}
         return replace(self, **missing)
 
@@ -139,6 +147,14 @@ class TrainOptions:
             (self.num_epochs < 1, "epochs must be at least 1"),
             (self.batch_size < 2, "the batch size must be at least 2"),
             (not 0 <= self.mixup <= 1, "mixup must be in [0, 1]"),
+            (
+                self.decide_for is not None and self.decision is not Decision.THRESHOLDS,
+                f"thresholds are decided for {self.decide_for}, and the decision is by the {self.decision} grade",
+            ),
+            (
+                self.decision is Decision.THRESHOLDS and not self.calibrate,
+                "thresholds are fitted to calibrated probabilities, and there is no calibration",
+            ),
             (not 0 <= self.ema_decay < 1, "the EMA decay must be in [0, 1)"),
             (not 0 <= self.seed < _MAX_SEED, f"the seed must be in [0, {_MAX_SEED})"),
         ]

@@ -32,7 +32,7 @@ from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.tensors import load_images
-from fundusgrade.options import ClassWeights, Decision
+from fundusgrade.options import ClassWeights, DecideFor, Decision
 from fundusgrade.training.clinic import check_not_calibrated, folder_of_new_model
 from fundusgrade.training.decision import RatedOutputs, cross_fit, fit_rule
 from fundusgrade.training.operating_point import RatedProbabilities, fit_operating_point, names_of_data
@@ -44,8 +44,9 @@ from fundusgrade.training.validation import score, split_outputs
 class RefitRequest:
     """A model by name or path, a cross-validation by name, and the name of the model to write.
 
-    `decision` is the rule of the new model, that of the old one if None; `data` the data sets that the model was
-    trained with, by name or folder, those of their recorded names if empty.
+    `decision` is the rule of the new model and `decide_for` the objective of its thresholds, those of the old one if
+    None; an objective implies thresholds. `data` are the data sets that the model was trained with, by name or folder,
+    those of their recorded names if empty.
     """
 
     model: str
@@ -53,6 +54,7 @@ class RefitRequest:
     name: str
     data: tuple[str, ...] = ()
     decision: Decision | None = None
+    decide_for: DecideFor | None = None
     overwrite: bool = False
 
 
@@ -86,7 +88,7 @@ def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
     own_splits = provenance.with_training_splits(dataset)
     usable = {row.source for split in ("train", "validation") for row in own_splits.graded_rows(split)}
     held_out = _out_of_fold(request.folds, checkpoint, dataset, usable, choice)
-    options = _options(checkpoint, request.decision)
+    options = _options(checkpoint, request)
     num_training = np.bincount([int(row.grade or 0) for row in own_splits.graded_rows("train")], minlength=NUM_GRADES)
     spec, rated = checkpoint.network.spec, held_out.rated
     rule, graded = fit_rule(spec, rated, num_training, options), cross_fit(spec, rated, num_training, options)
@@ -101,7 +103,7 @@ def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
         operating_point=_operating_point(graded.probabilities, held_out),
         provenance=replace(
             provenance,
-            options={**provenance.options, "decision": options.decision, "calibrated_on": request.folds},
+            options={**provenance.options, **_recorded(options), "calibrated_on": request.folds},
             metrics={**provenance.metrics, "out_of_fold_kappa": scores.kappa, "out_of_fold_loss": scores.loss},
         ),
     )
@@ -192,9 +194,18 @@ def _outputs(
     )
 
 
-def _options(checkpoint: Checkpoint, decision: Decision | None) -> TrainOptions:
-    """What of the model's recorded options a decision rule depends on."""
-    recorded = checkpoint.description.provenance.options
-    if decision is None:
-        decision = Decision.MOST_PROBABLE if checkpoint.description.thresholds is None else Decision.THRESHOLDS
-    return TrainOptions(class_weights=ClassWeights(str(recorded["class_weights"])), decision=decision, calibrate=True)
+def _options(checkpoint: Checkpoint, request: RefitRequest) -> TrainOptions:
+    """What of the model's recorded options a decision rule depends on, and what is to be changed."""
+    description, decision, decide_for = checkpoint.description, request.decision, request.decide_for
+    if decision is None and decide_for is None and description.thresholds is not None:
+        decision = Decision.THRESHOLDS
+    if decide_for is None and decision is Decision.THRESHOLDS:
+        decide_for = description.decide_for
+    weights = ClassWeights(str(description.provenance.options["class_weights"]))
+    options = TrainOptions(class_weights=weights, decision=decision, decide_for=decide_for, calibrate=True).filled()
+    options.check()
+    return options
+
+
+def _recorded(options: TrainOptions) -> dict[str, object]:
+    return {"decision": options.decision, "decide_for": options.decide_for}

@@ -173,6 +173,7 @@ def _check_same_run(header: Mapping[str, object], dataset: PreparedDataset, opti
         )
     before, now = header["options"], options.recorded()
     assert isinstance(before, dict), "written by save_state"
+    before = {**TrainOptions().recorded(), **before}  # an earlier version did not record all of them
     different = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
     if different:
         raise TrainingError(f"this run began with other options: {'; '.join(different)}; give the same to resume")
