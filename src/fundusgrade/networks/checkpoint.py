@@ -25,6 +25,7 @@ from fundusgrade.errors import CheckpointError, WeightsUnavailableError
 from fundusgrade.files import hash_text, write_atomically
 from fundusgrade.networks.build import build_backbone, build_network
 from fundusgrade.networks.description import CheckpointDescription, parse_description
+from fundusgrade.networks.feature_checks import FeatureChecks, checks_from_tensors
 from fundusgrade.networks.network import GradingNetwork, NetworkSpec
 
 METADATA_KEY = "fundusgrade"
@@ -35,18 +36,22 @@ FINGERPRINT_TABLES = {"files": HASH_BYTES, "fingerprints": FINGERPRINT_BYTES, "p
 # Tensors that are those tables, not weights, start so: a name of the file format, which shipped models use.
 _FINGERPRINT_PREFIX = "seen."
 _EARLIER_FINGERPRINT_BYTES = 32
+# Tensors of the feature checks start so.
+_CHECKS_PREFIX = "checks."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A network ready to use, in evaluation mode on the CPU, with its description.
 
-    `fingerprints` identify the photographs that it was trained and chosen on; empty where the file has none.
+    `fingerprints` identify the photographs that it was trained and chosen on; empty where the file has none. `checks`
+    are None where none were added: `training.feature_checks.add_feature_checks`.
     """
 
     description: CheckpointDescription
     network: GradingNetwork
     fingerprints: TrainingFingerprints
+    checks: FeatureChecks | None = None
 
 
 def save_checkpoint(
@@ -55,26 +60,39 @@ def save_checkpoint(
     description: CheckpointDescription,
     *,
     fingerprints: TrainingFingerprints | None = None,
+    checks: FeatureChecks | None = None,
     half: bool = False,
 ) -> None:
     """Write `path`, a safetensors file, and `model.json` beside it; the hash of the weights is filled in.
 
-    `half` stores float16, half as large. Raises StoreError where the files cannot be written.
+    `half` stores the weights as float16, half as large. Raises StoreError where the files cannot be written.
     """
     state = {name: _to_stored(tensor, half=half) for name, tensor in network.state_dict().items()}
     for name in FINGERPRINT_TABLES if fingerprints is not None else ():
         state[_FINGERPRINT_PREFIX + name] = torch.from_numpy(getattr(fingerprints, name).copy())
+    _write_checks(state, checks)
+    if checks is None:
+        description = replace(description, checks=None)
     _write(path, state, replace(description, weights_sha256=hash_tensors(state)))
 
 
-def replace_description(path: Path, description: CheckpointDescription) -> None:
-    """Write a checkpoint anew with another description; its tensors and their hash stay as they are.
+def replace_description(path: Path, description: CheckpointDescription, *, checks: FeatureChecks | None = None) -> None:
+    """Write a checkpoint anew with another description, and other feature checks if given; weights stay as they are.
 
     Raises CheckpointError where the file is not a checkpoint, StoreError where it cannot be written.
     """
     with _open_safetensors(path) as file:
         state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (not a dict)
+    if checks is not None:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(_CHECKS_PREFIX)}
+        _write_checks(state, checks)
     _write(path, state, replace(description, weights_sha256=hash_tensors(state)))
+
+
+def _write_checks(state: dict[str, Tensor], checks: FeatureChecks | None) -> None:
+    """Add the tensors of feature checks, which are never halved: the weights of 16 bits would move their limits."""
+    for name, values in (checks.tensors() if checks is not None else {}).items():
+        state[_CHECKS_PREFIX + name] = torch.from_numpy(values)
 
 
 def _write(path: Path, state: Mapping[str, Tensor], description: CheckpointDescription) -> None:
@@ -107,7 +125,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"the weights in {path} are not those that were saved (hash differs); copy the file again"
         )
-    fingerprints = _pop_fingerprints(state, path)
+    fingerprints, checks = _pop_fingerprints(state, path), _pop_checks(state, path)
     # Building and loading fail in many ways where the description is correct JSON, but of a network unknown here.
     try:
         network = _network_with_weights(description.network, state)
@@ -116,7 +134,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"the weights in {path} do not fit {description.network.arch} as timm {timm.__version__} builds it "
             f"({error}); install timm {description.provenance.versions.get('timm')}, or copy the file again"
         ) from error
-    return Checkpoint(description=description, network=network.eval(), fingerprints=fingerprints)
+    return Checkpoint(description=description, network=network.eval(), fingerprints=fingerprints, checks=checks)
 
 
 def _network_with_weights(spec: NetworkSpec, state: Mapping[str, Tensor]) -> GradingNetwork:
@@ -159,6 +177,18 @@ def _pop_fingerprints(state: dict[str, Tensor], path: Path) -> TrainingFingerpri
             raise CheckpointError(f"the training fingerprints in {path} are damaged; copy the file again")
         tables[name] = table.numpy().copy()
     return TrainingFingerprints(**tables)
+
+
+def _pop_checks(state: dict[str, Tensor], path: Path) -> FeatureChecks | None:
+    """The feature checks, taken out of the tensors; None where there are none."""
+    names = [name for name in state if name.startswith(_CHECKS_PREFIX)]
+    try:
+        return checks_from_tensors({name.removeprefix(_CHECKS_PREFIX): state.pop(name).numpy() for name in names})
+    except ValueError as error:
+        raise CheckpointError(
+            f"the feature checks in {path} are damaged, or of another version ({error}); copy the file again, or add "
+            "them again with `fundusgrade add-checks`"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from fundusgrade.errors import CheckpointError, MetricsError, StoreError
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity
 from fundusgrade.metrics.referral import UNSTATED_POINT, OperatingPoint
+from fundusgrade.networks.feature_checks import ChecksProvenance
 from fundusgrade.networks.heads import NO_OFFSETS, NUM_CUTS, Calibration
 from fundusgrade.networks.local_calibration import LocalCalibration
 from fundusgrade.networks.network import NetworkSpec
@@ -77,7 +78,7 @@ class CheckpointDescription:
     is taken. `conformity` are the scores from which conformal prediction sets and upper bounds of any coverage follow;
     empty where there are none. `operating_point` says from which probability a photograph is referable; None in files
     of earlier versions, and where no validation photograph was. `local_calibration` is a clinic's own, None in a model
-    as it was trained.
+    as it was trained. `checks` says what the feature checks were fitted to; None where the model has none.
     """
 
     name: str
@@ -88,6 +89,7 @@ class CheckpointDescription:
     conformity: Conformity = NO_CONFORMITY
     operating_point: OperatingPoint | None = None
     local_calibration: LocalCalibration | None = None
+    checks: ChecksProvenance | None = None
     weights_sha256: str = ""
 
     def chosen_point(self, *, sensitivity: float | None = None, threshold: float | None = None) -> OperatingPoint:
@@ -140,6 +142,7 @@ class CheckpointDescription:
             "conformity": asdict(self.conformity),
             "operating_point": None if self.operating_point is None else asdict(self.operating_point),
             "local_calibration": None if self.local_calibration is None else asdict(self.local_calibration),
+            "checks": None if self.checks is None else asdict(self.checks),
         }
         return json.dumps(described, indent=2) + "\n"
 
@@ -163,6 +166,7 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
             conformity=_conformity(described),
             operating_point=_operating_point(described),
             local_calibration=_local_calibration(described),
+            checks=_checks(described),
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, StoreError) as error:
         raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
@@ -276,6 +280,12 @@ def _local_calibration(described: dict[str, Any]) -> LocalCalibration | None:
     """A clinic's calibration, which most files lack. Raises KeyError, TypeError or ValueError for what is none."""
     values = described.get("local_calibration")
     return None if values is None else LocalCalibration.from_json(values)
+
+
+def _checks(described: dict[str, Any]) -> ChecksProvenance | None:
+    """What the feature checks were fitted to. Raises KeyError, TypeError or ValueError for what is none."""
+    values = described.get("checks")
+    return None if values is None else ChecksProvenance.from_json(values)
 
 
 def _thresholds(described: dict[str, object]) -> tuple[float, ...] | None:

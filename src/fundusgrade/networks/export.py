@@ -136,7 +136,8 @@ def _convert(request: ExportRequest, checkpoint: Checkpoint, dataset: PreparedDa
     return ExportedGraph(
         format=request.format,
         contents=(data,) if request.format is ExportFormat.ONNX else to_openvino(data),
-        description=replace(checkpoint.description, name=f"{checkpoint.description.name}-{kind}"),
+        # A graph gives no features, so that it cannot hold the checks that need them.
+        description=replace(checkpoint.description, name=f"{checkpoint.description.name}-{kind}", checks=None),
         fingerprints=checkpoint.fingerprints,
         number_format="int8" if request.int8 else "float32",
     )

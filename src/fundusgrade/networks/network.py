@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +62,24 @@ class SmallCnn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalized images (B, 3, H, W) -> outputs of the head (B, n)."""
-        pooled = self.features(x).mean(dim=(2, 3))
-        logits: Tensor = self.classifier(self.dropout(pooled))
+        logits: Tensor = self.classifier(self.forward_head(self.forward_features(x)))
         return logits
+
+    # The three functions by which timm's networks give their features.
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Normalized images (B, 3, H, W) -> feature maps (B, 128, h, w)."""
+        maps: Tensor = self.features(x)
+        return maps
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = True) -> Tensor:
+        """Feature maps -> their means (B, 128), the input of the last layer; its outputs where not `pre_logits`."""
+        pooled: Tensor = self.dropout(x.mean(dim=(2, 3)))
+        return pooled if pre_logits else self.classifier(pooled)
+
+    def get_classifier(self) -> nn.Linear:
+        """The last layer."""
+        return self.classifier
 
 
 class GradingNetwork(nn.Module):
@@ -90,6 +106,20 @@ class GradingNetwork(nn.Module):
         """
         outputs: Tensor = self.backbone(self.normalized(images))
         return outputs.float()
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the input of the last layer can be read: of networks of PyTorch, not of exported graphs."""
+        return all(hasattr(self.backbone, name) for name in ("forward_features", "forward_head", "get_classifier"))
+
+    def outputs_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as of `outputs` -> outputs of the head (B, n) and features (B, D), the input of its last layer.
+
+        The outputs are those of `outputs`, computed in the same steps; both are float32.
+        """
+        backbone: Any = self.backbone
+        features = backbone.forward_head(backbone.forward_features(self.normalized(images)), pre_logits=True)
+        return backbone.get_classifier()(features).float(), features.float()
 
     def normalized(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) float in [0, 1] -> normalized rows of the network (B, 3, rows, S)."""

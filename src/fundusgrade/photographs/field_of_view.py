@@ -89,7 +89,7 @@ def find_field_of_view(photograph: Image) -> FieldOfView:
     Raises NoRetinaError where the field of view cannot be located reliably.
     """
     height, width = photograph.shape[:2]
-    small = _reduced(photograph)
+    small = reduced_photograph(photograph)
     region = bright_region(small)
     contour = contour_of(region)
     bounds = visible_bounds(contour, region.shape)
@@ -105,7 +105,7 @@ def find_field_of_view(photograph: Image) -> FieldOfView:
     raise NoRetinaError(f"no retina found: {reason}; expected a bright disc on a dark ground")
 
 
-def _reduced(photograph: Image) -> Image:
+def reduced_photograph(photograph: Image) -> Image:
     """The photograph with a longer side of at most WORKING_SIZE_PX."""
     height, width = photograph.shape[:2]
     scale = min(1.0, WORKING_SIZE_PX / max(height, width))

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 
 from fundusgrade.errors import UngradableError, UnreadableImageError
+from fundusgrade.photographs.artifacts import Artifacts, measure_artifacts
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.photographs.images import read_photograph, reduced
 from fundusgrade.photographs.pixels import NO_MEMORY, FloatImage, Image, rounded
 from fundusgrade.photographs.preprocess import PreprocessedImage, preprocess
-from fundusgrade.photographs.quality import Quality, measure_quality
+from fundusgrade.photographs.quality import MEASURING_RECIPE, Quality, measure_disc
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.text import error_text
@@ -28,7 +29,7 @@ MIN_DECODED_PX = WORKING_SIZE_PX
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedPhotograph:
-    """A photograph (H, W, 3), reduced as far as its preprocessed image allows, with that image and its quality.
+    """A photograph (H, W, 3), reduced as far as its preprocessed image allows, with that image, quality and artifacts.
 
     It is uint8 as decoded, or float32 from 0 to 255 where it was reduced; `height_px` and `width_px` are those before.
     The eye ("R", "L", "B" for both) and the camera are those that a DICOM file states, else "".
@@ -37,10 +38,16 @@ class LoadedPhotograph:
     photograph: Image | FloatImage
     preprocessed: PreprocessedImage
     quality: Quality
+    artifacts: Artifacts
     height_px: int
     width_px: int
     laterality: str = ""
     camera: str = ""
+
+    @property
+    def quality_reasons(self) -> tuple[str, ...]:
+        """Why the photograph is of doubtful quality, as measured; empty if it is not."""
+        return (*self.quality.reasons, *self.artifacts.reasons)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,10 +109,12 @@ def load_pixels(photograph: Image, recipe: PreprocessRecipe) -> LoadedPhotograph
         values = reduced(photograph, 1 << (factor.bit_length() - 1))
         photograph = rounded(values)
     field_of_view = find_field_of_view(photograph)
+    disc = preprocess(values, field_of_view, MEASURING_RECIPE)
     return LoadedPhotograph(
         photograph=values,
         preprocessed=preprocess(values, field_of_view, recipe),
-        quality=measure_quality(values, field_of_view),
+        quality=measure_disc(disc),
+        artifacts=measure_artifacts(photograph, disc),
         height_px=height,
         width_px=width,
     )

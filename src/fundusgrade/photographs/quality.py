@@ -17,7 +17,7 @@ from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs.edges import quantile_level
 from fundusgrade.photographs.field_of_view import FieldOfView
 from fundusgrade.photographs.pixels import FloatImage, Image
-from fundusgrade.photographs.preprocess import local_mean, preprocess
+from fundusgrade.photographs.preprocess import PreprocessedImage, local_mean, preprocess
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 
 MEASURING_RECIPE = PreprocessRecipe(method=Method.NATURAL, outline=Outline.DISC, size_px=224)
@@ -78,9 +78,16 @@ class Quality:
 def measure_quality(photograph: Image | FloatImage, field_of_view: FieldOfView) -> Quality:
     """Measure a photograph (H, W, 3), uint8 or float32 from 0 to 255, with a known field of view.
 
+    Raises NoRetinaError as `measure_disc`.
+    """
+    return measure_disc(preprocess(photograph, field_of_view, MEASURING_RECIPE))
+
+
+def measure_disc(preprocessed: PreprocessedImage) -> Quality:
+    """Measure a photograph that was preprocessed by MEASURING_RECIPE.
+
     Raises NoRetinaError where a retina cannot have its color or texture: not every bright disc is a fundus photograph.
     """
-    preprocessed = preprocess(photograph, field_of_view, MEASURING_RECIPE)
     # The outermost pixels are left out: they mix with the dark surroundings.
     kernel = np.ones((2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1), np.uint8)
     inner = cv2.erode(preprocessed.mask.astype(np.uint8), kernel, borderValue=0) > 0
@@ -92,7 +99,7 @@ def measure_quality(photograph: Image | FloatImage, field_of_view: FieldOfView) 
     red, blue = quantile_level(channels[0], 0.5), quantile_level(channels[2], 0.5)
     detail, relative = (values[inner] for values in _fine_structure(preprocessed.image, preprocessed.mask))
     measured = {
-        "visible_fraction": field_of_view.visible_fraction,
+        "visible_fraction": preprocessed.field_of_view.visible_fraction,
         "brightness": quantile_level(luminance, 0.5),
         "dark_fraction": (strongest < DARK_BELOW).mean(),
         "overexposed_fraction": (luminance > OVEREXPOSED_FROM).mean(),

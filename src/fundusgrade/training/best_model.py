@@ -87,7 +87,7 @@ def calibrate_model(path: Path, options: TrainOptions, validation: Validation, c
         operating_point=fit_operating_point(of_all, chooses),
         provenance=replace(provenance, metrics=provenance.metrics | _recorded(scores)),
     )
-    save_checkpoint(path, network, description, fingerprints=checkpoint.fingerprints)
+    save_checkpoint(path, network, description, fingerprints=checkpoint.fingerprints, checks=checkpoint.checks)
 
 
 def _recorded(scores: ValidationScores | None) -> dict[str, float | int | None]:

@@ -166,7 +166,7 @@ def _save(
     fingerprints = parent.fingerprints.joined(of_clinic) if parent.fingerprints.is_known else parent.fingerprints
     make_folder(target)
     path = target / store.MODEL_FILE
-    save_checkpoint(path, parent.network, description, fingerprints=fingerprints)
+    save_checkpoint(path, parent.network, description, fingerprints=fingerprints, checks=parent.checks)
     write_atomically(target / "README.md", model_card(read_description(path)))  # with the hash of the weights
     return path
 

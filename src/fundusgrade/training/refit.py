@@ -129,7 +129,9 @@ def _save(target: Path, checkpoint: Checkpoint, description: CheckpointDescripti
     make_folder(target)
     write_atomically(target / "README.md", model_card(description))
     path = target / store.MODEL_FILE
-    save_checkpoint(path, checkpoint.network, description, fingerprints=checkpoint.fingerprints)
+    save_checkpoint(
+        path, checkpoint.network, description, fingerprints=checkpoint.fingerprints, checks=checkpoint.checks
+    )
     return path
 
 

@@ -1,0 +1,104 @@
+"""Artifacts that spoil a part of a photograph, and photographs that do not show one retina at a usual size.
+
+The measurements of `quality` are of the whole disc: a shadow over the macula hardly moves them. Those here are
+fractions of the retina's area, or of the photograph's, with limits that photographs which graders call good seldom
+reach: docs/guides/gradability.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusgrade.photographs.edges import bright_areas
+from fundusgrade.photographs.field_of_view import reduced_photograph
+from fundusgrade.photographs.pixels import FloatImage, Image
+from fundusgrade.photographs.preprocess import PreprocessedImage, local_mean
+
+# Brightness is a mean over this neighborhood, in px of a disc 224 px wide: wider than a vessel, narrower than a shadow.
+_SHADOW_SIGMA_PX = 8.0
+_GLARE_SIGMA_PX = 3.0
+_DETAIL_SIGMA_PX = 10.0
+# The outer part of the disc is darker in most photographs.
+_CENTRAL_FRACTION = 0.85
+_SHADOW_BELOW = 0.5
+_GLARE_ABOVE = 2.0
+_NO_DETAIL_BELOW = 0.8
+
+MAX_SHADOW_FRACTION = 0.12
+MAX_GLARE_FRACTION = 0.04
+MAX_HAZY_FRACTION = 0.15
+MIN_FRAME_FRACTION = 0.15
+MAX_SECOND_REGION = 0.20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifacts:
+    """Fractions from 0 to 1, measured on the disc in natural colors at 224 px.
+
+    `shadow_fraction` is the fraction of the inner 85 % of the disc's radius whose brightness is below half of its 75th
+    percentile, `glare_fraction` the fraction of the disc whose luminance is above twice the median, and
+    `hazy_fraction` the fraction of the inner disc without fine structure: less than 0.8 levels of green between 1 and 4
+    px of blur. `frame_fraction` is the fraction of the photograph that the disc fills, and `second_region` the area of
+    the second largest bright region as a fraction of the largest.
+    """
+
+    shadow_fraction: float
+    glare_fraction: float
+    hazy_fraction: float
+    frame_fraction: float
+    second_region: float
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the photograph is of doubtful quality; empty if it is not."""
+        checks = {
+            "shadow over part of the retina": self.shadow_fraction > MAX_SHADOW_FRACTION,
+            "glare over part of the retina": self.glare_fraction > MAX_GLARE_FRACTION,
+            "part of the retina out of focus or veiled": self.hazy_fraction > MAX_HAZY_FRACTION,
+            "the disc fills little of the picture": self.frame_fraction < MIN_FRAME_FRACTION,
+            "several fields in one picture": self.second_region > MAX_SECOND_REGION,
+        }
+        return tuple(reason for reason, holds in checks.items() if holds)
+
+
+def measure_artifacts(photograph: Image, disc: PreprocessedImage) -> Artifacts:
+    """Measure a photograph (H, W, 3) uint8; `disc` is it as `quality.MEASURING_RECIPE` shows it."""
+    (height, width), field_of_view = photograph.shape[:2], disc.field_of_view
+    area = np.pi * field_of_view.radius_x * field_of_view.radius_y * field_of_view.visible_fraction
+    areas = bright_areas(reduced_photograph(photograph))
+    inner = _inside(disc.mask, 1.0)
+    central = inner & _inside(disc.mask, _CENTRAL_FRACTION)
+    values = disc.image.astype(np.float32)
+    brightness = _mean(values.max(axis=2), disc.mask, _SHADOW_SIGMA_PX)[central]
+    luminance = _mean(cv2.cvtColor(values, cv2.COLOR_RGB2GRAY), disc.mask, _GLARE_SIGMA_PX)[inner]
+    measured = {
+        "shadow_fraction": (brightness < _SHADOW_BELOW * np.quantile(brightness, 0.75)).mean(),
+        "glare_fraction": (luminance > _GLARE_ABOVE * np.median(luminance)).mean(),
+        "hazy_fraction": (_local_detail(values[..., 1], disc.mask)[central] < _NO_DETAIL_BELOW).mean(),
+        "frame_fraction": min(1.0, area / (height * width)),
+        "second_region": areas[1] / areas[0] if len(areas) > 1 else 0.0,
+    }
+    return Artifacts(**{name: round(float(value), 4) for name, value in measured.items()})
+
+
+def _mean(values: FloatImage, mask: NDArray[np.bool_], sigma_px: float) -> NDArray[np.float32]:
+    return local_mean(np.asarray(values, np.float32), mask, sigma_px, min_reduced_sigma_px=2)
+
+
+def _local_detail(green: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Root mean square of fine structure around each pixel, in levels."""
+    detail = cv2.GaussianBlur(green, (0, 0), 1) - _mean(green, mask, 4)
+    return np.sqrt(np.maximum(_mean(detail**2, mask, _DETAIL_SIGMA_PX), 0))
+
+
+def _inside(mask: NDArray[np.bool_], fraction: float) -> NDArray[np.bool_]:
+    """Pixels of the visible retina within this fraction of the disc's radius, without its outermost pixels."""
+    side = mask.shape[0]
+    offset = np.arange(side) - (side - 1) / 2
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((9, 9), np.uint8), borderValue=0) > 0
+    within = np.asarray((inner if inner.any() else mask) & (np.hypot(offset, offset[:, None]) <= fraction * side / 2))
+    return within if within.any() else mask
