@@ -49,7 +49,7 @@ def point(*, threshold: float = 0.5, score: float = 0.5, groups: Sequence[int] =
 
 def clinic(**changes: object) -> dict[str, Any]:
     """A stored calibration for a clinic, right but for the changes."""
-    names = ("parent", "parent_sha256", "created", "data_name", "data_hash", "camera")
+    names = ("parent", "parent_sha256", "created", "data_name", "data_hash", "camera", "precision")
     rates = {"threshold": 0.2, "sensitivity": 0.9, "confidence": 0.9}
     counts = dict.fromkeys(("num_referable", "num_missed", "num_others", "num_others_referred"), 30)
     right = {

@@ -23,6 +23,7 @@ def calibration(scores: np.ndarray) -> LocalCalibration:
         data_name="clinic",
         data_hash="cd" * 32,
         camera="",
+        precision="float32",
         recalibration=Recalibration(slope=0.8, intercept=0.1),
         changes_grades=False,
         certificate=Certificate(
@@ -39,7 +40,7 @@ def calibration(scores: np.ndarray) -> LocalCalibration:
 
 
 def test_a_model_of_a_clinic_is_introduced_with_its_certificate() -> None:
-    line = calibration_line("mine", calibration(np.linspace(0, 1, 300)), is_certified=True)
+    line = calibration_line("mine", calibration(np.linspace(0, 1, 300)), is_certified=True, precision="float32")
     assert line == (
         "mine: made of shipped (weights abababababab) on 300 photographs of 150 patients of clinic, 2026-11-26; a "
         "sensitivity of 0.9 is certified at a confidence of 0.9, from a probability of referable DR of 0.0873: it "
@@ -48,8 +49,13 @@ def test_a_model_of_a_clinic_is_introduced_with_its_certificate() -> None:
 
 
 def test_a_higher_threshold_is_said_not_to_be_certified() -> None:
-    line = calibration_line("mine", calibration(np.linspace(0, 1, 300)), is_certified=False)
+    line = calibration_line("mine", calibration(np.linspace(0, 1, 300)), is_certified=False, precision="float32")
     assert line.endswith("The threshold of this run is higher, and not certified")
+
+
+def test_another_arithmetic_than_that_of_the_calibration_is_said() -> None:
+    line = calibration_line("mine", calibration(np.linspace(0, 1, 300)), is_certified=True, precision="bfloat16")
+    assert "computed in float32 then and are in bfloat16 now" in line and "--precision float32" in line
 
 
 def test_drift_is_a_warning_and_its_absence_is_said_too() -> None:

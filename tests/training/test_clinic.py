@@ -156,7 +156,7 @@ def test_test_time_augmentation_would_leave_the_certificate_behind(clinic: Prepa
 def test_patients_take_part_only_with_all_their_photographs(clinic: PreparedDataset) -> None:
     rows = list(clinic.rows)
     rows[3] = replace(rows[3], error="no retina found", image="")
-    rows[10] = replace(rows[10], grade=None)
+    rows[10] = replace(rows[10], grade=None, error="grade '' is not one of 0-4")
     found = find_participants(replace(clinic, rows=tuple(rows)))
     assert {row.group for row in clinic.rows} - {row.group for row in found.rows} == {1, 5}
     assert (found.num_unreadable, found.num_unlabeled) == (1, 1)

@@ -176,8 +176,9 @@ def report_operating_point(grader: Grader) -> None:
 
     calibration, point = grader.description.local_calibration, grader.operating_point
     is_certified = calibration is not None and point.threshold <= calibration.certificate.threshold
+    precision = grader.provenance().precision
     if calibration is not None:
-        message(calibration_line(grader.name, calibration, is_certified=is_certified))
+        message(calibration_line(grader.name, calibration, is_certified=is_certified, precision=precision))
     if not is_certified:
         message(operating_point_line(grader.name, point))
 

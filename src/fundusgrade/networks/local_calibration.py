@@ -16,7 +16,8 @@ ASSUMPTIONS = (
     "the patients were not chosen by the model's answers, nor by their disease: consecutive patients, or all "
     "referable ones of a period",
     "the grades of the data set are right: the sensitivity is that of finding what its readers call referable",
-    "a patient is referred where any photograph reaches the threshold, or cannot be graded",
+    "a patient is referred where any photograph reaches the threshold, or is ungradable for the model or for people: "
+    "patients with a photograph that people could not grade took no part",
     "the model is used as it is: without test-time augmentation, and with the stored threshold. A sensitivity that "
     "was asked for after others had been tried on the same patients is certified with less confidence",
 )
@@ -29,8 +30,9 @@ class LocalCalibration:
 
     `parent` and `parent_sha256` are the name of the model that it was made of and the SHA-256 of its weights, `created`
     the time in ISO 8601, `data_name` and `data_hash` the clinic's data set and the SHA-256 of its manifest, `camera`
-    the user's note of the camera. `recalibration` changes the probabilities; grades, and sets of grades, follow from
-    them only where `changes_grades`. `scores` are the recalibrated probabilities of referable DR of the photographs.
+    the user's note of the camera, `precision` the arithmetic of the scores, as in the provenance of rows.
+    `recalibration` changes the probabilities; grades, and sets of grades, follow from them only where `changes_grades`.
+    `scores` are the recalibrated probabilities of referable DR of the photographs.
     """
 
     parent: str
@@ -39,6 +41,7 @@ class LocalCalibration:
     data_name: str
     data_hash: str
     camera: str
+    precision: str
     recalibration: Recalibration
     changes_grades: bool
     certificate: Certificate
@@ -54,6 +57,7 @@ class LocalCalibration:
             data_name=str(values["data_name"]),
             data_hash=str(values["data_hash"]),
             camera=str(values["camera"]),
+            precision=str(values["precision"]),
             recalibration=_recalibration(values["recalibration"]),
             changes_grades=bool(values["changes_grades"]),
             certificate=_certificate(values["certificate"]),

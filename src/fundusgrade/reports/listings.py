@@ -160,10 +160,20 @@ def referral_line(*, num_referable: int, num_failed: int, num_doubtful: int, num
     )
 
 
-def calibration_line(model: str, calibration: LocalCalibration, *, is_certified: bool) -> str:
-    """What a model of a clinic was calibrated on, and what is certified; `is_certified` of the threshold in use."""
-    lead = f"{model}: {calibration.describe()}; {calibration.certificate.describe()}"
-    return one_line(lead if is_certified else f"{lead}. The threshold of this run is higher, and not certified")
+def calibration_line(model: str, calibration: LocalCalibration, *, is_certified: bool, precision: str) -> str:
+    """What a model of a clinic was calibrated on, and what is certified.
+
+    `is_certified` says whether the threshold in use is, `precision` in which arithmetic scores are computed now.
+    """
+    line = f"{model}: {calibration.describe()}; {calibration.certificate.describe()}"
+    if not is_certified:
+        line += ". The threshold of this run is higher, and not certified"
+    if precision != calibration.precision:
+        line += (
+            f". Scores were computed in {calibration.precision} then and are in {precision} now, which moves some of "
+            f"them: use --precision {calibration.precision}, or calibrate again"
+        )
+    return one_line(line)
 
 
 def drift_line(calibration: LocalCalibration, drift: Drift | None) -> str:

@@ -107,7 +107,8 @@ def calibrate_for_clinic(request: CalibrationRequest, choice: DeviceChoice) -> C
     certificate = certify_patients(fitted, sensitivity=request.sensitivity, confidence=request.confidence)
     if isinstance(certificate, NotCertifiable):
         raise TrainingError(_refusal(certificate))
-    description = _describe(request, parent.description, dataset, fitted, recalibration, certificate)
+    precision = choice.runtime or choice.precision.value
+    description = _describe(request, parent.description, dataset, fitted, recalibration, certificate, precision)
     if changes_grades:
         conformity = measure_conformity(after.probabilities, after.grades, after.predicted)
         description = replace(description, conformity=conformity)
@@ -130,6 +131,7 @@ def _describe(
     fitted: ScoredPhotographs,
     recalibration: Recalibration,
     certificate: Certificate,
+    precision: str,
 ) -> CheckpointDescription:
     """The description of the new model, from photographs with recalibrated probabilities."""
     referable = probability_from_grade(fitted.probabilities, REFERABLE_FROM)
@@ -141,6 +143,7 @@ def _describe(
         data_name=dataset.name,
         data_hash=dataset.hash,
         camera=request.camera,
+        precision=precision,
         recalibration=recalibration,
         changes_grades=request.changes_grades,
         certificate=certificate,
@@ -223,8 +226,9 @@ def find_participants(dataset: PreparedDataset) -> Participants:
     of_patient: dict[int, list[ManifestRow]] = defaultdict(list)
     for row in dataset.rows:
         of_patient[row.group].append(row)
-    unreadable = {group for group, rows in of_patient.items() if any(row.error is not None for row in rows)}
-    unlabeled = {group for group, rows in of_patient.items() if any(row.grade is None for row in rows)} - unreadable
+    # A photograph without a grade has an error too: that of its label.
+    unlabeled = {group for group, rows in of_patient.items() if any(row.grade is None for row in rows)}
+    unreadable = {group for group, rows in of_patient.items() if any(row.error is not None for row in rows)} - unlabeled
     left_out = unreadable | unlabeled
     rows = tuple(row for row in dataset.rows if row.group not in left_out)
     if not rows:
