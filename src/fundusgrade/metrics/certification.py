@@ -93,13 +93,7 @@ def certify(
     num_referable = int(is_referable.sum())
     num_allowed = num_misses_allowed(num_referable, sensitivity, confidence)
     if num_allowed is None:
-        return NotCertifiable(
-            sensitivity=sensitivity,
-            confidence=confidence,
-            num_referable=num_referable,
-            num_needed=num_referable_needed(sensitivity, confidence),
-            best_sensitivity=sensitivity_bound(0, num_referable, confidence),
-        )
+        return not_certifiable(num_referable, sensitivity=sensitivity, confidence=confidence)
     limit = float(np.sort(scores[is_referable])[num_allowed])
     below = scores[scores < limit]
     threshold = (limit + float(below.max())) / 2 if below.size else limit / 2
@@ -112,6 +106,17 @@ def certify(
         num_missed=int((is_referable & ~called).sum()),
         num_others=int((~is_referable).sum()),
         num_others_referred=int((~is_referable & called).sum()),
+    )
+
+
+def not_certifiable(num_referable: int, *, sensitivity: float, confidence: float) -> NotCertifiable:
+    """What so few referable patients lack, and what they can certify. Raises MetricsError as `num_misses_allowed`."""
+    return NotCertifiable(
+        sensitivity=sensitivity,
+        confidence=confidence,
+        num_referable=num_referable,
+        num_needed=num_referable_needed(sensitivity, confidence),
+        best_sensitivity=sensitivity_bound(0, num_referable, confidence),
     )
 
 

@@ -19,7 +19,7 @@ from fundusgrade.files import make_folder, now, write_atomically
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.grading.datasets import score_rows
 from fundusgrade.grading.grader import Grader
-from fundusgrade.metrics.certification import Certificate, NotCertifiable
+from fundusgrade.metrics.certification import Certificate, not_certifiable, num_misses_allowed
 from fundusgrade.metrics.classification import probability_from_grade
 from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.metrics.drift import reference_scores
@@ -99,14 +99,14 @@ def calibrate_for_clinic(request: CalibrationRequest, choice: DeviceChoice) -> C
     check_not_calibrated(parent.description)
     participants = find_participants(dataset)
     _check_unseen(parent, dataset, participants.rows)
+    _check_certifiable(request, participants.rows)
     before = score_rows(Grader(parent, choice), dataset, participants.rows)
     thresholds, changes_grades = parent.description.thresholds, request.changes_grades
     recalibration = recalibrate_referable(before)
     fitted = recalibrated(before, recalibration, thresholds, grades=changes_grades)
     after = cross_recalibrated(before, thresholds, grades=changes_grades)
     certificate = certify_patients(fitted, sensitivity=request.sensitivity, confidence=request.confidence)
-    if isinstance(certificate, NotCertifiable):
-        raise TrainingError(_refusal(certificate))
+    assert isinstance(certificate, Certificate), "there are enough referable patients"
     precision = choice.runtime or choice.precision.value
     description = _describe(request, parent.description, dataset, fitted, recalibration, certificate, precision)
     if changes_grades:
@@ -204,10 +204,15 @@ def _check_unseen(parent: Checkpoint, dataset: PreparedDataset, rows: Sequence[M
         )
 
 
-def _refusal(found: NotCertifiable) -> str:
-    best = found.best_to_ask_for
-    remedy = "grade more patients" + (f", or ask for --sensitivity {best:.2f}" if best > 0 else "")
-    return f"{found.describe()}; {remedy}"
+def _check_certifiable(request: CalibrationRequest, rows: Sequence[ManifestRow]) -> None:
+    """Raise TrainingError where there are too few referable patients: that is known before the network runs."""
+    num_referable = len({row.group for row in rows if row.grade is not None and row.grade >= REFERABLE_FROM})
+    sensitivity, confidence = request.sensitivity, request.confidence
+    if num_misses_allowed(num_referable, sensitivity, confidence) is None:
+        found = not_certifiable(num_referable, sensitivity=sensitivity, confidence=confidence)
+        best = found.best_to_ask_for
+        remedy = "grade more patients" + (f", or ask for --sensitivity {best:.2f}" if best > 0 else "")
+        raise TrainingError(f"{found.describe()}; {remedy}")
 
 
 def find_participants(dataset: PreparedDataset) -> Participants:
