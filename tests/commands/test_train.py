@@ -97,8 +97,9 @@ def test_options_that_contradict_one_another_are_usage_errors(options: str, mess
 
 
 def test_one_command_holds_out_each_data_set_and_the_next_scores_them(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(TrainResult, "has_learned", always_learned())
     for seed, name in enumerate(("north", "south")):
         dataset = prepared_dataset(home / "datasets" / name, num_train=15, num_validation=10, seed=seed)
@@ -108,5 +109,8 @@ def test_one_command_holds_out_each_data_set_and_the_next_scores_them(
     trained = Outcome(f"{words} --data north --data south --name away --folds-by source")
     assert trained.code == 0, trained.stderr
     assert "out of fold: 50 photographs" in trained.stdout
-    evaluated = Outcome("fundusgrade evaluate --predictions away")
+    evaluated = Outcome("fundusgrade evaluate --predictions away --resamples 100 --report report.html")
     assert evaluated.code == 0, evaluated.stderr
+    assert "away: each data set" in evaluated.stdout and "away: decision rules" in evaluated.stdout
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert "<caption>away: each data set</caption>" in page and "<caption>away: decision rules</caption>" in page

@@ -78,6 +78,7 @@ def evaluate(
 ) -> None:
     """Evaluate models on the same photographs: metrics with 95 % confidence intervals, and comparisons in pairs.
 
+    Each of several data sets is also scored by itself, and each decision rule on the predictions of a cross-validation.
     Photographs that were used to train or select a model are refused unless --allow-leakage is given.
     """
     from fundusgrade.data.concatenation import open_dataset
@@ -110,7 +111,7 @@ def evaluate(
 
 def _show_assessment(assessment: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:
     """Files in `out`, tables on standard output, the leakage of each model on standard error."""
-    from fundusgrade.reports import tables
+    from fundusgrade.reports import source_tables, tables
 
     # Files come first: the reader of the tables may close the pipe early.
     if out is not None:
@@ -118,7 +119,8 @@ def _show_assessment(assessment: Assessment, candidates: Sequence[Candidate], ou
             assessment, [replace(each.predictions, leakage=each.leakage) for each in candidates], out
         )
     show(tables.scores_table(assessment))
-    for table in tables.coverage_tables(assessment):
+    of_parts = (*source_tables.source_tables(assessment), *source_tables.rules_tables(assessment))
+    for table in (*of_parts, *tables.coverage_tables(assessment)):
         show(table)
     if assessment.comparisons:
         show(tables.comparisons_table(assessment))

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import MetricsError
+from fundusgrade.evaluation.rules import RuleScores, compare_rules
+from fundusgrade.evaluation.sources import SourceScores, score_sources
 from fundusgrade.grades import NUM_GRADES, REFERABLE_FROM
 from fundusgrade.metrics.auc import weighted_aucs
 from fundusgrade.metrics.bootstrap import Resamples, estimate, resample
@@ -86,7 +88,7 @@ class ModelAssessment:
     """All scores of one model.
 
     `num_validation` counts the validation photographs of all `num_folds` folds together; without cross-validation
-    `num_folds` is 1.
+    `num_folds` is 1. `sources` are empty where all photographs are of one data set, `rules` without cross-validation.
     """
 
     model: str
@@ -99,6 +101,8 @@ class ModelAssessment:
     decision_curves: tuple[DecisionCurve, ...]
     risk_coverage: RiskCoverage
     set_coverage: tuple[SetCoverage, ...]
+    sources: tuple[SourceScores, ...]
+    rules: tuple[RuleScores, ...]
     subgroups: tuple[Subgroup, ...]
     worst_errors: tuple[WorstError, ...]
 
@@ -134,19 +138,21 @@ def assess(
     num_resamples: int = 1000,
     seed: int = 0,
     columns: Mapping[str, Sequence[str]] | None = None,
+    origins: Sequence[str] = (),
     conformities: Mapping[str, Conformity] | None = None,
 ) -> Assessment:
     """Score models on the same photographs and compare all pairs of them.
 
     Grades, groups and clusters of acquisition are the first set's.
     `part` names what the sets' `test` holds. `columns` give subgroups: a value for each of the first set's photographs.
+    `origins` name the data set of each of them, where they are of several.
     `conformities` of models, by name, give the limits of prediction sets where there are no validation photographs.
     Raises MetricsError where there is nothing to score or the sets differ in photographs or grades.
     """
     aligned = _aligned(sets, part)
     first = aligned[0]
     resamples = resample(first.test.groups, num_resamples=num_resamples, seed=seed)
-    subgroups = _subgroup_masks(columns or {}, len(first.test))
+    parts = _Parts(subgroups=_subgroup_masks(columns or {}, len(first.test)), origins=origins)
     return Assessment(
         data=first.data,
         part=part,
@@ -157,7 +163,7 @@ def assess(
         acquisitions=_acquisition_clusters(first.test),
         models=tuple(
             _assess_model(
-                predictions, resamples, coverage, subgroups, (conformities or {}).get(predictions.model, NO_CONFORMITY)
+                predictions, resamples, coverage, parts, (conformities or {}).get(predictions.model, NO_CONFORMITY)
             )
             for predictions in aligned
         ),
@@ -169,7 +175,7 @@ def _assess_model(
     predictions: PredictionSet,
     resamples: Resamples,
     coverage: float,
-    subgroups: Sequence[_SubgroupMask],
+    parts: _Parts,
     conformity: Conformity,
 ) -> ModelAssessment:
     test = predictions.test
@@ -184,7 +190,9 @@ def _assess_model(
         decision_curves=measure_decision_curves(test),
         risk_coverage=measure_risk_coverage(test),
         set_coverage=measure_sets(predictions, resamples, coverage=coverage, conformity=conformity),
-        subgroups=tuple(_subgroup(subgroup, test, resamples) for subgroup in subgroups),
+        sources=score_sources(predictions, parts.origins, resamples),
+        rules=compare_rules(test, resamples),
+        subgroups=tuple(_subgroup(subgroup, test, resamples) for subgroup in parts.subgroups),
         worst_errors=find_worst_errors(test),
     )
 
@@ -254,6 +262,14 @@ class _SubgroupMask:
     column: str
     value: str
     members: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Parts:
+    """Parts of the photographs that are scored by themselves: subgroups, and the data set of each photograph."""
+
+    subgroups: Sequence[_SubgroupMask]
+    origins: Sequence[str]
 
 
 def _subgroup_masks(columns: Mapping[str, Sequence[str]], num_photographs: int) -> list[_SubgroupMask]:

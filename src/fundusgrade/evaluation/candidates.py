@@ -13,7 +13,7 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.leakage import count_unchecked, find_overlap
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError
-from fundusgrade.evaluation.assessment import Assessment, assess
+from fundusgrade.evaluation.assessment import UNKNOWN, Assessment, assess
 from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, read_predictions, restrict_to_common
@@ -151,7 +151,7 @@ def assess_candidates(
     coverage: float = 0.9,
     num_resamples: int = 1000,
 ) -> Assessment:
-    """Score and compare the candidates; `columns` of the manifest make subgroups.
+    """Score and compare the candidates; `columns` of the manifest make subgroups, and data sets are scored each.
 
     Clusters of acquisition are those of the first candidate's predictions, or of the data set where these have none.
     Raises DatasetError where two have one name, and as `assess` does.
@@ -163,15 +163,27 @@ def assess_candidates(
             "again with another --name"
         )
     sets = [_with_acquisitions(candidate.predictions, dataset) for candidate in candidates]
-    values = manifest_columns(dataset, columns, sets[0].test.sources)
+    sources = sets[0].test.sources
+    values, origins = manifest_columns(dataset, columns, sources), _origins(dataset, sources)
     conformities = {
         candidate.predictions.model: candidate.description.conformity
         for candidate in candidates
         if candidate.description is not None and _is_of_one_network(candidate.predictions)
     }
     return assess(
-        sets, part=part, coverage=coverage, num_resamples=num_resamples, columns=values, conformities=conformities
+        sets,
+        part=part,
+        coverage=coverage,
+        num_resamples=num_resamples,
+        columns=values,
+        origins=origins,
+        conformities=conformities,
     )
+
+
+def _origins(dataset: PreparedDataset, sources: Sequence[str]) -> list[str]:
+    """The data set of each photograph, where the data set is of several."""
+    return [name or UNKNOWN for name in manifest_columns(dataset, ["origin"], sources)["origin"]]
 
 
 def _is_of_one_network(predictions: PredictionSet) -> bool:

@@ -43,8 +43,6 @@ class NamedEstimate:
 def score_predictions(photographs: ScoredPhotographs, resamples: Resamples) -> tuple[NamedEstimate, ...]:
     """All scores of N photographs with intervals from their resamples, in the order of `ScoreKey`."""
     estimates: dict[ScoreKey, Estimate] = {
-        ScoreKey.ACCURACY: proportion_off_by(photographs, resamples, range(1)),
-        ScoreKey.OFF_BY_TWO: proportion_off_by(photographs, resamples, range(2, NUM_GRADES)),
         ScoreKey.MACRO_AUC: estimate(macro_aucs(photographs, resamples), resamples),
         **_grade_scores(photographs, resamples),
         **{key: estimate(scores, resamples) for key, scores in probability_scores(photographs, resamples).items()},
@@ -57,6 +55,11 @@ def score_predictions(photographs: ScoredPhotographs, resamples: Resamples) -> t
     for decision in BINARY_DECISIONS:
         estimates |= _decision_scores(photographs, resamples, decision)
     return tuple(_named(key, estimates[key]) for key in ScoreKey)
+
+
+def score_grades(photographs: ScoredPhotographs, resamples: Resamples) -> tuple[NamedEstimate, ...]:
+    """The scores that depend on the predicted grades alone, of all five grades, with intervals from their resamples."""
+    return tuple(_named(key, score) for key, score in _grade_scores(photographs, resamples).items())
 
 
 def _named(key: ScoreKey, score: Estimate) -> NamedEstimate:
@@ -89,13 +92,15 @@ def estimate_kappa(grades: NDArray[np.int64], predicted: NDArray[np.int64], resa
 
 
 def _grade_scores(photographs: ScoredPhotographs, resamples: Resamples) -> dict[ScoreKey, Estimate]:
-    """Scores of predicted grades that follow from the confusion matrix."""
+    """Scores of predicted grades: agreement, errors, and those of each grade."""
     grades, predicted = photographs.grades, photographs.predicted
     matrices = weighted_matrices(resamples, grades, predicted)
     f1s = [estimate_f1(resamples, grades == grade, predicted == grade) for grade in range(NUM_GRADES)]
     recalls = [estimate_proportion(resamples, predicted == grade, grades == grade) for grade in range(NUM_GRADES)]
     return {
         ScoreKey.KAPPA: estimate(confusion.kappas(matrices), resamples),
+        ScoreKey.ACCURACY: proportion_off_by(photographs, resamples, range(1)),
+        ScoreKey.OFF_BY_TWO: proportion_off_by(photographs, resamples, range(2, NUM_GRADES)),
         ScoreKey.BALANCED_ACCURACY: estimate_average(recalls, confusion.grade_recalls(matrices)),
         ScoreKey.MACRO_F1: estimate_average(f1s, confusion.grade_f1s(matrices)),
         **dict(zip(F1_KEYS, f1s, strict=True)),

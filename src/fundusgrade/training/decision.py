@@ -11,6 +11,7 @@ from torch import Tensor
 from fundusgrade.data.splits import split_groups
 from fundusgrade.grades import NUM_GRADES, Grade
 from fundusgrade.metrics.classification import decide_grades, expected_grades
+from fundusgrade.metrics.thresholds import fit_thresholds
 from fundusgrade.networks.heads import UNCALIBRATED, Calibration
 from fundusgrade.networks.inference import to_probabilities
 from fundusgrade.networks.network import NetworkSpec
@@ -18,7 +19,6 @@ from fundusgrade.options import DecideFor, Decision
 from fundusgrade.training.calibration import fit_calibration
 from fundusgrade.training.losses import CLASS_WEIGHT_POWERS
 from fundusgrade.training.options import TrainOptions
-from fundusgrade.training.thresholds import fit_thresholds
 
 _NUM_PARTS = 5
 _PARTS_SEED = 5

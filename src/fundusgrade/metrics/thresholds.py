@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.confusion import accuracies, grade_f1s, kappas
 from fundusgrade.metrics.estimates import ratio
-from fundusgrade.networks.heads import MIDPOINTS, NUM_CUTS
 from fundusgrade.options import DecideFor
 
 # Expected grades are counted in bins of 0.02.
@@ -110,12 +109,12 @@ def _counts_below(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 def _ascend(counts: NDArray[np.float64]) -> NDArray[np.int64]:
     """Edges (4,), each moved in turn to where the balanced merit is highest, until none moves."""
     below = _counts_below(counts)
-    edges = np.round(np.array(MIDPOINTS) * _STEPS).astype(int) + 1
+    edges = np.round((np.arange(NUM_GRADES - 1) + 0.5) * _STEPS).astype(int) + 1
     for _ in range(20):
         before = edges.copy()
-        for cut in range(NUM_CUTS):
+        for cut in range(NUM_GRADES - 1):
             low = edges[cut - 1] + 1 if cut else 1
-            high = edges[cut + 1] if cut + 1 < NUM_CUTS else _NUM_BINS
+            high = edges[cut + 1] if cut + 1 < NUM_GRADES - 1 else _NUM_BINS
             candidates = np.arange(low, high)
             if len(candidates):
                 edges[cut] = candidates[_merits(below, edges, cut, candidates).argmax()]
