@@ -27,9 +27,13 @@ OPTIONS = {
         *("--recipe", "--head", "--loss", "--class-weights", "--decision", "--calibrate", "--no-calibrate"),
         *("--epochs", "--batch-size", "--learning-rate", "--layer-decay", "--patience", "--seed"),
         *("--mixup", "--degrade", "--ema-decay", "--folds", "--folds-by", "--fold", "--tta", "--resume", "--overwrite"),
-        *("--compile", "--tensorboard"),
+        *("--compile", "--tensorboard", "--decide-for", "--progressive"),
     },
-    "calibrate": {"--on", "--name", "--data", "--decision", "--overwrite", "--device", "--precision"},
+    "refit": {"--on", "--name", "--data", "--decision", "--decide-for", "--overwrite", "--device", "--precision"},
+    "calibrate": {
+        *("--data", "--name", "--sensitivity", "--confidence", "--camera", "--grades", "--overwrite"),
+        *("--device", "--precision"),
+    },
     "evaluate": {
         *("--model", "--predictions", "--data", "--split", "--common", "--subgroup", "--out", "--report", "--images"),
         *("--audit", "--coverage", "--tta", "--allow-leakage", "--resamples", "--device", "--precision"),
@@ -37,7 +41,8 @@ OPTIONS = {
     "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--device", "--precision"},
     "predict": {
         *("--csv", "--out", "--list", "--model", "--device", "--precision", "--batch-size", "--workers"),
-        *("--require-gradable", "--tta", "--coverage", "--shard", "--resume", "--overwrite"),
+        *("--require-gradable", "--tta", "--coverage", "--sensitivity", "--threshold"),
+        *("--shard", "--resume", "--overwrite"),
     },
     "merge": {"--csv", "--out", "--list"},
     "explain": {
