@@ -37,14 +37,15 @@ OPTIONS = {
     "evaluate": {
         *("--model", "--predictions", "--data", "--split", "--common", "--subgroup", "--out", "--report", "--images"),
         *("--audit", "--coverage", "--tta", "--allow-leakage", "--resamples", "--device", "--precision"),
+        *("--sensitivity", "--threshold"),
     },
     "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--device", "--precision"},
     "predict": {
         *("--csv", "--out", "--list", "--model", "--device", "--precision", "--batch-size", "--workers"),
         *("--require-gradable", "--tta", "--coverage", "--sensitivity", "--threshold"),
-        *("--shard", "--resume", "--overwrite"),
+        *("--by-patient", "--patients", "--patient-pattern", "--fields", "--shard", "--resume", "--overwrite"),
     },
-    "merge": {"--csv", "--out", "--list"},
+    "merge": {"--csv", "--out", "--list", "--by-patient", "--patients", "--patient-pattern", "--fields"},
     "explain": {
         *("--out", "--model", "--target", "--method", "--masks", "--arrays", "--faithfulness"),
         *("--coverage", "--device", "--precision"),

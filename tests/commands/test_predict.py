@@ -101,6 +101,35 @@ def test_a_run_with_another_threshold_is_not_resumed(workplace: Path) -> None:
     assert outcome.code == 1 and "referable_threshold 0.3; this run has referable_threshold 0.4" in outcome.stderr
 
 
+def test_predict_gives_one_row_per_patient_and_a_damaged_photograph_refers(workplace: Path) -> None:
+    install_model(operating_point=point())
+    first, second = save_photographs(workplace / "images", [0, 1])
+    first.rename(workplace / "images" / "17_left.png")
+    second.rename(workplace / "images" / "17_right.png")
+    (workplace / "images" / "18_left.png").write_bytes(b"no image")
+    predict = "fundusgrade predict images --csv rows.csv --threshold 1"
+    pattern = r"--patient-pattern '(?P<patient>\d+)_(?P<eye>left|right)'"
+    outcome = Outcome(f"{predict} --by-patient patients.csv {pattern}")
+    assert outcome.code == 3
+    assert "wrote 2 rows to patients.csv: refer 1 patients: 0 referable, 1 ungradable or incomplete" in outcome.stderr
+    rows = list(csv.DictReader(io.StringIO((workplace / "patients.csv").read_text())))
+    assert [(row["patient"], row["referable"], row["refer"]) for row in rows] == [
+        *(("17", "no", "no"), ("18", "ungradable", "yes")),
+    ]
+    assert "18_left.png: " in rows[1]["reasons"] and "right eye: no photograph" in rows[1]["reasons"]
+    for options, message in (
+        ("--by-patient p.csv", "needs either --patients or --patient-pattern"),
+        (pattern, "need --by-patient FILE"),
+        (f"--by-patient p.csv {pattern} --shard 1/2", "give it to `fundusgrade merge`"),
+    ):
+        refused = Outcome(f"{predict} {options}")
+        assert refused.code == 2 and message in re.sub(r"\s*\n?[│ ]+", " ", refused.stderr), options
+    without_file = Outcome(f"fundusgrade predict images --by-patient p.csv {pattern}")
+    assert without_file.code == 2
+    unknown = Outcome(f"{predict} --by-patient p.csv --patient-pattern '(?P<patient>x)'")
+    assert unknown.code == 1 and "finds no patient in" in unknown.stderr
+
+
 def test_predict_writes_nothing_but_csv_to_standard_output(workplace: Path) -> None:
     install_model()
     save_photographs(workplace, [0, 1])

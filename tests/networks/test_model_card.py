@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.metrics.referral import choose_operating_point, referral_scores
 from fundusgrade.networks.build import network_spec
 from fundusgrade.networks.description import CheckpointDescription, Provenance
 from fundusgrade.networks.model_card import model_card
@@ -75,7 +78,7 @@ def test_the_cnn_is_named_without_timm() -> None:
 def test_sections_stand_in_order_and_no_line_is_empty_twice() -> None:
     card = model_card(description())
     headings = [line for line in card.splitlines() if line.startswith("## ")]
-    assert headings == ["## Model", "## Training", "## Validation split", "## Limitations"]
+    assert headings == ["## Model", "## Training", "## Validation split", "## Referral", "## Limitations"]
     assert "\n\n\n" not in card
     assert card.endswith("\n")
 
@@ -99,3 +102,24 @@ def test_the_card_of_a_fold_by_source_says_what_was_held_out() -> None:
     provenance = replace(whole.provenance, data_name="aptos2019+idrid", options=options)
     assert "held out: `idrid`; trained and selected on the others" in model_card(replace(whole, provenance=provenance))
     assert "held out" not in model_card(whole)
+
+
+def test_the_card_says_from_where_it_refers_and_what_that_found_on_each_data_set() -> None:
+    unknown = model_card(description())
+    assert "referable (moderate or worse) from p = 0.5000" in unknown
+    assert "what that finds is not known, because the model stores no operating point" in unknown
+    rng = np.random.default_rng(0)
+    grades, scores, names = rng.integers(0, 5, 200), rng.random(200), ["a", "b"] * 100
+    parts = [
+        referral_scores(names[:100], grades[half], scores[half], np.arange(100))
+        for half in (slice(100), slice(100, 200))
+    ]
+    point = choose_operating_point(*parts)
+    assert point is not None
+    card = model_card(replace(description(), operating_point=point))
+    assert f"from p = {point.threshold:.4f}, chosen for a sensitivity of 0.9 on 100 validation photographs" in card
+    assert "on validation photographs that chose nothing" in card
+    for rates in point.rates:
+        assert (
+            f"\n- {rates.data or 'all'}: sensitivity {rates.sensitivity.describe(2)} of {rates.num_referable}" in card
+        )

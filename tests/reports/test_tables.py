@@ -18,6 +18,7 @@ from rich.table import Table
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.evaluation.assessment import assess
+from fundusgrade.evaluation.screening import ReferralRule, Referrals, ScreenedPhotographs
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE, Grade, GradeRange, Prediction
 from fundusgrade.metrics.conformal import KnownCoverage
 from fundusgrade.metrics.estimates import describe_number
@@ -41,6 +42,7 @@ from fundusgrade.reports.tables import (
     coverage_tables,
     evaluation_json,
     scores_table,
+    screening_tables,
     write_evaluation,
 )
 from fundusgrade.store import StoredDataset, StoredModel
@@ -119,6 +121,34 @@ def test_the_table_of_pairs_shows_each_difference() -> None:
     pairs, (pair,) = shown(comparisons_table(ASSESSMENT)), ASSESSMENT.comparisons
     assert "cnn - vit" in pairs and pair.kappa_difference.describe() in pairs
     assert f"{pair.kappa_p:.3f}" in pairs and f"{pair.num_first_only}, {pair.num_second_only}" in pairs
+
+
+def test_referrals_are_tabled_for_the_gradable_and_for_everyone_with_missed_severe_disease() -> None:
+    gradable = np.arange(60) % 6 > 0
+    photographs = ScreenedPhotographs(
+        gradable=gradable,
+        patients=tuple(str(i // 2) for i in range(62)),
+        unprepared_grades=np.array([4, 0]),
+        unprepared_groups=np.array([100, 101]),
+    )
+    rules = {each.model: ReferralRule(thresholds={0: 0.3}, reason="given") for each in SETS[:1]}
+    found = assess(SETS, num_resamples=100, referrals=Referrals(photographs=photographs, rules=rules))
+    [table] = screening_tables(found)
+    assert found.models[1].screening is None and screening_tables(ASSESSMENT) == []
+    screening = found.models[0].screening
+    assert screening is not None
+    rows = cells(table)
+    assert list(rows)[-4:] == [
+        *("photographs, gradable only", "photographs, everyone", "patients, gradable only", "patients, everyone"),
+    ]
+    for of, row in zip(screening.rates, list(rows.values())[-4:], strict=True):
+        assert row == [
+            *(str(of.num_referable), str(of.num_others), str(of.num_ungradable)),
+            *(of.sensitivity.describe(), of.specificity.describe()),
+            *(f"{of.num_missed[grade]} of {of.num_per_grade[grade]}" for grade in (3, 4)),
+        ]
+    assert "cnn: referable from p = 0.3000 (given)" in shown(table)
+    assert json.loads(evaluation_json(found, {}))["models"][0]["screening"]["threshold"] == 0.3
 
 
 def test_scores_are_written_as_json_figure_and_predictions(tmp_path: Path) -> None:

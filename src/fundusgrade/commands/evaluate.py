@@ -14,7 +14,10 @@ from fundusgrade.commands.options import (
     DeviceOption,
     ModelsOption,
     PrecisionOption,
+    SensitivityOption,
+    ThresholdOption,
     TtaOption,
+    check_point,
     chosen_models,
 )
 from fundusgrade.files import write_atomically
@@ -57,6 +60,8 @@ def evaluate(
     coverage: Annotated[
         float, typer.Option(min=0.5, max=0.99, help="Target coverage of the conformal prediction sets.")
     ] = 0.9,
+    sensitivity: SensitivityOption = None,
+    threshold: ThresholdOption = None,
     resamples: Annotated[
         int, typer.Option(min=100, help="Number of bootstrap resamples for confidence intervals.")
     ] = 1000,
@@ -89,6 +94,7 @@ def evaluate(
         only_common,
     )
 
+    check_point(sensitivity, threshold)
     files = [candidate_from_file(name, split.value) for name in predictions or ()]
     # Stored predictions do not depend on splits: of folds by source, copies may be in two of them.
     names = data or [file.predictions.data for file in files[:1]]
@@ -101,7 +107,14 @@ def evaluate(
     ]
     candidates = only_common(candidates) if common else candidates
     assessment = assess_candidates(
-        candidates, dataset, part=split.value, columns=subgroup or (), coverage=coverage, num_resamples=resamples
+        candidates,
+        dataset,
+        part=split.value,
+        columns=subgroup or (),
+        coverage=coverage,
+        num_resamples=resamples,
+        sensitivity=sensitivity,
+        threshold=threshold,
     )
     _show_assessment(assessment, candidates, out)
     audits = _audit_candidates(candidates, dataset, split, out) if audit else []
@@ -120,7 +133,7 @@ def _show_assessment(assessment: Assessment, candidates: Sequence[Candidate], ou
         )
     show(tables.scores_table(assessment))
     of_parts = (*source_tables.source_tables(assessment), *source_tables.rules_tables(assessment))
-    for table in (*of_parts, *tables.coverage_tables(assessment)):
+    for table in (*tables.screening_tables(assessment), *of_parts, *tables.coverage_tables(assessment)):
         show(table)
     if assessment.comparisons:
         show(tables.comparisons_table(assessment))

@@ -11,10 +11,14 @@ import typer
 
 from fundusgrade.commands.options import (
     EXIT_UNGRADED,
+    ByPatientOption,
     CoverageOption,
     DeviceOption,
+    FieldsOption,
     ListOption,
     ModelOption,
+    PatientPatternOption,
+    PatientsOption,
     PhotographsArgument,
     PrecisionOption,
     SensitivityOption,
@@ -22,8 +26,10 @@ from fundusgrade.commands.options import (
     TtaOption,
     check_point,
     find_photographs,
+    patient_request,
     report_coverage,
     report_operating_point,
+    report_patients,
 )
 from fundusgrade.grades import Prediction
 from fundusgrade.options import DeviceName, Precision
@@ -31,6 +37,7 @@ from fundusgrade.terminal import message, progress
 
 if TYPE_CHECKING:
     from fundusgrade.grading.grader import Grader
+    from fundusgrade.grading.patients import PatientRequest
     from fundusgrade.grading.shards import Shard
     from fundusgrade.grading.writer import PredictionWriter
     from fundusgrade.photographs.sources import PhotographSource
@@ -65,6 +72,10 @@ def predict(
     coverage: CoverageOption = None,
     sensitivity: SensitivityOption = None,
     threshold: ThresholdOption = None,
+    by_patient: ByPatientOption = None,
+    patients: PatientsOption = None,
+    patient_pattern: PatientPatternOption = None,
+    fields: FieldsOption = None,
     shard: Annotated[
         str | None,
         typer.Option(help="Grade shard i of n only, e.g. 2/4, and write FILE.2-of-4.csv; see `merge` (default: all)."),
@@ -85,9 +96,11 @@ def predict(
     from fundusgrade.reports.listings import result_line
 
     check_point(sensitivity, threshold)
-    own_shard = _shard(shard, csv, resume=resume)
+    by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields)
+    own_shard = _shard(shard, csv, resume=resume, by_patient=by_patients is not None)
     out = own_shard.file(csv) if own_shard and csv else csv
     found = find_photographs(photographs, list_file)
+    _check_patients(by_patients, found)
     grader = Grader.load(
         model,
         device=device,
@@ -100,26 +113,32 @@ def predict(
         sensitivity=sensitivity,
         threshold=threshold,
     )
-    message(f"model {grader.name}; {grader.choice.describe()}")
-    message(grader.concurrency.describe())
-    report_coverage(grader)
-    report_operating_point(grader)
+    _announce(grader)
     chosen = own_shard.select(found) if own_shard else found
     names = [each.name for each in chosen]
     request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
     in_words = result_line if _is_on_screen(out) else None
     with PredictionWriter(out, with_ranges=coverage is not None, request=request, in_words=in_words) as writer:
         scores = _write_rows(writer, grader, chosen)
-    _report(writer, out, grader, scores)
+    _report(writer, out, names, by_patients)
+    _report_drift(grader, scores)
     # A launcher takes any other exit code for a crash and stops the other processes; `merge` reports ungraded rows.
     if writer.num_ungraded and (shard is not None or own_shard is None):
         raise typer.Exit(EXIT_UNGRADED)
 
 
-def _shard(shard: str | None, csv: Path | None, *, resume: bool) -> Shard | None:
+def _check_patients(by_patients: PatientRequest | None, found: Sequence[PhotographSource]) -> None:
+    """Raise DatasetError where the patient of a photograph is not known: rather before grading than after it."""
+    if by_patients is not None:
+        by_patients.identify([each.name for each in found])
+
+
+def _shard(shard: str | None, csv: Path | None, *, resume: bool, by_patient: bool) -> Shard | None:
     from fundusgrade.grading.shards import parse_shard, shard_of_launcher
 
     own_shard = parse_shard(shard) if shard is not None else shard_of_launcher()
+    if own_shard is not None and by_patient:
+        raise typer.BadParameter("--by-patient needs the rows of all shards: give it to `fundusgrade merge`")
     if csv is None and (own_shard is not None or resume):
         raise typer.BadParameter("--shard, torchrun and --resume need a file: name one with --csv")
     return own_shard
@@ -154,7 +173,17 @@ def _report_drift(grader: Grader, scores: Sequence[float]) -> None:
         message(drift_line(calibration, measure_drift(scores, calibration.scores)))
 
 
-def _report(writer: PredictionWriter, out: Path | None, grader: Grader, scores: Sequence[float]) -> None:
+def _announce(grader: Grader) -> None:
+    """What grades, where, and from which probability it refers."""
+    message(f"model {grader.name}; {grader.choice.describe()}")
+    message(grader.concurrency.describe())
+    report_coverage(grader)
+    report_operating_point(grader)
+
+
+def _report(
+    writer: PredictionWriter, out: Path | None, names: Sequence[str], by_patients: PatientRequest | None
+) -> None:
     from fundusgrade.reports.listings import referral_line
 
     counts = f"{writer.num_graded} graded, {writer.num_ungraded} failed, {writer.num_doubtful} of doubtful quality"
@@ -170,4 +199,5 @@ def _report(writer: PredictionWriter, out: Path | None, grader: Grader, scores: 
             num_healthy=writer.num_rows - writer.num_referable - writer.num_ungradable,
         )
     )
-    _report_drift(grader, scores)
+    if by_patients is not None and out is not None:
+        report_patients(by_patients, out, names)

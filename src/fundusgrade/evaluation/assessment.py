@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.errors import MetricsError
 from fundusgrade.evaluation.rules import RuleScores, compare_rules
+from fundusgrade.evaluation.screening import Referrals, Screening
 from fundusgrade.evaluation.sources import SourceScores, score_sources
 from fundusgrade.grades import NUM_GRADES, REFERABLE_FROM
 from fundusgrade.metrics.auc import weighted_aucs
@@ -89,6 +90,7 @@ class ModelAssessment:
 
     `num_validation` counts the validation photographs of all `num_folds` folds together; without cross-validation
     `num_folds` is 1. `sources` are empty where all photographs are of one data set, `rules` without cross-validation.
+    `screening` is None where it is not known which photographs are gradable.
     """
 
     model: str
@@ -105,6 +107,7 @@ class ModelAssessment:
     rules: tuple[RuleScores, ...]
     subgroups: tuple[Subgroup, ...]
     worst_errors: tuple[WorstError, ...]
+    screening: Screening | None
 
     def score(self, key: ScoreKey) -> Estimate:
         """The score of this key with its interval. Raises KeyError where it was not estimated."""
@@ -140,17 +143,16 @@ def assess(
     columns: Mapping[str, Sequence[str]] | None = None,
     origins: Sequence[str] = (),
     conformities: Mapping[str, Conformity] | None = None,
+    referrals: Referrals | None = None,
 ) -> Assessment:
     """Score models on the same photographs and compare all pairs of them.
 
-    Grades, groups and clusters of acquisition are the first set's.
-    `part` names what the sets' `test` holds. `columns` give subgroups: a value for each of the first set's photographs.
-    `origins` name the data set of each of them, where they are of several.
+    Grades, groups and clusters of acquisition are the first set's; `part` names what the sets' `test` holds. Of its
+    photographs, `columns` give subgroups, `origins` the data sets where they are of several, `referrals` the gradable.
     `conformities` of models, by name, give the limits of prediction sets where there are no validation photographs.
     Raises MetricsError where there is nothing to score or the sets differ in photographs or grades.
     """
-    aligned = _aligned(sets, part)
-    first = aligned[0]
+    first, *others = _aligned(sets, part)
     resamples = resample(first.test.groups, num_resamples=num_resamples, seed=seed)
     parts = _Parts(subgroups=_subgroup_masks(columns or {}, len(first.test)), origins=origins)
     return Assessment(
@@ -163,11 +165,13 @@ def assess(
         acquisitions=_acquisition_clusters(first.test),
         models=tuple(
             _assess_model(
-                predictions, resamples, coverage, parts, (conformities or {}).get(predictions.model, NO_CONFORMITY)
+                *(predictions, resamples, coverage, parts),
+                (conformities or {}).get(predictions.model, NO_CONFORMITY),
+                referrals.screen(predictions, num_resamples=num_resamples, seed=seed) if referrals else None,
             )
-            for predictions in aligned
+            for predictions in (first, *others)
         ),
-        comparisons=compare_all(aligned, resamples),
+        comparisons=compare_all((first, *others), resamples),
     )
 
 
@@ -177,6 +181,7 @@ def _assess_model(
     coverage: float,
     parts: _Parts,
     conformity: Conformity,
+    screening: Screening | None,
 ) -> ModelAssessment:
     test = predictions.test
     return ModelAssessment(
@@ -194,6 +199,7 @@ def _assess_model(
         rules=compare_rules(test, resamples),
         subgroups=tuple(_subgroup(subgroup, test, resamples) for subgroup in parts.subgroups),
         worst_errors=find_worst_errors(test),
+        screening=screening,
     )
 
 

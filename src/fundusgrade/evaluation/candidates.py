@@ -14,8 +14,16 @@ from fundusgrade.data.leakage import count_unchecked, find_overlap
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError
 from fundusgrade.evaluation.assessment import UNKNOWN, Assessment, assess
+from fundusgrade.evaluation.screening import (
+    ReferralRule,
+    Referrals,
+    rule_of_point,
+    rule_of_predictions,
+    screened_photographs,
+)
 from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
+from fundusgrade.metrics.conformal import Conformity
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, read_predictions, restrict_to_common
 from fundusgrade.networks.checkpoint import read_description
 from fundusgrade.networks.description import CheckpointDescription
@@ -150,8 +158,12 @@ def assess_candidates(
     columns: Sequence[str] = (),
     coverage: float = 0.9,
     num_resamples: int = 1000,
+    sensitivity: float | None = None,
+    threshold: float | None = None,
 ) -> Assessment:
     """Score and compare the candidates; `columns` of the manifest make subgroups, and data sets are scored each.
+
+    `sensitivity` or `threshold` set another operating point than that of each model.
 
     Clusters of acquisition are those of the first candidate's predictions, or of the data set where these have none.
     Raises DatasetError where two have one name, and as `assess` does.
@@ -165,11 +177,7 @@ def assess_candidates(
     sets = [_with_acquisitions(candidate.predictions, dataset) for candidate in candidates]
     sources = sets[0].test.sources
     values, origins = manifest_columns(dataset, columns, sources), _origins(dataset, sources)
-    conformities = {
-        candidate.predictions.model: candidate.description.conformity
-        for candidate in candidates
-        if candidate.description is not None and _is_of_one_network(candidate.predictions)
-    }
+    rules = {each.predictions.model: _referral_rule(each, sensitivity, threshold) for each in candidates}
     return assess(
         sets,
         part=part,
@@ -177,8 +185,28 @@ def assess_candidates(
         num_resamples=num_resamples,
         columns=values,
         origins=origins,
-        conformities=conformities,
+        conformities=_conformities(candidates),
+        referrals=Referrals(photographs=screened_photographs(dataset, sources), rules=rules),
     )
+
+
+def _conformities(candidates: Sequence[Candidate]) -> dict[str, Conformity]:
+    """The conformity scores of each model that graded every photograph once."""
+    return {
+        candidate.predictions.model: candidate.description.conformity
+        for candidate in candidates
+        if candidate.description is not None and _is_of_one_network(candidate.predictions)
+    }
+
+
+def _referral_rule(candidate: Candidate, sensitivity: float | None, threshold: float | None) -> ReferralRule:
+    """The rule of the model's operating point; of its validation photographs where it has none, or one of each fold."""
+    description, predictions = candidate.description, candidate.predictions
+    is_stored = description is not None and description.operating_point is not None
+    is_of_one = threshold is None and not predictions.test.folds.any()
+    if description is not None and is_of_one and (is_stored or not len(predictions.validation)):
+        return rule_of_point(description.chosen_point(sensitivity=sensitivity))
+    return rule_of_predictions(predictions, sensitivity=sensitivity, threshold=threshold)
 
 
 def _origins(dataset: PreparedDataset, sources: Sequence[str]) -> list[str]:

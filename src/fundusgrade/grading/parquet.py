@@ -15,7 +15,13 @@ from fundusgrade.grading.rows import RANGE_COLUMNS, Cell, WrittenRow, json_line
 # Rows in memory at a time, whatever the size of the file.
 _GROUP_ROWS = 10_000
 _INTEGERS = ("grade", "most_probable", *RANGE_COLUMNS)
-_TEXTS = ("image", "label", "referable", "decided_by", "laterality", "camera", "model", "model_hash", "error")
+_COUNTS = ("photographs", "ungradable_photographs", "missing_fields")
+_LISTS = ("quality_reasons", "reasons", "ungradable_eyes")
+_BOOLEANS = ("gradable", "refer")
+_TEXTS = (
+    *("image", "label", "referable", "decided_by", "laterality", "camera", "model", "model_hash", "error"),
+    *("patient", "worst_image", "worst_eye", "right_eye", "left_eye"),
+)
 
 
 def check_parquet() -> None:
@@ -52,13 +58,16 @@ def _as_written(row: Mapping[str, Any]) -> dict[str, Cell]:
 
 
 def _type_of(name: str, pyarrow: Any) -> Any:
-    if name in _INTEGERS:
-        return pyarrow.int8()
-    if name in _TEXTS:
-        return pyarrow.string()
-    return {"gradable": pyarrow.bool_(), "quality_reasons": pyarrow.list_(pyarrow.string())}.get(
-        name, pyarrow.float64()
-    )
+    for names, kind in (
+        (_INTEGERS, pyarrow.int8()),
+        (_COUNTS, pyarrow.int32()),
+        (_TEXTS, pyarrow.string()),
+        (_LISTS, pyarrow.list_(pyarrow.string())),
+        (_BOOLEANS, pyarrow.bool_()),
+    ):
+        if name in names:
+            return kind
+    return pyarrow.float64()
 
 
 def _pyarrow() -> tuple[Any, Any]:

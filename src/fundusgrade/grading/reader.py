@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +33,26 @@ def read_rows(path: Path) -> Iterator[WrittenRow]:
             yield from csv_rows(file, columns)
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error_text(error)}; check its name and permissions") from error
+
+
+def read_cells(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a finished file in any format by column, as text that is "" for what is not known.
+
+    Raises StoreError as `read_rows`.
+    """
+    stored_as = row_format(path)
+    for row in read_rows(path):
+        if stored_as is RowFormat.CSV:
+            [cells] = csv.reader(io.StringIO(row.line.decode(), newline=""), strict=True)
+            yield dict(zip(row.columns, cells, strict=True))
+        else:
+            yield {name: _as_text(value) for name, value in json.loads(row.line).items()}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "; ".join(value) if isinstance(value, list) else "" if value is None else str(value)
 
 
 def file_columns(path: Path) -> tuple[str, ...] | None:

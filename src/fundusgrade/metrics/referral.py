@@ -86,6 +86,13 @@ class ReferralRates:
             specificity=_estimate(values["specificity"]),
         )
 
+    def describe(self) -> str:
+        """In words: "aptos2019: sensitivity 0.93 (0.88 to 0.96) of 120, specificity 0.90 (0.86 to 0.93) of 155"."""
+        return (
+            f"{self.data or 'all'}: sensitivity {self.sensitivity.describe(2)} of {self.num_referable}, "
+            f"specificity {self.specificity.describe(2)} of {self.num_others}"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatingPoint:
@@ -129,6 +136,28 @@ class OperatingPoint:
     def is_stated(self) -> bool:
         """Whether anything is known about what it finds."""
         return bool(self.rates)
+
+    @property
+    def reported_rates(self) -> tuple[ReferralRates, ...]:
+        """The rates of all data sets together and of each, or of the only one."""
+        return self.rates if len(self.rates) > 2 else self.rates[1:]
+
+    def describe_choice(self) -> str:
+        """In words: "from p = 0.2317, chosen for a sensitivity of 0.9 on 412 validation photographs"."""
+        text = f"from p = {self.threshold:.4f}"
+        if self.sensitivity is None:
+            return text
+        num_photographs = sum(scores.num_photographs for scores in self.chosen_on)
+        return f"{text}, chosen for a sensitivity of {self.sensitivity:g} on {num_photographs} validation photographs"
+
+    def describe_measurement(self) -> str:
+        """In words, on which photographs the rates were measured, or that nothing is known."""
+        if not self.rates:
+            return (
+                "what that finds is not known, because the model stores no operating point: measure it on graded "
+                "photographs with `fundusgrade evaluate`"
+            )
+        return f"on {'validation photographs that chose nothing' if self.held_out else 'these photographs themselves'}"
 
     def at_sensitivity(self, sensitivity: float) -> OperatingPoint:
         """The point of another sensitivity, from the same photographs.

@@ -41,6 +41,8 @@ def model_card(description: CheckpointDescription) -> str:
         _training_lines(description),
         "## Validation split",
         _validation_lines(description),
+        "## Referral",
+        _referral_lines(description),
         *_local_calibration(description),
         "## Limitations",
         _bullets(
@@ -105,6 +107,16 @@ def _local_calibration(description: CheckpointDescription) -> list[str]:
         *(f"the certificate holds if {assumption}" for assumption in ASSUMPTIONS),
     )
     return ["## Calibration for a clinic", _bullets(*lines)]
+
+
+def _referral_lines(description: CheckpointDescription) -> str:
+    point = description.chosen_point()
+    return _bullets(
+        f"referable (moderate or worse) {point.describe_choice()}; `--sensitivity` and `--threshold` choose another",
+        "what cannot be graded, and what is of doubtful quality without a finding, is referred too",
+        point.describe_measurement() + ("" if point.rates else ", such as those of your own clinic"),
+        *(rates.describe() for rates in point.reported_rates),
+    )
 
 
 def _choice(description: CheckpointDescription) -> str:

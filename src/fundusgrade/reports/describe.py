@@ -35,7 +35,7 @@ from fundusgrade.reports.html.context import (
     ModelDescription,
     ReportContext,
 )
-from fundusgrade.reports.listings import decision_in_words, undecided_in_words
+from fundusgrade.reports.listings import decision_in_words, operating_point_line, undecided_in_words
 from fundusgrade.reports.overlay import blend
 from fundusgrade.training.history import METRICS_FILE, read_history
 
@@ -113,6 +113,7 @@ def _describe_model(candidate: Candidate) -> ModelDescription:
         validation_kappa=provenance.metrics.get("validation_kappa"),
         weights_hash=description.weights_sha256,
         leakage=candidate.leakage,
+        referral=operating_point_line(description.name, description.chosen_point()),
         curves=_curves(candidate),
     )
 

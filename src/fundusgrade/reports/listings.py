@@ -10,11 +10,12 @@ from rich.text import Text
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
-from fundusgrade.grades import Grade, Prediction, Ungraded
+from fundusgrade.grades import Grade, Prediction, Referral, Ungraded
+from fundusgrade.grading.patients import PatientResult
 from fundusgrade.metrics.conformal import KnownCoverage
 from fundusgrade.metrics.drift import MIN_PHOTOGRAPHS, Drift
 from fundusgrade.metrics.estimates import describe_number
-from fundusgrade.metrics.referral import OperatingPoint, ReferralRates
+from fundusgrade.metrics.referral import OperatingPoint
 from fundusgrade.networks.local_calibration import LocalCalibration
 from fundusgrade.options import Split
 from fundusgrade.store import StoredDataset, StoredModel
@@ -124,31 +125,10 @@ def coverage_line(model: str, known: Sequence[KnownCoverage], coverage: float) -
 
 def operating_point_line(model: str, point: OperatingPoint) -> str:
     """From which probability photographs are referable, why from there, and what that finds on each data set."""
-    lead = f"{model}: referable from p = {point.threshold:.4f}"
-    if point.sensitivity is not None:
-        num_chosen_on = sum(scores.num_photographs for scores in point.chosen_on)
-        lead += f", chosen for a sensitivity of {point.sensitivity:g} on {num_chosen_on} validation photographs"
     if not point.rates:
-        return one_line(
-            f"{lead}; what that finds is not known, because the model stores no operating point: measure it on graded "
-            "photographs with `fundusgrade evaluate`"
-        )
-    where = "validation photographs that chose nothing" if point.is_held_out else "these photographs themselves"
-    overall, *by_data = point.rates
-    named = by_data if len(by_data) > 1 else []
-    rates = [
-        _describe_rates(overall, "" if named else by_data[0].data),
-        *(_describe_rates(of, of.data) for of in named),
-    ]
-    return one_line(f"{lead}; on {where}: {'; '.join(rates)}")
-
-
-def _describe_rates(rates: ReferralRates, data: str) -> str:
-    """ "aptos2019: sensitivity 0.93 (0.88 to 0.96) of 120, specificity 0.90 (0.86 to 0.93) of 155"."""
-    return (
-        f"{data or 'all'}: sensitivity {rates.sensitivity.describe(2)} of {rates.num_referable}, "
-        f"specificity {rates.specificity.describe(2)} of {rates.num_others}"
-    )
+        return one_line(f"{model}: referable {point.describe_choice()}; {point.describe_measurement()}")
+    rates = "; ".join(rates.describe() for rates in point.reported_rates)
+    return one_line(f"{model}: referable {point.describe_choice()}; {point.describe_measurement()}: {rates}")
 
 
 def referral_line(*, num_referable: int, num_failed: int, num_doubtful: int, num_healthy: int) -> str:
@@ -191,6 +171,16 @@ def drift_line(calibration: LocalCalibration, drift: Drift | None) -> str:
         f"WARNING: these photographs do not score like those of {calibration.data_name} ({tested}). Unless only the "
         "share of diseased patients changed, the certified sensitivity does not hold for them: look for another "
         "camera, setting or kind of patients, grade a sample, and calibrate again"
+    )
+
+
+def patients_line(results: Sequence[PatientResult]) -> str:
+    """How many patients refer, and why."""
+    answers = Counter(result.referable for result in results)
+    num_referable, num_ungradable = answers[Referral.YES], answers[Referral.UNGRADABLE]
+    return (
+        f"refer {num_referable + num_ungradable} patients: {num_referable} referable, {num_ungradable} ungradable or "
+        f"incomplete; do not refer {answers[Referral.NO]}"
     )
 
 

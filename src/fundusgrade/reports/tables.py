@@ -14,8 +14,9 @@ from rich.text import Text
 from fundusgrade.evaluation.assessment import Assessment, ModelAssessment
 from fundusgrade.evaluation.audit import Audit, conclusion
 from fundusgrade.evaluation.robustness import InterventionEffect
+from fundusgrade.evaluation.screening import EVERYONE, Screening
 from fundusgrade.files import write_atomically
-from fundusgrade.grades import GRADE_LABELS, REFERABLE_FROM, RESEARCH_USE
+from fundusgrade.grades import GRADE_LABELS, REFERABLE_FROM, RESEARCH_USE, Grade
 from fundusgrade.metrics.estimates import describe_number, describe_p_value
 from fundusgrade.metrics.predictions import PredictionSet, write_predictions
 from fundusgrade.metrics.score_keys import BINARY_DECISIONS, F1_KEYS, WITHIN_ACQUISITION_KEYS, ScoreKey
@@ -77,6 +78,26 @@ def scores_table(assessment: Assessment) -> Table:
         _add_scores(table, assessment, [decision.sensitivity, decision.specificity, decision.auc, decision.auc_delong])
         if decision.from_grade == REFERABLE_FROM:
             _add_scores(table, assessment, _REFERABLE)
+    return table
+
+
+def screening_tables(assessment: Assessment) -> list[Table]:
+    """Referrals of each model at its operating point: of the gradable and of everyone, by photograph and by patient."""
+    return [_screening_table(model.model, model.screening) for model in assessment.models if model.screening]
+
+
+def _screening_table(model: str, screening: Screening) -> Table:
+    columns = ("referable", "others", "ungradable", "sensitivity (95 % CI)", "specificity (95 % CI)")
+    table = Table("referral", *columns, "missed severe", "missed proliferative")
+    table.title = Text(printable(f"{model}: referable from p = {screening.threshold:.4f} ({screening.reason})"))
+    table.caption = "Of everyone: what cannot be graded is referred. Of a patient the worst photograph counts."
+    for of in screening.rates:
+        missed = [
+            f"{of.num_missed[grade]} of {of.num_per_grade[grade]}" for grade in (Grade.SEVERE, Grade.PROLIFERATIVE)
+        ]
+        counts = (str(of.num_referable), str(of.num_others), str(of.num_ungradable))
+        rates = (of.sensitivity.describe(), of.specificity.describe())
+        table.add_row(f"{of.unit}, {'everyone' if of.scope == EVERYONE else 'gradable only'}", *counts, *rates, *missed)
     return table
 
 

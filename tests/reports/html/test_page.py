@@ -19,6 +19,7 @@ from fundusgrade.evaluation.assessment import Assessment, assess
 from fundusgrade.evaluation.audit import Audit
 from fundusgrade.evaluation.interventions import Role
 from fundusgrade.evaluation.robustness import InterventionEffect
+from fundusgrade.evaluation.screening import ReferralRule, Referrals, ScreenedPhotographs
 from fundusgrade.evaluation.shortcuts import ShortcutProbe
 from fundusgrade.evaluation.visibility import UnseenLesions
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
@@ -265,11 +266,42 @@ def test_hostile_names_are_text() -> None:
 
 
 @pytest.mark.usefixtures("no_charts")
+def test_referrals_are_reported_with_the_severe_disease_that_they_missed() -> None:
+    predictions = sets(1)
+    number = len(predictions[0].test)
+    photographs = ScreenedPhotographs(
+        gradable=np.arange(number) % 5 > 0,
+        patients=tuple(str(i // 2) for i in range(number)),
+        unprepared_grades=np.zeros(0, np.int64),
+        unprepared_groups=np.zeros(0, np.int64),
+    )
+    rules = {predictions[0].model: ReferralRule(thresholds={0: 0.6}, reason="given")}
+    assessed = assess(predictions, num_resamples=20, referrals=Referrals(photographs=photographs, rules=rules))
+    screening = assessed.models[0].screening
+    assert screening is not None
+    text = Page(report_html(assessed, context(audits=(), gallery=(), models=()))).text
+    everyone = screening.rates[1]
+    assert "referable from p = 0.6000 (given)" in text
+    assert (
+        f"Of {everyone.num_per_grade[3]} severe and {everyone.num_per_grade[4]} proliferative photographs, "
+        f"{everyone.num_missed[3]} and {everyone.num_missed[4]} were not referred." in text
+    )
+    for name in (
+        "photographs, gradable only",
+        "photographs, everyone",
+        "patients, gradable only",
+        "patients, everyone",
+    ):
+        assert name in text
+
+
+@pytest.mark.usefixtures("no_charts")
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (lambda: assess(sets(1), num_resamples=20), "There is only one model, so there is nothing to compare."),
         (lambda: assess(sets(with_validation=False), num_resamples=20), "no threshold could be chosen"),
+        (lambda: assess(sets(), num_resamples=20), "It is not known which of these photographs are gradable"),
         (lambda: assess(sets(), num_resamples=20), "it is not known whether the model performs worse in some patients"),
     ],
 )  # fmt: skip

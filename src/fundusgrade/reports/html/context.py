@@ -40,9 +40,9 @@ class KappaCurve:
 class ModelDescription:
     """A model; "" stands for what is not known.
 
-    `start` names its initial weights, `rule` what decides the grade; `leakage` is a sentence on the scored photographs
-    that it was trained or selected on. `curves` are those of its network, or of the networks of all folds; empty where
-    they were not kept.
+    `start` names its initial weights, `rule` what decides the grade, `referral` its operating point; `leakage` is a
+    sentence on the scored photographs that it was trained or selected on. `curves` are those of its network, or of the
+    networks of all folds; empty where they were not kept.
     """
 
     name: str
@@ -54,6 +54,7 @@ class ModelDescription:
     validation_kappa: float | None
     weights_hash: str
     leakage: str
+    referral: str = ""
     curves: tuple[KappaCurve, ...] = ()
 
 
