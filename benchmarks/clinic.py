@@ -1,13 +1,15 @@
 """What a clinic's own calibration reaches on other patients: sensitivity, specificity, refusals, probabilities.
 
     python benchmarks/clinic.py DATA [--model NAME] [--predictions FILE] [--patients 100 200 400] [--draws 200]
+                                [--elsewhere FILE]
 
 DATA is a prepared data set with patients on which the model was not trained. The network's outputs are computed once;
 with `--predictions` they are kept in a file, and taken from it if it exists. Each draw calibrates on some patients and
 measures on all others. These are few, so that the sensitivity among them varies by itself: "below the target among
 the others" is printed beside the share that is expected where every certificate is exact, which follows from the ranks
 of the scores alone. Whether certificates are broken is measured on draws with replacement, for which all patients of
-the data set are the population, and the true sensitivity of a threshold is known.
+the data set are the population, and the true sensitivity of a threshold is known. With `--elsewhere`, predictions of
+the same model for photographs of another place, batches of both places are counted of which `predict` would warn.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from fundusgrade import store
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.metrics.certification import Certificate, certify, num_misses_allowed
 from fundusgrade.metrics.classification import probability_from_grade, quadratic_weighted_kappa
+from fundusgrade.metrics.drift import measure_drift, reference_scores
 from fundusgrade.metrics.local_calibration import (
     PatientScores,
     certify_patients,
@@ -199,6 +202,30 @@ def share_broken(
     return f"{100 * num_broken / num_chosen:.1f} % of {num_chosen}" if num_chosen else "-"
 
 
+def print_drift(photographs: ScoredPhotographs, elsewhere: ScoredPhotographs, num_draws: int) -> None:
+    """How many batches are reported as drift from 150 patients: of the same place, and of another."""
+    rng = np.random.default_rng(0)
+    here, there = (probability_from_grade(each.probabilities, REFERABLE_FROM) for each in (photographs, elsewhere))
+    positive = elsewhere.grades >= REFERABLE_FROM
+    share = float((photographs.grades >= REFERABLE_FROM).mean())
+    print("\n| photographs in a batch | same place | elsewhere, as often referable | elsewhere, as it is |")
+    print("|---|---|---|---|")
+    for size in (50, 100, 200):
+        reported: list[list[bool]] = [[], [], []]
+        for _ in range(num_draws):
+            drawn = draw(photographs, 150, rng)
+            reference, rest = reference_scores(here[drawn], photographs.groups[drawn]), photographs.subset(~drawn)
+            same = here[~drawn][draw(rest, size // 2, rng)]
+            alike = np.concatenate([
+                rng.choice(there[positive], round(share * size), replace=False),
+                rng.choice(there[~positive], size - round(share * size), replace=False),
+            ])  # fmt: skip
+            for found, scores in zip(reported, (same, alike, rng.choice(there, size, replace=False)), strict=True):
+                drift = measure_drift(scores.tolist(), reference)
+                found.append(drift is not None and drift.is_significant)
+        print(f"| {size} | {' | '.join(f'{100 * np.mean(found):.1f} %' for found in reported)} |")
+
+
 def spread(values: NDArray[np.float64]) -> str:
     low, high = np.quantile(values, [0.05, 0.95])
     return f"{values.mean():.3f} ({low:.2f} to {high:.2f})"
@@ -238,7 +265,8 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--model")
     parser.add_argument("--predictions", type=Path)
-    parser.add_argument("--patients", type=int, nargs="+", default=[100, 200, 400])
+    parser.add_argument("--elsewhere", type=Path)
+    parser.add_argument("--patients", type=int, nargs="*", default=[100, 200, 400])
     parser.add_argument("--draws", type=int, default=200)
     options = parser.parse_args()
     photographs, name = predictions_of(options.data, options.model, options.predictions)
@@ -257,6 +285,8 @@ def main() -> None:
         "\n| patients | probabilities | log loss | Brier | slope | intercept | kappa |\n|---|---|---|---|---|---|---|"
     )
     print("\n".join(PROBABILITY_ROWS))
+    if options.elsewhere is not None:
+        print_drift(photographs, read_predictions(options.elsewhere).test, options.draws)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def clinic(**changes: object) -> dict[str, Any]:
         "recalibration": {"slope": 0.9, "intercept": 0.0},
         "changes_grades": False,
         "certificate": rates | counts,
-        "scores": {"quantiles": [0.1, 0.5], "num_photographs": 2, "num_patients": 1},
+        "scores": {"quantiles": [0.1, 0.5], "num_photographs": 2, "num_patients": 1, "design_effect": 1.5},
     }
     return right | changes
 
@@ -119,7 +119,9 @@ FALSE_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
         local_calibration=clinic(recalibration={"slope": 0.0, "intercept": 0.0})
     ),
     "a calibration for a clinic with falling scores": lambda d: d.update(
-        local_calibration=clinic(scores={"quantiles": [0.5, 0.1], "num_photographs": 2, "num_patients": 1})
+        local_calibration=clinic(
+            scores={"quantiles": [0.5, 0.1], "num_photographs": 2, "num_patients": 1, "design_effect": 1.5}
+        )
     ),
     "a name that climbs": lambda d: d.update(name="../../up"),
     "a name with a folder": lambda d: d.update(name="a/b"),

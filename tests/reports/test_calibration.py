@@ -35,7 +35,7 @@ def calibration(scores: np.ndarray) -> LocalCalibration:
             num_others=155,
             num_others_referred=60,
         ),
-        scores=reference_scores(scores, len(scores) // 2),
+        scores=reference_scores(scores, np.arange(len(scores)) // 2),
     )
 
 

@@ -1,8 +1,8 @@
 """Drift: whether the scores of a batch of photographs are distributed as those of the photographs of a calibration.
 
 A two-sample Kolmogorov-Smirnov test of the distributions. The photographs of a patient are alike, so that they count as
-fewer: as many as there are patients. Of a batch the number of patients is not known; it is taken to have as many
-photographs of each as the calibration had. The test is then conservative.
+fewer: their number is divided by the design effect (Kish, Survey Sampling 1965) that the calibration shows. Of a batch
+the patients are not known; it is taken to have as many photographs of each, as alike.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ _DECIMALS = 4
 class ReferenceScores:
     """Scores of the photographs of a calibration: up to 200 quantiles, rising, and how many photographs and patients.
 
-    Scores are the probabilities of referable retinopathy, 0 to 1.
+    Scores are the probabilities of referable retinopathy, 0 to 1. `design_effect`, at least 1, is the number of a
+    patient's photographs that weigh as much as one of another patient: 1 where they are not alike.
     """
 
     quantiles: tuple[float, ...]
     num_photographs: int
     num_patients: int
+    design_effect: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +54,16 @@ class Drift:
         return self.p_value < SIGNIFICANCE
 
 
-def reference_scores(scores: NDArray[np.float64], num_patients: int) -> ReferenceScores:
-    """The distribution of the scores (N,) of N photographs of so many patients."""
+def reference_scores(scores: NDArray[np.float64], patients: NDArray[np.int64]) -> ReferenceScores:
+    """The distribution of the scores (N,) of the photographs of patients (N,)."""
     ordered = np.sort(scores.round(_DECIMALS))
     count = min(len(ordered), _MAX_QUANTILES)
     chosen = ((np.arange(count) + 0.5) * len(ordered) / count).astype(int)
     return ReferenceScores(
         quantiles=tuple(float(score) for score in ordered[chosen]),
         num_photographs=len(ordered),
-        num_patients=num_patients,
+        num_patients=len(np.unique(patients)),
+        design_effect=_design_effect(scores, patients),
     )
 
 
@@ -75,8 +78,7 @@ def measure_drift(scores: Sequence[float], reference: ReferenceScores) -> Drift 
     places = np.concatenate([batch, known])
     below = [np.searchsorted(each, places, side="right") / len(each) for each in (batch, known)]
     distance = float(np.abs(below[0] - below[1]).max())
-    num_known = reference.num_patients
-    num_new = len(batch) * reference.num_patients / reference.num_photographs
+    num_known, num_new = (count / reference.design_effect for count in (reference.num_photographs, len(batch)))
     effective = max(1, round(num_known * num_new / (num_known + num_new)))
     return Drift(
         num_photographs=len(batch),
@@ -85,3 +87,17 @@ def measure_drift(scores: Sequence[float], reference: ReferenceScores) -> Drift 
         median=float(np.median(batch)),
         reference_median=float(np.median(known)),
     )
+
+
+def _design_effect(scores: NDArray[np.float64], patients: NDArray[np.int64]) -> float:
+    """1 plus the correlation of ranks within patients times the mean number of other photographs of the patient."""
+    from scipy.stats import rankdata
+
+    _, patient = np.unique(patients, return_inverse=True)
+    deviations = rankdata(scores) - (len(scores) + 1) / 2
+    counts, totals = np.bincount(patient), np.bincount(patient, deviations)
+    num_pairs, variance = float((counts * (counts - 1)).sum()), float((deviations**2).mean())
+    if not num_pairs or not variance:
+        return 1.0
+    correlation = float((totals**2).sum() - (deviations**2).sum()) / num_pairs / variance
+    return 1.0 + min(max(correlation, 0.0), 1.0) * num_pairs / len(scores)

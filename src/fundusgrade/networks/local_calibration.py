@@ -100,6 +100,7 @@ def _scores(values: dict[str, Any]) -> ReferenceScores:
         quantiles=quantiles,
         num_photographs=_count(values["num_photographs"]),
         num_patients=_count(values["num_patients"]),
+        design_effect=max(float(values["design_effect"]), 1.0),
     )
 
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from fundusgrade import store
 from fundusgrade.data.concatenation import open_dataset
 from fundusgrade.data.dataset import PreparedDataset
@@ -147,7 +145,7 @@ def _describe(
         recalibration=recalibration,
         changes_grades=request.changes_grades,
         certificate=certificate,
-        scores=reference_scores(referable, len(np.unique(fitted.groups))),
+        scores=reference_scores(referable, fitted.groups),
     )
     point = OperatingPoint(threshold=certificate.threshold, chosen_on=scores).at_threshold(certificate.threshold)
     return replace(
