@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -100,6 +101,11 @@ def test_a_finished_run_is_complete_in_the_store_and_cleared_away(home: Path, mo
     assert summary[1].startswith("best epoch")
     assert " of the photographs that chose it, " in summary[1] and summary[1].endswith(" of those that chose nothing")
     assert summary[2] == f"model toy-cnn: {finished.path}"
+    assert re.fullmatch(
+        r"referable from p = 0\.\d{4}, chosen for a sensitivity of 0\.9 on \d+ validation photographs; on validation "
+        r"photographs that chose nothing: toy: sensitivity .*, specificity .*",
+        summary[3],
+    )
     lines = printed.getvalue().splitlines()
     assert lines[0] == "device: cpu, float32: as requested; precision as requested"
     assert lines[1] == "network: cnn, cumulative head, cross-entropy loss, up to 2 epochs"

@@ -269,6 +269,10 @@ def _summary(plan: RunPlan, result: TrainResult, description: CheckpointDescript
         f"best epoch {result.best_epoch}: validation kappa {kappas}",
         f"model {plan.name}: {path}",
     ]
+    point = description.operating_point
+    if point is not None:
+        rates = "; ".join(of.describe() for of in point.reported_rates)
+        lines.append(f"referable {point.describe_choice()}; {point.describe_measurement()}: {rates}")
     if plan.options.calibrate and not description.conformity.sets:
         lines.append(
             f"no prediction sets: a validation split of fewer than {FEWEST_TO_HALVE} photographs is not halved"
