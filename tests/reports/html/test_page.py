@@ -283,6 +283,10 @@ def test_referrals_are_reported_with_the_severe_disease_that_they_missed() -> No
     everyone = screening.rates[1]
     assert "referable from p = 0.6000 (given)" in text
     assert (
+        f"Referred from p = 0.6000, with whatever cannot be graded: sensitivity {everyone.sensitivity.value:.2f}"
+        in text
+    )
+    assert (
         f"Of {everyone.num_per_grade[3]} severe and {everyone.num_per_grade[4]} proliferative photographs, "
         f"{everyone.num_missed[3]} and {everyone.num_missed[4]} were not referred." in text
     )
