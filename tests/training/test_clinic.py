@@ -111,6 +111,7 @@ def test_the_model_says_of_which_model_on_which_patients_with_which_camera(clini
     assert card == model_card(stored)
     assert "on 80 photographs of 40 patients of clinic, camera a camera" in card
     assert "a sensitivity of 0.8 is certified at a confidence of 0.9" in card
+    assert f"from p = {calibration.certificate.threshold:.4f}, certified on the patients of a clinic" in card
 
 
 def test_scores_after_are_cross_validated(clinic: PreparedDataset) -> None:

@@ -110,9 +110,11 @@ def _local_calibration(description: CheckpointDescription) -> list[str]:
 
 
 def _referral_lines(description: CheckpointDescription) -> str:
-    point = description.chosen_point()
+    point, choice = description.chosen_point(), description.chosen_point().describe_choice()
+    if description.local_calibration is not None:
+        choice = f"from p = {point.threshold:.4f}, certified on the patients of a clinic, see below"
     return _bullets(
-        f"referable (moderate or worse) {point.describe_choice()}; `--sensitivity` and `--threshold` choose another",
+        f"referable (moderate or worse) {choice}; `--sensitivity` and `--threshold` choose another",
         "what cannot be graded, and what is of doubtful quality without a finding, is referred too",
         point.describe_measurement() + ("" if point.rates else ", such as those of your own clinic"),
         *(rates.describe() for rates in point.reported_rates),
