@@ -3,15 +3,16 @@
     python benchmarks/path_rules.py aptos2019 --lesions idrid/ --count 12 --steps 256
 
 For each rule: the gap between the sum of the attributions and the change of the score from baseline to image, and the
-correlation of its smoothed map with that of many square-spaced steps. Photographs are drawn from the test split with a
-fixed seed; half as many of a folder in IDRiD's layout are added. All in float32.
+correlation of its smoothed map with that of many square-spaced steps, whose own gap is the last row: that of the mirror
+images' mean score. Photographs are drawn from the test split with a fixed seed; half as many of a folder in IDRiD's
+layout are added. All in float32.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,20 +56,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=256, help="steps of the map that stands for the exact one")
     chosen = parser.parse_args()
     grader = Grader.load(chosen.model, device=DeviceName.AUTO, precision=Precision.FLOAT32)
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in rules()}
+    outcomes: dict[str, list[Outcome]] = {}
     changes = []
     for preprocessed in photographs(grader, chosen.data, chosen.lesions, chosen.count):
         change, found = compare(grader, preprocessed, parse_target(chosen.target), chosen.steps)
         changes.append(abs(change))
         for name, outcome in found.items():
-            outcomes[name].append(outcome)
+            outcomes.setdefault(name, []).append(outcome)
     print(f"{grader.name}; {len(changes)} photographs; the score changes by {np.median(changes):.2f} (median)")
-    print("rule                              gap: median, mean    correlation: median, lowest")
+    print("rule                                gap: median, mean    correlation: median, lowest")
     for name, found_all in outcomes.items():
         gaps = [abs(outcome.gap) for outcome in found_all]
         correlations = [outcome.correlation for outcome in found_all if outcome.correlation is not None]
         print(
-            f"{name:32s} {np.median(gaps):6.2f} {np.mean(gaps):6.2f}  "
+            f"{name:34s} {np.median(gaps):6.2f} {np.mean(gaps):6.2f}  "
             f"{np.median(correlations):14.3f} {min(correlations):6.3f}"
         )
 
@@ -81,6 +82,9 @@ def rules() -> dict[str, PathRule]:
         compared[f"{num_steps} square-spaced steps"] = square_spaced(num_steps)
         compared[f"{num_steps} points, Gauss-Legendre"] = gauss_legendre(num_steps, power=1)
         compared[f"{num_steps} points, the same in the root"] = gauss_legendre(num_steps, power=2)
+    eight = square_spaced(8)
+    compared["8 square-spaced, mirrored in turn"] = replace(eight, flipped_axes=eight.flipped_axes[:4])
+    compared["8 square-spaced, not mirrored"] = replace(eight, flipped_axes=((),))
     return compared
 
 
@@ -123,10 +127,12 @@ def compare(
         with torch.inference_mode(False), torch.enable_grad():
             return integrated_gradients(grader.network, image, outline, target, grader.choice, rule)
 
-    exact = smooth_attributions(attributions(square_spaced(num_steps)))[outline]
+    many = f"{num_steps} square-spaced steps"
+    compared = rules() | {many: square_spaced(num_steps)}
+    found_all = {name: attributions(rule) for name, rule in compared.items()}
+    exact = smooth_attributions(found_all[many])[outline]
     outcomes = {}
-    for name, rule in rules().items():
-        found = attributions(rule)
+    for name, found in found_all.items():
         smoothed = smooth_attributions(found)[outline]
         is_defined = np.ptp(exact) > 0 and np.ptp(smoothed) > 0
         outcomes[name] = Outcome(

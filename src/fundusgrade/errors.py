@@ -41,7 +41,7 @@ class DatasetError(FundusgradeError):
 
 
 class StoreError(FundusgradeError):
-    """A name is unknown or ambiguous in the user data directory, or a file cannot be written."""
+    """A name is unknown, ambiguous or taken in the user data directory, or a file cannot be written."""
 
 
 class CheckpointError(FundusgradeError):

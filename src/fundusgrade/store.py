@@ -84,6 +84,14 @@ def model_directory(name: str) -> Path:
     return home() / "models" / checked_name(name)
 
 
+def folder_of_new_model(name: str, *, overwrite: bool) -> Path:
+    """The folder of a model that is to be written. Raises StoreError where one is there that may not be replaced."""
+    target = model_directory(name)
+    if (target / MODEL_FILE).is_file() and not overwrite:
+        raise StoreError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
+    return target
+
+
 def run_directory(name: str) -> Path:
     """Folder of a training run, used until its model is installed."""
     return home() / "runs" / checked_name(name)

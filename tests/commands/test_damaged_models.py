@@ -106,7 +106,10 @@ FALSE_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "conformity with a grade too many": lambda d: d.update(
         conformity={"sets": [0.5], "bounds": [[]] * 5, "set_grades": [1, 2]}
     ),
+    "conformity without grades": lambda d: d.update(conformity={"sets": [0.5], "bounds": [[]] * 5, "set_grades": []}),
     "conformity without bounds": lambda d: d.update(conformity={"sets": [0.5]}),
+    "one temperature for all cuts": lambda d: d.update(calibration={"temperature": 1.5, "offsets": [0.0] * 5}),
+    "a calibration with more": lambda d: d["calibration"].update(bias=0.0),
     "an operating point of words": lambda d: d.update(operating_point="high"),
     "an operating point beyond 1": lambda d: d.update(operating_point=point(threshold=1.5)),
     "an operating point of no number": lambda d: d.update(operating_point=point(threshold=float("nan"))),
@@ -166,7 +169,7 @@ def test_a_description_that_is_none_is_refused(text: str) -> None:
 
 def test_a_huge_list_of_conformity_is_read_in_moments() -> None:
     path = install_model()
-    rewritten(path, lambda d: d["conformity"].update(sets=[0.5] * 10**6))
+    rewritten(path, lambda d: d["conformity"].update(sets=[0.5] * 10**6, set_grades=[2] * 10**6))
     start = time.process_time()
     assert len(load_checkpoint(path).description.conformity.sets) == 10**6
     assert time.process_time() - start < 10

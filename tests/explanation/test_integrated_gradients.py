@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fundusgrade.explanation.integrated_gradients import (
-    _FLIPPED_AXES,
     RULE,
     PathRule,
     blurred_baseline,
@@ -101,7 +101,7 @@ def test_points_are_denser_near_the_baseline_and_mirror_images_weigh_the_same(nu
     assert (np.diff(steps[:-1]) > 0).all() and rule.points[0] < 1 / num_steps**2
     weights: dict[tuple[int, ...], float] = {}
     for step, weight in enumerate(rule.weights):
-        axes = _FLIPPED_AXES[step % len(_FLIPPED_AXES)]
+        axes = rule.flipped_axes[step % len(rule.flipped_axes)]
         weights[axes] = weights.get(axes, 0.0) + weight
     assert sorted(weights) == [(), (2,), (2, 3), (3,)]
     assert list(weights.values()) == pytest.approx([0.25] * 4)
@@ -147,6 +147,22 @@ def test_attributions_to_a_polynomial_of_the_pixels_add_up_with_enough_steps(ima
     assert abs(gap) < 0.1 * abs(change)
     exact, _ = gap_of(polynomial, image, square_spaced(64))
     assert abs(exact) < 0.025 * abs(gap), "eight times as many steps are 64 times as exact"
+
+
+@pytest.mark.parametrize("flipped_axes", [((),), ((3,),), ((2,), (3,))])
+def test_the_mirror_images_of_a_rule_are_those_that_it_names(
+    image: NDArray[np.uint8], flipped_axes: tuple[tuple[int, ...], ...]
+) -> None:
+    """The gradient of a weighted sum of pixels is its weights; that of a mirror image are the mirrored weights."""
+    weights = torch.rand((3, 160, 160), generator=torch.Generator().manual_seed(1)) / 160**2
+    rule = replace(RULE, flipped_axes=flipped_axes)
+    outline = np.ones((160, 160), np.bool_)
+    network = wrap(ScoreOf(lambda pixels: (pixels * weights).sum(dim=(1, 2, 3))))
+    found = integrated_gradients(network, image, outline, SEVERE, CPU, rule)
+    difference = to_tensor(image) - to_tensor(blurred_baseline(image, outline))
+    steps = zip(rule.weights, flipped_axes * (8 // len(flipped_axes)), strict=True)
+    gradient = torch.stack([weight * weights[None].flip(axes)[0] for weight, axes in steps]).sum(dim=0) / 0.25
+    assert found == pytest.approx((difference * gradient).sum(dim=0).numpy(), rel=1e-4, abs=1e-8)
 
 
 def test_a_score_that_changes_most_near_the_baseline_adds_up_better_than_with_equal_steps() -> None:

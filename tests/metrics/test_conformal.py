@@ -238,7 +238,7 @@ def test_each_score_stays_with_its_grade() -> None:
     for grade in range(5):
         own = np.array(conformity.sets)[np.array(conformity.set_grades) == grade]
         assert own.tolist() == sorted(scores[photographs.grades == grade].tolist())
-    assert replace(conformity, set_grades=()).known_coverage(0.9) == ()
+    assert NO_CONFORMITY.known_coverage(0.9) == ()
 
 
 def test_without_validation_photographs_the_limits_of_the_model_count() -> None:

@@ -17,7 +17,9 @@ from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.metrics.predictions import (
     ACQUISITION_COLUMN,
     COLUMNS,
+    HEADER,
     LEAKAGE_COLUMN,
+    MOST_PROBABLE_COLUMN,
     PredictionSet,
     ScoredPhotographs,
     concatenate,
@@ -95,6 +97,30 @@ def test_the_predicted_grade_is_that_of_the_file_not_the_most_probable_one(tmp_p
     assert read_predictions(tmp_path / "own.csv").test.predicted.tolist() == [1, 3]
 
 
+def test_the_most_probable_grade_stands_beside_the_predicted_one_and_may_be_missing(tmp_path: Path) -> None:
+    probabilities = [[0.1, 0.2, 0.3, 0.25, 0.15], [0.5, 0.5, 0, 0, 0], [0, 0, 0, 0.4, 0.6]]
+    photographs = scored([2, 0, 4], probabilities, predicted=[3, 0, 3])
+    path = tmp_path / "own.csv"
+    write_predictions(prediction_set(photographs), path)
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["predicted"], row["most_probable"]) for row in rows] == [("3", "2"), ("0", "0"), ("3", "4")]
+    assert read_predictions(path).test.most_probable.tolist() == [2, 0, 4]
+    for earlier in (
+        [{name: row[name] for name in row if name != MOST_PROBABLE_COLUMN} for row in rows],
+        [row | {MOST_PROBABLE_COLUMN: ""} for row in rows],
+    ):
+        rewrite(path, lambda _, earlier=earlier: earlier)
+        same(photographs, read_predictions(path).test)
+        assert read_predictions(path).test.most_probable.tolist() == [2, 0, 4]
+
+
+def test_of_equal_probabilities_after_rounding_either_grade_may_be_stated(written: Path) -> None:
+    tied = {"p0": "0.250", "p1": "0.374", "p2": "0.375", "p3": "0.001", "p4": "0", "most_probable": "1"}
+    rewrite(written, lambda rows: [rows[0] | tied, *rows[1:]])
+    assert read_predictions(written).test.most_probable[0] == 2
+
+
 def test_a_file_without_validation_photographs_is_complete(tmp_path: Path) -> None:
     write_predictions(prediction_set(draw_photographs(5, 0)), tmp_path / "test-only.csv")
     read = read_predictions(tmp_path / "test-only.csv")
@@ -112,10 +138,11 @@ def test_unusual_names_are_read_back(tmp_path: Path) -> None:
 
 def test_the_columns_are_those_that_people_are_told(written: Path) -> None:
     lines = written.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "source,part,fold,group,grade,predicted,p0,p1,p2,p3,p4,model,data,acquisition,seen"
-    assert lines[0] == ",".join((*COLUMNS, ACQUISITION_COLUMN, LEAKAGE_COLUMN))
+    columns = "source,part,fold,group,grade,predicted,most_probable,p0,p1,p2,p3,p4,model,data,acquisition,seen"
+    assert lines[0] == columns == ",".join(HEADER)
+    assert set(HEADER) - set(COLUMNS) == {MOST_PROBABLE_COLUMN, ACQUISITION_COLUMN, LEAKAGE_COLUMN}, "may be missing"
     assert len(lines) == 1 + 200 + 30
-    assert re.fullmatch(r"0\.png,test,1,100,[0-4],[0-4](,[01]\.\d{6}){5},tiny,eyes,,", lines[1])
+    assert re.fullmatch(r"0\.png,test,1,100,[0-4],[0-4],[0-4](,[01]\.\d{6}){5},tiny,eyes,,", lines[1])
 
 
 def test_leakage_is_read_back_and_may_be_missing_in_files_of_others(simulated: PredictionSet, written: Path) -> None:
@@ -192,6 +219,8 @@ def test_a_missing_column_is_named(column: str, written: Path) -> None:
         ("grade", "5", "grade"),
         ("grade", "-1", "grade"),
         ("predicted", "9", "predicted"),
+        ("most_probable", "5", "most_probable 5 of .* is not one of 0-4"),
+        ("most_probable", "two", "two"),
         ("fold", "one", "one"),
         ("group", "1.5", "1.5"),
         ("p3", "much", "much"),
@@ -205,6 +234,18 @@ def test_a_missing_column_is_named(column: str, written: Path) -> None:
 def test_an_invalid_cell_is_refused(column: str, value: str, reason: str, written: Path) -> None:
     rewrite(written, lambda rows: [*rows[:7], {**rows[7], column: value}, *rows[8:]])
     with pytest.raises(DatasetError, match=rf"(?s){reason}.*{REMEDY}"):
+        read_predictions(written)
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_most_probable_grade_that_is_less_probable_than_another_is_refused(part: str, written: Path) -> None:
+    def with_wrong_grade(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        (index, *_) = [i for i, row in enumerate(rows) if row["part"] == part]
+        wrong = min(range(5), key=lambda grade: float(rows[index][f"p{grade}"]))
+        return [*rows[:index], {**rows[index], MOST_PROBABLE_COLUMN: str(wrong)}, *rows[index + 1 :]]
+
+    rewrite(written, with_wrong_grade)
+    with pytest.raises(DatasetError, match=rf"most_probable \d of 0\.png is not the grade of its highest p.*{REMEDY}"):
         read_predictions(written)
 
 

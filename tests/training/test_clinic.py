@@ -12,7 +12,7 @@ from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.leakage import TrainingFingerprints, collect_fingerprints, find_overlap
 from fundusgrade.data.manifest import ManifestRow, write_manifest
-from fundusgrade.errors import CheckpointError, DatasetError, TrainingError
+from fundusgrade.errors import CheckpointError, DatasetError, StoreError, TrainingError
 from fundusgrade.grades import Grade
 from fundusgrade.grading.datasets import score_rows
 from fundusgrade.grading.grader import Grader
@@ -142,7 +142,7 @@ def test_the_clinics_photographs_count_as_used_for_the_new_model(clinic: Prepare
 
 def test_a_model_of_a_clinic_is_neither_calibrated_again_nor_replaced_unasked(clinic: PreparedDataset) -> None:
     calibrate_for_clinic(REQUEST, FLOAT32)
-    with pytest.raises(TrainingError, match="--overwrite"):
+    with pytest.raises(StoreError, match="--overwrite"):
         calibrate_for_clinic(REQUEST, FLOAT32)
     with pytest.raises(TrainingError, match=r"calibrated for a clinic already, on 'clinic'.*'tiny'"):
         calibrate_for_clinic(replace(REQUEST, model="my-clinic", name="again"), FLOAT32)

@@ -16,7 +16,7 @@ from fundusgrade import files, store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.leakage import find_overlap
 from fundusgrade.data.manifest import write_manifest
-from fundusgrade.errors import DatasetError, DeviceError, TrainingError
+from fundusgrade.errors import DatasetError, DeviceError, StoreError, TrainingError
 from fundusgrade.evaluation.candidates import candidate_from_file
 from fundusgrade.grades import Grade
 from fundusgrade.grading.datasets import predict_rows
@@ -206,7 +206,7 @@ def test_a_single_fold_is_pooled_by_itself_and_the_summary_says_so(toy: Prepared
     assert f"out of fold (folds 3 of {NUM_FOLDS})" in finished.summary
     assert set(pooled().test.sources) == {row.source for row in toy.with_fold(3, NUM_FOLDS).graded_rows("test")}
     assert set(pooled().test.folds.tolist()) == {3}
-    with pytest.raises(TrainingError, match=r"a model 'toy-fold3' is in the store; .*--overwrite"):
+    with pytest.raises(StoreError, match=r"a model 'toy-fold3' is in the store; .*--overwrite"):
         run(replace(QUICK, fold=3))
 
 

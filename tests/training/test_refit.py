@@ -15,7 +15,7 @@ from rich.console import Console
 from fundusgrade import files, store
 from fundusgrade.data.dataset import PreparedDataset, load_dataset
 from fundusgrade.data.manifest import write_manifest
-from fundusgrade.errors import TrainingError
+from fundusgrade.errors import StoreError, TrainingError
 from fundusgrade.metrics.predictions import fold_name
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.inference import predict_outputs
@@ -84,7 +84,7 @@ def test_the_rule_is_fitted_to_outputs_of_networks_that_did_not_train_on_the_pho
 def test_what_does_not_fit_the_model_is_refused() -> None:
     with pytest.raises(TrainingError, match="no cross-validation 'none' in the store"):
         refit_model(replace(REQUEST, folds="none"), FLOAT32)
-    with pytest.raises(TrainingError, match="a model 'toy-cnn' is in the store"):
+    with pytest.raises(StoreError, match="a model 'toy-cnn' is in the store"):
         refit_model(replace(REQUEST, name="toy-cnn"), FLOAT32)
     (store.model_directory(fold_name("folds", 2)) / store.MODEL_FILE).unlink()
     with pytest.raises(TrainingError, match="the fold 'folds-fold2' is not in the store"):

@@ -240,7 +240,7 @@ def test_a_run_that_cannot_start_keeps_the_unfinished_one(home: Path, monkeypatc
 
 def test_a_model_in_the_store_is_replaced_only_with_overwrite() -> None:
     run(plan())
-    with pytest.raises(TrainingError, match="model 'toy-cnn' is in the store; give another --name, or --overwrite"):
+    with pytest.raises(StoreError, match="model 'toy-cnn' is in the store; give another --name, or --overwrite"):
         plan()
     assert plan(name="another").name == "another"
     assert plan(overwrite=True).name == "toy-cnn"

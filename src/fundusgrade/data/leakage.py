@@ -43,7 +43,7 @@ class TrainingFingerprints:
 
     @property
     def is_known(self) -> bool:
-        """Whether there are any: models of the first versions have none."""
+        """Whether there are any: a model file may lack them."""
         return len(self.files) > 0
 
     def joined(self, other: TrainingFingerprints) -> TrainingFingerprints:

@@ -6,16 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fundusgrade.errors import MetricsError
 from fundusgrade.evaluation.rules import RuleScores, compare_rules
 from fundusgrade.evaluation.screening import Referrals, Screening
 from fundusgrade.evaluation.sources import SourceScores, score_sources
-from fundusgrade.grades import NUM_GRADES, REFERABLE_FROM
-from fundusgrade.metrics.auc import weighted_aucs
-from fundusgrade.metrics.bootstrap import Resamples, estimate, resample
-from fundusgrade.metrics.classification import Evaluation, evaluate_predictions, probability_from_grade
+from fundusgrade.evaluation.subgroups import (
+    AcquisitionCluster,
+    Subgroup,
+    SubgroupMask,
+    acquisition_clusters,
+    score_subgroup,
+    subgroup_masks,
+)
+from fundusgrade.metrics.bootstrap import Resamples, resample
+from fundusgrade.metrics.classification import Evaluation, evaluate_predictions
 from fundusgrade.metrics.comparison import PairedComparison, compare_all
 from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity, SetCoverage, measure_sets
 from fundusgrade.metrics.estimates import Estimate
@@ -30,48 +35,10 @@ from fundusgrade.metrics.operating_points import (
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
 from fundusgrade.metrics.reliability import Reliability, measure_reliability
 from fundusgrade.metrics.score_keys import ScoreKey
-from fundusgrade.metrics.scores import (
-    NamedEstimate,
-    estimate_kappa,
-    find_score,
-    proportion_off_by,
-    score_predictions,
-)
+from fundusgrade.metrics.scores import NamedEstimate, find_score, score_predictions
 
-MIN_SUBGROUP = 20
 MAX_WORST_ERRORS = 24
-OTHER, UNKNOWN = "other", "unknown"
 _NUM_NAMED = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subgroup:
-    """Scores of the photographs with one value in a column of the manifest."""
-
-    column: str
-    value: str
-    num_photographs: int
-    kappa: Estimate
-    accuracy: Estimate
-    referable_auc: Estimate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcquisitionCluster:
-    """Photographs that were acquired alike: the cluster's number, and how many have each grade."""
-
-    number: int
-    num_per_grade: tuple[int, ...]
-
-    @property
-    def num_photographs(self) -> int:
-        """Photographs of all grades."""
-        return sum(self.num_per_grade)
-
-    @property
-    def referable_fraction(self) -> float:
-        """The fraction of referable photographs, 0 to 1."""
-        return sum(self.num_per_grade[REFERABLE_FROM:]) / self.num_photographs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +100,14 @@ class Assessment:
     comparisons: tuple[PairedComparison, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Parts:
+    """Parts of the photographs that are scored by themselves: subgroups, and the data set of each photograph."""
+
+    subgroups: Sequence[SubgroupMask]
+    origins: Sequence[str]
+
+
 def assess(
     sets: Sequence[PredictionSet],
     *,
@@ -154,7 +129,7 @@ def assess(
     """
     first, *others = _aligned(sets, part)
     resamples = resample(first.test.groups, num_resamples=num_resamples, seed=seed)
-    parts = _Parts(subgroups=_subgroup_masks(columns or {}, len(first.test)), origins=origins)
+    parts = _Parts(subgroups=subgroup_masks(columns or {}, len(first.test)), origins=origins)
     return Assessment(
         data=first.data,
         part=part,
@@ -162,7 +137,7 @@ def assess(
         num_groups=len(np.unique(first.test.groups)),
         num_resamples=num_resamples,
         coverage=coverage,
-        acquisitions=_acquisition_clusters(first.test),
+        acquisitions=acquisition_clusters(first.test),
         models=tuple(
             _assess_model(
                 *(predictions, resamples, coverage, parts),
@@ -197,7 +172,7 @@ def _assess_model(
         set_coverage=measure_sets(predictions, resamples, coverage=coverage, conformity=conformity),
         sources=score_sources(predictions, parts.origins, resamples),
         rules=compare_rules(test, resamples),
-        subgroups=tuple(_subgroup(subgroup, test, resamples) for subgroup in parts.subgroups),
+        subgroups=tuple(score_subgroup(subgroup, test, resamples) for subgroup in parts.subgroups),
         worst_errors=find_worst_errors(test),
         screening=screening,
     )
@@ -246,74 +221,6 @@ def _few(sources: Sequence[str]) -> str:
     named = ", ".join(sources[:_NUM_NAMED])
     more = f" and {len(sources) - _NUM_NAMED} more" if len(sources) > _NUM_NAMED else ""
     return f"{len(sources)} photographs ({named}{more})" if sources else "none"
-
-
-# Subgroups
-
-
-def _acquisition_clusters(test: ScoredPhotographs) -> tuple[AcquisitionCluster, ...]:
-    if test.acquisitions is None:
-        return ()
-    return tuple(
-        AcquisitionCluster(
-            number=int(number),
-            num_per_grade=tuple(np.bincount(test.grades[test.acquisitions == number], minlength=NUM_GRADES).tolist()),
-        )
-        for number in np.unique(test.acquisitions)
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _SubgroupMask:
-    column: str
-    value: str
-    members: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Parts:
-    """Parts of the photographs that are scored by themselves: subgroups, and the data set of each photograph."""
-
-    subgroups: Sequence[_SubgroupMask]
-    origins: Sequence[str]
-
-
-def _subgroup_masks(columns: Mapping[str, Sequence[str]], num_photographs: int) -> list[_SubgroupMask]:
-    """The values of each column in order; those of fewer than `MIN_SUBGROUP` photographs together as "other", last."""
-    masks = []
-    for column, column_values in columns.items():
-        if len(column_values) != num_photographs:
-            raise MetricsError(
-                f"The column {column} has {len(column_values)} values for {num_photographs} photographs: give one for "
-                "each."
-            )
-        values = np.array([str(value).strip() or UNKNOWN for value in column_values], dtype=object)
-        names, counts = np.unique(values.astype(str), return_counts=True)
-        rare = names[(counts < MIN_SUBGROUP) | (names == OTHER)].tolist()
-        masks += [
-            _SubgroupMask(column=column, value=name, members=values == name)
-            for name in sorted(set(names.tolist()) - set(rare), key=lambda name: (name == UNKNOWN, name))
-        ]
-        if rare:
-            masks.append(_SubgroupMask(column=column, value=OTHER, members=np.isin(values.astype(str), rare)))
-    return masks
-
-
-def _subgroup(subgroup: _SubgroupMask, test: ScoredPhotographs, resamples: Resamples) -> Subgroup:
-    members, resamples = test.subset(subgroup.members), resamples.subset(subgroup.members)
-    areas = weighted_aucs(
-        resamples.weights,
-        members.grades >= REFERABLE_FROM,
-        probability_from_grade(members.probabilities, REFERABLE_FROM),
-    )
-    return Subgroup(
-        column=subgroup.column,
-        value=subgroup.value,
-        num_photographs=len(members),
-        kappa=estimate_kappa(members.grades, members.predicted, resamples),
-        accuracy=proportion_off_by(members, resamples, range(1)),
-        referable_auc=estimate(areas, resamples),
-    )
 
 
 # Single photographs

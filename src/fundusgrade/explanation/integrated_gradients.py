@@ -35,16 +35,21 @@ SMOOTHING_SIGMA_FRACTIONS = (0.7 / 224, 1.4 / 224, 2.8 / 224, 5.6 / 224)
 
 # Training mirrors images: artifacts of the grid of patches or strides cancel between the four. Weights rise in equal
 # steps, so that in this order the two steps of each mirror image weigh the same together.
-_FLIPPED_AXES: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3), (2, 3), (2,), (3,), ())
+FLIPPED_AXES: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3), (2, 3), (2,), (3,), ())
 _PIXELS_AT_ONCE = 8 * 224 * 224
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathRule:
-    """A quadrature rule on the path: its points, 0 at the baseline and 1 at the image, and their weights."""
+    """A quadrature rule on the path: its points, 0 at the baseline and 1 at the image, and their weights.
+
+    `flipped_axes` are those along which the images (B, 3, S, S) of successive points are mirrored, again from the first
+    where there are more points.
+    """
 
     points: tuple[float, ...]
     weights: tuple[float, ...]
+    flipped_axes: tuple[tuple[int, ...], ...] = FLIPPED_AXES
 
 
 def square_spaced(num_steps: int) -> PathRule:
@@ -79,7 +84,7 @@ def integrated_gradients(
     at_once = max(1, _PIXELS_AT_ONCE // image[..., 0].size)
     for first in range(0, num_steps, at_once):
         steps = range(first, min(first + at_once, num_steps))
-        flips = [_FLIPPED_AXES[step % len(_FLIPPED_AXES)] for step in steps]
+        flips = [rule.flipped_axes[step % len(rule.flipped_axes)] for step in steps]
         points = [(pixels - (1 - rule.points[step]) * difference)[None] for step in steps]
         batch = torch.cat([point.flip(axes) for point, axes in zip(points, flips, strict=True)])
         gradients = _gradients(network, batch, target, choice)

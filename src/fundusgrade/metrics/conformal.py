@@ -50,8 +50,8 @@ class ConformalLimits:
 class Conformity:
     """Sorted scores of photographs with a known grade, from which sets and bounds of any target coverage follow.
 
-    `sets` are the conformity scores of all photographs, `set_grades` the true grade of each, empty in files of earlier
-    versions; `bounds` (5) are the bound scores of the photographs of each grade.
+    `sets` are the conformity scores of all photographs, `set_grades` the true grade of each; `bounds` (5) are the bound
+    scores of the photographs of each grade.
     """
 
     sets: tuple[float, ...] = ()
@@ -69,9 +69,9 @@ class Conformity:
         """How often sets of a target coverage hold the true grade: of all these photographs, then of each grade.
 
         Each photograph's limit is that of all others, so that none is counted by a limit that it has moved. Empty where
-        the grades are not known.
+        there are no photographs.
         """
-        if not self.set_grades:
+        if not self.sets:
             return ()
         scores, grades = np.array(self.sets), np.array(self.set_grades)
         # The limit of a photograph is the r-th smallest score of the N - 1 others, r = ceil(N * coverage). The r

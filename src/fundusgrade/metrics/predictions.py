@@ -19,21 +19,24 @@ from numpy.typing import NDArray
 from fundusgrade.errors import DatasetError
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import NUM_GRADES
+from fundusgrade.metrics.classification import decide_grades
 
 PARTS = ("test", "validation")
 """Values of the column `part`: the photographs that are scored, and those on which thresholds are chosen."""
-COLUMNS = (
-    *("source", "part", "fold", "group", "grade", "predicted"),
-    *(f"p{grade}" for grade in range(NUM_GRADES)),
-    *("model", "data"),
-)
+_LABELS = ("source", "part", "fold", "group", "grade", "predicted")
+_OUTPUTS = (*(f"p{grade}" for grade in range(NUM_GRADES)), "model", "data")
+COLUMNS = (*_LABELS, *_OUTPUTS)
+MOST_PROBABLE_COLUMN = "most_probable"
+"""A column that files of others and earlier versions may lack: the grade of the highest probability, for readers."""
 ACQUISITION_COLUMN = "acquisition"
 """A column that files of others may lack: clusters of photographs that were acquired alike, as in the manifest."""
 LEAKAGE_COLUMN = "seen"
 """The last column, which files of others may lack: which of the photographs trained the model, in a sentence."""
+HEADER = (*_LABELS, MOST_PROBABLE_COLUMN, *_OUTPUTS, ACQUISITION_COLUMN, LEAKAGE_COLUMN)
+"""The columns as they are written; they are read in any order."""
 
 # Files of others may hold fewer digits; beyond this something else than rounding is wrong.
-_SUM_TOLERANCE = 1e-3
+_TOLERANCE = 1e-3
 
 TTA_SUFFIX = "-tta"
 """Ends the name of predictions with test-time augmentation: the mean over each photograph and its mirror images."""
@@ -62,6 +65,11 @@ class ScoredPhotographs:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    @property
+    def most_probable(self) -> NDArray[np.int64]:
+        """The grade of the highest probability (N,), of equal ones the lowest; thresholds may predict another one."""
+        return decide_grades(self.probabilities, None)
 
     def subset(self, selection: NDArray[np.bool_] | NDArray[np.int64]) -> ScoredPhotographs:
         """The photographs of a mask (N,), or those at these positions, in their order."""
@@ -121,13 +129,14 @@ def write_predictions(predictions: PredictionSet, path: Path) -> None:
     """Write a file that `read_predictions` reads. Raises StoreError where it cannot be written."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow((*COLUMNS, ACQUISITION_COLUMN, LEAKAGE_COLUMN))
+    writer.writerow(HEADER)
     for part, photographs in zip(PARTS, (predictions.test, predictions.validation), strict=True):
-        acquisitions = photographs.acquisitions
+        acquisitions, most_probable = photographs.acquisitions, photographs.most_probable
         for i, source in enumerate(photographs.sources):
             writer.writerow([
                 source, part, int(photographs.folds[i]), int(photographs.groups[i]), int(photographs.grades[i]),
-                int(photographs.predicted[i]), *(f"{p:.6f}" for p in photographs.probabilities[i]),
+                int(photographs.predicted[i]), int(most_probable[i]),
+                *(f"{p:.6f}" for p in photographs.probabilities[i]),
                 predictions.model, predictions.data, "" if acquisitions is None else int(acquisitions[i]),
                 predictions.leakage,
             ])  # fmt: skip
@@ -169,10 +178,11 @@ def _columns(rows: Sequence[dict[str, str]]) -> ScoredPhotographs:
     probabilities = probabilities.reshape(len(rows), NUM_GRADES)
     sums = probabilities.sum(axis=1, keepdims=True)
     # NaN fails every comparison, so a test for valid rows finds it too.
-    is_valid = (probabilities >= 0).all(axis=1) & (np.abs(sums[:, 0] - 1) <= _SUM_TOLERANCE)
+    is_valid = (probabilities >= 0).all(axis=1) & (np.abs(sums[:, 0] - 1) <= _TOLERANCE)
     if not is_valid.all():
         source = rows[int(np.flatnonzero(~is_valid)[0])]["source"]
         raise ValueError(f"the probabilities of {source} are not five numbers from 0 to 1 that sum to 1")
+    _check_most_probable(rows, probabilities)
     return ScoredPhotographs(
         sources=tuple(row["source"] for row in rows),
         grades=_grades(rows, "grade"),
@@ -183,6 +193,15 @@ def _columns(rows: Sequence[dict[str, str]]) -> ScoredPhotographs:
         folds=_whole(rows, "fold"),
         acquisitions=_whole(rows, ACQUISITION_COLUMN) if all(row.get(ACQUISITION_COLUMN) for row in rows) else None,
     )
+
+
+def _check_most_probable(rows: Sequence[dict[str, str]], probabilities: NDArray[np.float64]) -> None:
+    """Raise ValueError where a row's most probable grade, if it has one, is less probable than another."""
+    stated = [(i, row) for i, row in enumerate(rows) if row.get(MOST_PROBABLE_COLUMN)]
+    grades = _grades([row for _, row in stated], MOST_PROBABLE_COLUMN)
+    for (i, row), grade in zip(stated, grades, strict=True):
+        if probabilities[i, grade] < probabilities[i].max() - _TOLERANCE:
+            raise ValueError(f"{MOST_PROBABLE_COLUMN} {grade} of {row['source']} is not the grade of its highest p")
 
 
 def _grades(rows: Sequence[dict[str, str]], column: str) -> NDArray[np.int64]:

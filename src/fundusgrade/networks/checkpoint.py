@@ -29,13 +29,12 @@ from fundusgrade.networks.feature_checks import FeatureChecks, checks_from_tenso
 from fundusgrade.networks.network import GradingNetwork, NetworkSpec
 
 METADATA_KEY = "fundusgrade"
-# SHA-256 of the description: one wrong digit of a mean would change grades without a trace. Early files lack it.
+# SHA-256 of the description: one wrong digit of a mean would change grades without a trace.
 HASH_KEY = "fundusgrade_sha256"
 FINGERPRINT_TABLES = {"files": HASH_BYTES, "fingerprints": FINGERPRINT_BYTES, "patients": HASH_BYTES}
 """The tables of TrainingFingerprints, and the length of a row of each in bytes."""
 # Tensors that are those tables, not weights, start so: a name of the file format, which shipped models use.
 _FINGERPRINT_PREFIX = "seen."
-_EARLIER_FINGERPRINT_BYTES = 32
 # Tensors of the feature checks start so.
 _CHECKS_PREFIX = "checks."
 
@@ -166,13 +165,10 @@ def _check_shapes(network: GradingNetwork, state: Mapping[str, Tensor]) -> None:
 
 
 def _pop_fingerprints(state: dict[str, Tensor], path: Path) -> TrainingFingerprints:
-    """The training fingerprints, taken out of the tensors; the first files have none."""
+    """The training fingerprints, taken out of the tensors; none where the file has none."""
     tables = {}
     for name, num_bytes in FINGERPRINT_TABLES.items():
-        nothing = torch.zeros((0, num_bytes), dtype=torch.uint8)
-        table = state.pop(_FINGERPRINT_PREFIX + name, nothing)
-        if name == "fingerprints" and table.shape[1:] == (_EARLIER_FINGERPRINT_BYTES,):
-            table = nothing  # these of version 0.1.0 cannot be compared with today's
+        table = state.pop(_FINGERPRINT_PREFIX + name, torch.zeros((0, num_bytes), dtype=torch.uint8))
         if table.dtype != torch.uint8 or table.ndim != 2 or table.shape[1] != num_bytes:
             raise CheckpointError(f"the training fingerprints in {path} are damaged; copy the file again")
         tables[name] = table.numpy().copy()
@@ -210,7 +206,7 @@ def _description_text(metadata: Mapping[str, str] | None, path: Path) -> str:
             f"{path} holds weights, but no description by fundusgrade; "
             "use it as a start with `fundusgrade train --init-weights`"
         )
-    if metadata.get(HASH_KEY, hash_text(text)) != hash_text(text):
+    if metadata.get(HASH_KEY) != hash_text(text):
         raise CheckpointError(
             f"the description in {path} is not the one that was saved (hash differs); copy the file again"
         )

@@ -20,7 +20,7 @@ from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity
 from fundusgrade.metrics.referral import UNSTATED_POINT, OperatingPoint
 from fundusgrade.networks.feature_checks import ChecksProvenance
-from fundusgrade.networks.heads import NO_OFFSETS, NUM_CUTS, Calibration
+from fundusgrade.networks.heads import NUM_CUTS, Calibration
 from fundusgrade.networks.local_calibration import LocalCalibration
 from fundusgrade.networks.network import NetworkSpec
 from fundusgrade.options import DecideFor, FoldsBy, Head
@@ -162,8 +162,8 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
             recipe=PreprocessRecipe.from_json(described["recipe"]),
             provenance=_provenance(described),
             weights_sha256=str(described["weights_sha256"]),
-            thresholds=_thresholds(described),
-            conformity=_conformity(described),
+            thresholds=_thresholds(described["thresholds"]),
+            conformity=_conformity(described["conformity"]),
             operating_point=_operating_point(described),
             local_calibration=_local_calibration(described),
             checks=_checks(described),
@@ -185,11 +185,6 @@ def _check_supported(described: dict[str, Any], path: Path) -> None:
             f"{path} was trained with preprocessing version {recipe_version}, this is {RECIPE_VERSION}; "
             "its grades would not be those it was tested with: train it again or install the version that made it"
         )
-    if described.get("head") == "corn":
-        raise CheckpointError(
-            f"{path} has the head 'corn', which fundusgrade {__version__} no longer supports; train the model again "
-            f"with --head {Head.CUMULATIVE.value}, or install the version that made it"
-        )
 
 
 def _network(described: dict[str, Any]) -> NetworkSpec:
@@ -200,10 +195,10 @@ def _network(described: dict[str, Any]) -> NetworkSpec:
         size_px=int(described["size_px"]),
         mean=_finite_numbers(described["mean"], 3),
         std=_finite_numbers(described["std"], 3),
-        rows=None if described.get("rows") is None else _row_range(described["rows"]),
-        head=Head(described.get("head", Head.SOFTMAX)),
-        calibration=_calibration(described),
-        arguments=dict(described.get("arguments", {})),
+        rows=None if described["rows"] is None else _row_range(described["rows"]),
+        head=Head(described["head"]),
+        calibration=_calibration(described["calibration"]),
+        arguments=dict(described["arguments"]),
     )
     top, bottom = spec.rows or (0, spec.size_px)
     # For other names, such as "hf-hub:...", timm would download a description.
@@ -227,23 +222,15 @@ def _provenance(described: dict[str, Any]) -> Provenance:
     return provenance
 
 
-def _calibration(described: dict[str, object]) -> Calibration:
-    """The calibration. Raises ValueError for what is none.
-
-    The first files have only logit offsets, or nothing, and those before version 0.2 one temperature for all cuts.
-    """
-    values = described.get("calibration", {"offsets": described.get("logit_offsets", NO_OFFSETS)})
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"the calibration is {values}, expected temperature, offsets, cutpoints, slopes and intercepts"
-        )
-    fields: dict[str, Any] = {
-        name: _finite_number(value) if name == "temperature" else _finite_numbers(value)
-        for name, value in values.items()
+def _calibration(values: object) -> Calibration:
+    """The calibration. Raises ValueError for what is none."""
+    names = Calibration.__dataclass_fields__
+    if not isinstance(values, dict) or values.keys() != names.keys():
+        raise ValueError(f"the calibration is {str(values)[:80]}, expected {', '.join(names)}")
+    read: dict[str, Any] = {
+        name: (_finite_number if name == "temperature" else _finite_numbers)(values[name]) for name in names
     }
-    calibration = Calibration(**fields)
-    if described.get("head") == Head.CUMULATIVE and "slopes" not in fields and calibration.temperature > 0:
-        calibration = Calibration(slopes=(1 / calibration.temperature,) * NUM_CUTS)
+    calibration = Calibration(**read)
     cuts = (calibration.cutpoints, calibration.slopes, calibration.intercepts)
     is_complete = len(calibration.offsets) == NUM_GRADES and all(len(numbers) == NUM_CUTS for numbers in cuts)
     if not is_complete or not min(calibration.temperature, *calibration.slopes) > 0:
@@ -254,16 +241,13 @@ def _calibration(described: dict[str, object]) -> Calibration:
     return calibration
 
 
-def _conformity(described: dict[str, Any]) -> Conformity:
-    """Conformity scores; the first files have those of sets only. Raises ValueError for what are none."""
-    values = described.get("conformity", ())
-    if isinstance(values, list | tuple):
-        return Conformity(sets=_finite_numbers(values))
+def _conformity(values: object) -> Conformity:
+    """Conformity scores. Raises ValueError for what are none."""
     if not isinstance(values, dict) or len(values["bounds"]) != NUM_GRADES:
         raise ValueError(f"the conformity scores are {str(values)[:80]}, expected sets and {NUM_GRADES} bounds")
     bounds = tuple(_finite_numbers(scores) for scores in values["bounds"])
-    sets, grades = _finite_numbers(values["sets"]), tuple(values.get("set_grades", ()))
-    if not set(grades) <= set(range(NUM_GRADES)) or len(grades) not in (0, len(sets)):
+    sets, grades = _finite_numbers(values["sets"]), tuple(values["set_grades"])
+    if not set(grades) <= set(range(NUM_GRADES)) or len(grades) != len(sets):
         raise ValueError(
             f"the grades of {len(sets)} conformity scores are {str(grades)[:80]}, expected 0 to 4 for each"
         )
@@ -288,9 +272,8 @@ def _checks(described: dict[str, Any]) -> ChecksProvenance | None:
     return None if values is None else ChecksProvenance.from_json(values)
 
 
-def _thresholds(described: dict[str, object]) -> tuple[float, ...] | None:
-    """Thresholds; the first files have none. Raises ValueError where they are not four rising numbers."""
-    values = described.get("thresholds")
+def _thresholds(values: object) -> tuple[float, ...] | None:
+    """Thresholds, or None. Raises ValueError where they are not four rising numbers."""
     if values is None:
         return None
     thresholds: tuple[float, ...] = _finite_numbers(values, NUM_CUTS)

@@ -108,14 +108,9 @@ def probabilities_in_words(prediction: Prediction) -> str:
 def coverage_line(model: str, known: Sequence[KnownCoverage], coverage: float) -> str:
     """How often a model's prediction sets of a target coverage (0 to 1) hold the true grade, of all and of each grade.
 
-    Of the photographs from which the model's limits come; `known` is empty where the model does not hold their grades.
+    Of the photographs from which the model's limits come: `known` as `Conformity.known_coverage` gives it, not empty.
     """
     target = f"{100 * coverage:g} %"
-    if not known:
-        return one_line(
-            f"{model}: the coverage of its {target} prediction sets by grade is not stored with it; "
-            "`fundusgrade evaluate` measures it"
-        )
     return one_line(
         f"{model}: {target} prediction sets contain the true grade of {', '.join(map(_describe_known, known))} "
         f"photographs from which its limits come; its bounds (could be as bad as) are set to reach that of {target} of "

@@ -92,7 +92,7 @@ def calibrate_for_clinic(request: CalibrationRequest, choice: DeviceChoice) -> C
     DatasetError where patients are not known or were used to train the model, and MetricsError for a sensitivity or
     confidence that is none.
     """
-    target = folder_of_new_model(request.name, overwrite=request.overwrite)
+    target = store.folder_of_new_model(request.name, overwrite=request.overwrite)
     parent, dataset = load_checkpoint(store.resolve_model(request.model)), open_dataset(request.data)
     check_not_calibrated(parent.description)
     participants = find_participants(dataset)
@@ -170,14 +170,6 @@ def _save(
     save_checkpoint(path, parent.network, description, fingerprints=fingerprints, checks=parent.checks)
     write_atomically(target / "README.md", model_card(read_description(path)))  # with the hash of the weights
     return path
-
-
-def folder_of_new_model(name: str, *, overwrite: bool) -> Path:
-    """The folder of a model that is to be written. Raises TrainingError where one is there that may not be replaced."""
-    target = store.model_directory(name)
-    if (target / store.MODEL_FILE).is_file() and not overwrite:
-        raise TrainingError(f"a model {name!r} is in the store; give another --name, or --overwrite")
-    return target
 
 
 def check_not_calibrated(description: CheckpointDescription) -> None:

@@ -33,7 +33,7 @@ from fundusgrade.networks.inference import to_device
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import ClassWeights, DecideFor, Decision
-from fundusgrade.training.clinic import check_not_calibrated, folder_of_new_model
+from fundusgrade.training.clinic import check_not_calibrated
 from fundusgrade.training.decision import RatedOutputs, cross_fit, fit_rule
 from fundusgrade.training.operating_point import RatedProbabilities, fit_operating_point, names_of_data
 from fundusgrade.training.options import TrainOptions
@@ -80,7 +80,7 @@ def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
     Used are the photographs of the model's training and validation split: the test split stays untouched. Conformity
     scores and the printed scores are cross-fitted. Raises TrainingError where the folds do not fit the model.
     """
-    target = folder_of_new_model(request.name, overwrite=request.overwrite)
+    target = store.folder_of_new_model(request.name, overwrite=request.overwrite)
     checkpoint = load_checkpoint(store.resolve_model(request.model))
     check_not_calibrated(checkpoint.description)
     provenance = checkpoint.description.provenance

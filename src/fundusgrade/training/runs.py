@@ -99,7 +99,8 @@ class RunRequest:
 
 
 def plan_run(request: RunRequest) -> RunPlan:
-    """Find the data and the directory of a run. Raises TrainingError where it would overwrite without `overwrite`.
+    """Find the data and the directory of a run. Raises TrainingError where it would discard an unfinished run without
+    `overwrite`, StoreError where it would replace a model.
 
     A run that torchrun restarts, because one of its processes ended, resumes automatically from its last complete
     epoch: its state is of the same launch.
@@ -119,8 +120,8 @@ def plan_run(request: RunRequest) -> RunPlan:
         raise TrainingError(
             f"the run {name!r} is unfinished; add --resume to resume it, or --overwrite to discard it and start over"
         )
-    if not resume and not overwrite and has_model:
-        raise TrainingError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
+    if not resume:
+        store.folder_of_new_model(name, overwrite=overwrite)
     return RunPlan(
         dataset=dataset,
         options=options.filled(),

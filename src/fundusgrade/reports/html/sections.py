@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fundusgrade.evaluation.assessment import Assessment, ModelAssessment, Subgroup
+from fundusgrade.evaluation.assessment import Assessment, ModelAssessment
+from fundusgrade.evaluation.subgroups import Subgroup
 from fundusgrade.metrics.comparison import PairedComparison
 from fundusgrade.metrics.conformal import SetCoverage
 from fundusgrade.metrics.estimates import Estimate
