@@ -13,7 +13,7 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.leakage import count_unchecked, find_overlap
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError
-from fundusgrade.evaluation.assessment import UNKNOWN, Assessment, assess
+from fundusgrade.evaluation.assessment import Assessment, assess
 from fundusgrade.evaluation.screening import (
     ReferralRule,
     Referrals,
@@ -21,6 +21,7 @@ from fundusgrade.evaluation.screening import (
     rule_of_predictions,
     screened_photographs,
 )
+from fundusgrade.evaluation.subgroups import UNKNOWN
 from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.conformal import Conformity
