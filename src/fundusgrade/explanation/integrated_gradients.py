@@ -62,7 +62,8 @@ def square_spaced(num_steps: int) -> PathRule:
 
 
 RULE = square_spaced(8)
-"""Of the rules with eight gradients, the one whose sums and maps were nearest to exact ones (docs/explanations.md)."""
+"""Of the rules with eight gradients that weigh all mirror images alike, the one whose maps were nearest to exact ones
+(docs/explanations.md)."""
 
 
 def integrated_gradients(
