@@ -17,7 +17,8 @@ from fundusgrade.commands.app import app
 COLUMNS = [
     *("image", "grade", "label", "most_probable", "p0", "p1", "p2", "p3", "p4"),
     *("expected_grade", "referable_probability", "referable", "referable_threshold", "decided_by", "gradable"),
-    *("quality_reasons", "laterality", "camera", "model", "model_hash", "error"),
+    *("gradability", "quality_reasons", "reject_probability", "training_distance", "warnings"),
+    *("laterality", "camera", "model", "model_hash", "error"),
 ]
 TRAIN = ["train", "--arch", "cnn", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--precision", "float32"]
 """The shortest training."""

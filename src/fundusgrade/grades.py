@@ -47,6 +47,18 @@ UNSTATED_THRESHOLD = 0.5
 GRADE_LABELS: tuple[str, ...] = tuple(grade.label for grade in Grade)
 
 
+MOST_STATED = 0.95
+"""A probability beyond this, or below 1 minus this, is not printed as a number for a photograph that is flagged."""
+
+
+class Gradability(StrEnum):
+    """Whether a photograph's quality suffices for grading."""
+
+    GRADABLE = "gradable"
+    BORDERLINE = "borderline"
+    NOT_GRADABLE = "not gradable"
+
+
 class Referral(StrEnum):
     """Whether a photograph, an eye or a patient has referable DR: moderate or worse. Only `NO` needs no referral."""
 
@@ -92,7 +104,8 @@ class Prediction:
     `probabilities` but not the grade; else None. `quality_reasons` say why the photograph is of doubtful quality.
     `grade_range` is the prediction set for the target coverage; None without a target. `laterality` ("R", "L", "B" for
     both) and `camera` are those of a DICOM file, else "". From `referable_threshold` the probability of referable DR
-    means referable; `model_hash` is the SHA-256 of the weights, "" where it is not known.
+    means referable; `model_hash` is the SHA-256 of the weights, "" where it is not known. `is_borderline`,
+    `reject_probability`, `training_distance` and `warnings` are those of `grading.doubts`.
     """
 
     image: str
@@ -106,6 +119,30 @@ class Prediction:
     referable_threshold: float = UNSTATED_THRESHOLD
     model_hash: str = ""
     before_recalibration: tuple[float, ...] | None = None
+    is_borderline: bool = False
+    reject_probability: float | None = None
+    training_distance: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def gradability(self) -> Gradability:
+        """Gradable, borderline, or not gradable where there are reasons."""
+        if self.quality_reasons:
+            return Gradability.NOT_GRADABLE
+        return Gradability.BORDERLINE if self.is_borderline else Gradability.GRADABLE
+
+    @property
+    def is_flagged(self) -> bool:
+        """Whether there is a warning, or a doubt about the quality: probabilities are then stated with reserve."""
+        return bool(self.warnings) or self.gradability is not Gradability.GRADABLE
+
+    def stated(self, probability: float, *, digits: int = 2) -> str:
+        """A probability as it is printed: "= 0.97", or "> 0.95" of a photograph that is flagged."""
+        if self.is_flagged and probability > MOST_STATED:
+            return f"> {MOST_STATED}"
+        if self.is_flagged and probability < round(1 - MOST_STATED, 2):
+            return f"< {round(1 - MOST_STATED, 2)}"
+        return f"= {probability:.{digits}f}"
 
     @property
     def gradable(self) -> bool:
@@ -134,7 +171,7 @@ class Prediction:
         grade, expected = self.grade, _expected_grade(self._deciding)
         before = "" if self.before_recalibration is None else " before recalibration"
         if self.thresholds is None:
-            return f"most probable{before}, p = {self._deciding[grade]:.2f}"
+            return f"most probable{before}, p {self.stated(self._deciding[grade])}"
         name, cut = grade.name_in_sentence, self.thresholds[max(grade - 1, 0)]
         if grade > Grade.NONE:
             return f"expected grade{before} {expected:.2f}, {name} from {cut:.2f}"
@@ -180,6 +217,12 @@ class Ungraded:
     camera: str = ""
     referable_threshold: float = UNSTATED_THRESHOLD
     model_hash: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def gradability(self) -> Gradability:
+        """Not gradable, for whatever reason."""
+        return Gradability.NOT_GRADABLE
 
     @property
     def referable(self) -> Referral:

@@ -30,6 +30,7 @@ OPTIONS = {
         *("--compile", "--tensorboard", "--decide-for", "--progressive"),
     },
     "refit": {"--on", "--name", "--data", "--decision", "--decide-for", "--overwrite", "--device", "--precision"},
+    "add-checks": {"--data", "--quality", "--photographs", "--device", "--precision"},
     "calibrate": {
         *("--data", "--name", "--sensitivity", "--confidence", "--camera", "--grades", "--overwrite"),
         *("--device", "--precision"),

@@ -18,7 +18,8 @@ from fundusgrade.grading.writer import PredictionWriter
 
 HEADER = (
     "image,grade,label,most_probable,p0,p1,p2,p3,p4,expected_grade,referable_probability,referable,"
-    "referable_threshold,decided_by,gradable,quality_reasons,laterality,camera,model,model_hash,error\n"
+    "referable_threshold,decided_by,gradable,gradability,quality_reasons,reject_probability,training_distance,"
+    "warnings,laterality,camera,model,model_hash,error\n"
 )
 
 
@@ -33,7 +34,7 @@ GRADED = Prediction(
 
 GRADED_LINE = (
     "eyes/a.png,2,Moderate,2,0.0500,0.1000,0.6000,0.2000,0.0500,2.1000,0.8500,yes,0.2317,"
-    '"most probable, p = 0.60",yes,,,,resnet50,0123456789ab,\n'
+    '"most probable, p = 0.60",yes,gradable,,,,,,,resnet50,0123456789ab,\n'
 )
 
 
@@ -41,7 +42,8 @@ UNGRADED = Ungraded(image="eyes/b.png", model="resnet50", reason="truncated PNG:
 
 
 UNGRADED_LINE = (
-    'eyes/b.png,,,,,,,,,,,ungradable,0.5000,,no,,,,resnet50,,"truncated PNG: the file ends at byte 7, in a chunk"\n'
+    "eyes/b.png,,,,,,,,,,,ungradable,0.5000,,no,not gradable,,,,,,,resnet50,,"
+    '"truncated PNG: the file ends at byte 7, in a chunk"\n'
 )
 
 
@@ -114,7 +116,26 @@ def test_no_cell_can_become_a_formula(tmp_path: Path, name: str) -> None:
 
 def test_model_and_reason_cannot_become_formulas_either(tmp_path: Path) -> None:
     content = written(tmp_path, Ungraded(image="a.png", model="=m", reason="@r", camera="=c"))
-    assert content == HEADER + "a.png,,,,,,,,,,,ungradable,0.5000,,no,,,'=c,'=m,,'@r\n"
+    assert content == HEADER + "a.png,,,,,,,,,,,ungradable,0.5000,,no,not gradable,,,,,,'=c,'=m,,'@r\n"
+
+
+def test_doubts_stand_in_the_row_in_words_and_numbers(tmp_path: Path) -> None:
+    doubted = dataclasses.replace(
+        GRADED,
+        probabilities=(0.97, 0.01, 0.01, 0.01, 0.0),
+        is_borderline=True,
+        reject_probability=0.31,
+        training_distance=1.2,
+        warnings=("unlike the training photographs", "near the operating point"),
+    )
+    refused = dataclasses.replace(UNGRADED, warnings=("not recognized as a fundus photograph",))
+    [row, other] = csv.DictReader(io.StringIO(written(tmp_path, doubted, refused)))
+    assert (row["gradable"], row["gradability"], row["p0"]) == ("yes", "borderline", "0.9700")
+    assert (row["reject_probability"], row["training_distance"]) == ("0.3100", "1.2000")
+    assert row["warnings"] == "unlike the training photographs; near the operating point"
+    assert row["decided_by"] == "most probable, p > 0.95"
+    assert (other["gradability"], other["reject_probability"]) == ("not gradable", "")
+    assert other["warnings"] == "not recognized as a fundus photograph"
 
 
 def test_eye_and_camera_stand_before_the_model(tmp_path: Path) -> None:

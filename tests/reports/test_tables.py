@@ -217,7 +217,7 @@ def test_the_line_of_a_grade_that_is_not_the_most_probable_says_what_decided() -
     )
     assert prediction_line(decided) == (
         "eyes/a.png: grade 3 Severe: expected grade 2.90, severe from 2.58; most probable moderate, p = 0.43; "
-        "referable: yes, p = 0.97, from 0.50 (resnet50); doubtful quality: dark"
+        "referable: yes, p > 0.95, from 0.50 (resnet50); doubtful quality: dark"
     )
 
 

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from fundusgrade import __version__
+from fundusgrade.commands.add_checks import add_checks
 from fundusgrade.commands.audit import audit
 from fundusgrade.commands.calibrate import calibrate
 from fundusgrade.commands.evaluate import evaluate
@@ -104,6 +105,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "preprocess": preprocess,
     "train": train,
     "refit": refit,
+    "add-checks": add_checks,
     "calibrate": calibrate,
     "evaluate": evaluate,
     "audit": audit,

@@ -254,6 +254,13 @@ def report_operating_point(grader: Grader) -> None:
         message(operating_point_line(grader.name, point))
 
 
+def report_checks(grader: Grader) -> None:
+    """Print what the model's checks of a photograph come from, or that it has none."""
+    from fundusgrade.reports.listings import checks_line
+
+    message(checks_line(grader.name, grader.description.checks))
+
+
 def explain_options(methods: Sequence[str] | None, target: str) -> list[ExplainOptions]:
     """`MethodsOption` and `TargetOption` as options of the library. Raises ExplanationError for unknown names."""
     from fundusgrade.explanation.heat_map import ExplainOptions, parse_method

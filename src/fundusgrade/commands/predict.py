@@ -27,6 +27,7 @@ from fundusgrade.commands.options import (
     check_point,
     find_photographs,
     patient_request,
+    report_checks,
     report_coverage,
     report_operating_point,
     report_patients,
@@ -179,6 +180,7 @@ def _announce(grader: Grader) -> None:
     message(grader.concurrency.describe())
     report_coverage(grader)
     report_operating_point(grader)
+    report_checks(grader)
 
 
 def _report(

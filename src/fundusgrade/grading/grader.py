@@ -11,26 +11,28 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fundusgrade import __version__, store
-from fundusgrade.errors import CheckpointError, UngradableError
+from fundusgrade.errors import CheckpointError, NoRetinaError, UngradableError
 from fundusgrade.files import hash_text
-from fundusgrade.grades import GradeRange, Prediction, Ungraded
+from fundusgrade.grades import REFERABLE_FROM, GradeRange, Prediction, Ungraded
 from fundusgrade.grading.concurrency import Concurrency, choose_concurrency, worker_pools
+from fundusgrade.grading.doubts import NEAR_THRESHOLD, NOT_A_FUNDUS, find_doubts
 from fundusgrade.grading.grade_ranges import conformal_limits, grade_ranges
 from fundusgrade.grading.resume import RowProvenance
 from fundusgrade.metrics.conformal import KnownCoverage
 from fundusgrade.networks.checkpoint import Checkpoint
 from fundusgrade.networks.device import DeviceChoice, choose_device, choose_for_graph
 from fundusgrade.networks.graphs import GraphBackbone
-from fundusgrade.networks.inference import predict_probabilities, to_device
+from fundusgrade.networks.inference import predict_probabilities, predict_with_features, to_device
 from fundusgrade.networks.loading import load_model
 from fundusgrade.networks.tensors import to_pixels
 from fundusgrade.options import DeviceName, Precision
@@ -48,6 +50,7 @@ class GradingFailure:
     quality_reasons: tuple[str, ...] = ()
     laterality: str = ""
     camera: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,7 @@ class Grader:
     ) -> None:
         self.description = checkpoint.description
         self.fingerprints = checkpoint.fingerprints
+        self.checks = checkpoint.checks
         self.choice = choice
         self.network = to_device(checkpoint.network, choice).eval()
         self.concurrency = concurrency or choose_concurrency(choice, size_px=self.recipe.size_px)
@@ -90,6 +94,7 @@ class Grader:
         self._require_gradable = require_gradable
         self.coverage = coverage
         self.operating_point = self.description.chosen_point(sensitivity=sensitivity, threshold=threshold)
+        self._near = self.operating_point.near_range()
         self._limits = None if coverage is None else conformal_limits(self.description, coverage, tta=tta)
         if tta and self.description.local_calibration is not None:
             raise CheckpointError(
@@ -215,26 +220,28 @@ class Grader:
         return self._grade_batch([_Ready(name=pending.name, loaded=pending.future.result()) for pending in batch])
 
     def _grade_batch(self, batch: Sequence[_Ready]) -> list[Prediction | Ungraded]:
-        checked = [replace(ready, loaded=self._checked(ready.loaded)) for ready in batch]
-        loaded = [ready.loaded for ready in checked if isinstance(ready.loaded, LoadedPhotograph)]
-        names = [ready.name for ready in checked if isinstance(ready.loaded, LoadedPhotograph)]
+        loaded = [ready.loaded for ready in batch if isinstance(ready.loaded, LoadedPhotograph)]
+        names = [ready.name for ready in batch if isinstance(ready.loaded, LoadedPhotograph)]
         predictions = iter(self._predict(names, loaded))
         return [
-            self._ungraded(ready.name, ready.loaded) if isinstance(ready.loaded, GradingFailure) else next(predictions)
-            for ready in checked
+            self._ungraded(ready.name, ready.loaded)
+            if isinstance(ready.loaded, GradingFailure)
+            else self._checked(next(predictions))
+            for ready in batch
         ]
 
-    def _checked(self, loaded: LoadedPhotograph | GradingFailure) -> LoadedPhotograph | GradingFailure:
+    def _checked(self, prediction: Prediction) -> Prediction | Ungraded:
         """A photograph of doubtful quality counts as a failure where only gradable ones are to be graded."""
-        if not self._require_gradable or not isinstance(loaded, LoadedPhotograph) or loaded.quality.gradable:
-            return loaded
-        reasons = loaded.quality.reasons
-        return GradingFailure(
-            reason=f"not gradable: {'; '.join(reasons)}",
-            quality_reasons=reasons,
-            laterality=loaded.laterality,
-            camera=loaded.camera,
+        if not self._require_gradable or prediction.gradable:
+            return prediction
+        failure = GradingFailure(
+            reason=f"not gradable: {'; '.join(prediction.quality_reasons)}",
+            quality_reasons=prediction.quality_reasons,
+            laterality=prediction.laterality,
+            camera=prediction.camera,
+            warnings=tuple(warning for warning in prediction.warnings if warning != NEAR_THRESHOLD),
         )
+        return self._ungraded(prediction.image, failure)
 
     def _ungraded(self, name: str, failure: GradingFailure) -> Ungraded:
         return Ungraded(
@@ -246,23 +253,29 @@ class Grader:
             camera=failure.camera,
             referable_threshold=self.operating_point.threshold,
             model_hash=self.description.weights_sha256,
+            warnings=failure.warnings,
         )
 
     def _predict(self, names: Sequence[str], loaded: Sequence[LoadedPhotograph]) -> list[Prediction]:
         if not loaded:
             return []
         pixels = torch.stack([to_pixels(photograph.preprocessed.image) for photograph in loaded])
-        before = predict_probabilities(self.network, pixels, self.choice, self.batch_size, tta=self.tta)
+        before, features = self._run(pixels)
         probabilities, deciding = self.description.recalibrated(before), self.description.deciding(before)
         decides_otherwise = deciding is before and probabilities is not before
         ranges = self._ranges(deciding)
+        doubts = find_doubts(loaded, self.checks, features, near_threshold=self._are_near(probabilities))
         return [
             Prediction(
                 image=name,
                 model=self.name,
                 probabilities=tuple(float(p) for p in row),
                 thresholds=self.description.thresholds,
-                quality_reasons=photograph.quality.reasons,
+                quality_reasons=doubt.quality_reasons,
+                is_borderline=doubt.is_borderline,
+                reject_probability=doubt.reject_probability,
+                training_distance=doubt.training_distance,
+                warnings=doubt.warnings,
                 grade_range=grade_range,
                 laterality=photograph.laterality,
                 camera=photograph.camera,
@@ -270,10 +283,24 @@ class Grader:
                 model_hash=self.description.weights_sha256,
                 before_recalibration=tuple(float(p) for p in deciding_row) if decides_otherwise else None,
             )
-            for name, photograph, row, deciding_row, grade_range in zip(
-                names, loaded, probabilities, deciding, ranges, strict=True
+            for name, photograph, row, deciding_row, grade_range, doubt in zip(
+                names, loaded, probabilities, deciding, ranges, doubts, strict=True
             )
         ]
+
+    def _run(self, pixels: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+        """Probabilities (N, 5), before a clinic's recalibration, and the features (N, D) where checks need them."""
+        if self.checks is None:
+            return predict_probabilities(self.network, pixels, self.choice, self.batch_size, tta=self.tta), None
+        graded = predict_with_features(self.network, pixels, self.choice, self.batch_size, tta=self.tta)
+        return graded.probabilities, graded.features
+
+    def _are_near(self, probabilities: NDArray[np.float64]) -> list[bool]:
+        """Whether the probability of referable DR is near the threshold; never where the model stores no scores."""
+        if self._near is None:
+            return [False] * len(probabilities)
+        low, high = self._near
+        return [low <= probability <= high for probability in probabilities[:, REFERABLE_FROM:].sum(axis=1)]
 
     def _ranges(self, probabilities: NDArray[np.float64]) -> Sequence[GradeRange | None]:
         if self._limits is None or self.coverage is None:
@@ -287,4 +314,4 @@ def _load(photograph: PhotographSource | Image, recipe: PreprocessRecipe) -> Loa
             return load_photograph(photograph, recipe)
         return load_pixels(photograph, recipe)
     except UngradableError as error:
-        return GradingFailure(reason=str(error))
+        return GradingFailure(reason=str(error), warnings=(NOT_A_FUNDUS,) if isinstance(error, NoRetinaError) else ())

@@ -16,11 +16,11 @@ from fundusgrade.grading.rows import RANGE_COLUMNS, Cell, WrittenRow, json_line
 _GROUP_ROWS = 10_000
 _INTEGERS = ("grade", "most_probable", *RANGE_COLUMNS)
 _COUNTS = ("photographs", "ungradable_photographs", "missing_fields")
-_LISTS = ("quality_reasons", "reasons", "ungradable_eyes")
+_LISTS = ("quality_reasons", "warnings", "reasons", "ungradable_eyes")
 _BOOLEANS = ("gradable", "refer")
 _TEXTS = (
     *("image", "label", "referable", "decided_by", "laterality", "camera", "model", "model_hash", "error"),
-    *("patient", "worst_image", "worst_eye", "right_eye", "left_eye"),
+    *("gradability", "patient", "worst_image", "worst_eye", "right_eye", "left_eye"),
 )
 
 

@@ -24,7 +24,8 @@ _OTHERS = ("gradable", "quality_reasons", "laterality", "camera", "model", "erro
 
 COLUMNS = (
     *("image", "grade", "label", "most_probable", *_PROBABILITIES, "referable", "referable_threshold", "decided_by"),
-    *(*_OTHERS[:-1], "model_hash", "error"),
+    *("gradable", "gradability", "quality_reasons", "reject_probability", "training_distance", "warnings"),
+    *("laterality", "camera", "model", "model_hash", "error"),
 )
 
 RANGE_COLUMNS = ("grade_low", "grade_high", "could_be_as_bad_as")
@@ -100,12 +101,15 @@ def row_of(result: Prediction | Ungraded, *, with_ranges: bool) -> dict[str, Cel
     row |= {"laterality": result.laterality, "camera": result.camera, "model": printable(result.model)}
     row |= {"referable": result.referable.value, "referable_threshold": round(result.referable_threshold, _DECIMALS)}
     row |= {"model_hash": result.model_hash[:_HASH_DIGITS]}
+    row |= {"gradability": result.gradability.value, "warnings": result.warnings}
     if isinstance(result, Ungraded):
         return row | {"error": printable(result.reason)}
     numbers = {f"p{grade}": probability for grade, probability in enumerate(result.probabilities)}
     numbers |= {"expected_grade": result.expected_grade, "referable_probability": result.referable_probability}
     row |= {"grade": int(result.grade), "label": result.grade.label, "gradable": result.gradable}
     row |= {"decided_by": result.decided_by, "most_probable": int(result.most_probable)}
+    checked = {"reject_probability": result.reject_probability, "training_distance": result.training_distance}
+    numbers |= {name: number for name, number in checked.items() if number is not None}
     row |= {name: round(float(number), _DECIMALS) for name, number in numbers.items()}
     if with_ranges and result.grade_range is not None:
         of = result.grade_range

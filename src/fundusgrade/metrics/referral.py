@@ -27,6 +27,8 @@ The trials of autonomous screening set their bar at 0.85 (Abramoff et al., npj D
 photographs unlike those of validation. 0.95 would need twice as many referable photographs to be known as precisely,
 and costs more specificity than most programs can follow up: it is an option.
 """
+NEAR_FRACTION = 0.10
+"""Fraction of the validation photographs that counts as near the operating point."""
 FEWEST_REFERABLE = 22
 """Referable photographs that a data set needs to have a say of its own: fewer cannot show a sensitivity of 0.90."""
 
@@ -158,6 +160,18 @@ class OperatingPoint:
                 "photographs with `fundusgrade evaluate`"
             )
         return f"on {'validation photographs that chose nothing' if self.held_out else 'these photographs themselves'}"
+
+    def near_range(self) -> tuple[float, float] | None:
+        """The probabilities around the threshold between which a tenth of the known photographs lie, half on each side.
+
+        None where no photographs are known. A photograph in between could as well lie on the other side.
+        """
+        known = [score for scores in (*self.chosen_on, *self.held_out) for score in scores.referable + scores.others]
+        if not known:
+            return None
+        rank = float(np.mean(np.array(known) < self.threshold))
+        low, high = np.quantile(known, [max(rank - NEAR_FRACTION / 2, 0), min(rank + NEAR_FRACTION / 2, 1)])
+        return min(float(low), self.threshold), max(float(high), self.threshold)
 
     def at_sensitivity(self, sensitivity: float) -> OperatingPoint:
         """The point of another sensitivity, from the same photographs.

@@ -30,9 +30,10 @@ _NO_DETAIL_BELOW = 0.8
 
 MAX_SHADOW_FRACTION = 0.12
 MAX_GLARE_FRACTION = 0.04
-MAX_HAZY_FRACTION = 0.15
+MAX_HAZY_FRACTION = 0.25
 MIN_FRAME_FRACTION = 0.15
 MAX_SECOND_REGION = 0.20
+HAZY_PART = "part of the retina out of focus or veiled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ class Artifacts:
         checks = {
             "shadow over part of the retina": self.shadow_fraction > MAX_SHADOW_FRACTION,
             "glare over part of the retina": self.glare_fraction > MAX_GLARE_FRACTION,
-            "part of the retina out of focus or veiled": self.hazy_fraction > MAX_HAZY_FRACTION,
+            HAZY_PART: self.hazy_fraction > MAX_HAZY_FRACTION,
             "the disc fills little of the picture": self.frame_fraction < MIN_FRAME_FRACTION,
             "several fields in one picture": self.second_region > MAX_SECOND_REGION,
         }

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 
 from fundusgrade.errors import UngradableError, UnreadableImageError
-from fundusgrade.photographs.artifacts import Artifacts, measure_artifacts
+from fundusgrade.photographs.artifacts import HAZY_PART, Artifacts, measure_artifacts
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.photographs.images import read_photograph, reduced
 from fundusgrade.photographs.pixels import NO_MEMORY, FloatImage, Image, rounded
 from fundusgrade.photographs.preprocess import PreprocessedImage, preprocess
-from fundusgrade.photographs.quality import MEASURING_RECIPE, Quality, measure_disc
+from fundusgrade.photographs.quality import MEASURING_RECIPE, OUT_OF_FOCUS, Quality, measure_disc
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.text import error_text
@@ -47,7 +47,9 @@ class LoadedPhotograph:
     @property
     def quality_reasons(self) -> tuple[str, ...]:
         """Why the photograph is of doubtful quality, as measured; empty if it is not."""
-        return (*self.quality.reasons, *self.artifacts.reasons)
+        of_all = self.quality.reasons
+        of_parts = [reason for reason in self.artifacts.reasons if not (OUT_OF_FOCUS in of_all and reason == HAZY_PART)]
+        return (*of_all, *of_parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -36,6 +36,7 @@ MIN_VISIBLE_FRACTION = 0.60
 MIN_REDNESS = -0.05
 MIN_COLOR = 4.0
 MAX_DETAIL = 10.0
+OUT_OF_FOCUS = "out of focus or veiled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class Quality:
         checks = {
             "too dark": self.dark_fraction > MAX_DARK_FRACTION or self.brightness < MIN_BRIGHTNESS,
             "overexposed": self.overexposed_fraction > MAX_OVEREXPOSED_FRACTION,
-            "out of focus or veiled": self.vessel_contrast < MIN_VESSEL_CONTRAST or self.detail < MIN_DETAIL,
+            OUT_OF_FOCUS: self.vessel_contrast < MIN_VESSEL_CONTRAST or self.detail < MIN_DETAIL,
             "too little of the disc visible": self.visible_fraction < MIN_VISIBLE_FRACTION,
         }
         return tuple(reason for reason, holds in checks.items() if holds)

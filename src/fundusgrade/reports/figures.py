@@ -14,7 +14,7 @@ from fundusgrade.evaluation.audit import Audit
 from fundusgrade.evaluation.interventions import Role
 from fundusgrade.grades import GRADE_LABELS, NUM_GRADES
 from fundusgrade.plots import BLUE, VERMILION, new_figure, save_figure
-from fundusgrade.reports.listings import probabilities_in_words
+from fundusgrade.reports.listings import doubts_in_words, probabilities_in_words
 from fundusgrade.reports.overlay import MarkedRegion
 from fundusgrade.reports.panels import Panel, PanelRow, draw_explanation
 from fundusgrade.text import one_line, printable
@@ -75,6 +75,7 @@ def _explanation_panel(explanation: Explanation) -> Panel:
         f"Grade {int(grade)} {grade.label}: {prediction.decided_by}",
         f"p: {probabilities_in_words(prediction)}",
         *([] if prediction.grade_range is None else [prediction.grade_range.describe()]),
+        *([f"Beware: {doubts}"] if (doubts := doubts_in_words(prediction)) else []),
         f"explained by {explanation.options.describe()}: {explanation.target.name}",
         f"{explanation.target.score_name} {scores}",
     ]

@@ -10,12 +10,13 @@ from rich.text import Text
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
-from fundusgrade.grades import Grade, Prediction, Referral, Ungraded
+from fundusgrade.grades import Gradability, Grade, Prediction, Referral, Ungraded
 from fundusgrade.grading.patients import PatientResult
 from fundusgrade.metrics.conformal import KnownCoverage
 from fundusgrade.metrics.drift import MIN_PHOTOGRAPHS, Drift
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.referral import OperatingPoint
+from fundusgrade.networks.feature_checks import ChecksProvenance
 from fundusgrade.networks.local_calibration import LocalCalibration
 from fundusgrade.options import Split
 from fundusgrade.store import StoredDataset, StoredModel
@@ -65,11 +66,21 @@ def prediction_line(prediction: Prediction) -> str:
     """One line for people: photograph, grade, what decided it, whether referable and why, range, model, quality."""
     grade = prediction.grade
     grade_range = "" if prediction.grade_range is None else f"; {prediction.grade_range.describe()}"
-    quality = "" if prediction.gradable else f"; doubtful quality: {', '.join(prediction.quality_reasons)}"
+    doubts = doubts_in_words(prediction)
     return one_line(
         f"{prediction.image}: grade {int(grade)} {grade.label}: {decision_in_words(prediction)}; "
-        f"{referral_in_words(prediction)}{grade_range} ({prediction.model}){quality}"
+        f"{referral_in_words(prediction)}{grade_range} ({prediction.model}){f'; {doubts}' if doubts else ''}"
     )
+
+
+def doubts_in_words(prediction: Prediction) -> str:
+    """Reasons against the quality and warnings: "doubtful quality: too dark; unlike the training photographs"."""
+    quality = {
+        Gradability.GRADABLE: "",
+        Gradability.BORDERLINE: "borderline quality",
+        Gradability.NOT_GRADABLE: f"doubtful quality: {', '.join(prediction.quality_reasons)}",
+    }[prediction.gradability]
+    return "; ".join(words for words in (quality, *prediction.warnings) if words)
 
 
 def referral_in_words(prediction: Prediction) -> str:
@@ -77,7 +88,8 @@ def referral_in_words(prediction: Prediction) -> str:
     probability, threshold = prediction.referable_probability, prediction.referable_threshold
     # A probability just below the threshold, rounded like it, would seem to have reached it.
     digits = 2 if (round(probability, 2) >= round(threshold, 2)) == (round(probability, 4) >= threshold) else 4
-    return f"referable: {prediction.referable}, p = {probability:.{digits}f}, from {threshold:.{digits}f}"
+    stated = prediction.stated(probability, digits=digits)
+    return f"referable: {prediction.referable}, p {stated}, from {threshold:.{digits}f}"
 
 
 def decision_in_words(prediction: Prediction) -> str:
@@ -97,12 +109,13 @@ def undecided_in_words(prediction: Prediction) -> str:
 
 def _most_probable_in_words(prediction: Prediction) -> str:
     grade = prediction.most_probable
-    return f"most probable {grade.name_in_sentence}, p = {prediction.probabilities[grade]:.2f}"
+    return f"most probable {grade.name_in_sentence}, p {prediction.stated(prediction.probabilities[grade])}"
 
 
 def probabilities_in_words(prediction: Prediction) -> str:
     """The probability of each grade: "no DR 0.01, mild 0.03, moderate 0.47, severe 0.29, proliferative 0.20"."""
-    return ", ".join(f"{grade.name_in_sentence} {prediction.probabilities[grade]:.2f}" for grade in Grade)
+    stated = [prediction.stated(probability).removeprefix("= ") for probability in prediction.probabilities]
+    return ", ".join(f"{grade.name_in_sentence} {stated[grade]}" for grade in Grade)
 
 
 def coverage_line(model: str, known: Sequence[KnownCoverage], coverage: float) -> str:
@@ -116,6 +129,24 @@ def coverage_line(model: str, known: Sequence[KnownCoverage], coverage: float) -
         f"photographs from which its limits come; its bounds (could be as bad as) are set to reach that of {target} of "
         "each grade. `fundusgrade evaluate` measures both on other photographs"
     )
+
+
+def checks_line(model: str, checks: ChecksProvenance | None) -> str:
+    """What a model's feature checks were fitted to, and what its quality check flags; or that it has none."""
+    if checks is None:
+        return one_line(
+            f"{model}: no feature checks are stored with it, so photographs unlike the training photographs are not "
+            "flagged; `fundusgrade add-checks` adds them"
+        )
+    line = (
+        f"{model}: unlike the training photographs is what lies further from the {checks.num_reference} of "
+        f"{checks.data} than 99 % of {checks.num_held_out} held out"
+    )
+    rates = [
+        f"{rate.label} {rate.num_not_gradable} of {rate.num_photographs} and {rate.num_borderline} borderline"
+        for rate in checks.quality
+    ]
+    return one_line(line + (f"; not gradable, by what graders say: {', '.join(rates)}" if rates else ""))
 
 
 def operating_point_line(model: str, point: OperatingPoint) -> str:
