@@ -7,13 +7,17 @@
 The first prints what is flagged in folders of photographs, and in pictures made here: drawn eyes, pictures that are no
 fundus photographs, and of photographs in --base red-free and ultra-widefield-like ones, two eyes in one, a small disc.
 The second prints gradability by the labels of image quality, cross-validated by patient, and by grade. The third
-compares errors of photographs with and without each flag.
+compares errors of photographs with and without each flag. With --into, the tables between the markers of a document
+are replaced.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import functools
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -172,7 +176,7 @@ def measure_quality_check(grader: Grader, labels: Path, folder: Path) -> None:
     chances = cross_validate(quality_inputs(grader.checks.reference, labeled)[0], rejects, labeled.patients)
     known = dict(zip(labeled.names.tolist(), chances.tolist(), strict=True))
     flagged = dict(zip(labeled.names.tolist(), labeled.is_flagged.tolist(), strict=True))
-    print(f"cross-validated AUC, reject or not: {roc_auc_score(rejects, chances):.3f}")
+    print(f"Cross-validated AUC, reject or not: {roc_auc_score(rejects, chances):.3f}\n")
     answers: list[tuple[str, str, str]] = []
     for result in grader.grade_all([found.path for found in find_images([folder])]):
         stem = Path(result.image).stem
@@ -182,7 +186,7 @@ def measure_quality_check(grader: Grader, labels: Path, folder: Path) -> None:
             answer = "not gradable" if is_rejected else "borderline" if known[stem] >= BORDERLINE_FROM else "gradable"
         answers.append((rows[stem]["quality"] or "not labeled", rows[stem]["level"], answer))
     for column, name in ((0, "quality"), (1, "grade")):
-        print(f"| {name} | number | not gradable | borderline | refused |\n|---|---|---|---|---|")
+        print(f"\n| {name} | number | not gradable | borderline | refused |\n|---|---|---|---|---|")
         for value in sorted({answer[column] for answer in answers}):
             of = [answer[2] for answer in answers if answer[column] == value]
             counts = [f"{of.count(kind)} ({of.count(kind) / len(of):.1%})" for kind in ("not gradable", "borderline")]
@@ -200,19 +204,20 @@ def measure_errors(grader: Grader, name: str) -> None:
     wrong = np.array([result.grade != grade for result, grade in graded])
     called = [result.referable_probability >= result.referable_threshold for result, _ in graded]
     missed = np.array([(grade >= REFERABLE_FROM) != call for (_, grade), call in zip(graded, called, strict=True)])
-    print(f"{name}: {len(rows)} photographs, {len(graded)} graded")
+    print(f"{name}: {len(rows)} photographs, {len(graded)} graded\n")
     print("| flag | flagged | wrong grade, flagged | others | wrong referral, flagged | others |\n" + "|---" * 6 + "|")
     for flag, has in FLAGS.items():
         chosen = np.array([has(result) for result, _ in graded])
         if 0 < chosen.sum() < len(chosen):
             parts = [proportion(of[which]) for of in (wrong, missed) for which in (chosen, ~chosen)]
             print(f"| {flag} | {chosen.sum()} | " + " | ".join(parts) + " |")
+    print()
     for score in ("training_distance", "reject_probability"):
         values = np.array([getattr(result, score) or 0.0 for result, _ in graded])
         confidence = np.array([max(result.probabilities) for result, _ in graded])
         print(
-            f"AUC for a wrong grade: {score} {roc_auc_score(wrong, values):.3f}, "
-            f"low confidence {roc_auc_score(wrong, -confidence):.3f}"
+            f"AUC for a wrong grade: `{score}` {roc_auc_score(wrong, values):.3f}, "
+            f"1 - the highest probability {roc_auc_score(wrong, -confidence):.3f}.  "
         )
 
 
@@ -230,16 +235,33 @@ def main() -> None:
     parser.add_argument("--base", type=Path)
     parser.add_argument("--quality", type=Path)
     parser.add_argument("--photographs", type=Path)
-    parser.add_argument("--errors", action="append", default=[])
+    parser.add_argument("--errors", action="append", default=[], help="DATASET:SPLIT")
+    parser.add_argument("--into", type=Path, action="append", default=[], help="document whose tables are replaced")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     grader = Grader.load(arguments.model)
+    tables: dict[str, Callable[[], None]] = {}
     if arguments.group or arguments.base:
-        measure_groups(grader, arguments.group, arguments.base)
+        tables["flags"] = lambda: measure_groups(grader, arguments.group, arguments.base)
     if arguments.quality and arguments.photographs:
-        measure_quality_check(grader, arguments.quality, arguments.photographs)
+        tables["quality"] = lambda: measure_quality_check(grader, arguments.quality, arguments.photographs)
     for name in arguments.errors:
-        measure_errors(grader, name)
+        tables[f"errors {name}"] = functools.partial(measure_errors, grader, name)
+    for name, measure in tables.items():
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            measure()
+        print(f"{name}, {grader.name}\n\n{text.getvalue()}", flush=True)
+        for document in arguments.into:
+            write_table(document, name, text.getvalue())
+
+
+def write_table(document: Path, name: str, table: str) -> None:
+    """Replace the text of a document between `<!-- begin NAME -->` and `<!-- end -->`, where it has such a place."""
+    text = document.read_text(encoding="utf-8")
+    begin, end = f"<!-- begin {name} -->\n", "<!-- end -->"
+    before, found, after = text.partition(begin)
+    if found:
+        document.write_text(f"{before}{begin}\n{table.rstrip()}\n\n{end}{after.partition(end)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
