@@ -24,6 +24,7 @@ from fundusgrade.networks.feature_checks import (
     checks_from_tensors,
 )
 from fundusgrade.networks.inference import predict_probabilities, predict_with_features
+from fundusgrade.networks.model_card import model_card
 from fundusgrade.options import DeviceName, Precision
 from tests.networks.test_checkpoint import describe, saved
 
@@ -137,6 +138,14 @@ def test_a_model_saved_without_its_checks_does_not_claim_to_have_them(tmp_path: 
     network = saved(path)
     save_checkpoint(path, network, replace(describe(network), checks=RECORD))
     assert load_checkpoint(path).description.checks is None
+
+
+def test_the_model_card_says_what_the_checks_come_from_or_that_there_are_none() -> None:
+    described = describe(build_network(network_spec("cnn", 64)))
+    assert "none: photographs unlike the training photographs are not flagged" in model_card(described)
+    card = model_card(replace(described, checks=RECORD))
+    assert "further from the 30 of `drawn` than 99 % of 10 held out" in card
+    assert "quality that graders call reject: 5 of 7 not gradable, 1 borderline" in card
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,10 @@ def test_the_cnn_is_named_without_timm() -> None:
 def test_sections_stand_in_order_and_no_line_is_empty_twice() -> None:
     card = model_card(description())
     headings = [line for line in card.splitlines() if line.startswith("## ")]
-    assert headings == ["## Model", "## Training", "## Validation split", "## Referral", "## Limitations"]
+    assert headings == [
+        *("## Model", "## Training", "## Validation split", "## Referral", "## Checks of a photograph"),
+        "## Limitations",
+    ]
     assert "\n\n\n" not in card
     assert card.endswith("\n")
 

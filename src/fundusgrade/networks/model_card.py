@@ -44,6 +44,8 @@ def model_card(description: CheckpointDescription) -> str:
         "## Referral",
         _referral_lines(description),
         *_local_calibration(description),
+        "## Checks of a photograph",
+        _checks_lines(description),
         "## Limitations",
         _bullets(
             "grades one photograph, not an eye or a patient, and does not detect macular edema reliably",
@@ -51,6 +53,21 @@ def model_card(description: CheckpointDescription) -> str:
         ),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _checks_lines(description: CheckpointDescription) -> str:
+    checks = description.checks
+    if checks is None:
+        return _bullets("none: photographs unlike the training photographs are not flagged")
+    return _bullets(
+        f"unlike the training photographs: further from the {checks.num_reference} of `{checks.data}` than 99 % of "
+        f"{checks.num_held_out} held out",
+        *(
+            f"quality that graders call {rate.label}: {rate.num_not_gradable} of {rate.num_photographs} not gradable, "
+            f"{rate.num_borderline} borderline, each judged by a check that was fitted to other patients"
+            for rate in checks.quality
+        ),
+    )
 
 
 def _model_lines(description: CheckpointDescription) -> str:

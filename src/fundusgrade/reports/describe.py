@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -35,7 +36,12 @@ from fundusgrade.reports.html.context import (
     ModelDescription,
     ReportContext,
 )
-from fundusgrade.reports.listings import decision_in_words, operating_point_line, undecided_in_words
+from fundusgrade.reports.listings import (
+    decision_in_words,
+    doubts_in_words,
+    operating_point_line,
+    undecided_in_words,
+)
 from fundusgrade.reports.overlay import blend
 from fundusgrade.training.history import METRICS_FILE, read_history
 
@@ -144,17 +150,26 @@ def _gallery(
                 graders[fold] = explaining_grader(candidate, fold)
             explanation = _explain(graders[fold], dataset, rows[error.source], error)
             image = dataset.directory / rows[error.source].image
-            decision = _decision(error, candidate.predictions.model, graders[fold])
+            decision = _decision(error, candidate.predictions.model, graders[fold], explanation)
             items.append(_gallery_item(candidate.predictions.model, error, decision, explanation, image))
     return tuple(items)
 
 
-def _decision(error: WorstError, model: str, grader: Grader | None) -> str:
-    """What decided the grade; of predictions whose network is not available the rule is not known."""
+def _decision(error: WorstError, model: str, grader: Grader | None, explanation: Explanation | None) -> str:
+    """What decided the grade, and the doubts about the photograph where it was explained.
+
+    Of predictions whose network is not available the rule is not known.
+    """
     thresholds = None if grader is None else grader.description.thresholds
     prediction = Prediction(image=error.source, model=model, probabilities=error.probabilities, thresholds=thresholds)
+    if explanation is not None:
+        of = explanation.prediction
+        prediction = replace(
+            prediction, quality_reasons=of.quality_reasons, is_borderline=of.is_borderline, warnings=of.warnings
+        )
     is_known = grader is not None and prediction.grade == error.predicted
-    return decision_in_words(prediction) if is_known else undecided_in_words(prediction)
+    decision = decision_in_words(prediction) if is_known else undecided_in_words(prediction)
+    return "; ".join(words for words in (decision, doubts_in_words(prediction)) if words)
 
 
 def _gallery_item(
