@@ -39,14 +39,24 @@ def preprocess(
     ] = DEFAULT_SIZE_PX,
     labels: Annotated[
         Path | None,
-        typer.Option(help="CSV file of labels (default: recognized by its columns).", rich_help_panel=_LABEL_FILE),
+        typer.Option(
+            help="CSV or text file of labels (default: recognized by its columns).", rich_help_panel=_LABEL_FILE
+        ),
+    ] = None,
+    grades: Annotated[
+        str | None,
+        typer.Option(
+            help="What labels or folder names mean that are not 0-4 or a grade in words: 'R0=0,R1=1,ungradable=-' "
+            "(- leaves photographs out).",
+            rich_help_panel=_LABEL_FILE,
+        ),
     ] = None,
     image_column: Annotated[
         str | None,
         typer.Option(help="Column of the photograph's file name (default: recognized).", rich_help_panel=_LABEL_FILE),
     ] = None,
     grade_column: Annotated[
-        str | None, typer.Option(help="Column of the grade, 0-4 (default: recognized).", rich_help_panel=_LABEL_FILE)
+        str | None, typer.Option(help="Column of the grade (default: recognized).", rich_help_panel=_LABEL_FILE)
     ] = None,
     patient_column: Annotated[
         str | None,
@@ -75,12 +85,13 @@ def preprocess(
     """
     from fundusgrade import store
     from fundusgrade.data import prepare
+    from fundusgrade.data.grade_names import parse_grade_names
     from fundusgrade.data.label_files import label_columns
     from fundusgrade.data.labels import find_samples
-    from fundusgrade.reports.listings import dataset_summary
+    from fundusgrade.reports.listings import dataset_summary, labels_summary
 
     columns = label_columns(image_column, grade_column, patient_column, eye_column, site_column)
-    found = find_samples(sources, labels=labels, columns=columns)
+    found = find_samples(sources, labels=labels, columns=columns, names=parse_grade_names(grades))
     with progress("preprocessing") as on_progress:
         prepared = prepare.prepare_dataset(
             found,
@@ -90,6 +101,6 @@ def preprocess(
             num_workers=workers,
             on_progress=on_progress,
         )
-    typer.echo(dataset_summary(prepared))
+    typer.echo(f"{labels_summary(found)}\n{dataset_summary(prepared)}")
     if any(row.error for row in prepared.rows):
         raise typer.Exit(EXIT_UNGRADED)

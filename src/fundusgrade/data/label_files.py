@@ -1,44 +1,33 @@
-"""Label files as data sets publish them (CSV) -> samples: APTOS, EyePACS, IDRiD, or columns that the user names."""
+"""Label files as data sets publish them -> samples; several of one layout (training, test) are read together."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
+from fundusgrade.data.grade_names import GradeNames
+from fundusgrade.data.label_layouts import LabelColumns, LabelRow, check_scale, has_columns, layout_of, read_rows
+from fundusgrade.data.label_tables import LabelTable, find_tables, read_table
+from fundusgrade.data.photograph_names import PhotographIndex
 from fundusgrade.data.samples import RawDataset, Sample, escape_controls, source_of
 from fundusgrade.errors import DatasetError
-from fundusgrade.grades import Grade
-from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_files
+
+_PREFERRED_NAMES = frozenset({"train.csv", "labels.csv", "trainlabels.csv"})
+_EXPECTED = "APTOS, EyePACS, IDRiD, DDR, Messidor-2, DeepDRiD, FGADR or ODIR-5K"
+_REMEDY = "name yours with --image-column and --grade-column"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelColumns:
-    """Names of a label file's columns."""
+class LabelFiles:
+    """The label files of a folder: those that are understood, all of one layout, and the others."""
 
-    image: str
-    """Name or path of the photograph, with or without suffix."""
-    grade: str
-    """Grade of diabetic retinopathy, 0-4."""
-    patient: str | None = None
-    """Identifier of the patient."""
-    eye: str | None = None
-    """Which eye, such as left or right."""
-    site: str | None = None
-    """Where the photograph was taken."""
-
-
-_APTOS = LabelColumns(image="id_code", grade="diagnosis")
-_EYEPACS = LabelColumns(image="image", grade="level", patient="patient", eye="eye")
-_IDRID = LabelColumns(image="Image name", grade="Retinopathy grade")
-_LAYOUTS = {"aptos": _APTOS, "eyepacs": _EYEPACS, "idrid": _IDRID}
-# EyePACS names its photographs by patient and eye.
-_EYEPACS_NAME = re.compile(r"(?P<patient>\d+)_(?P<eye>left|right)")
+    layout: str
+    tables: tuple[LabelTable, ...]
+    unread: tuple[Path, ...]
+    """Tables and spreadsheets that are not read as labels."""
+    problem: str | None
+    """Why an unread one was not understood, the nearest first; None where none of them can hold labels."""
 
 
 def label_columns(
@@ -56,157 +45,159 @@ def label_columns(
     return LabelColumns(image=image, grade=grade, patient=patient, eye=eye, site=site)
 
 
-def find_label_files(folder: Path) -> list[Path]:
-    """CSV files of a folder whose header is that of a known layout."""
-    # Kaggle's sample submission has the same columns with placeholder labels.
-    candidates = [path for path in _csv_files(folder) if "submission" not in path.name.lower()]
-    return [path for path in candidates if _layout_of(_header(path)) is not None]
+def find_label_files(index: PhotographIndex, columns: LabelColumns | None = None) -> LabelFiles:
+    """The label files below a folder whose columns are known, or are those that the user names.
 
-
-def read_label_file(folder: Path, labels: Path | None, columns: LabelColumns | None) -> RawDataset:
-    """Read the samples of a folder from its label file: `labels`, or the only one there that is recognized.
-
-    Rows that cannot be used become samples with an error. Raises DatasetError where the file cannot be read, is
-    ambiguous, or contradicts itself.
+    Where several levels of folders have some, those of the uppermost count. Raises DatasetError where these are of
+    several layouts.
     """
-    path = labels or _choose_label_file(folder, columns)
-    header = _header(path)
-    layout = "columns" if columns is not None else _layout_of(header)
-    if layout is None:
-        raise DatasetError(
-            f"the label file {path} has the columns {', '.join(header)}; expected those of APTOS, EyePACS or IDRiD, or "
-            "name yours with --image-column and --grade-column"
-        )
-    columns = _known_columns(path, header, columns or _LAYOUTS[layout], optional_given=columns is not None)
-    index = _photographs_by_stem(folder)
-    rows = [row for row in _rows(path, header) if (row.get(columns.image) or "").strip()]
-    samples = [_sample(row, columns, index, folder) for row in rows]
-    if not samples:
-        raise DatasetError(f"the label file {path} has a header but no rows")
-    _check_contradictions(samples, path)
-    num_labeled = len({sample.path for sample in samples if sample.path is not None})
-    num_unlabeled = sum(map(len, index.values())) - num_labeled
-    return RawDataset(
-        layout=layout, samples=tuple(samples), root=folder.resolve(), num_unlabeled_left_out=num_unlabeled
+    understood: list[tuple[str, LabelTable]] = []
+    unread: list[Path] = []
+    problems: list[str] = []
+    for path in find_tables(index.folder):
+        try:
+            table = read_table(path)
+        except DatasetError as error:
+            unread.append(path)
+            problems += [str(error)] if path.suffix.lower() != ".txt" else []
+            continue
+        layout = layout_of(table, index) if columns is None else "columns" if has_columns(table, columns) else None
+        if layout is not None:
+            understood.append((layout, table))
+        elif path.suffix.lower() != ".txt" and len(list(filter(None, table.header))) > 1:
+            unread.append(path)
+            problems.append(_not_understood(table) if columns is None else _lacks_columns(table, columns))
+    depth = min((len(table.path.parts) for _, table in understood), default=0)
+    nearest = [(layout, table) for layout, table in understood if len(table.path.parts) == depth]
+    unread += [table.path for _, table in understood if len(table.path.parts) > depth]
+    layouts = sorted({layout for layout, _ in nearest})
+    if len(layouts) > 1:
+        names = ", ".join(f"{table.path.relative_to(index.folder)} ({layout})" for layout, table in nearest)
+        raise DatasetError(f"{index.folder} has label files of several layouts: {names}; choose one with --labels")
+    return LabelFiles(
+        layout=layouts[0] if layouts else "",
+        tables=tuple(table for _, table in nearest),
+        unread=tuple(unread),
+        problem=problems[0] if problems else None,
     )
 
 
-def _choose_label_file(folder: Path, columns: LabelColumns | None) -> Path:
-    files = find_label_files(folder) if columns is None else _csv_files(folder)
-    preferred = [path for path in files if path.name.lower() in {"train.csv", "labels.csv", "trainlabels.csv"}]
-    chosen = files if len(files) == 1 else preferred
-    if len(chosen) != 1:
-        names = ", ".join(path.name for path in files) or "none"
-        raise DatasetError(f"{folder} must have one label file, found: {names}; choose one with --labels")
-    return chosen[0]
+def read_label_file(path: Path, index: PhotographIndex, columns: LabelColumns | None, names: GradeNames) -> RawDataset:
+    """Read the samples of a folder from the label file that the user named.
+
+    Rows that cannot be used become samples with an error. Raises DatasetError where the file cannot be read, is not
+    understood, or contradicts itself.
+    """
+    table = read_table(path)
+    layout = "columns" if columns is not None else layout_of(table, index)
+    if layout is None:
+        raise DatasetError(_not_understood(table))
+    return _read(LabelFiles(layout=layout, tables=(table,), unread=(), problem=None), index, columns, names)
 
 
-def _csv_files(folder: Path) -> list[Path]:
-    """CSV files of a folder but hidden ones: macOS leaves a `._train.csv`, which is no CSV, on other file systems."""
-    return sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
+def read_label_files(
+    files: LabelFiles, index: PhotographIndex, columns: LabelColumns | None, names: GradeNames
+) -> RawDataset:
+    """Read the samples of a folder from its label files.
+
+    Several are read together unless they name the same photographs; then one of them must have the name of the labels,
+    such as train.csv. Otherwise as `read_label_file`.
+    """
+    if len(files.tables) > 1:
+        named = [
+            {sample.path for sample in _samples(table, files.layout, index, columns, names, is_alone=False)} - {None}
+            for table in files.tables
+        ]
+        if sum(map(len, named)) > len(set().union(*named)):
+            table = _preferred(files, index.folder)
+            unread = (*files.unread, *(other.path for other in files.tables if other is not table))
+            files = LabelFiles(layout=files.layout, tables=(table,), unread=unread, problem=None)
+    return _read(files, index, columns, names)
 
 
-def _header(path: Path) -> list[str]:
-    with _opened(path) as file:
-        return [name.strip() for name in next(csv.reader(file), [])]
+def _read(files: LabelFiles, index: PhotographIndex, columns: LabelColumns | None, names: GradeNames) -> RawDataset:
+    is_alone = len(files.tables) == 1
+    samples = [
+        sample
+        for table in files.tables
+        for sample in _samples(table, files.layout, index, columns, names, is_alone=is_alone)
+    ]
+    label_files = tuple(table.path for table in files.tables)
+    _check_contradictions(samples, ", ".join(map(str, label_files)))
+    return RawDataset(
+        layout=files.layout,
+        samples=tuple(samples),
+        root=index.folder.resolve(),
+        num_unlabeled_left_out=index.num_without_label({sample.path for sample in samples if sample.path is not None}),
+        label_files=label_files,
+        unread_files=files.unread,
+    )
 
 
-def _rows(path: Path, header: list[str]) -> list[dict[str, str]]:
-    with _opened(path) as file:
-        return list(csv.DictReader(file, fieldnames=header))[1:]
+def _preferred(files: LabelFiles, folder: Path) -> LabelTable:
+    preferred = [table for table in files.tables if table.path.name.lower() in _PREFERRED_NAMES]
+    if len(preferred) != 1:
+        names = ", ".join(table.path.relative_to(folder).as_posix() for table in files.tables)
+        raise DatasetError(
+            f"{folder} must have one label file for each photograph, found: {names}; choose one with --labels"
+        )
+    return preferred[0]
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield file
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"cannot read the label file {path}: {error}; expected a CSV in UTF-8") from error
+def _samples(
+    table: LabelTable,
+    layout: str,
+    index: PhotographIndex,
+    columns: LabelColumns | None,
+    names: GradeNames,
+    *,
+    is_alone: bool,
+) -> list[Sample]:
+    rows = read_rows(table, layout, columns, index)
+    if not rows:
+        raise DatasetError(f"the label file {table.path} has a header but no rows")
+    check_scale(table, layout, rows, names)
+    own = index if is_alone else index.of_label_file(table.path)
+    graded = [row for row in rows if row.grade is not None and not names.is_left_out(row.grade)]
+    return [_sample(row, own, table.path, names) for row in graded]
 
 
-def _layout_of(header: Sequence[str]) -> str | None:
-    for layout, columns in _LAYOUTS.items():
-        if columns.image in header and columns.grade in header:
-            return layout
-    return None
-
-
-def _known_columns(path: Path, header: list[str], columns: LabelColumns, *, optional_given: bool) -> LabelColumns:
-    """The columns that the file has. Raises DatasetError where one needed, or named by the user, is missing."""
-    names = asdict(columns)
-    missing = [name for name in names.values() if name is not None and name not in header]
-    if missing and (optional_given or not {columns.image, columns.grade} <= set(header)):
-        raise DatasetError(f"the label file {path} has no column {missing[0]!r}; it has {', '.join(header)}")
-    return LabelColumns(**{field: name for field, name in names.items() if name in header})
-
-
-def _photographs_by_stem(folder: Path) -> dict[str, list[Path]]:
-    index: dict[str, list[Path]] = defaultdict(list)
-    for photograph in find_files([folder]):
-        index[photograph.path.stem].append(photograph.path)
-    return index
-
-
-def _sample(row: dict[str, str], columns: LabelColumns, index: dict[str, list[Path]], folder: Path) -> Sample:
-    image = row[columns.image].strip()
-    path, error = _find_photograph(image, index, folder)
-    grade = _grade(row.get(columns.grade))
+def _sample(row: LabelRow, index: PhotographIndex, label_file: Path, names: GradeNames) -> Sample:
+    path, error = index.find(row.image, label_file)
+    grade = names.grade(row.grade or "")
     if grade is None and error is None:
-        error = f"grade {row.get(columns.grade)!r} is not one of 0-4"
-    named = _EYEPACS_NAME.fullmatch(Path(image).stem) if columns.image == _EYEPACS.image else None
+        error = f"grade {row.grade!r} is not one of 0-4"
     return Sample(
-        source=source_of(path.relative_to(folder)) if path else escape_controls(image),
+        source=source_of(path.relative_to(index.folder)) if path else escape_controls(row.image),
         path=path,
         grade=grade,
-        patient=_cell(row, columns.patient) or (named["patient"] if named else None),
-        eye=_cell(row, columns.eye) or (named["eye"] if named else None),
-        site=_cell(row, columns.site),
+        patient=_escaped(row.patient),
+        eye=_escaped(row.eye),
+        site=_escaped(row.site),
         error=error,
     )
 
 
-def _find_photograph(image: str, index: dict[str, list[Path]], folder: Path) -> tuple[Path | None, str | None]:
-    """The photograph that a label names, or the reason why there is not exactly one.
-
-    A label may leave out the suffix and outer folders, or include folders above this one; the parts that label and path
-    both have must be equal.
-    """
-    has_suffix = Path(image).suffix.lower() in PHOTOGRAPH_SUFFIXES
-    named = tuple(part for part in Path(image).parts if part != "..")
-    agreeing: dict[int, list[Path]] = {}
-    for path in index.get(Path(image).stem if has_suffix else Path(image).name, []):
-        below = path.relative_to(folder)
-        parts = below.parts if has_suffix else below.with_suffix("").parts
-        if parts == named and has_suffix:
-            return path, None
-        length = min(len(parts), len(named))
-        if parts[-length:] == named[-length:]:
-            agreeing.setdefault(length, []).append(path)
-    candidates = agreeing[max(agreeing)] if agreeing else []
-    if len(candidates) == 1:
-        return candidates[0], None
-    if not candidates:
-        return None, f"no photograph named {image!r} below the data set's folder"
-    places = ", ".join(path.relative_to(folder).parent.as_posix() for path in candidates[:4])
-    return None, f"several photographs are named {image!r} (in {places}); keep one copy below the folder"
+def _escaped(text: str | None) -> str | None:
+    return escape_controls(text) if text else None
 
 
-def _grade(text: str | None) -> Grade | None:
-    try:
-        value = float((text or "").strip())
-        return Grade(int(value)) if value.is_integer() else None
-    except ValueError:
-        return None
+def _not_understood(table: LabelTable) -> str:
+    return (
+        f"the label file {table.path} has the columns {', '.join(filter(None, table.header))}; expected those of "
+        f"{_EXPECTED}, or {_REMEDY}"
+    )
 
 
-def _cell(row: dict[str, str], column: str | None) -> str | None:
-    return (escape_controls((row.get(column) or "").strip()) or None) if column else None
+def _lacks_columns(table: LabelTable, columns: LabelColumns) -> str:
+    header = set(table.header)
+    missing = next((name for name in (columns.image, columns.grade) if name not in header), columns.grade)
+    return f"the label file {table.path} has no column {missing!r}; it has {', '.join(filter(None, table.header))}"
 
 
-def _check_contradictions(samples: Sequence[Sample], path: Path) -> None:
+def _check_contradictions(samples: Sequence[Sample], files: str) -> None:
     """Raise DatasetError where two rows give one photograph different grades."""
-    grades: dict[str, Grade | None] = {}
+    grades: dict[str, object] = {}
     for sample in samples:
-        if grades.setdefault(sample.source, sample.grade) != sample.grade:
-            raise DatasetError(f"{path} gives {sample.source} two different grades; keep one row for each photograph")
+        if sample.path is not None and grades.setdefault(sample.source, sample.grade) != sample.grade:
+            raise DatasetError(f"{files} gives {sample.source} two different grades; keep one row for each photograph")

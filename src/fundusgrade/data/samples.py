@@ -35,12 +35,18 @@ class RawDataset:
     """A data set as it is published: its photographs with their labels, before preprocessing."""
 
     layout: str
-    """The layout that was recognized: "aptos", "eyepacs", "idrid", "columns", "folders" or "photographs"."""
+    """The layout that was recognized: "aptos", "eyepacs", "idrid", "messidor2", "messidor" (mapped by the user),
+    "deepdrid", "odir", "ddr", "list" (no header), "columns" (named by the user), "folders", or "photographs"
+    without labels."""
     samples: tuple[Sample, ...]
     root: Path | None = None
     """The folder that `Sample.source` is relative to."""
     num_unlabeled_left_out: int = 0
-    """Photographs in the folder that have no label."""
+    """Photographs in the folder that have no label, or one that says they have no grade."""
+    label_files: tuple[Path, ...] = ()
+    """The files that the labels come from; empty for folders and for photographs without labels."""
+    unread_files: tuple[Path, ...] = ()
+    """Tables and spreadsheets in the folder that were not read as labels."""
 
 
 def source_of(path: Path) -> str:

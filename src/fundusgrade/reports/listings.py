@@ -10,6 +10,7 @@ from rich.text import Text
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
+from fundusgrade.data.samples import RawDataset
 from fundusgrade.grades import Gradability, Grade, Prediction, Referral, Ungraded
 from fundusgrade.grading.patients import PatientResult
 from fundusgrade.metrics.conformal import KnownCoverage
@@ -40,6 +41,21 @@ def dataset_summary(dataset: PreparedDataset) -> str:
         *(f"not prepared, {count}: {reason}" for reason, count in reasons.most_common(10)),
     ]
     return printable("\n".join(lines))
+
+
+def labels_summary(raw: RawDataset) -> str:
+    """Where the grades of a data set come from, how many photographs have none, and which tables were not read."""
+    num_without = raw.num_unlabeled_left_out + sum(sample.grade is None and not sample.error for sample in raw.samples)
+    if raw.layout == "photographs":
+        source = "none found"
+    else:
+        source = ", ".join(path.name for path in raw.label_files) or "folders named by grade"
+        source += f" (layout {raw.layout})"
+    unread = ", ".join(path.name for path in raw.unread_files[:10])
+    lines = [f"labels: {source}; photographs without a grade: {num_without}"]
+    if raw.num_unlabeled_left_out:
+        lines[0] += ", left out"
+    return printable("\n".join([*lines, *([f"not read as labels: {unread}"] if unread else [])]))
 
 
 def _acquisition_summary(rows: Sequence[ManifestRow]) -> list[str]:
