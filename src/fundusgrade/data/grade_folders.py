@@ -40,16 +40,15 @@ def _grade_folders(folder: Path, names: GradeNames, depth: int) -> dict[Path, Gr
     children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     graded = {child: grade for child in children if (grade := _grade_of(child.name, names)) is not None}
     others = [child for child in children if child not in graded and not names.is_left_out(child.name)]
+    # One number is no proof: the folder may be a patient.
     if any(not child.name.isdecimal() for child in graded) or len(graded) > 1:
         _check_others(folder, graded, others)
         return graded
     below = [_grade_folders(child, names, depth + 1) for child in children] if depth < _MAX_DEPTH else []
     inside = {child: grade for found in below for child, grade in found.items()}
     if not inside:
-        # One number is no proof: the folders may be patients.
-        alone = graded if all(child.name.isdecimal() for child in children) else {}
         like_grades = [child for child in others if is_like_a_grade(child.name) and not child.name.isdecimal()]
-        _check_others(folder, {}, [*like_grades, *alone])
+        _check_others(folder, {}, like_grades)
     return inside
 
 
