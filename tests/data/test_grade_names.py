@@ -16,14 +16,16 @@ from fundusgrade.grades import Grade
 
 SPELLINGS = {
     0: "0|0.0|0,0|No DR|no_dr|NoDR|No apparent retinopathy|No diabetic retinopathy|normal|Healthy|non-DR|0 - No DR|"
-    "0_No_DR|class0|grade 0|1. No DR signs|none|normal fundus|Without DR",
+    "0_No_DR|class0|grade 0|1. No DR signs|none|normal fundus|Without DR|DR: none|(0) No DR",
     1: "1|1.0|Mild|Mild NPDR|mild_npdr|Mild non-proliferative DR|2. Mild (or early) NPDR|early|early NPDR|Class 1|"
-    "mild nonproliferative retinopathy|mild-1|1 (mild)|Grade 1 (mild)|DR1",
-    2: "2|Moderate|ModerateDR|Moderate NPDR|moderate non proliferative retinopathy|2-Moderate|level_2|grade2.|stage 2",
+    "mild nonproliferative retinopathy|mild-1|1 (mild)|Grade 1 (mild)|DR1|NPDR mild|DR - Mild|Mild stage",
+    2: "2|Moderate|ModerateDR|Moderate NPDR|moderate non proliferative retinopathy|2-Moderate|level_2|grade2.|stage 2|"
+    "NPDR_Moderate",
     3: "3|Severe|severe NPDR|5. Very Severe NPDR|Severe nonproliferative diabetic retinopathy|3Severe|dr_grade_3|"
     "Se\N{FULLWIDTH LATIN SMALL LETTER V}ere",
     4: "4|PDR|Proliferative|Proliferate_DR|4 - Proliferate_DR|Proliferative DR|7. Advanced PDR|high-risk PDR|early PDR|"
-    "severe proliferative diabetic retinopathy|CLASS-4|Proliferative diabetic retinopathy",
+    "severe proliferative diabetic retinopathy|CLASS-4|Proliferative diabetic retinopathy|Proliferative DR (PDR)|"
+    "PDR, high risk",
 }
 
 

@@ -266,6 +266,7 @@ TABLE = "ID_Code ,Diagnosis\na,0\nb,Moderate NPDR\n"
         ("train.csv", f'"sep=,"\n\n{TABLE}', "utf-8"),
         ("train.csv", "\n" + TABLE.replace("\n", "\r\n\r\n"), "utf-8"),
         ("train.csv", '"id code","DIAGNOSIS"\n"a","0,0"\n"b","2,0"\n', "utf-8"),
+        ("train.csv", f"# exported in 2024\n# by hand\n{TABLE}", "utf-8"),
         ("any.csv", "a.png,0\nb.png,2\n", "utf-8"),
         ("any.csv", "0;images/a.png\n2;images/b.png\n", "utf-8"),
         ("any.csv", "a.png,patient 7,No DR\nb.png,patient 8,2 - moderate\n", "utf-8"),
@@ -335,6 +336,27 @@ def two_columns_of_grades(folder: Path) -> None:
     write(folder / "readers.csv", "a.png,2,1\nb.png,0,0\n")
 
 
+def empty(folder: Path) -> None:
+    write(folder / "train.csv", "\n")
+
+
+def title_above_the_header(folder: Path) -> None:
+    write(folder / "train.csv", "Labels of 2024\nid_code,diagnosis\na,1\n")
+
+
+def two_columns_of_one_name(folder: Path) -> None:
+    write(folder / "train.csv", "image,level,Level\na,1,2\n")
+
+
+def bytes_that_are_no_text(folder: Path) -> None:
+    (folder / "train.csv").write_bytes(bytes(range(256)))
+
+
+def list_from_1_to_5(folder: Path) -> None:
+    add(folder, *(f"{i}.png" for i in range(1, 6)))
+    write(folder / "train.txt", "".join(f"{i}.png {i}\n" for i in range(1, 6)))
+
+
 def folder_of_an_unknown_name(folder: Path) -> None:
     add(folder, "No_DR/x.png", "Sever/y.png")
 
@@ -352,6 +374,11 @@ def names_like_grades(folder: Path) -> None:
         (old_workbook, r"Annotation_Base11\.xls is a spreadsheet"),
         (workbook_named_csv, r"labels\.csv is a spreadsheet"),
         (two_columns_of_grades, r"readers\.csv has the columns a\.png, 2, 1; .*--grade-column"),
+        (empty, r"train\.csv is empty"),
+        (title_above_the_header, r"train\.csv has the columns Labels of 2024; .*--image-column"),
+        (two_columns_of_one_name, "several columns 'level'"),
+        (bytes_that_are_no_text, "it is not text"),
+        (list_from_1_to_5, "run from 1 to 5"),
         (folder_of_an_unknown_name, "not understood as grades: Sever; .*--grades"),
         (names_like_grades, "not understood as grades: NPDR, R2; .*--grades"),
     ],
@@ -381,6 +408,9 @@ def test_labels_that_give_no_photograph_a_grade_are_an_error(tmp_path: Path) -> 
     add(tmp_path, "a.png")
     write(tmp_path / "train.csv", "id_code,diagnosis\nb,2\nc,0\n")
     with pytest.raises(DatasetError, match=r"no photograph has a grade from .*train\.csv, of 2 labels; .*'b'"):
+        find_samples([tmp_path])
+    write(tmp_path / "train.csv", "id_code,diagnosis\na,R1\n")
+    with pytest.raises(DatasetError, match=r"grade 'R1' is not one of 0-4; say what labels mean with --grades"):
         find_samples([tmp_path])
 
 

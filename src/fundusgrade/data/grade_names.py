@@ -13,13 +13,14 @@ from fundusgrade.grades import Grade
 _DISEASE = "(?:dr|diabeticretinopathy|retinopathy)"
 _NONPROLIFERATIVE = f"(?:npdr|nonproliferative{_DISEASE}?|{_DISEASE})?"
 _PROLIFERATIVE = f"(?:pdr|proliferat(?:ive|e|ed|ion){_DISEASE}?)"
+_SUFFIX = "(?:stage|grade|class|level)?"
 _WORDS = {
-    Grade.NONE: f"none|(?:no|non|without)(?:apparent|visible|signsof|signof)?{_DISEASE}(?:signs?)?"
+    Grade.NONE: f"{_DISEASE}?none|(?:no|non|without)(?:apparent|visible|signsof|signof)?{_DISEASE}(?:signs?)?"
     "|(?:normal|healthy)(?:fundus|retina|eyes?)?",
-    Grade.MILD: f"(?:very)?mild(?:orearly)?{_NONPROLIFERATIVE}|early{_NONPROLIFERATIVE}",
-    Grade.MODERATE: f"moderate{_NONPROLIFERATIVE}",
-    Grade.SEVERE: f"(?:very)?severe{_NONPROLIFERATIVE}",
-    Grade.PROLIFERATIVE: f"(?:early|mild|moderate|severe|advanced|highrisk)?{_PROLIFERATIVE}",
+    Grade.MILD: f"{_NONPROLIFERATIVE}(?:very)?mild(?:orearly)?{_NONPROLIFERATIVE}{_SUFFIX}|early{_NONPROLIFERATIVE}",
+    Grade.MODERATE: f"{_NONPROLIFERATIVE}moderate{_NONPROLIFERATIVE}{_SUFFIX}",
+    Grade.SEVERE: f"{_NONPROLIFERATIVE}(?:very)?severe{_NONPROLIFERATIVE}{_SUFFIX}",
+    Grade.PROLIFERATIVE: f"(?:early|mild|moderate|severe|advanced|highrisk)?{_PROLIFERATIVE}(?:pdr|highrisk)?{_SUFFIX}",
 }
 # "class0", "grade 2", "DR_level-3", "Grade 2 (moderate)"
 _MARKED = re.compile(

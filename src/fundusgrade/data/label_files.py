@@ -15,6 +15,8 @@ from fundusgrade.errors import DatasetError
 
 _PREFERRED_NAMES = frozenset({"train.csv", "labels.csv", "trainlabels.csv"})
 _EXPECTED = "APTOS, EyePACS, IDRiD, DDR, Messidor-2, DeepDRiD, FGADR or ODIR-5K"
+NO_GRADE = "grade"
+"""How the reason begins why a photograph has no grade although it has a label."""
 _REMEDY = "name yours with --image-column and --grade-column"
 
 
@@ -64,7 +66,7 @@ def find_label_files(index: PhotographIndex, columns: LabelColumns | None = None
         layout = layout_of(table, index) if columns is None else "columns" if has_columns(table, columns) else None
         if layout is not None:
             understood.append((layout, table))
-        elif path.suffix.lower() != ".txt" and len(list(filter(None, table.header))) > 1:
+        elif path.suffix.lower() != ".txt" and _may_hold_labels(table):
             unread.append(path)
             problems.append(_not_understood(table) if columns is None else _lacks_columns(table, columns))
     depth = min((len(table.path.parts) for _, table in understood), default=0)
@@ -166,7 +168,7 @@ def _sample(row: LabelRow, index: PhotographIndex, label_file: Path, names: Grad
     path, error = index.find(row.image, label_file)
     grade = names.grade(row.grade or "")
     if grade is None and error is None:
-        error = f"grade {row.grade!r} is not one of 0-4"
+        error = f"{NO_GRADE} {row.grade!r} is not one of 0-4"
     return Sample(
         source=source_of(path.relative_to(index.folder)) if path else escape_controls(row.image),
         path=path,
@@ -182,7 +184,14 @@ def _escaped(text: str | None) -> str | None:
     return escape_controls(text) if text else None
 
 
+def _may_hold_labels(table: LabelTable) -> bool:
+    """Whether a table has two columns, or nothing at all; names alone, such as those of a test set, are no labels."""
+    return not table.rows or any(sum(map(bool, row)) > 1 for row in table.rows[:50])
+
+
 def _not_understood(table: LabelTable) -> str:
+    if not table.rows:
+        return f"the label file {table.path} is empty; expected a CSV of labels"
     return (
         f"the label file {table.path} has the columns {', '.join(filter(None, table.header))}; expected those of "
         f"{_EXPECTED}, or {_REMEDY}"

@@ -107,7 +107,7 @@ def check_scale(table: LabelTable, layout: str, rows: list[LabelRow], names: Gra
             "own scale 0-3, not the ICDR scale 0-4; use the adjudicated grades of Messidor-2, or say what its grades "
             f"mean with {HOW_TO_NAME}"
         )
-    values = {row.grade for row in rows}
+    values = {row.grade or UNGRADABLE for row in rows} if layout == "ddr" else {row.grade for row in rows}
     if {"1", "2", "3", "4", "5"} <= values and "0" not in values:
         raise DatasetError(
             f"the grades of the label file {table.path} run from 1 to 5; expected 0-4: say what they mean with "
@@ -153,8 +153,13 @@ def _cells(table: LabelTable) -> list[Cells]:
 
 def _known_columns(table: LabelTable, columns: LabelColumns, *, given: LabelColumns | None) -> LabelColumns:
     """The columns that the file has. Raises DatasetError where one that the user named is missing."""
-    header = set(map(_key, table.header))
+    header = list(map(_key, table.header))
     names = asdict(columns)
+    repeated = next((name for name in names.values() if name is not None and header.count(_key(name)) > 1), None)
+    if repeated is not None:
+        raise DatasetError(
+            f"the label file {table.path} has several columns {repeated!r}; rename those that are not meant"
+        )
     missing = [name for name in names.values() if name is not None and _key(name) not in header]
     if missing and given is not None:
         raise DatasetError(

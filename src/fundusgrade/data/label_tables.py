@@ -88,6 +88,8 @@ def _decoded(data: bytes, path: Path) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
+        if encoding == "utf-8-sig" and b"\0" in data:
+            raise DatasetError(f"cannot read the label file {path}: it is not text; expected a CSV in UTF-8") from error
         line = data.count(b"\n", 0, error.start) + 1
         latin = data[error.start : error.start + 1].decode("cp1252", "replace")
         raise DatasetError(
@@ -113,11 +115,14 @@ def _encoding(data: bytes) -> str:
 
 
 def _split(text: str, *, is_list: bool) -> list[list[str]]:
-    """Rows of cells. A first line such as `sep=;`, which Excel writes, names the delimiter."""
+    """Rows of cells. A first line such as `sep=;`, which Excel writes, names the delimiter; `#` begins a remark."""
     first, _, rest = text.partition("\n")
     if first.strip().strip('"').lower().startswith("sep="):
         named = first.strip("\r\n ").strip('"')[4:] or "\t"
         return list(csv.reader(io.StringIO(rest, newline=""), delimiter=named[:1]))
+    while first.startswith("#"):
+        text = rest
+        first, _, rest = text.partition("\n")
     start = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(_DELIMITERS, key=start.count)
     if is_list and delimiter not in start:

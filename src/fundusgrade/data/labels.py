@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fundusgrade.data.grade_folders import read_grade_folders
-from fundusgrade.data.grade_names import GradeNames
-from fundusgrade.data.label_files import find_label_files, read_label_file, read_label_files
+from fundusgrade.data.grade_names import HOW_TO_NAME, GradeNames
+from fundusgrade.data.label_files import NO_GRADE, find_label_files, read_label_file, read_label_files
 from fundusgrade.data.label_layouts import LabelColumns
 from fundusgrade.data.photograph_names import PhotographIndex
 from fundusgrade.data.samples import RawDataset, Sample, source_of
@@ -71,7 +71,10 @@ def _checked(dataset: RawDataset) -> RawDataset:
         return dataset
     where = ", ".join(map(str, dataset.label_files)) or dataset.root
     reason = next((sample.error for sample in dataset.samples if sample.error), "no label names a grade")
-    raise DatasetError(f"no photograph has a grade from {where}, of {len(dataset.samples)} labels; the first: {reason}")
+    remedy = f"; say what labels mean with {HOW_TO_NAME}" if reason.startswith(NO_GRADE) else ""
+    raise DatasetError(
+        f"no photograph has a grade from {where}, of {len(dataset.samples)} labels; the first: {reason}{remedy}"
+    )
 
 
 def _only_folder(sources: Sequence[Path]) -> Path:
