@@ -224,7 +224,7 @@ def measure_errors(grader: Grader, name: str) -> None:
 def proportion(is_wrong: NDArray[np.bool_]) -> str:
     """A proportion with its 95 % interval."""
     resamples = resample(np.arange(len(is_wrong)), seed=0)
-    return estimate_proportion(is_wrong, np.ones(len(is_wrong), np.bool_), resamples).describe(3)
+    return estimate_proportion(resamples, is_wrong, np.ones(len(is_wrong), np.bool_)).describe(3)
 
 
 def main() -> None:

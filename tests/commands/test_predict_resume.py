@@ -129,6 +129,7 @@ def test_a_closed_pipe_and_control_c_end_predict_cleanly(workplace: Path) -> Non
         assert re.fullmatch(r"model tiny; .*\n", process.stderr.readline())
         assert "photographs at a time" in process.stderr.readline()
         assert "referable from p = 0.5000" in process.stderr.readline()
+        assert "no feature checks" in process.stderr.readline()
         assert process.stderr.readline() == "1\n"  # and not a word about the pipe
         partial = workplace / "out.csv.partial"
         deadline = time.monotonic() + 120
