@@ -124,10 +124,10 @@ def test_messidor_2_with_adjudicated_grades(tmp_path: Path) -> None:
     found = find_samples([tmp_path])
     assert grades(found) == {"IMAGES/20051020_43808_0100_PP.png": 0, "IMAGES/IM000001.JPG": 3}
     assert found.num_unlabeled_left_out == 1
-    assert labels_summary(found).splitlines() == [
-        "labels: messidor_data.csv (layout messidor2); photographs without a grade: 1, left out",
-        "not read as labels: messidor-2.csv",
-    ]
+    assert {sample.patient for sample in found.samples} == {"20051020_43808_0100_PP.png"}, "a pair is a patient"
+    assert labels_summary(found) == (
+        "labels: messidor_data.csv (layout messidor2); photographs without a grade: 1, left out"
+    )
 
 
 def test_deepdrid_has_a_column_for_each_eye_and_folders_for_patients(tmp_path: Path) -> None:
@@ -235,6 +235,12 @@ def test_grades_from_1_to_5_are_refused_and_mapped_only_when_told_to(tmp_path: P
         find_samples([tmp_path])
     found = find_samples([tmp_path], names=parse_grade_names("1=0,2=1,3=2,4=3,5=4"))
     assert list(grades(found).values()) == [0, 1, 2, 3, 4]
+
+
+def test_labels_that_are_no_grade_are_counted_with_what_to_pass(tmp_path: Path) -> None:
+    add(tmp_path, "a.png", "b.png")
+    write(tmp_path / "labels.csv", "image,level\na,0\nb,R3\n")
+    assert "\nlabels that are no grade: 1; say what they mean with --grades" in labels_summary(find_samples([tmp_path]))
 
 
 def test_labels_that_the_user_leaves_out_are_counted(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fundusgrade.data.grade_names import GradeNames
 from fundusgrade.data.label_layouts import LabelColumns, LabelRow, check_scale, has_columns, layout_of, read_rows
 from fundusgrade.data.label_tables import LabelTable, find_tables, read_table
+from fundusgrade.data.patient_pairs import find_pairs
 from fundusgrade.data.photograph_names import PhotographIndex
 from fundusgrade.data.samples import RawDataset, Sample, escape_controls, source_of
 from fundusgrade.errors import DatasetError
@@ -124,6 +125,15 @@ def _read(files: LabelFiles, index: PhotographIndex, columns: LabelColumns | Non
         for table in files.tables
         for sample in _samples(table, files.layout, index, columns, names, is_alone=is_alone)
     ]
+    unread = files.unread
+    if files.layout == "messidor2":
+        pairs = {path: pair for path in unread if (pair := find_pairs(path, index)) is not None}
+        patients = {path: patient for pair in pairs.values() for path, patient in pair.items()}
+        samples = [
+            replace(sample, patient=patients.get(sample.path)) if sample.path is not None else sample
+            for sample in samples
+        ]
+        unread = tuple(path for path in unread if path not in pairs)
     label_files = tuple(table.path for table in files.tables)
     _check_contradictions(samples, ", ".join(map(str, label_files)))
     return RawDataset(
@@ -132,7 +142,7 @@ def _read(files: LabelFiles, index: PhotographIndex, columns: LabelColumns | Non
         root=index.folder.resolve(),
         num_unlabeled_left_out=index.num_without_label({sample.path for sample in samples if sample.path is not None}),
         label_files=label_files,
-        unread_files=files.unread,
+        unread_files=unread,
     )
 
 

@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fundusgrade.data.dataset import PreparedDataset
+from fundusgrade.data.grade_names import HOW_TO_NAME
+from fundusgrade.data.label_files import NO_GRADE
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.data.samples import RawDataset
 from fundusgrade.grades import Gradability, Grade, Prediction, Referral, Ungraded
@@ -55,7 +57,12 @@ def labels_summary(raw: RawDataset) -> str:
     lines = [f"labels: {source}; photographs without a grade: {num_without}"]
     if raw.num_unlabeled_left_out:
         lines[0] += ", left out"
-    return printable("\n".join([*lines, *([f"not read as labels: {unread}"] if unread else [])]))
+    if unread:
+        lines.append(f"not read as labels: {unread}")
+    num_unknown = sum(sample.error is not None and sample.error.startswith(NO_GRADE) for sample in raw.samples)
+    if num_unknown:
+        lines.append(f"labels that are no grade: {num_unknown}; say what they mean with {HOW_TO_NAME}")
+    return printable("\n".join(lines))
 
 
 def _acquisition_summary(rows: Sequence[ManifestRow]) -> list[str]:
