@@ -142,7 +142,8 @@ def test_a_closed_pipe_and_control_c_end_predict_cleanly(workplace: Path) -> Non
     rows = rows_of(partial.read_text())
     assert 20 <= len(rows) < 1500
     named = re.fullmatch(
-        r"model tiny; .*\n.*at a time.*\ntiny: referable from .*\n.*no feature checks.*\nThe rows written so far \((\d+)\) are in "
+        r"model tiny; .*\n.*at a time.*\ntiny: referable from .*\n.*no feature checks.*\n"
+        r"The rows written so far \((\d+)\) are in "
         r"out\.csv\.partial\. Resume with --resume\.\nInterrupted\.\n",
         messages,
     )
