@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.outputs import MARK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,5 +47,5 @@ def new_figure(*, width_inches: float, height_inches: float) -> Figure:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG. Raises StoreError where the file cannot be written."""
     image = io.BytesIO()
-    figure.savefig(image, format="png")
+    figure.savefig(image, format="png", metadata={"Software": MARK})
     write_atomically(path, image.getvalue())

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import platformdirs
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import HOME_VARIABLE, file_lock, write_atomically
+from fundusgrade.outputs import check_outputs
 from fundusgrade.text import error_text
 
 DATASET_FILE = "dataset.json"
@@ -84,11 +86,15 @@ def model_directory(name: str) -> Path:
     return home() / "models" / checked_name(name)
 
 
-def folder_of_new_model(name: str, *, overwrite: bool) -> Path:
-    """The folder of a model that is to be written. Raises StoreError where one is there that may not be replaced."""
+def folder_of_new_model(name: str, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Path:
+    """The folder of a model that is to be written. Raises StoreError where one is there that may not be replaced.
+
+    A model that it is made from, one of `inputs`, is never replaced.
+    """
     target = model_directory(name)
     if (target / MODEL_FILE).is_file() and not overwrite:
         raise StoreError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
+    check_outputs([target / MODEL_FILE], inputs=inputs, overwrite=True)
     return target
 
 

@@ -19,7 +19,7 @@ from tests.models_for_tests import install_dataset, install_model, save_photogra
 
 OPTIONS = {
     "preprocess": {
-        *("--name", "--method", "--outline", "--size", "--labels", "--seed", "--workers"),
+        *("--name", "--method", "--outline", "--size", "--labels", "--seed", "--workers", "--overwrite"),
         *("--image-column", "--grade-column", "--patient-column", "--eye-column", "--site-column"),
     },
     "train": {
@@ -38,25 +38,25 @@ OPTIONS = {
     "evaluate": {
         *("--model", "--predictions", "--data", "--split", "--common", "--subgroup", "--out", "--report", "--images"),
         *("--audit", "--coverage", "--tta", "--allow-leakage", "--resamples", "--device", "--precision"),
-        *("--sensitivity", "--threshold"),
+        *("--sensitivity", "--threshold", "--overwrite"),
     },
-    "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--device", "--precision"},
+    "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--overwrite", "--device", "--precision"},
     "predict": {
         *("--csv", "--out", "--list", "--model", "--device", "--precision", "--batch-size", "--workers"),
         *("--require-gradable", "--tta", "--coverage", "--sensitivity", "--threshold"),
         *("--by-patient", "--patients", "--patient-pattern", "--fields", "--shard", "--resume", "--overwrite"),
     },
-    "merge": {"--csv", "--out", "--list", "--by-patient", "--patients", "--patient-pattern", "--fields"},
+    "merge": {"--csv", "--out", "--list", "--by-patient", "--patients", "--patient-pattern", "--fields", "--overwrite"},
     "explain": {
         *("--out", "--model", "--target", "--method", "--masks", "--arrays", "--faithfulness"),
-        *("--coverage", "--device", "--precision"),
+        *("--coverage", "--overwrite", "--device", "--precision"),
     },
     "faithfulness": {
         *("--model", "--target", "--method", "--split", "--fold", "--limit", "--lesions", "--out", "--allow-leakage"),
-        *("--device", "--precision"),
+        *("--overwrite", "--device", "--precision"),
     },
     "export": {
-        *("--format", "--int8", "--data", "--split", "--limit", "--check", "--no-check", "--out"),
+        *("--format", "--int8", "--data", "--split", "--limit", "--check", "--no-check", "--out", "--overwrite"),
     },
     "models": set(),
     "datasets": set(),

@@ -90,7 +90,7 @@ def test_explain_draws_a_row_per_method(workplace: Path) -> None:
     save_photographs(workplace, [1])
     heights = []
     for words in ("", "--method auto --method grad-cam@fine"):
-        assert Outcome(f"fundusgrade explain eye01.png {words} --out heat.png").code == 0
+        assert Outcome(f"fundusgrade explain eye01.png {words} --out heat.png --overwrite").code == 0
         with Image.open("heat.png") as figure:
             heights.append(figure.height)
     assert heights[1] > heights[0] + 600
@@ -144,7 +144,7 @@ def test_explain_refuses_an_unknown_method_before_anything_else(option: str) -> 
     [
         (["gone.png"], "Error: gone.png: the file does not exist"),
         (["[red]gone.png"], "Error: [red]gone.png: the file does not exist"),
-        (["eye01.png", "--out", "heat.gif"], "unknown image suffix '.gif'"),
+        (["eye01.png", "--out", "heat.gif"], "unknown suffix '.gif'"),
         (["eye01.png", "--out", "missing/heat.png"], "the folder missing does not exist"),
     ],
 )

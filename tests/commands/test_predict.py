@@ -126,7 +126,7 @@ def test_predict_gives_one_row_per_patient_and_a_damaged_photograph_refers(workp
         assert refused.code == 2 and message in re.sub(r"\s*\n?[│ ]+", " ", refused.stderr), options
     without_file = Outcome(f"fundusgrade predict images --by-patient p.csv {pattern}")
     assert without_file.code == 2
-    unknown = Outcome(f"{predict} --by-patient p.csv --patient-pattern '(?P<patient>x)'")
+    unknown = Outcome(f"{predict} --by-patient p.csv --patient-pattern '(?P<patient>x)' --overwrite")
     assert unknown.code == 1 and "finds no patient in" in unknown.stderr
 
 
@@ -242,7 +242,7 @@ def test_require_gradable_leaves_photographs_of_doubtful_quality_ungraded(workpl
     assert (doubted["gradable"], doubted["quality_reasons"]) == ("no", "out of focus or veiled")
     assert (good["gradable"], good["quality_reasons"]) == ("yes", "")
     assert doubted["grade"] != ""
-    withheld = Outcome("fundusgrade predict images --csv out.csv --require-gradable")
+    withheld = Outcome("fundusgrade predict images --csv out.csv --require-gradable --overwrite")
     assert withheld.code == 3
     doubted, good = rows_of((workplace / "out.csv").read_text())
     assert (doubted["grade"], doubted["gradable"]) == ("", "no")

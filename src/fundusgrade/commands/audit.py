@@ -7,8 +7,16 @@ from typing import Annotated
 
 import typer
 
-from fundusgrade.commands.options import DataArgument, DeviceOption, LesionsOption, PrecisionOption
+from fundusgrade.commands.options import (
+    DataArgument,
+    DeviceOption,
+    LesionsOption,
+    OverwriteOption,
+    PrecisionOption,
+    input_files,
+)
 from fundusgrade.options import DeviceName, Precision, Split
+from fundusgrade.outputs import check_folder, check_outputs
 from fundusgrade.terminal import message, progress, show
 
 
@@ -23,6 +31,7 @@ def audit(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write audit.json and audit.png to (default: none).")
     ] = None,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
 ) -> None:
@@ -36,9 +45,13 @@ def audit(
     from fundusgrade.data.dataset import load_dataset
     from fundusgrade.evaluation.audit import audit_dataset, conclusion
     from fundusgrade.grading.grader import Grader
-    from fundusgrade.reports.tables import audit_tables, write_audit
+    from fundusgrade.reports.tables import audit_files, audit_tables, write_audit
 
     dataset = load_dataset(store.resolve_dataset(data))
+    if out is not None:
+        check_folder(out, [dataset.directory, dataset.root, lesions])
+        read = input_files(models=[] if model is None else [model])
+        check_outputs(audit_files(out), inputs=read, overwrite=overwrite)
     grader = None if model is None else Grader.load(model, device=device, precision=precision)
     with progress("auditing") as on_progress:
         audits = audit_dataset(dataset, [grader], split.value, limit=limit, lesions=lesions, on_progress=on_progress)

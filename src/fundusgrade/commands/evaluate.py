@@ -13,15 +13,18 @@ from fundusgrade.commands.options import (
     AllowLeakageOption,
     DeviceOption,
     ModelsOption,
+    OverwriteOption,
     PrecisionOption,
     SensitivityOption,
     ThresholdOption,
     TtaOption,
     check_point,
     chosen_models,
+    input_files,
 )
 from fundusgrade.files import write_atomically
 from fundusgrade.options import DeviceName, Precision, Split
+from fundusgrade.outputs import check_folder, check_outputs
 from fundusgrade.terminal import command, message, progress, show
 
 if TYPE_CHECKING:
@@ -78,6 +81,7 @@ def evaluate(
     images: Annotated[
         int, typer.Option(min=0, help="Number of each model's largest errors that the report shows as images.")
     ] = 6,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
 ) -> None:
@@ -87,24 +91,17 @@ def evaluate(
     Photographs that were used to train or select a model are refused unless --allow-leakage is given.
     """
     from fundusgrade.data.concatenation import open_dataset
-    from fundusgrade.evaluation.candidates import (
-        assess_candidates,
-        candidate_from_file,
-        candidate_from_model,
-        only_common,
-    )
+    from fundusgrade.evaluation.candidates import assess_candidates, candidate_from_file, only_common
 
     check_point(sensitivity, threshold)
     files = [candidate_from_file(name, split.value) for name in predictions or ()]
+    models = chosen_models(model) if model or not files else ()
     # Stored predictions do not depend on splits: of folds by source, copies may be in two of them.
     names = data or [file.predictions.data for file in files[:1]]
     dataset = open_dataset(names, check_splits=bool(model) or not files)
-    candidates = files + [
-        candidate_from_model(
-            name, dataset, split.value, device=device, precision=precision, tta=tta, allow_leakage=allow_leakage
-        )
-        for name in (chosen_models(model) if model or not files else ())
-    ]
+    _check_report(report, predictions or (), models, overwrite=overwrite)
+    _check_folder(out, predictions or (), files, models, dataset, audit=audit, overwrite=overwrite)
+    candidates = files + _graded(models, dataset, split, device, precision, tta=tta, allow_leakage=allow_leakage)
     candidates = only_common(candidates) if common else candidates
     assessment = assess_candidates(
         candidates,
@@ -120,6 +117,65 @@ def evaluate(
     audits = _audit_candidates(candidates, dataset, split, out) if audit else []
     if report is not None:
         _write_report(report, candidates, dataset, assessment, images, audits)
+
+
+def _check_report(
+    report: Path | None, predictions: Sequence[str], models: Sequence[str | None], *, overwrite: bool
+) -> None:
+    """Raise StoreError for a report that may not be written."""
+    if report is not None:
+        read = _read_files(predictions, models)
+        check_outputs([report], inputs=read, overwrite=overwrite, suffixes=(".html", ".htm"))
+
+
+def _check_folder(
+    out: Path | None,
+    predictions: Sequence[str],
+    files: Sequence[Candidate],
+    models: Sequence[str | None],
+    dataset: PreparedDataset,
+    *,
+    audit: bool,
+    overwrite: bool,
+) -> None:
+    """Raise StoreError for a folder that is read, or in which a file may not be written."""
+    from fundusgrade.networks.graph_files import model_name
+    from fundusgrade.reports.tables import audit_files, evaluation_files
+
+    if out is None:
+        return
+    check_folder(out, [dataset.directory, dataset.root])
+    names = [*(each.predictions.model for each in files), *map(model_name, models)]
+    audits = [file for name in names for file in audit_files(out / f"audit-{name}")] if audit else []
+    planned = [*evaluation_files(out, names), *audits]
+    check_outputs(planned, inputs=_read_files(predictions, models), overwrite=overwrite)
+
+
+def _read_files(predictions: Sequence[str], models: Sequence[str | None]) -> list[Path | None]:
+    from fundusgrade import store
+
+    return input_files((), *map(store.resolve_predictions, predictions), models=models)
+
+
+def _graded(
+    models: Sequence[str | None],
+    dataset: PreparedDataset,
+    split: Split,
+    device: DeviceName,
+    precision: Precision,
+    *,
+    tta: bool,
+    allow_leakage: bool,
+) -> list[Candidate]:
+    """A split graded by each model. Raises as `candidate_from_model`."""
+    from fundusgrade.evaluation.candidates import candidate_from_model
+
+    return [
+        candidate_from_model(
+            name, dataset, split.value, device=device, precision=precision, tta=tta, allow_leakage=allow_leakage
+        )
+        for name in models
+    ]
 
 
 def _show_assessment(assessment: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:

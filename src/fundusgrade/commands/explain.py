@@ -15,10 +15,12 @@ from fundusgrade.commands.options import (
     DeviceOption,
     MethodsOption,
     ModelsOption,
+    OverwriteOption,
     PrecisionOption,
     TargetOption,
     explain_options,
     find_photographs,
+    input_files,
     load_graders,
     report_coverage,
     report_skipped,
@@ -26,6 +28,7 @@ from fundusgrade.commands.options import (
 )
 from fundusgrade.errors import StoreError
 from fundusgrade.options import DeviceName, Precision
+from fundusgrade.outputs import check_folder, check_outputs
 from fundusgrade.terminal import command, message, progress
 
 if TYPE_CHECKING:
@@ -63,6 +66,7 @@ def explain(
         typer.Option("--faithfulness", help="Also test the heat maps; see `fundusgrade faithfulness`."),
     ] = False,
     coverage: CoverageOption = None,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
 ) -> None:
@@ -71,10 +75,16 @@ def explain(
     Several photographs are written to a folder with an index page; the exit code is 3 if one cannot be graded.
     """
     from fundusgrade.explanation.explainer import check_comparable, check_fit
-    from fundusgrade.reports.explanation_files import FigureRequest
+    from fundusgrade.reports.explanation_files import FigureRequest, figure_files, planned_files
 
     methods = explain_options(method, target)
     found = find_photographs(photographs)
+    several = len(found) > 1 or found[0].member is not None or any(path.is_dir() for path in photographs)
+    out = out or Path(
+        f"{photographs[0].resolve().name}-explained" if several else f"{found[0].path.stem}-explained.png"
+    )
+    read = input_files(found, masks, models=model or ())
+    _check_place(out, [*read, *photographs], several=several)
     graders = load_graders(model, device, precision, coverage)
     for grader in graders:
         report_coverage(grader)
@@ -82,19 +92,31 @@ def explain(
     if faithfulness:
         check_comparable(graders)
     request = FigureRequest(graders=graders, methods=methods, masks=masks, arrays=arrays)
-    several = len(found) > 1 or found[0].member is not None or any(path.is_dir() for path in photographs)
-    if several:
-        num_ungraded = _explain_several(found, request, out or Path(f"{photographs[0].resolve().name}-explained"))
-    else:
-        num_ungraded = 0
-        _explain_one(found[0], request, out or Path(f"{found[0].path.stem}-explained.png"))
+    check_outputs(
+        planned_files(found, request, out) if several else figure_files(request, out), inputs=read, overwrite=overwrite
+    )
+    num_ungraded = _explain_several(found, request, out) if several else _explain_one(found[0], request, out)
     if faithfulness:
         _test(found, request)
     if num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
 
 
-def _explain_one(found: PhotographSource, request: FigureRequest, figure: Path) -> None:
+def _check_place(out: Path, read: Sequence[Path | None], *, several: bool) -> None:
+    """Refuse before models are loaded: a folder that is read, or one figure where several are made, and the reverse."""
+    from fundusgrade.photographs.images import WRITTEN_SUFFIXES
+    from fundusgrade.photographs.sources import IMAGE_SUFFIXES
+
+    if not several:
+        check_outputs([out], inputs=read, overwrite=True, suffixes=WRITTEN_SUFFIXES)
+        return
+    if out.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"):
+        raise StoreError(f"--out {out}: several photographs need a folder, not an image; name one, such as maps/")
+    check_folder(out, read)
+
+
+def _explain_one(found: PhotographSource, request: FigureRequest, figure: Path) -> int:
+    """Returns 0, as `_explain_several`: a single photograph that cannot be explained is an error."""
     from fundusgrade.reports.explanation_files import write_figure
     from fundusgrade.reports.listings import prediction_line
 
@@ -105,16 +127,14 @@ def _explain_one(found: PhotographSource, request: FigureRequest, figure: Path) 
         typer.echo(line)
     for path in written.paths:
         message(f"written: {path!s}")
+    return 0
 
 
 def _explain_several(found: Sequence[PhotographSource], request: FigureRequest, folder: Path) -> int:
     """Returns how many photographs could not be explained."""
-    from fundusgrade.photographs.sources import IMAGE_SUFFIXES
     from fundusgrade.reports.explanation_files import write_figures
     from fundusgrade.reports.explanation_pages import INDEX_FILE
 
-    if folder.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"):
-        raise StoreError(f"--out {folder}: several photographs need a folder, not an image; name one, such as maps/")
     entries: list[IndexEntry] = []
     try:
         with (

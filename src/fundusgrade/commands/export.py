@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fundusgrade.commands.options import OverwriteOption
 from fundusgrade.options import ExportFormat, Split
 from fundusgrade.terminal import WARNING, message, show
 
@@ -37,14 +38,24 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="File (.onnx, .xml) or folder to write (default: named after the model).")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Export a model to ONNX, OpenVINO or timm's hub layout, and check that its predictions agree with the original."""
     from fundusgrade.networks.export import ExportRequest, export_model
     from fundusgrade.reports.tables import export_table
 
-    exported = export_model(
-        ExportRequest(format=format, model=model, int8=int8, data=data, split=split, limit=limit, check=check, out=out)
+    chosen = ExportRequest(
+        format=format,
+        model=model,
+        int8=int8,
+        data=data,
+        split=split,
+        limit=limit,
+        check=check,
+        out=out,
+        overwrite=overwrite,
     )
+    exported = export_model(chosen)
     if exported.check is not None:
         show(export_table(exported.check))
         if exported.check.loses_much:

@@ -14,16 +14,19 @@ from fundusgrade.commands.options import (
     LesionsOption,
     MethodsOption,
     ModelsOption,
+    OverwriteOption,
     PrecisionOption,
     SplitOption,
     TargetOption,
     explain_options,
+    input_files,
     load_graders,
     report_skipped,
     show_findings,
 )
 from fundusgrade.errors import DatasetError
 from fundusgrade.options import NUM_FOLDS, DeviceName, Precision, Split
+from fundusgrade.outputs import check_folder, check_outputs
 from fundusgrade.terminal import message, progress
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ def faithfulness(
         Path | None, typer.Option(help="Folder to write faithfulness.json and figures to (default: none).")
     ] = None,
     allow_leakage: AllowLeakageOption = False,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
 ) -> None:
@@ -66,6 +70,7 @@ def faithfulness(
     Perturbation (deletion, insertion, ROAD), randomization of the network's weights, stability and concentration, each
     beside baselines that do not depend on the network; with --lesions, agreement with lesion masks.
     """
+    from fundusgrade import store
     from fundusgrade.data.lesion_masks import find_lesion_photographs
     from fundusgrade.evaluation.study import StudyOptions, study_dataset, study_lesions
     from fundusgrade.explanation.targets import parse_target
@@ -77,6 +82,9 @@ def faithfulness(
     options = StudyOptions(target=parse_target(target), methods=methods, limit=limit)
     if lesions is not None:
         find_lesion_photographs(lesions)  # fails at once where the folder is wrong, not after the other tests
+    if out is not None:
+        check_folder(out, [lesions, None if data is None else store.resolve_dataset(data)])
+        check_outputs(_planned(out, data, split, lesions), inputs=input_files(models=model or ()), overwrite=overwrite)
     graders = load_graders(model, device, precision)
     studies: list[Findings] = []
     if data is not None:
@@ -90,6 +98,16 @@ def faithfulness(
         show_findings(studies[-1])
     if out is not None:
         message(f"written: {', '.join(map(str, write_findings(studies, out)))}")
+
+
+def _planned(out: Path, data: str | None, split: Split, lesions: Path | None) -> list[Path]:
+    """The files that studies of a data set and of lesions may write."""
+    from fundusgrade import store
+    from fundusgrade.evaluation.study import study_name
+    from fundusgrade.reports.findings_tables import findings_files
+
+    studied = [] if data is None else [study_name(store.resolve_dataset(data).name, split.value)]
+    return findings_files(out, [*studied, *([] if lesions is None else [lesions.name])])
 
 
 def _open_dataset(

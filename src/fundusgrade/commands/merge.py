@@ -12,13 +12,16 @@ from fundusgrade.commands.options import (
     ByPatientOption,
     FieldsOption,
     ListOption,
+    OverwriteOption,
     PatientPatternOption,
     PatientsOption,
     PhotographsArgument,
     find_photographs,
+    input_files,
     patient_request,
     report_patients,
 )
+from fundusgrade.outputs import check_outputs
 from fundusgrade.terminal import message
 
 
@@ -32,16 +35,22 @@ def merge(
     patients: PatientsOption = None,
     patient_pattern: PatientPatternOption = None,
     fields: FieldsOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Merge the files of `predict --shard` in the order of the photographs, after checking that they are complete.
 
     Name the same photographs as for `predict`. No row may be missing or duplicate, and all must be from one model. The
     exit code is 3 if some photographs are ungraded.
     """
-    from fundusgrade.grading.shards import merge_shards
+    from fundusgrade.grading.rows import RowFormat
+    from fundusgrade.grading.shards import find_shards, merge_shards
 
     by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields)
-    names = [found.name for found in find_photographs(photographs, list_file)]
+    found = find_photographs(photographs, list_file)
+    names = [each.name for each in found]
+    read = input_files(found, list_file, patients, *(shard.file(csv) for shard in find_shards(csv)))
+    tables = [path for path in (csv, by_patient) if path is not None]
+    check_outputs(tables, inputs=read, overwrite=overwrite, suffixes=tuple(RowFormat))
     num_ungraded = merge_shards(csv, names)
     message(f"wrote {len(names)} rows to {csv}: {len(names) - num_ungraded} graded, {num_ungraded} failed")
     if by_patients is not None:

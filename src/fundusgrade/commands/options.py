@@ -59,6 +59,10 @@ AllowLeakageOption = Annotated[
         help="Accept images that were used to train or select the model; the results then state the leakage.",
     ),
 ]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace files that are there already, if fundusgrade wrote them."),
+]
 TtaOption = Annotated[
     bool,
     typer.Option("--tta", help="Test-time augmentation: average the outputs for an image and its mirror images."),
@@ -171,6 +175,15 @@ def find_photographs(named: Sequence[Path] | None, list_file: Path | None = None
             "archives of them"
         )
     return found
+
+
+def input_files(
+    found: Sequence[PhotographSource] = (), *others: Path | None, models: Sequence[str | None] = ()
+) -> list[Path | None]:
+    """Every file that a command reads, for `check_outputs`. Raises StoreError for an unknown model."""
+    from fundusgrade import store
+
+    return [*(each.path for each in found), *others, *map(store.resolve_model, models)]
 
 
 def chosen_models(named: Sequence[str] | None) -> Sequence[str | None]:

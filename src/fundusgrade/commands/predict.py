@@ -26,6 +26,7 @@ from fundusgrade.commands.options import (
     TtaOption,
     check_point,
     find_photographs,
+    input_files,
     patient_request,
     report_checks,
     report_coverage,
@@ -34,6 +35,7 @@ from fundusgrade.commands.options import (
 )
 from fundusgrade.grades import Prediction
 from fundusgrade.options import DeviceName, Precision
+from fundusgrade.outputs import check_outputs
 from fundusgrade.terminal import message, progress
 
 if TYPE_CHECKING:
@@ -84,7 +86,10 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the rows of an interrupted run and grade the remaining photographs.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard a partial output and start over.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the output of an earlier run, finished or partial, and start over."),
+    ] = False,
 ) -> None:
     """Grade photographs, one row each: grade, probabilities, referable or not, image quality.
 
@@ -101,7 +106,7 @@ def predict(
     own_shard = _shard(shard, csv, resume=resume, by_patient=by_patients is not None)
     out = own_shard.file(csv) if own_shard and csv else csv
     found = find_photographs(photographs, list_file)
-    _check_patients(by_patients, found)
+    _check_before_grading(out, by_patients, found, [list_file, patients], model, overwrite=overwrite or resume)
     grader = Grader.load(
         model,
         device=device,
@@ -128,8 +133,30 @@ def predict(
         raise typer.Exit(EXIT_UNGRADED)
 
 
-def _check_patients(by_patients: PatientRequest | None, found: Sequence[PhotographSource]) -> None:
-    """Raise DatasetError where the patient of a photograph is not known: rather before grading than after it."""
+def _check_before_grading(
+    out: Path | None,
+    by_patients: PatientRequest | None,
+    found: Sequence[PhotographSource],
+    lists: Sequence[Path | None],
+    model: str | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Raise StoreError for a file that may not be written, DatasetError where the patient of a photograph is not known.
+
+    Whether a partial file is of the same run is decided when it is opened.
+    """
+    from fundusgrade.grading.resume import provenance_file
+    from fundusgrade.grading.rows import RowFormat
+    from fundusgrade.grading.writer import partial_file
+
+    if out is not None:
+        tables = [out, *([by_patients.path] if by_patients else [])]
+        read = input_files(found, *lists, models=[model])
+        check_outputs(tables, inputs=read, overwrite=overwrite, suffixes=tuple(RowFormat))
+        partial = partial_file(out)
+        beside = [provenance_file(out), partial, provenance_file(partial)]
+        check_outputs(beside, inputs=[*read, *tables], overwrite=True)
     if by_patients is not None:
         by_patients.identify([each.name for each in found])
 

@@ -73,6 +73,9 @@ def preprocess(
         str | None,
         typer.Option(help="Column of the clinic or camera (default: recognized).", rich_help_panel=_LABEL_FILE),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a data set of this name that was made of other photographs.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random splits.")] = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Number of worker processes (default: one per core).")
@@ -99,6 +102,7 @@ def preprocess(
             recipe=PreprocessRecipe(method=method, outline=outline, size_px=size),
             seed=seed,
             num_workers=workers,
+            overwrite=overwrite,
             on_progress=on_progress,
         )
     typer.echo(f"{labels_summary(found)}\n{dataset_summary(prepared)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections import Counter
@@ -15,7 +16,7 @@ from fundusgrade.data.contact_sheet import CONTACT_SHEET_FILE, Section, draw_con
 from fundusgrade.data.dataset import FORMAT_VERSION, PreparedDataset
 from fundusgrade.data.descriptors import descriptor_path
 from fundusgrade.data.duplicates import Grouping, Identity, group_photographs
-from fundusgrade.data.manifest import ManifestRow, write_manifest
+from fundusgrade.data.manifest import ManifestRow, read_manifest, write_manifest
 from fundusgrade.data.prepare_images import Record, prepare_photographs
 from fundusgrade.data.samples import RawDataset, Sample
 from fundusgrade.data.splits import SPLIT_FRACTIONS, assign_folds, split_groups
@@ -34,16 +35,19 @@ def prepare_dataset(
     recipe: PreprocessRecipe,
     seed: int = 0,
     num_workers: int | None = None,
+    overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PreparedDataset:
     """Preprocess all photographs in parallel, assign splits and folds, and write manifest and contact sheet.
 
     An earlier run that was interrupted is resumed. Photographs that cannot be used become rows with the reason. Splits
     are by patient and duplicate group, to prevent leakage. Raises DatasetError where a data set of this name was
-    preprocessed with another recipe.
+    preprocessed with another recipe, or without `overwrite` from other photographs.
     """
     directory = store.dataset_directory(name)
     _refuse_other_recipe(directory, recipe)
+    if not overwrite:
+        _refuse_other_photographs(directory, raw)
     records = prepare_photographs(
         raw.samples, directory, recipe, num_workers=num_workers or os.cpu_count() or 1, on_progress=on_progress
     )
@@ -61,6 +65,22 @@ def _refuse_other_recipe(directory: Path, recipe: PreprocessRecipe) -> None:
         raise DatasetError(
             f"the data set {directory.name!r} was made with {present.describe()}, not with {recipe.describe()}; "
             "choose another --name"
+        )
+
+
+def _refuse_other_photographs(directory: Path, raw: RawDataset) -> None:
+    """Raise DatasetError where the folder holds a data set that shares no photograph with this one."""
+    try:
+        described = json.loads((directory / store.DATASET_FILE).read_text(encoding="utf-8"))
+        root = described["root"] or ""
+        present = {os.path.normpath(Path(root, row.source)) for row in read_manifest(directory).rows}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return
+    found = {os.path.normpath(Path(raw.root or "", sample.source)) for sample in raw.samples}
+    if present and present.isdisjoint(found):
+        raise DatasetError(
+            f"the data set {directory.name!r} was made of {len(present)} other photographs, in {root}; "
+            "choose another --name, or add --overwrite to replace it"
         )
 
 

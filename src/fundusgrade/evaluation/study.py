@@ -85,7 +85,12 @@ def study_dataset(
     chosen_cases = _cases(paths, chosen, graders[0])
     measurements += run_plan(graders, slow_plan, chosen_cases, lambda done: on_progress(len(rows) + done, total))
     resamples = resample_rows(rows, num_resamples=options.num_resamples)
-    return summarize(measurements, resamples, data=f"{dataset.name}, {split}", target=options.target.name)
+    return summarize(measurements, resamples, data=study_name(dataset.name, split), target=options.target.name)
+
+
+def study_name(data: str, split: str) -> str:
+    """What the study of a split of a data set is called in tables and files."""
+    return f"{data}, {split}"
 
 
 def study_lesions(

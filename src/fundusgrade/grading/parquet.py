@@ -11,6 +11,7 @@ from typing import Any
 from fundusgrade.errors import StoreError
 from fundusgrade.files import open_atomically
 from fundusgrade.grading.rows import RANGE_COLUMNS, Cell, WrittenRow, json_line
+from fundusgrade.outputs import MARK
 
 # Rows in memory at a time, whatever the size of the file.
 _GROUP_ROWS = 10_000
@@ -32,7 +33,7 @@ def check_parquet() -> None:
 def write_parquet(lines: Iterable[bytes], target: Path, columns: Sequence[str]) -> None:
     """Write rows, given as lines of JSON with these columns, to a Parquet file, all or none. Raises StoreError."""
     pyarrow, parquet = _pyarrow()
-    schema = pyarrow.schema([(name, _type_of(name, pyarrow)) for name in columns])
+    schema = pyarrow.schema([(name, _type_of(name, pyarrow)) for name in columns], metadata={"software": MARK})
     remaining = iter(lines)
     with open_atomically(target) as file, parquet.ParquetWriter(file, schema) as writer:
         while group := [json.loads(line) for line in itertools.islice(remaining, _GROUP_ROWS)]:

@@ -34,6 +34,11 @@ from fundusgrade.text import error_text
 PARTIAL = ".partial"
 
 
+def partial_file(path: Path) -> Path:
+    """Where the rows of a file stand until all are written."""
+    return path.with_name(path.name + PARTIAL)
+
+
 class PredictionWriter:
     """Writes predictions to a file (.csv, .jsonl, .parquet), or as CSV to standard output where `path` is None.
 
@@ -63,7 +68,7 @@ class PredictionWriter:
         self.was_finished = False
         streams = path is None or (os.path.lexists(path) and not os.path.isfile(path))  # noqa: PTH113 (never raises)
         self._format = RowFormat.CSV if path is None or streams else row_format(path)
-        self._partial = None if path is None or streams else path.with_name(path.name + PARTIAL)
+        self._partial = None if path is None or streams else partial_file(path)
         self._with_ranges = with_ranges
         self._columns = columns_of(with_ranges=with_ranges)
         self._request = request

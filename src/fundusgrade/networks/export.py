@@ -15,11 +15,12 @@ from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import ExportError, StoreError
 from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint
 from fundusgrade.networks.export_check import ExportCheck, check_export
-from fundusgrade.networks.graph_files import SUFFIXES, ExportedGraph, graph_format, open_graph, write_graph
+from fundusgrade.networks.graph_files import SUFFIXES, ExportedGraph, graph_format, graph_paths, open_graph, write_graph
 from fundusgrade.networks.onnx_export import quantize, to_onnx, to_openvino
 from fundusgrade.networks.tensors import load_images, scale_pixels
-from fundusgrade.networks.timm_folder import write_hub_folder
+from fundusgrade.networks.timm_folder import hub_files, write_hub_folder
 from fundusgrade.options import ExportFormat, Split
+from fundusgrade.outputs import check_outputs
 
 NUM_CALIBRATION = 200
 """Photographs of the training split on which the ranges of 8-bit arithmetic are measured."""
@@ -33,7 +34,8 @@ class ExportRequest:
 
     `model` is a name or path, the shipped model if None. `data` names the data set to check and to quantize on, the
     model's training data if None; of its split `limit` photographs are checked, drawn at random with a fixed seed, all
-    if 0. `out` is a file, or a folder for the hub; named after the model if None.
+    if 0. `out` is a file, or a folder for the hub; named after the model if None. With
+    `overwrite` files of an earlier export are replaced.
     """
 
     format: ExportFormat
@@ -44,6 +46,7 @@ class ExportRequest:
     limit: int = 0
     check: bool = True
     out: Path | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,13 @@ def export_model(request: ExportRequest) -> Exported:
         raise ExportError(f"{path} is an exported graph already; export the safetensors model that it came from")
     checkpoint = load_checkpoint(path)
     out = _output_path(request, checkpoint.description.name)
-    if request.format is ExportFormat.HUB:
+    is_hub = request.format is ExportFormat.HUB
+    check_outputs(
+        hub_files(out) if is_hub else graph_paths(out, request.format),
+        inputs=[path, path.with_name(store.MODEL_JSON)],
+        overwrite=request.overwrite,
+    )
+    if is_hub:
         return Exported(paths=write_hub_folder(checkpoint, out))
     dataset = _dataset(request, checkpoint) if request.check or request.int8 else None
     graph = _convert(request, checkpoint, dataset)

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from fundusgrade import __version__, store
 from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import CheckpointError, DeviceError
 from fundusgrade.files import write_atomically
-from fundusgrade.networks.checkpoint import FINGERPRINT_TABLES, Checkpoint
+from fundusgrade.networks.checkpoint import FINGERPRINT_TABLES, Checkpoint, read_description
 from fundusgrade.networks.description import CheckpointDescription, parse_description
 from fundusgrade.networks.device import cpu_has_bfloat16, cpu_overflows_int8
 from fundusgrade.networks.graphs import onnx_backbone, openvino_backbone
@@ -59,6 +60,13 @@ class ExportedGraph:
 def graph_format(path: Path) -> ExportFormat | None:
     """The format of the exported graph that a file holds, by its suffix; None for other files."""
     return next((format for format, suffixes in SUFFIXES.items() if path.suffix.lower() == suffixes[0]), None)
+
+
+def model_name(named: str | None) -> str:
+    """The name of the model or exported graph of this name or path, without loading it. Raises as loading it."""
+    path = store.resolve_model(named)
+    format = graph_format(path)
+    return (read_description(path) if format is None else read_graph(path, format).description).name
 
 
 def read_graph(path: Path, format: ExportFormat) -> ExportedGraph:
@@ -154,6 +162,7 @@ def _sidecar_content(graph: ExportedGraph) -> dict[str, Any]:
     """The content of the sidecar without the hashes; `seen` are the training fingerprints, in base64."""
     tables = {name: getattr(graph.fingerprints, name).tobytes() for name in FINGERPRINT_TABLES}
     return {
+        "fundusgrade": __version__,
         "format": FORMAT_VERSION,
         "number_format": graph.number_format,
         "check": graph.check,

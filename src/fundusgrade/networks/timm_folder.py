@@ -8,12 +8,14 @@ from typing import Any
 
 import safetensors.torch
 
+from fundusgrade import __version__
 from fundusgrade.errors import ExportError
 from fundusgrade.files import write_atomically
 from fundusgrade.networks.checkpoint import Checkpoint
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.timm_hub import CONFIG_FILE, WEIGHTS_FILE
+from fundusgrade.outputs import MARK
 
 DESCRIPTION_FILE = "fundusgrade.json"
 # Of timm's own description, which is of other weights, what is needed to adapt the architecture.
@@ -33,6 +35,11 @@ are a different preprocessing, with which grades would be wrong.
 """
 
 
+def hub_files(folder: Path) -> tuple[Path, ...]:
+    """The files that `write_hub_folder` writes."""
+    return tuple(folder / name for name in (WEIGHTS_FILE, "README.md", DESCRIPTION_FILE, CONFIG_FILE))
+
+
 def write_hub_folder(checkpoint: Checkpoint, folder: Path) -> tuple[Path, ...]:
     """Write config.json, model.safetensors, README.md and fundusgrade.json into `folder`; returns their paths.
 
@@ -44,15 +51,16 @@ def write_hub_folder(checkpoint: Checkpoint, folder: Path) -> tuple[Path, ...]:
             f"{description.name} is a {network.spec.arch}, which timm does not have; use --format onnx or openvino"
         )
     state = {name: tensor.contiguous() for name, tensor in network.backbone.state_dict().items()}
-    files: dict[str, bytes | str] = {
-        WEIGHTS_FILE: safetensors.torch.save(state, metadata={"format": "pt"}),
-        "README.md": _CARD_HEADER + model_card(description) + _CARD_USE,
-        DESCRIPTION_FILE: description.to_json(),
-        CONFIG_FILE: json.dumps(_config(network), indent=2) + "\n",
-    }
-    for name, content in files.items():
-        write_atomically(folder / name, content)
-    return tuple(folder / name for name in files)
+    contents: tuple[bytes | str, ...] = (
+        safetensors.torch.save(state, metadata={"format": "pt", "software": MARK}),
+        _CARD_HEADER + model_card(description) + _CARD_USE + f"\n<!-- {MARK} -->\n",
+        description.to_json(),
+        json.dumps(_config(network), indent=2) + "\n",
+    )
+    files = hub_files(folder)
+    for file, content in zip(files, contents, strict=True):
+        write_atomically(file, content)
+    return files
 
 
 def _config(network: GradingNetwork) -> dict[str, object]:
@@ -63,6 +71,7 @@ def _config(network: GradingNetwork) -> dict[str, object]:
     kept = {name: model.pretrained_cfg[name] for name in _COPIED_KEYS if model.pretrained_cfg.get(name) is not None}
     fixed_size = {"img_size": list(spec.input_px)} if kept.get("fixed_input_size") else {}
     return {
+        "fundusgrade": __version__,
         "architecture": spec.timm_name.split(".")[0],
         "num_classes": model.num_classes,
         "num_features": model.num_features,

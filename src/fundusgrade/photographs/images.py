@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags
 from PIL import Image as PilImage
 
 from fundusgrade.errors import StoreError
@@ -32,6 +33,8 @@ _FORMATS: dict[str, dict[str, Any]] = {
     ".tif": _TIFF,
     ".tiff": _TIFF,
 }
+WRITTEN_SUFFIXES = tuple(_FORMATS)
+"""Suffixes of the formats that `write_image` writes."""
 
 
 def read_image(path: Path, *, at_least_px: int | None = None) -> Image:
@@ -59,8 +62,10 @@ def read_photograph(photograph: Path | PhotographSource, *, at_least_px: int | N
         return DecodedPhotograph(image=image, height_px=height, width_px=width)
 
 
-def write_image(path: Path, image: Image) -> None:
+def write_image(path: Path, image: Image, *, software: str = "") -> None:
     """Write an image in the format of its suffix (png, jpg, webp, tif), completely or not at all.
+
+    `software` is the EXIF tag that says what wrote it; "" for none.
 
     Raises StoreError when the suffix is unknown, the folder is missing, or the file cannot be written.
     """
@@ -68,7 +73,7 @@ def write_image(path: Path, image: Image) -> None:
     if options is None:
         raise StoreError(f"cannot write {path}: unknown image suffix {path.suffix!r}; use .png, .jpg, .webp or .tif")
     try:
-        encoded = _encode(image, **options)
+        encoded = _encode(image, **options, **({"exif": _software_tag(software)} if software else {}))
     except (OSError, ValueError) as error:  # JPEG ends at 65,535 px and WebP at 16,383
         raise StoreError(f"cannot write {path}: {error_text(error)}; try another format such as .png") from error
     if not is_folder(path.parent):
@@ -79,6 +84,12 @@ def write_image(path: Path, image: Image) -> None:
 def encode_jpeg(image: Image, quality: int = 85) -> bytes:
     """An image as the bytes of a JPEG file; `quality` from 1 to 95 with Pillow's subsampling of colors."""
     return _encode(image, format="JPEG", quality=quality)
+
+
+def _software_tag(software: str) -> PilImage.Exif:
+    exif = PilImage.Exif()
+    exif[ExifTags.Base.Software] = software
+    return exif
 
 
 def _encode(image: Image, **options: Any) -> bytes:

@@ -18,6 +18,7 @@ from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.explanation_pages import (
     INDEX_FILE,
     IndexEntry,
+    array_path,
     draw_figure,
     entry_of,
     figure_names,
@@ -51,6 +52,19 @@ class WrittenFigure:
     predictions: tuple[Prediction, ...]
     gap_lines: tuple[str, ...]
     paths: tuple[Path, ...]
+
+
+def figure_files(request: FigureRequest, figure: Path) -> list[Path]:
+    """The files that `write_figure` writes: the figure, then the arrays."""
+    stem = figure.with_suffix("")
+    arrays = [array_path(stem, grader.name, method) for method in request.methods for grader in request.graders]
+    return [figure, *(dict.fromkeys(arrays) if request.arrays else ())]
+
+
+def planned_files(photographs: Sequence[PhotographSource], request: FigureRequest, folder: Path) -> list[Path]:
+    """The files that `write_figures` writes, of photographs that can all be explained: the index page comes last."""
+    names = figure_names(photographs)
+    return [*(file for name in names for file in figure_files(request, folder / name)), folder / INDEX_FILE]
 
 
 def write_figure(photograph: PhotographSource, request: FigureRequest, path: Path) -> WrittenFigure:

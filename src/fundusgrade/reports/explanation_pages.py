@@ -7,15 +7,18 @@ import io
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fundusgrade.data.lesion_masks import LESION_NAMES, read_lesions
+from fundusgrade.explanation.attribution import DEFAULT_METHOD
 from fundusgrade.explanation.explainer import Explanation, Explanations
+from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import Prediction
+from fundusgrade.options import Attribution
 from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.figures import draw_explanations
 from fundusgrade.reports.html.environment import render
@@ -69,6 +72,13 @@ def draw_figure(explanations: Explanations, path: Path, masks: Path | None) -> N
     draw_explanations(explanations, path, marked=regions)
 
 
+def array_path(stem: Path, model: str, options: ExplainOptions) -> Path:
+    """The file of one heat map beside the figure whose path without suffix is `stem`."""
+    method = DEFAULT_METHOD if options.method is Attribution.AUTO else options.method
+    part = replace(options, method=method).describe().replace("@", "-").replace("++", "pp")
+    return stem.with_name(f"{stem.name}-{model}-{part}.npz")
+
+
 def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
     """Write every heat map as STEM-MODEL-METHOD.npz and return the paths.
 
@@ -78,7 +88,7 @@ def write_arrays(explanations: Explanations, stem: Path) -> list[Path]:
     """
     written = []
     for explanation in (explanation for row in explanations for explanation in row):
-        path = stem.with_name(f"{stem.name}-{explanation.prediction.model}-{_file_name_part(explanation)}.npz")
+        path = array_path(stem, explanation.prediction.model, explanation.options)
         content = io.BytesIO()
         np.savez_compressed(
             content,
@@ -161,7 +171,3 @@ def _quoted(path: str) -> str:
     for character in "%#?\\:":
         quoted = quoted.replace(character, f"%{ord(character):02X}")
     return quoted
-
-
-def _file_name_part(explanation: Explanation) -> str:
-    return explanation.options.describe().replace("@", "-").replace("++", "pp")

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from fundusgrade import __version__
 from fundusgrade.evaluation.baselines import is_baseline
 from fundusgrade.evaluation.findings import LESION_LIFT, LESIONS, PERTURBATION, ROAD, Difference, Finding, Findings
 from fundusgrade.files import write_atomically
@@ -49,18 +50,28 @@ def findings_tables(findings: Findings) -> list[Table]:
     return tables
 
 
+def findings_files(folder: Path, studied: Sequence[str]) -> list[Path]:
+    """The files that `write_findings` may write for studies of these names, each once."""
+    figures = [_figure_path(folder, name, figure) for name in studied for figure in _FIGURES]
+    return list(dict.fromkeys([folder / FINDINGS_FILE, *figures]))
+
+
+def _figure_path(folder: Path, studied: str, figure: _MeasureFigure) -> Path:
+    return folder / f"{name_from(studied, 'study')}-{figure.name}.png"
+
+
 def write_findings(findings: Sequence[Findings], folder: Path) -> list[Path]:
     """Write all results as indented JSON, undefined numbers as null, and a figure of each main measure.
 
     Raises StoreError where a file cannot be written.
     """
     written = [folder / FINDINGS_FILE]
-    content = {"studies": [asdict(study) for study in findings], "notice": RESEARCH_USE}
+    content = {"fundusgrade": __version__, "studies": [asdict(study) for study in findings], "notice": RESEARCH_USE}
     write_atomically(written[0], json.dumps(content, indent=1, allow_nan=False) + "\n")
     for study in findings:
         for figure in _FIGURES:
             if any((finding.test, finding.measure) == (figure.test, figure.measure) for finding in study.findings):
-                written.append(folder / f"{name_from(study.data, 'study')}-{figure.name}.png")
+                written.append(_figure_path(folder, study.data, figure))
                 draw_findings(study, figure.test, figure.measure, written[-1], chance=figure.chance)
     return written
 

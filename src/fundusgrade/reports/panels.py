@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.grades import RESEARCH_USE
+from fundusgrade.outputs import MARK
 from fundusgrade.photographs.images import write_image
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.plots import blank_figure
@@ -74,7 +75,7 @@ def draw_explanation(
         draw_color_bar(axes, row.scale, scale_max, retina_color(photograph), text_px=layout.em, dpi=_DPI)
     _draw_legend(figure, layout, marked)
     _draw_footer(figure, layout)
-    write_image(path, _rasterize(figure))
+    write_image(path, _rasterize(figure), software=MARK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

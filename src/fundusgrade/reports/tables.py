@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from fundusgrade import __version__
 from fundusgrade.evaluation.assessment import Assessment, ModelAssessment
 from fundusgrade.evaluation.audit import Audit, conclusion
 from fundusgrade.evaluation.robustness import InterventionEffect
@@ -230,11 +231,17 @@ def audit_tables(audits: Sequence[Audit]) -> list[Table]:
     return tables
 
 
+def audit_files(folder: Path) -> tuple[Path, Path]:
+    """The files that `write_audit` writes."""
+    return folder / "audit.json", folder / "audit.png"
+
+
 def write_audit(audit: Audit, folder: Path) -> None:
     """Write audit.json and audit.png into a folder, which is made. Raises StoreError where it cannot be."""
-    content = {**asdict(audit), "conclusion": conclusion(audit)}
-    write_atomically(folder / "audit.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    draw_audit(audit, folder / "audit.png")
+    content = {"fundusgrade": __version__, **asdict(audit), "conclusion": conclusion(audit)}
+    file, figure = audit_files(folder)
+    write_atomically(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    draw_audit(audit, figure)
 
 
 def comparisons_table(assessment: Assessment) -> Table:
@@ -256,7 +263,15 @@ def comparisons_table(assessment: Assessment) -> Table:
 
 def evaluation_json(assessment: Assessment, leakage: Mapping[str, str]) -> str:
     """The assessment as indented JSON, with the leakage of each model as "seen"; undefined scores are null."""
-    return json.dumps({**asdict(assessment), "seen": dict(leakage)}, indent=2, allow_nan=False)
+    return json.dumps(
+        {"fundusgrade": __version__, **asdict(assessment), "seen": dict(leakage)}, indent=2, allow_nan=False
+    )
+
+
+def evaluation_files(folder: Path, model_names: Sequence[str]) -> list[Path]:
+    """The files that `write_evaluation` writes for models of these names: the predictions come last, in this order."""
+    predictions = [folder / f"predictions-{name}.csv" for name in model_names]
+    return [folder / "evaluation.json", folder / "confusion.png", *predictions]
 
 
 def write_evaluation(assessment: Assessment, sets: Sequence[PredictionSet], folder: Path) -> None:
@@ -265,8 +280,9 @@ def write_evaluation(assessment: Assessment, sets: Sequence[PredictionSet], fold
     Raises StoreError where they cannot be written.
     """
     leakage = {predictions.model: predictions.leakage for predictions in sets}
-    write_atomically(folder / "evaluation.json", evaluation_json(assessment, leakage) + "\n")
-    for predictions in sets:
-        write_predictions(predictions, folder / f"predictions-{predictions.model}.csv")
+    file, figure, *tables = evaluation_files(folder, [predictions.model for predictions in sets])
+    write_atomically(file, evaluation_json(assessment, leakage) + "\n")
+    for predictions, table in zip(sets, tables, strict=True):
+        write_predictions(predictions, table)
     evaluations = [ModelEvaluation(model=model.model, evaluation=model.evaluation) for model in assessment.models]
-    draw_confusion_matrices(evaluations, folder / "confusion.png")
+    draw_confusion_matrices(evaluations, figure)

@@ -92,8 +92,9 @@ def calibrate_for_clinic(request: CalibrationRequest, choice: DeviceChoice) -> C
     DatasetError where patients are not known or were used to train the model, and MetricsError for a sensitivity or
     confidence that is none.
     """
-    target = store.folder_of_new_model(request.name, overwrite=request.overwrite)
-    parent, dataset = load_checkpoint(store.resolve_model(request.model)), open_dataset(request.data)
+    source = store.resolve_model(request.model)
+    target = store.folder_of_new_model(request.name, overwrite=request.overwrite, inputs=[source])
+    parent, dataset = load_checkpoint(source), open_dataset(request.data)
     check_not_calibrated(parent.description)
     participants = find_participants(dataset)
     _check_unseen(parent, dataset, participants.rows)

@@ -80,8 +80,9 @@ def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
     Used are the photographs of the model's training and validation split: the test split stays untouched. Conformity
     scores and the printed scores are cross-fitted. Raises TrainingError where the folds do not fit the model.
     """
-    target = store.folder_of_new_model(request.name, overwrite=request.overwrite)
-    checkpoint = load_checkpoint(store.resolve_model(request.model))
+    source = store.resolve_model(request.model)
+    target = store.folder_of_new_model(request.name, overwrite=request.overwrite, inputs=[source])
+    checkpoint = load_checkpoint(source)
     check_not_calibrated(checkpoint.description)
     provenance = checkpoint.description.provenance
     dataset = open_dataset(request.data or tuple(provenance.data_name.split(SEPARATOR)), check_splits=False)

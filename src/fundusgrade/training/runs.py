@@ -121,7 +121,8 @@ def plan_run(request: RunRequest) -> RunPlan:
             f"the run {name!r} is unfinished; add --resume to resume it, or --overwrite to discard it and start over"
         )
     if not resume:
-        store.folder_of_new_model(name, overwrite=overwrite)
+        inputs = [Path(options.init_weights)] if options.init_weights else []
+        store.folder_of_new_model(name, overwrite=overwrite, inputs=inputs)
     return RunPlan(
         dataset=dataset,
         options=options.filled(),
