@@ -81,8 +81,8 @@ def compare_commands(model: str | None, path: Path, repeats: int) -> None:
 
     calls: dict[str, Callable[[], object]] = {
         "grading twice": lambda: [run("predict", str(path)) for _ in range(2)],
-        "integrated-gradients": lambda: run("explain", str(path), "--out", figure),
-        "grad-cam": lambda: run("explain", str(path), "--out", figure, "--method", "grad-cam"),
+        "integrated-gradients": lambda: run("explain", str(path), "--overwrite", "--out", figure),
+        "grad-cam": lambda: run("explain", str(path), "--overwrite", "--out", figure, "--method", "grad-cam"),
     }
     report("whole commands, figure included", calls, repeats)
 

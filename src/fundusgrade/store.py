@@ -92,9 +92,10 @@ def folder_of_new_model(name: str, *, overwrite: bool, inputs: Iterable[Path] = 
     A model that it is made from, one of `inputs`, is never replaced.
     """
     target = model_directory(name)
-    if (target / MODEL_FILE).is_file() and not overwrite:
-        raise StoreError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
-    check_outputs([target / MODEL_FILE], inputs=inputs, overwrite=True)
+    if (target / MODEL_FILE).is_file():
+        if not overwrite:
+            raise StoreError(f"a model {name!r} is in the store; give another --name, or --overwrite to replace it")
+        check_outputs([target / MODEL_FILE], inputs=inputs, overwrite=True)
     return target
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fundusgrade import __version__
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.evaluation.assessment import assess
@@ -110,6 +111,7 @@ def test_the_table_says_what_is_undefined_and_shows_names_as_they_are() -> None:
 def test_json_gives_back_the_numbers() -> None:
     content = json.loads(evaluation_json(ASSESSMENT, {"cnn": "Nothing."}))
     assert content.pop("seen") == {"cnn": "Nothing."}
+    assert content.pop("fundusgrade") == __version__
     assert (content["data"], content["part"]) == ("eyes", "test")
     assert [model["model"] for model in content["models"]] == ["cnn", "vit"]
     assert content == json.loads(json.dumps(dataclasses.asdict(ASSESSMENT)))
