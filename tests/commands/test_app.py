@@ -19,7 +19,7 @@ from tests.models_for_tests import install_dataset, install_model, save_photogra
 
 OPTIONS = {
     "preprocess": {
-        *("--name", "--method", "--outline", "--size", "--labels", "--seed", "--workers", "--overwrite"),
+        *("--name", "--method", "--outline", "--size", "--labels", "--grades", "--seed", "--workers", "--overwrite"),
         *("--image-column", "--grade-column", "--patient-column", "--eye-column", "--site-column"),
     },
     "train": {

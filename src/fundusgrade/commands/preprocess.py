@@ -47,7 +47,7 @@ def preprocess(
         str | None,
         typer.Option(
             help="What labels or folder names mean that are not 0-4 or a grade in words: 'R0=0,R1=1,ungradable=-' "
-            "(- leaves photographs out).",
+            "(- leaves photographs out) (default: none).",
             rich_help_panel=_LABEL_FILE,
         ),
     ] = None,
