@@ -32,7 +32,7 @@ PIXELS_FILE = "pixels.cache"
 MODEL_FILE = "model.safetensors"
 MODEL_JSON = "model.json"
 MODEL_FILES = (MODEL_FILE, MODEL_JSON, "README.md", "metrics.jsonl", "curves.png", "train_batch.jpg")
-DEFAULT_MODEL = "aptos-efficientnet-lite0"
+DEFAULT_MODEL = "efficientnet-lite0"
 """The model that predict, explain and evaluate use when none is named; weights/README.md says how it was chosen."""
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 # Windows reserves these, also with a suffix.

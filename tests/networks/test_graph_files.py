@@ -37,7 +37,7 @@ FILES = [(format, number) for format, count in ((GRAPHS[0], 2), (GRAPHS[1], 3)) 
 pytestmark = pytest.mark.usefixtures("one_core")
 
 
-@pytest.mark.parametrize("name", ["aptos-efficientnet-lite0", "aptos-cnn"])
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "aptos-cnn"])
 def test_shipped_networks_compute_the_same_as_graphs(name: str, tmp_path: Path) -> None:
     path = store.shipped_weights() / name / store.MODEL_FILE
     original = load_checkpoint(path)
@@ -46,7 +46,7 @@ def test_shipped_networks_compute_the_same_as_graphs(name: str, tmp_path: Path) 
     for format in GRAPHS:
         graph = load_model(exported(path, tmp_path, format), FLOAT32)
         np.testing.assert_allclose(outputs_of(graph.network, images), expected, atol=1e-4)
-        assert graph.description == replace(original.description, name=f"{name}-{format.value}")
+        assert graph.description == replace(original.description, name=f"{name}-{format.value}", checks=None)
         assert len(original.fingerprints.files) > 3000
         for table in ("files", "fingerprints", "patients"):
             np.testing.assert_array_equal(getattr(graph.fingerprints, table), getattr(original.fingerprints, table))

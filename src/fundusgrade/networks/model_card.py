@@ -22,6 +22,7 @@ _OPTIONS = (
     "weight_decay",
     "mixup",
     "degrade",
+    "progressive",
     "ema_decay",
     "fold",
     "seed",
