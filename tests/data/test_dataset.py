@@ -107,9 +107,9 @@ def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 
 @pytest.fixture
 def finished(small: Path, home: Path, prepared_before: Path) -> PreparedDataset:
-    """The finished data set of `small`, its images copied: preparing them is what takes time."""
+    """The finished data set of `small`, its images copied from another folder's: preparing them is what takes time."""
     shutil.copytree(prepared_before, home / "datasets" / "eyes")
-    return prepare(small)
+    return prepare_dataset(found_in(small), name="eyes", recipe=RECIPE, num_workers=1, overwrite=True)
 
 
 def by_stem(dataset: PreparedDataset) -> dict[str, ManifestRow]:

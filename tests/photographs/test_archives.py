@@ -310,7 +310,7 @@ def test_commands_read_archives_and_write_only_to_the_paths_given(
     predicted = run(["predict", "eyes.zip", "--csv", "out.csv"])
     rows = Path("out.csv").read_text().splitlines()[1:]
     assert (predicted, len(rows)) == (3, 9)
-    assert sum(",tiny,," not in row and row.endswith(",tiny,") for row in rows) == 4
+    assert sum(re.search(r",tiny,[0-9a-f]{12},$", row) is not None for row in rows) == 4
     assert run(["explain", "eyes.zip"]) == 3
     written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert written - {"work/.out.csv.lock"} == {
