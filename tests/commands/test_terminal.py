@@ -55,10 +55,12 @@ def test_predict_on_a_terminal_shows_lines_in_words_or_a_bar_but_not_both(
         text = screen.text()
         assert ("\x1b[" in text) == ("--csv" in words)
         if "--csv" not in words:
-            first, second, *lines, wrote, referred = text.splitlines(keepends=True)
+            first, second, point, checks, *lines, wrote, referred = text.splitlines(keepends=True)
             assert (
                 first.startswith("model tiny; ")
                 and "photographs at a time" in second
+                and point.startswith("tiny: referable from p = ")
+                and checks.startswith("tiny: no feature checks")
                 and wrote.startswith("wrote 3 rows to standard output: 3 graded, 0 failed")
                 and referred.startswith("refer ")
             )

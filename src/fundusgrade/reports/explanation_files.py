@@ -62,8 +62,10 @@ def figure_files(request: FigureRequest, figure: Path) -> list[Path]:
 
 
 def planned_files(photographs: Sequence[PhotographSource], request: FigureRequest, folder: Path) -> list[Path]:
-    """The files that `write_figures` writes, of photographs that can all be explained: the index page comes last."""
-    names = figure_names(photographs)
+    """The files that `write_figures` writes, the index page last; none of photographs that are known to be unreadable,
+    whose names in an archive may be equal."""
+    named = zip(photographs, figure_names(photographs), strict=True)
+    names = [name for photograph, name in named if photograph.problem is None]
     return [*(file for name in names for file in figure_files(request, folder / name)), folder / INDEX_FILE]
 
 
