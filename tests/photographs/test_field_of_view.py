@@ -13,6 +13,7 @@ import pytest
 from benchmarks.field_of_view import draw_disc, worst_error
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs import field_of_view
+from fundusgrade.photographs.edges import BrightRegions
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, FieldOfView, find_field_of_view
 from fundusgrade.photographs.pixels import Image
 from tests.drawn_eyes import DrawnEye, cut, darken, healthy_eye, off_center, plain_retina, squash
@@ -137,13 +138,13 @@ def test_a_sliver_of_a_disc_is_refused() -> None:
 
 def test_large_photographs_are_measured_on_a_small_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
-    foreground = field_of_view.bright_region
+    foreground = field_of_view.bright_regions
 
-    def note(small: Image) -> np.ndarray:
+    def note(small: Image) -> BrightRegions:
         shapes.append(small.shape)
         return foreground(small)
 
-    monkeypatch.setattr(field_of_view, "bright_region", note)
+    monkeypatch.setattr(field_of_view, "bright_regions", note)
     eye = squash(plain_retina(256), width_px=1600, height_px=1200)
     assert_fits(find_field_of_view(eye.photograph), eye, tolerance=0.01)
     assert shapes == [(WORKING_SIZE_PX * 3 // 4, WORKING_SIZE_PX, 3)]

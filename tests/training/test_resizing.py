@@ -42,7 +42,8 @@ def test_smaller_images_show_the_same_part_of_the_retina(size_px: int | None) ->
         rows=(32, 256),
         outline=outline,
     )
-    rows, scaled = scaled_frame(images, size_px)
+    frame = scaled_frame(images, size_px, torch.device("cpu"))
+    rows, scaled = frame.rows, frame.outline
     assert rows is not None and scaled is not None
     if size_px is None:
         assert rows == (32, 256) and scaled.equal(outline)

@@ -173,15 +173,16 @@ def _shard(shard: str | None, csv: Path | None, *, resume: bool, by_patient: boo
 
 
 def _write_rows(writer: PredictionWriter, grader: Grader, found: Sequence[PhotographSource]) -> list[float]:
-    """Grade the photographs that have no row yet; the probability of referable DR of those that have a grade."""
-    scores = []
+    """Grade the photographs that have no row yet; returns P(referable DR) of these for a model that tests for drift."""
+    scores: list[float] = []
+    tests_drift = grader.description.local_calibration is not None
     if writer.num_kept and not writer.was_finished:
         message(f"resuming after {writer.num_kept} rows")
     with progress("grading", hidden=_is_on_screen(writer.path)) as on_progress:  # it would be mixed with the rows
         for done, result in enumerate(grader.grade_all(found[writer.num_kept :]), start=writer.num_kept + 1):
             writer.write(result)
             on_progress(done, len(found))
-            if isinstance(result, Prediction):
+            if tests_drift and isinstance(result, Prediction):
                 scores.append(result.referable_probability)
     return scores
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fundusgrade.data.grade_names import GradeNames
-from fundusgrade.data.label_layouts import LabelColumns, LabelRow, check_scale, has_columns, layout_of, read_rows
+from fundusgrade.data.label_layouts import (
+    LabelColumns,
+    LabelRow,
+    check_scale,
+    has_columns,
+    lacks_column,
+    layout_of,
+    read_rows,
+)
 from fundusgrade.data.label_tables import LabelTable, find_tables, read_table
 from fundusgrade.data.patient_pairs import find_pairs
 from fundusgrade.data.photograph_names import PhotographIndex
@@ -69,7 +77,7 @@ def find_label_files(index: PhotographIndex, columns: LabelColumns | None = None
             understood.append((layout, table))
         elif path.suffix.lower() != ".txt" and _may_hold_labels(table):
             unread.append(path)
-            problems.append(_not_understood(table) if columns is None else _lacks_columns(table, columns))
+            problems.append(_not_understood(table) if columns is None else lacks_column(table, columns))
     depth = min((len(table.path.parts) for _, table in understood), default=0)
     nearest = [(layout, table) for layout, table in understood if len(table.path.parts) == depth]
     unread += [table.path for _, table in understood if len(table.path.parts) > depth]
@@ -107,24 +115,23 @@ def read_label_files(
     such as train.csv. Otherwise as `read_label_file`.
     """
     if len(files.tables) > 1:
-        named = [
-            {sample.path for sample in _samples(table, files.layout, index, columns, names, is_alone=False)} - {None}
-            for table in files.tables
-        ]
-        if sum(map(len, named)) > len(set().union(*named)):
-            table = _preferred(files, index.folder)
-            unread = (*files.unread, *(other.path for other in files.tables if other is not table))
-            files = LabelFiles(layout=files.layout, tables=(table,), unread=unread, problem=None)
+        of_tables = [_samples(table, files.layout, index, columns, names, is_alone=False) for table in files.tables]
+        named = [{sample.path for sample in samples} - {None} for samples in of_tables]
+        if sum(map(len, named)) == len(set().union(*named)):
+            return _dataset_of(files, index, [sample for samples in of_tables for sample in samples])
+        table = _preferred(files, index.folder)
+        unread = (*files.unread, *(other.path for other in files.tables if other is not table))
+        files = LabelFiles(layout=files.layout, tables=(table,), unread=unread, problem=None)
     return _read(files, index, columns, names)
 
 
 def _read(files: LabelFiles, index: PhotographIndex, columns: LabelColumns | None, names: GradeNames) -> RawDataset:
-    is_alone = len(files.tables) == 1
-    samples = [
-        sample
-        for table in files.tables
-        for sample in _samples(table, files.layout, index, columns, names, is_alone=is_alone)
-    ]
+    """The samples of the only label file."""
+    [table] = files.tables
+    return _dataset_of(files, index, _samples(table, files.layout, index, columns, names, is_alone=True))
+
+
+def _dataset_of(files: LabelFiles, index: PhotographIndex, samples: Sequence[Sample]) -> RawDataset:
     unread = files.unread
     if files.layout == "messidor2":
         pairs = {path: pair for path in unread if (pair := find_pairs(path, index)) is not None}
@@ -206,12 +213,6 @@ def _not_understood(table: LabelTable) -> str:
         f"the label file {table.path} has the columns {', '.join(filter(None, table.header))}; expected those of "
         f"{_EXPECTED}, or {_REMEDY}"
     )
-
-
-def _lacks_columns(table: LabelTable, columns: LabelColumns) -> str:
-    header = set(table.header)
-    missing = next((name for name in (columns.image, columns.grade) if name not in header), columns.grade)
-    return f"the label file {table.path} has no column {missing!r}; it has {', '.join(filter(None, table.header))}"
 
 
 def _check_contradictions(samples: Sequence[Sample], files: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 
 from fundusgrade.data.grade_names import HOW_TO_NAME, GradeNames, parse_grade, parse_keywords
@@ -120,6 +120,14 @@ def has_columns(table: LabelTable, columns: LabelColumns) -> bool:
     return {_key(columns.image), _key(columns.grade)} <= set(map(_key, table.header))
 
 
+def lacks_column(table: LabelTable, columns: LabelColumns) -> str:
+    """In words, which column that the user named a label file has not; "" where it has all."""
+    header = set(map(_key, table.header))
+    missing = [name for name in asdict(columns).values() if name is not None and _key(name) not in header]
+    listed = ", ".join(filter(None, table.header))
+    return f"the label file {table.path} has no column {missing[0]!r}; it has {listed}" if missing else ""
+
+
 def _is_messidor(table: LabelTable) -> bool:
     header = list(map(_key, table.header))
     if "ophthalmologicdepartment" in header:
@@ -160,12 +168,9 @@ def _known_columns(table: LabelTable, columns: LabelColumns, *, given: LabelColu
         raise DatasetError(
             f"the label file {table.path} has several columns {repeated!r}; rename those that are not meant"
         )
-    missing = [name for name in names.values() if name is not None and _key(name) not in header]
-    if missing and given is not None:
-        raise DatasetError(
-            f"the label file {table.path} has no column {missing[0]!r}; it has {', '.join(filter(None, table.header))}"
-        )
-    return LabelColumns(**{field: name for field, name in names.items() if name is None or name not in missing})
+    if given is not None and (problem := lacks_column(table, columns)):
+        raise DatasetError(problem)
+    return LabelColumns(**{field: name for field, name in names.items() if name is None or _key(name) in header})
 
 
 def _row(cells: Cells, columns: LabelColumns) -> LabelRow:
@@ -206,14 +211,12 @@ _READERS: dict[str, Callable[[Cells], Iterator[LabelRow]]] = {"deepdrid": _deepd
 
 
 def _without_ungradable(row: LabelRow) -> LabelRow:
-    return LabelRow(
-        image=row.image, grade=None if row.grade == UNGRADABLE else row.grade, patient=row.patient, eye=row.eye
-    )
+    return replace(row, grade=None) if row.grade == UNGRADABLE else row
 
 
 def _with_no_grade(row: LabelRow) -> LabelRow:
     """Messidor-2's adjudicators left the grade of what is not gradable empty."""
-    return LabelRow(image=row.image, grade=row.grade or None)
+    return replace(row, grade=row.grade or None)
 
 
 def _key(name: str) -> str:

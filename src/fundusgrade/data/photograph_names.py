@@ -70,7 +70,7 @@ class PhotographIndex:
         return sum(path not in labeled and not self._is_ground_truth(path) for path in self.paths)
 
     def _candidates(self, named: tuple[str, ...]) -> list[Path]:
-        folded = [*map(_folded, named[:-1]), _folded(_stem(named[-1]))]
+        folded = _folded_parts(named)
         return [path for path in self.by_stem.get(folded[-1], []) if self._num_agreeing(path, folded) > 0]
 
     def _num_agreeing(self, path: Path, folded: list[str]) -> int:
@@ -81,7 +81,7 @@ class PhotographIndex:
 
     def _ranks(self, named: tuple[str, ...], label_file: Path) -> tuple[Callable[[Path], int], ...]:
         """What decides between photographs, in this order; the higher the better."""
-        folded = [*map(_folded, named[:-1]), _folded(_stem(named[-1]))]
+        folded = _folded_parts(named)
         suffix = _suffix(named[-1])
         return (
             lambda path: suffix != "" and path.relative_to(self.folder).parts == named,
@@ -109,6 +109,11 @@ def _indexed(folder: Path, paths: Sequence[Path]) -> PhotographIndex:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _folded_parts(named: tuple[str, ...]) -> list[str]:
+    """The parts of a name as they are compared: without suffix and case."""
+    return [*map(_folded, named[:-1]), _folded(_stem(named[-1]))]
 
 
 def _parts(image: str) -> tuple[str, ...]:

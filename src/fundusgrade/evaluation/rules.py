@@ -45,7 +45,7 @@ def compare_rules(photographs: ScoredPhotographs, resamples: Resamples) -> tuple
     folds = np.unique(photographs.folds)
     if len(folds) < 2 or not folds.all():
         return ()
-    most_probable = replace(photographs, predicted=photographs.probabilities.argmax(axis=1))
+    most_probable = replace(photographs, predicted=photographs.most_probable)
     compared = [
         RuleScores(rule=MOST_PROBABLE, thresholds=(), scores=score_grades(most_probable, resamples)),
         *(_rule_of(decide_for, photographs, resamples) for decide_for in DecideFor),

@@ -12,10 +12,7 @@ from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import decide_grades
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, ScoredPhotographs
 from fundusgrade.networks.inference import predict_probabilities
-from fundusgrade.networks.tensors import load_images
-
-# A multiple of the usual batch sizes, so that batches are those of all images at once.
-_IMAGES_IN_MEMORY = 512
+from fundusgrade.networks.tensors import pixels_in_parts
 
 
 def predict_dataset(grader: Grader, dataset: PreparedDataset, split: str, *, fold: int = 0) -> PredictionSet:
@@ -41,12 +38,9 @@ def predict_rows(grader: Grader, dataset: PreparedDataset, rows: tuple[ManifestR
     Raises DatasetError as `predict_dataset`.
     """
     dataset.check_recipe(grader.recipe, grader.name)
-    parts = [rows[first : first + _IMAGES_IN_MEMORY] for first in range(0, len(rows), _IMAGES_IN_MEMORY)]
     probabilities = [
-        predict_probabilities(
-            grader.network, load_images(dataset, part).pixels, grader.choice, grader.batch_size, tta=grader.tta
-        )
-        for part in parts
+        predict_probabilities(grader.network, pixels, grader.choice, grader.batch_size, tta=grader.tta)
+        for pixels in pixels_in_parts(dataset, rows)
     ]
     return np.concatenate(probabilities) if probabilities else np.zeros((0, NUM_GRADES))
 

@@ -55,6 +55,13 @@ def describe_p_value(p: float | None) -> str:
     return "undefined" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def parse_proportion(value: object) -> float:
+    """A number from 0 to 1 of a JSON file. Raises ValueError for anything else."""
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is not a number from 0 to 1")
+    return float(value)
+
+
 def defined_or_none(value: float | np.floating) -> float | None:
     """A Python number, or None for NaN."""
     return None if math.isnan(value) else float(value)

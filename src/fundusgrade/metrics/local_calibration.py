@@ -6,21 +6,21 @@ all photographs, so that a patient is referred where any photograph reaches the 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.data.splits import split_groups
+from fundusgrade.data.splits import assign_folds
 from fundusgrade.grades import REFERABLE_DECIMALS, REFERABLE_FROM, Grade
 from fundusgrade.metrics.certification import Certificate, NotCertifiable, certify
 from fundusgrade.metrics.classification import decide_grades, probability_from_grade
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.recalibration import Recalibration, fit_recalibration, log_odds
+from fundusgrade.metrics.referral import rounded_up
 
 _NUM_PARTS = 5
-_PARTS_SEED = 6
+_PARTS_SEED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,8 +53,7 @@ def certify_patients(
     found = certify(patients.scores, patients.is_referable, sensitivity=sensitivity, confidence=confidence)
     if isinstance(found, NotCertifiable):
         return found
-    scale = 10.0**REFERABLE_DECIMALS
-    return replace(found, threshold=math.ceil(round(found.threshold * scale, 6)) / scale)
+    return replace(found, threshold=rounded_up(found.threshold))
 
 
 def recalibrate_referable(photographs: ScoredPhotographs) -> Recalibration:
@@ -80,10 +79,10 @@ def cross_recalibrated(
     The same photographs give the same fifths.
     """
     parts = np.array(
-        split_groups(
+        assign_folds(
             photographs.groups.tolist(),
             [Grade(grade) for grade in photographs.grades.tolist()],
-            (1 / _NUM_PARTS,) * _NUM_PARTS,
+            _NUM_PARTS,
             _PARTS_SEED,
         )
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fundusgrade.errors import MetricsError
 from fundusgrade.grades import REFERABLE_DECIMALS, REFERABLE_FROM, UNSTATED_THRESHOLD
 from fundusgrade.metrics.bootstrap import estimate_proportion, resample
-from fundusgrade.metrics.estimates import Estimate
+from fundusgrade.metrics.estimates import Estimate, parse_proportion
 from fundusgrade.metrics.operating_points import choose_threshold
 
 SENSITIVITY = 0.90
@@ -52,8 +52,8 @@ class ReferralScores:
         """Scores from the output of `dataclasses.asdict`. Raises KeyError, TypeError or ValueError for others."""
         scores = cls(
             data=str(values["data"]),
-            referable=tuple(_probability(each) for each in values["referable"]),
-            others=tuple(_probability(each) for each in values["others"]),
+            referable=tuple(parse_proportion(each) for each in values["referable"]),
+            others=tuple(parse_proportion(each) for each in values["others"]),
             referable_groups=tuple(int(each) for each in values["referable_groups"]),
             other_groups=tuple(int(each) for each in values["other_groups"]),
         )
@@ -117,8 +117,8 @@ class OperatingPoint:
         """A point from the output of `dataclasses.asdict`. Raises KeyError, TypeError or ValueError for others."""
         sensitivity = values["sensitivity"]
         return cls(
-            threshold=_probability(values["threshold"]),
-            sensitivity=None if sensitivity is None else _probability(sensitivity),
+            threshold=parse_proportion(values["threshold"]),
+            sensitivity=None if sensitivity is None else parse_proportion(sensitivity),
             rates=tuple(ReferralRates.from_json(each) for each in values["rates"]),
             chosen_on=tuple(ReferralScores.from_json(each) for each in values["chosen_on"]),
             held_out=tuple(ReferralScores.from_json(each) for each in values["held_out"]),
@@ -160,6 +160,11 @@ class OperatingPoint:
                 "photographs with `fundusgrade evaluate`"
             )
         return f"on {'validation photographs that chose nothing' if self.held_out else 'these photographs themselves'}"
+
+    def describe(self) -> str:
+        """In words: from where photographs are referable, why from there, and what that finds on each data set."""
+        rates = "; ".join(rates.describe() for rates in self.reported_rates)
+        return f"referable {self.describe_choice()}; {self.describe_measurement()}{f': {rates}' if rates else ''}"
 
     def near_range(self) -> tuple[float, float] | None:
         """The probabilities around the threshold between which a tenth of the known photographs lie, half on each side.
@@ -246,6 +251,12 @@ def measure_rates(scores: Sequence[ReferralScores], threshold: float) -> tuple[R
     return tuple(_rates_of(name, part, threshold) for name, part in parts)
 
 
+def rounded_up(threshold: float) -> float:
+    """A threshold with the four decimals of the scores that are compared with it, never above one that reached it."""
+    scale = 10.0**REFERABLE_DECIMALS
+    return math.ceil(round(threshold * scale, 6)) / scale
+
+
 def is_referable(referable: NDArray[np.float64], threshold: float | NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether each P(grade >= 2) (N,), to the four decimals that are written, reaches the threshold."""
     return np.asarray(referable.round(REFERABLE_DECIMALS) >= threshold, bool)
@@ -272,9 +283,7 @@ def _threshold_of(scores: Sequence[ReferralScores], sensitivity: float) -> float
     chosen = choose_threshold(positive, values, "sensitivity", sensitivity)
     # Where all photographs are referable, none limits the threshold from below.
     lowest = float(np.sort(values)[::-1][math.ceil(round(sensitivity * len(values), 9)) - 1])
-    threshold = lowest if chosen is None else chosen
-    scale = 10.0**REFERABLE_DECIMALS
-    return math.ceil(round(threshold * scale, 6)) / scale
+    return rounded_up(lowest if chosen is None else chosen)
 
 
 def _columns(scores: Sequence[ReferralScores]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -302,12 +311,6 @@ def _rates_of(name: str, scores: Sequence[ReferralScores], threshold: float) -> 
 
 
 def _estimate(values: dict[str, Any]) -> Estimate:
-    numbers = (None if values[name] is None else _probability(values[name]) for name in ("value", "low", "high"))
+    numbers = (None if values[name] is None else parse_proportion(values[name]) for name in ("value", "low", "high"))
     value, low, high = numbers
     return Estimate(value=value, low=low, high=high, no_interval=str(values["no_interval"]))
-
-
-def _probability(value: object) -> float:
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{value!r} is not a probability from 0 to 1")
-    return float(value)

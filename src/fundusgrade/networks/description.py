@@ -140,9 +140,7 @@ class CheckpointDescription:
             **asdict(self.provenance),
             "weights_sha256": self.weights_sha256,
             "conformity": asdict(self.conformity),
-            "operating_point": None if self.operating_point is None else asdict(self.operating_point),
-            "local_calibration": None if self.local_calibration is None else asdict(self.local_calibration),
-            "checks": None if self.checks is None else asdict(self.checks),
+            **{name: _described(getattr(self, name)) for name in _LATER_PARTS},
         }
         return json.dumps(described, indent=2) + "\n"
 
@@ -164,9 +162,7 @@ def parse_description(text: str, path: Path) -> CheckpointDescription:
             weights_sha256=str(described["weights_sha256"]),
             thresholds=_thresholds(described["thresholds"]),
             conformity=_conformity(described["conformity"]),
-            operating_point=_operating_point(described),
-            local_calibration=_local_calibration(described),
-            checks=_checks(described),
+            **{name: _part(described.get(name), kind) for name, kind in _LATER_PARTS.items()},
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, StoreError) as error:
         raise CheckpointError(f"the description in {path} is damaged: {error!r}; copy the file again") from error
@@ -254,22 +250,21 @@ def _conformity(values: object) -> Conformity:
     return Conformity(sets=sets, bounds=bounds, set_grades=grades)
 
 
-def _operating_point(described: dict[str, Any]) -> OperatingPoint | None:
-    """The operating point; earlier files have none. Raises KeyError, TypeError or ValueError for what is none."""
-    values = described.get("operating_point")
-    return None if values is None else OperatingPoint.from_json(values)
+# What a model may lack: files of earlier versions have none of these.
+_LATER_PARTS: dict[str, Any] = {
+    "operating_point": OperatingPoint,
+    "local_calibration": LocalCalibration,
+    "checks": ChecksProvenance,
+}
 
 
-def _local_calibration(described: dict[str, Any]) -> LocalCalibration | None:
-    """A clinic's calibration, which most files lack. Raises KeyError, TypeError or ValueError for what is none."""
-    values = described.get("local_calibration")
-    return None if values is None else LocalCalibration.from_json(values)
+def _described(part: Any) -> dict[str, Any] | None:
+    return None if part is None else asdict(part)
 
 
-def _checks(described: dict[str, Any]) -> ChecksProvenance | None:
-    """What the feature checks were fitted to. Raises KeyError, TypeError or ValueError for what is none."""
-    values = described.get("checks")
-    return None if values is None else ChecksProvenance.from_json(values)
+def _part(values: Any, kind: Any) -> Any:
+    """A part that `_described` described. Raises KeyError, TypeError or ValueError for what is none."""
+    return None if values is None else kind.from_json(values)
 
 
 def _thresholds(values: object) -> tuple[float, ...] | None:

@@ -9,7 +9,7 @@ memory. The distance of a photograph is Mahalanobis' (Lee et al., NeurIPS 2018).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -166,11 +166,7 @@ def _quality_check(tensors: Mapping[str, NDArray[np.float32]], num_components: i
 
 def measurements(photographs: Sequence[tuple[Quality, Artifacts]]) -> Floats:
     """The MEASUREMENTS (N, m) of photographs."""
-    rows = [
-        [getattr(quality, name) for name in Quality.__dataclass_fields__]
-        + [getattr(artifacts, name) for name in Artifacts.__dataclass_fields__]
-        for quality, artifacts in photographs
-    ]
+    rows = [(*astuple(quality), *astuple(artifacts)) for quality, artifacts in photographs]
     return np.array(rows, np.float64).reshape(-1, len(MEASUREMENTS))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +50,9 @@ def predict_outputs(
     With `tta` (test-time augmentation) they are means over the four horizontal and vertical flips. Raises
     CheckpointError where an output is not a finite number.
     """
-    was_training = network.training
-    network.eval()
-    starts = range(0, len(pixels), batch_size)
-    try:
-        parts = [_predict_batch(network, pixels[start : start + batch_size], choice, tta) for start in starts]
-    finally:
-        network.train(was_training)
+    batches = _batches(network, pixels, choice, batch_size, tta)
+    with _evaluating(network):
+        parts = [_mean_outputs(network, map(network.outputs, views), choice) for views in batches]
     return torch.cat(parts) if parts else torch.zeros(0, NUM_OUTPUTS[network.spec.head])
 
 
@@ -73,20 +72,13 @@ def predict_with_features(
 
     With `tta` the features are those of the image that is not mirrored. Raises CheckpointError as `predict_outputs`.
     """
-    was_training = network.training
-    network.eval()
-    starts = range(0, len(pixels), batch_size)
     outputs, features = [torch.zeros(0, NUM_OUTPUTS[network.spec.head])], [torch.zeros(0, 0)]
-    try:
-        for start in starts:
-            views = _views(pixels[start : start + batch_size], choice, tta)
+    with _evaluating(network):
+        for views in _batches(network, pixels, choice, batch_size, tta):
             with choice.autocast():
-                first, seen = network.outputs_and_features(to_memory_format(network, views[0]))
-                others = [network.outputs(to_memory_format(network, view)) for view in views[1:]]
-            outputs.append(_checked(network, torch.stack([first, *others]).mean(dim=0), choice))
+                first, seen = network.outputs_and_features(views[0])
+            outputs.append(_mean_outputs(network, itertools.chain([first], map(network.outputs, views[1:])), choice))
             features.append(seen.cpu())
-    finally:
-        network.train(was_training)
     return GradedFeatures(
         probabilities=to_probabilities(network.spec, torch.cat(outputs[1:] or outputs)),
         features=torch.cat(features[1:] or features).numpy(),
@@ -99,24 +91,37 @@ def to_probabilities(spec: NetworkSpec, outputs: Tensor, calibration: Calibratio
     return torch.softmax(grade_logits(spec.head, outputs.double(), chosen), dim=1).cpu().numpy()
 
 
-def _predict_batch(network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, tta: bool) -> Tensor:
-    views = _views(pixels, choice, tta)
+@contextlib.contextmanager
+def _evaluating(network: GradingNetwork) -> Iterator[None]:
+    """The network in evaluation mode; afterwards in the mode in which it was."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+def _batches(
+    network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, batch_size: int, tta: bool
+) -> Iterator[list[Tensor]]:
+    """The views of each batch of images (N, 3, S, S) uint8, in the memory format of the network.
+
+    A view is (B, 3, S, S) in [0, 1] on the device; with `tta` there are three mirrored ones too.
+    """
+    for start in range(0, len(pixels), batch_size):
+        images = scale_pixels(pixels[start : start + batch_size].to(choice.device))
+        views = [images, images.flip(3), images.flip(2), images.flip(2, 3)] if tta else [images]
+        yield [to_memory_format(network, view) for view in views]
+
+
+def _mean_outputs(network: GradingNetwork, outputs: Iterable[Tensor], choice: DeviceChoice) -> Tensor:
+    """The mean outputs of all views, on the CPU. Raises CheckpointError where one is not finite."""
     with choice.autocast():
-        outputs = torch.stack([network.outputs(to_memory_format(network, view)) for view in views]).mean(dim=0)
-    return _checked(network, outputs, choice)
-
-
-def _views(pixels: Tensor, choice: DeviceChoice, tta: bool) -> list[Tensor]:
-    """Images (B, 3, S, S) uint8 in [0, 1] on the device; with `tta` mirrored in three ways too."""
-    images = scale_pixels(pixels.to(choice.device))
-    return [images, images.flip(3), images.flip(2), images.flip(2, 3)] if tta else [images]
-
-
-def _checked(network: GradingNetwork, outputs: Tensor, choice: DeviceChoice) -> Tensor:
-    """Outputs on the CPU. Raises CheckpointError where one is not finite."""
-    if not torch.isfinite(outputs).all():
+        mean = torch.stack(list(outputs)).mean(dim=0)
+    if not torch.isfinite(mean).all():
         raise CheckpointError(
             f"the network {network.spec.arch} gave values that are not finite at {choice.precision.value}; "
             "try --precision float32; if that does not help, the checkpoint is damaged"
         )
-    return outputs.cpu()
+    return mean.cpu()

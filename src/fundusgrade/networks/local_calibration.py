@@ -8,6 +8,7 @@ from typing import Any
 
 from fundusgrade.metrics.certification import Certificate
 from fundusgrade.metrics.drift import ReferenceScores
+from fundusgrade.metrics.estimates import parse_proportion
 from fundusgrade.metrics.recalibration import Recalibration
 
 ASSUMPTIONS = (
@@ -82,9 +83,9 @@ def _recalibration(values: dict[str, Any]) -> Recalibration:
 
 def _certificate(values: dict[str, Any]) -> Certificate:
     return Certificate(
-        threshold=_proportion(values["threshold"]),
-        sensitivity=_proportion(values["sensitivity"]),
-        confidence=_proportion(values["confidence"]),
+        threshold=parse_proportion(values["threshold"]),
+        sensitivity=parse_proportion(values["sensitivity"]),
+        confidence=parse_proportion(values["confidence"]),
         num_referable=_count(values["num_referable"]),
         num_missed=_count(values["num_missed"]),
         num_others=_count(values["num_others"]),
@@ -93,7 +94,7 @@ def _certificate(values: dict[str, Any]) -> Certificate:
 
 
 def _scores(values: dict[str, Any]) -> ReferenceScores:
-    quantiles = tuple(_proportion(each) for each in values["quantiles"])
+    quantiles = tuple(parse_proportion(each) for each in values["quantiles"])
     if not quantiles or list(quantiles) != sorted(quantiles):
         raise ValueError(f"the quantiles of {len(quantiles)} scores are not rising numbers")
     return ReferenceScores(
@@ -108,9 +109,3 @@ def _count(value: object) -> int:
     if not isinstance(value, int) or value < 0:
         raise ValueError(f"{value!r} is no number of photographs or patients")
     return value
-
-
-def _proportion(value: object) -> float:
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{value!r} is not a number from 0 to 1")
-    return float(value)

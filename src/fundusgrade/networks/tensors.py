@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ ANY_ROTATION = math.pi
 MAX_BAND_ROTATION = math.radians(20)
 
 _CHUNK = 256
+_PART = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,16 @@ def load_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Labele
         max_rotation=MAX_BAND_ROTATION if dataset.recipe.outline is Outline.BAND else ANY_ROTATION,
         outline=torch.from_numpy(canonical_outline(dataset.recipe)) if dataset.recipe.has_fixed_outline else None,
     )
+
+
+def pixels_in_parts(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Iterator[Tensor]:
+    """The images of these rows (n, 3, S, S) uint8 as a network gets them, as many at a time as fit into any memory.
+
+    Parts are a multiple of the usual batch sizes, so that batches are those of all images at once. Raises DatasetError
+    as `load_images`.
+    """
+    for first in range(0, len(rows), _PART):
+        yield load_images(dataset, rows[first : first + _PART]).pixels
 
 
 def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -13,8 +13,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.photographs.edges import bright_areas
-from fundusgrade.photographs.field_of_view import reduced_photograph
 from fundusgrade.photographs.pixels import FloatImage, Image
 from fundusgrade.photographs.preprocess import PreprocessedImage, local_mean
 
@@ -70,7 +68,6 @@ def measure_artifacts(photograph: Image, disc: PreprocessedImage) -> Artifacts:
     """Measure a photograph (H, W, 3) uint8; `disc` is it as `quality.MEASURING_RECIPE` shows it."""
     (height, width), field_of_view = photograph.shape[:2], disc.field_of_view
     area = np.pi * field_of_view.radius_x * field_of_view.radius_y * field_of_view.visible_fraction
-    areas = bright_areas(reduced_photograph(photograph))
     inner = _inside(disc.mask, 1.0)
     central = inner & _inside(disc.mask, _CENTRAL_FRACTION)
     values = disc.image.astype(np.float32)
@@ -81,7 +78,7 @@ def measure_artifacts(photograph: Image, disc: PreprocessedImage) -> Artifacts:
         "glare_fraction": (luminance > _GLARE_ABOVE * np.median(luminance)).mean(),
         "hazy_fraction": (_local_detail(values[..., 1], disc.mask)[central] < _NO_DETAIL_BELOW).mean(),
         "frame_fraction": min(1.0, area / (height * width)),
-        "second_region": areas[1] / areas[0] if len(areas) > 1 else 0.0,
+        "second_region": field_of_view.second_region,
     }
     return Artifacts(**{name: round(float(value), 4) for name, value in measured.items()})
 

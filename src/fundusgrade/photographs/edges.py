@@ -41,33 +41,38 @@ class VisibleBounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Regions:
+class BrightRegions:
     """Connected bright regions: `labels` (h, w), 0 where it is dark, and the `areas` of labels 1, 2, ... in px."""
 
     labels: NDArray[np.int32]
     areas: NDArray[np.int64]
 
+    def largest(self) -> NDArray[np.bool_]:
+        """The largest region (h, w), holes filled, whatever its shape."""
+        largest = (self.labels == 1 + int(np.argmax(self.areas))).astype(np.uint8)
+        contours, _ = cv2.findContours(largest, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        filled = np.zeros_like(largest)
+        cv2.drawContours(filled, contours, -1, 1, thickness=cv2.FILLED)
+        return np.asarray(filled, np.bool_)
+
+    @property
+    def second_fraction(self) -> float:
+        """The area of the second largest region as a fraction of the largest; 0 where there is one only."""
+        largest, second = sorted([0, *self.areas.tolist()], reverse=True)[:2]
+        return float(second / largest)
+
 
 def bright_region(small: Image) -> NDArray[np.bool_]:
-    """The largest bright region (h, w) of a reduced photograph, holes filled, whatever its shape.
+    """The largest bright region (h, w) of a reduced photograph, holes filled. Raises as `bright_regions`."""
+    return bright_regions(small).largest()
+
+
+def bright_regions(small: Image) -> BrightRegions:
+    """The bright regions of a reduced photograph.
 
     Brightness is the strongest channel, because the retina is red and not gray. Raises NoRetinaError where nothing is
     bright.
     """
-    regions = _bright_regions(small)
-    largest = (regions.labels == 1 + int(np.argmax(regions.areas))).astype(np.uint8)
-    contours, _ = cv2.findContours(largest, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = np.zeros_like(largest)
-    cv2.drawContours(filled, contours, -1, 1, thickness=cv2.FILLED)
-    return np.asarray(filled, np.bool_)
-
-
-def bright_areas(small: Image) -> list[int]:
-    """Areas in px of the bright regions of a reduced photograph, the largest first. Raises as `bright_region`."""
-    return sorted(_bright_regions(small).areas.tolist(), reverse=True)
-
-
-def _bright_regions(small: Image) -> _Regions:
     value = cv2.medianBlur(_strongest_channel(small), 5)
     inner = _without_black_margin(value)
     dark, bright = quantile_level(inner, 0.005), quantile_level(inner, 0.9)
@@ -83,7 +88,7 @@ def _bright_regions(small: Image) -> _Regions:
         raise NoRetinaError(
             "no retina found: no bright region in the photograph; expected a bright disc on a dark ground"
         )
-    return _Regions(labels=np.asarray(labels, np.int32), areas=np.asarray(stats[1:, cv2.CC_STAT_AREA], np.int64))
+    return BrightRegions(labels=np.asarray(labels, np.int32), areas=np.asarray(stats[1:, cv2.CC_STAT_AREA], np.int64))
 
 
 def quantile_level(values: NDArray[np.uint8], fraction: float) -> float:

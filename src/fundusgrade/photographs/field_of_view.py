@@ -8,7 +8,7 @@ points on the photograph's own edge are cuts and no outline. Everything is done 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs.edges import (
     VisibleBounds,
-    bright_region,
+    bright_regions,
     contour_of,
     edge_points,
     outline_points,
@@ -56,7 +56,8 @@ class FieldOfView:
     beyond the photograph. Retina is visible inside the ellipse between `left` and `right`, `top` and `bottom`: the
     photograph's edges, or a dark bar beside them. `visible_fraction` is the fraction of the ellipse's area that is
     visible, `confidence` (0-1) the fraction of the outline's points that lie on the ellipse, times the fraction of the
-    full turn that they cover.
+    full turn that they cover. `second_region` is the area of the second largest bright region as a fraction of the
+    largest, in which the ellipse was found.
     """
 
     center_x: float
@@ -69,6 +70,7 @@ class FieldOfView:
     bottom: float
     visible_fraction: float
     confidence: float
+    second_region: float = 0.0
 
     @property
     def aspect(self) -> float:
@@ -89,8 +91,9 @@ def find_field_of_view(photograph: Image) -> FieldOfView:
     Raises NoRetinaError where the field of view cannot be located reliably.
     """
     height, width = photograph.shape[:2]
-    small = reduced_photograph(photograph)
-    region = bright_region(small)
+    small = _reduced(photograph)
+    regions = bright_regions(small)
+    region = regions.largest()
     contour = contour_of(region)
     bounds = visible_bounds(contour, region.shape)
     points = outline_points(contour, bounds)
@@ -101,11 +104,12 @@ def find_field_of_view(photograph: Image) -> FieldOfView:
         reason = _reason_to_reject(arc, _visible_fraction(fit.ellipse, bounds))
         if not reason:
             refined = _refine(fit, small, bounds)
-            return _to_photograph(refined, arc, bounds, width / small.shape[1], height / small.shape[0])
+            found = _to_photograph(refined, arc, bounds, width / small.shape[1], height / small.shape[0])
+            return replace(found, second_region=regions.second_fraction)
     raise NoRetinaError(f"no retina found: {reason}; expected a bright disc on a dark ground")
 
 
-def reduced_photograph(photograph: Image) -> Image:
+def _reduced(photograph: Image) -> Image:
     """The photograph with a longer side of at most WORKING_SIZE_PX."""
     height, width = photograph.shape[:2]
     scale = min(1.0, WORKING_SIZE_PX / max(height, width))

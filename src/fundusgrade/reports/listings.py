@@ -174,10 +174,7 @@ def checks_line(model: str, checks: ChecksProvenance | None) -> str:
 
 def operating_point_line(model: str, point: OperatingPoint) -> str:
     """From which probability photographs are referable, why from there, and what that finds on each data set."""
-    if not point.rates:
-        return one_line(f"{model}: referable {point.describe_choice()}; {point.describe_measurement()}")
-    rates = "; ".join(rates.describe() for rates in point.reported_rates)
-    return one_line(f"{model}: referable {point.describe_choice()}; {point.describe_measurement()}: {rates}")
+    return one_line(f"{model}: {point.describe()}")
 
 
 def referral_line(*, num_referable: int, num_failed: int, num_doubtful: int, num_healthy: int) -> str:

@@ -18,7 +18,7 @@ from fundusgrade.training.degrade import degraded_images
 from fundusgrade.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fundusgrade.training.losses import class_weights
 from fundusgrade.training.options import TrainOptions
-from fundusgrade.training.resizing import scaled_frame
+from fundusgrade.training.resizing import Frame, scaled_frame
 
 DEGRADED_FRACTION = 0.5
 
@@ -106,6 +106,7 @@ def training_batches(
     generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
     order = torch.randperm(len(images), generator=generator)
     weights = torch.ones(len(images)) if images.weights is None else images.weights
+    frame = scaled_frame(images, size_px, device)
     max_noise = 0.0 if images.degraded is None else MAX_NOISE_LEVELS
     for step in range(num_batches(len(images), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
@@ -113,7 +114,7 @@ def training_batches(
         is_degraded = None if images.degraded is None else _draw_degraded(len(chosen), generator)[own]
         changes = draw_changes(len(chosen), generator, images.max_rotation, max_noise)[own]
         pixels = copy_to_device(_select_pixels(images, chosen[own], is_degraded), device)
-        augmented = _augmented(images, pixels, copy_to_device(changes, device), size_px)
+        augmented = _augmented(pixels, copy_to_device(changes, device), images.fill / 255, frame)
         mixup_weight = _draw_mixup_weight(mixup, _epoch_seed(seed, epoch) + step)
         if mixup_weight < 1:
             augmented = mixup_weight * augmented + (1 - mixup_weight) * augmented.flip(0)
@@ -126,14 +127,15 @@ def training_batches(
         )
 
 
-def _augmented(images: LabeledImages, pixels: Tensor, changes: Tensor, size_px: int | None) -> Tensor:
-    """Chosen pixels (n, 3, S, S) uint8 after their changes (n, 11): float32 in [0, 1], `size_px` wide."""
-    rows, outline = scaled_frame(images, size_px)
-    outline = None if outline is None else outline.to(pixels.device)
+def _augmented(pixels: Tensor, changes: Tensor, fill: float, frame: Frame) -> Tensor:
+    """Chosen pixels (n, 3, S, S) uint8 after their changes (n, 11): float32 in [0, 1], of the size of the frame."""
     chunk = _CPU_CHUNK if pixels.device.type == "cpu" else len(pixels)
     parts = zip(torch.split(pixels, chunk), torch.split(changes, chunk), strict=True)
     return torch.cat(
-        [augment(part, images.fill / 255, change, rows, outline=outline, size_px=size_px) for part, change in parts]
+        [
+            augment(part, fill, change, frame.rows, outline=frame.outline, size_px=frame.size_px)
+            for part, change in parts
+        ]
     )
 
 

@@ -13,7 +13,7 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.leakage import TrainingFingerprints, collect_fingerprints, find_overlap
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError, TrainingError
-from fundusgrade.files import make_folder, now, write_atomically
+from fundusgrade.files import now
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.grading.datasets import score_rows
 from fundusgrade.grading.grader import Grader
@@ -30,11 +30,11 @@ from fundusgrade.metrics.local_calibration import (
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.recalibration import Recalibration
 from fundusgrade.metrics.referral import OperatingPoint, referral_scores
-from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint, read_description, save_checkpoint
+from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.local_calibration import LocalCalibration
-from fundusgrade.networks.model_card import model_card
+from fundusgrade.networks.model_folder import save_derived_model
 
 _NUM_NAMED = 3
 
@@ -111,7 +111,8 @@ def calibrate_for_clinic(request: CalibrationRequest, choice: DeviceChoice) -> C
     if changes_grades:
         conformity = measure_conformity(after.probabilities, after.grades, after.predicted)
         description = replace(description, conformity=conformity)
-    path = _save(target, parent, description, collect_fingerprints(dataset, participants.rows))
+    fingerprints = _used(parent.fingerprints, collect_fingerprints(dataset, participants.rows))
+    path = save_derived_model(target, parent, description, fingerprints)
     assert description.local_calibration is not None, "it has just been described"
     return Calibrated(
         path=path,
@@ -157,20 +158,12 @@ def _describe(
     )
 
 
-def _save(
-    target: Path, parent: Checkpoint, description: CheckpointDescription, of_clinic: TrainingFingerprints
-) -> Path:
-    """Write the parent's network with its new description and model card; the path of the model file.
+def _used(parent: TrainingFingerprints, of_clinic: TrainingFingerprints) -> TrainingFingerprints:
+    """The photographs that the new model was made with: the clinic's too, so that it is not evaluated on them.
 
-    The clinic's photographs count as used for the model, so that it is not evaluated on them. Where the parent's own
-    are not known, the list would be incomplete, and is left out.
+    Where the parent's own are not known, the list would be incomplete, and is left out.
     """
-    fingerprints = parent.fingerprints.joined(of_clinic) if parent.fingerprints.is_known else parent.fingerprints
-    make_folder(target)
-    path = target / store.MODEL_FILE
-    save_checkpoint(path, parent.network, description, fingerprints=fingerprints, checks=parent.checks)
-    write_atomically(target / "README.md", model_card(read_description(path)))  # with the hash of the weights
-    return path
+    return parent.joined(of_clinic) if parent.is_known else parent
 
 
 def check_not_calibrated(description: CheckpointDescription) -> None:

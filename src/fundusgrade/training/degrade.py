@@ -19,7 +19,7 @@ from fundusgrade.errors import DatasetError, UngradableError, UnreadableImageErr
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.images import encode_jpeg, read_image
 from fundusgrade.photographs.loading import load_pixels
-from fundusgrade.photographs.pixels import FloatImage, Image
+from fundusgrade.photographs.pixels import FloatImage, Image, rounded
 from fundusgrade.photographs.preprocess import image_to_store
 from fundusgrade.photographs.recipe import PreprocessRecipe
 
@@ -60,8 +60,7 @@ def degrade(photograph: Image, rng: np.random.Generator) -> Image:
     sigma_px = rng.uniform(0.05, MAX_BLUR_PX) * min(size) / 224
     softer = cv2.GaussianBlur(hazy, (0, 0), sigma_px)
     noisy = softer + rng.standard_normal(softer.shape, np.float32) * np.float32(rng.uniform(0, MAX_NOISE_LEVELS))
-    rounded = np.clip(noisy, 0, 255).round().astype(np.uint8)
-    return decode_image(encode_jpeg(rounded, quality=int(rng.integers(*QUALITIES))))
+    return decode_image(encode_jpeg(rounded(noisy), quality=int(rng.integers(*QUALITIES))))
 
 
 def _lit_unevenly(pixels: FloatImage, rng: np.random.Generator) -> FloatImage:

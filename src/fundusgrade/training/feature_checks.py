@@ -13,11 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from fundusgrade import store
-from fundusgrade.data.concatenation import SEPARATOR, open_dataset
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import TrainingError, UngradableError
-from fundusgrade.files import write_atomically
 from fundusgrade.metrics.logistic import LogisticRegression, fit_logistic
 from fundusgrade.networks.checkpoint import load_checkpoint, replace_description
 from fundusgrade.networks.device import DeviceChoice
@@ -31,12 +29,13 @@ from fundusgrade.networks.feature_checks import (
     measurements,
 )
 from fundusgrade.networks.inference import predict_with_features, to_device
-from fundusgrade.networks.model_card import model_card
+from fundusgrade.networks.model_folder import write_card
 from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.networks.tensors import load_images, to_pixels
+from fundusgrade.networks.tensors import pixels_in_parts, to_pixels
 from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import find_images
+from fundusgrade.training.operating_point import open_training_data
 
 NUM_COMPONENTS = 64
 """Free directions of the covariance; of 32 to 256, 64 flagged most photographs unlike the training photographs."""
@@ -50,7 +49,6 @@ LABELS = ("good", "usable", "reject")
 """Labels of image quality, those of EyeQ (Fu et al., MICCAI 2019); others are left out."""
 _NUM_FOLDS = 10
 _FEWEST = 20
-_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,16 +86,10 @@ def add_feature_checks(request: ChecksRequest, choice: DeviceChoice) -> ChecksPr
     """
     path = store.resolve_model(request.model)
     checkpoint = load_checkpoint(path)
-    provenance, network = checkpoint.description.provenance, to_device(checkpoint.network, choice)
+    network = to_device(checkpoint.network, choice)
     if not network.has_features:
         raise TrainingError(f"{path}: the features of {network.spec.arch} cannot be read; use a network of timm")
-    dataset = open_dataset(request.data or tuple(provenance.data_name.split(SEPARATOR)))
-    if dataset.hash != provenance.data_hash:
-        raise TrainingError(
-            f"the data set {dataset.name!r} is not the one that {checkpoint.description.name!r} was trained with "
-            f"(manifest {dataset.hash[:12]}, expected {provenance.data_hash[:12]}); name those with --data"
-        )
-    dataset = provenance.with_training_splits(dataset)
+    dataset = open_training_data(checkpoint.description, request.data)
     train, held_out = (_features_of(network, dataset, dataset.graded_rows(split), choice) for split in _SPLITS)
     reference = fit_reference(train, held_out)
     quality: QualityCheck | None = None
@@ -110,7 +102,7 @@ def add_feature_checks(request: ChecksRequest, choice: DeviceChoice) -> ChecksPr
     added = ChecksProvenance(data=dataset.name, num_reference=len(train), num_held_out=len(held_out), quality=rates)
     description = replace(checkpoint.description, checks=added)
     replace_description(path, description, checks=FeatureChecks(reference=reference, quality=quality))
-    write_atomically(path.with_name("README.md"), model_card(load_checkpoint(path).description))
+    write_card(path)
     return added
 
 
@@ -204,10 +196,7 @@ def _rates(label: str, labeled: LabeledQuality, probabilities: Floats) -> Qualit
 def _features_of(
     network: GradingNetwork, dataset: PreparedDataset, rows: Sequence[ManifestRow], choice: DeviceChoice
 ) -> NDArray[np.float32]:
-    dataset_parts = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)]
-    parts = [
-        predict_with_features(network, load_images(dataset, part).pixels, choice).features for part in dataset_parts
-    ]
+    parts = [predict_with_features(network, pixels, choice).features for pixels in pixels_in_parts(dataset, rows)]
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
 

@@ -14,14 +14,14 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.data.splits import held_out_half
 from fundusgrade.errors import TrainingError
-from fundusgrade.files import write_atomically
 from fundusgrade.grades import REFERABLE_FROM
 from fundusgrade.metrics.classification import probability_from_grade
 from fundusgrade.metrics.referral import SENSITIVITY, OperatingPoint, choose_operating_point, referral_scores
 from fundusgrade.networks.checkpoint import load_checkpoint, replace_description
+from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device, to_probabilities
-from fundusgrade.networks.model_card import model_card
+from fundusgrade.networks.model_folder import write_card
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.training.clinic import check_not_calibrated
 from fundusgrade.training.validation import split_outputs
@@ -62,6 +62,22 @@ def names_of_data(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> tupl
     return tuple(row.origin or dataset.name for row in rows)
 
 
+def open_training_data(description: CheckpointDescription, data: Sequence[str] = ()) -> PreparedDataset:
+    """The data that a model was trained with, in the splits of its training; its recorded names where `data` is empty.
+
+    Raises StoreError or DatasetError where it is not in the store, TrainingError where other data are named.
+    """
+    provenance = description.provenance
+    dataset = open_dataset(data or tuple(provenance.data_name.split(SEPARATOR)))
+    if dataset.hash != provenance.data_hash:
+        raise TrainingError(
+            f"the data set {dataset.name!r} is not the one that {description.name!r} was trained with "
+            f"(manifest {dataset.hash[:12]}, expected {provenance.data_hash[:12]}): its validation photographs may "
+            "have trained the model; name the data sets that it was trained with, with --data"
+        )
+    return provenance.with_training_splits(dataset)
+
+
 def add_operating_point(
     model: str, choice: DeviceChoice, *, data: Sequence[str] = (), sensitivity: float = SENSITIVITY
 ) -> OperatingPoint:
@@ -74,15 +90,8 @@ def add_operating_point(
     path = store.resolve_model(model)
     checkpoint = load_checkpoint(path)
     check_not_calibrated(checkpoint.description)
-    provenance = checkpoint.description.provenance
-    dataset = open_dataset(data or tuple(provenance.data_name.split(SEPARATOR)))
-    if dataset.hash != provenance.data_hash:
-        raise TrainingError(
-            f"the data set {dataset.name!r} is not the one that {checkpoint.description.name!r} was trained with "
-            f"(manifest {dataset.hash[:12]}, expected {provenance.data_hash[:12]}): its validation photographs may "
-            "have trained the model; name the data sets that it was trained with"
-        )
-    rows = provenance.with_training_splits(dataset).graded_rows("validation")
+    dataset = open_training_data(checkpoint.description, data)
+    rows = dataset.graded_rows("validation")
     images, network = load_images(dataset, rows), to_device(checkpoint.network, choice)
     outputs = split_outputs(network, images, choice, np.arange(len(rows)))
     rated = RatedProbabilities(
@@ -97,7 +106,6 @@ def add_operating_point(
             f"none of the validation photographs of {dataset.name!r} that choose is of grade {int(REFERABLE_FROM)} or "
             "worse: no operating point can be chosen; prepare a data set with more graded photographs"
         )
-    description = replace(checkpoint.description, operating_point=point)
-    replace_description(path, description)
-    write_atomically(path.with_name("README.md"), model_card(description))
+    replace_description(path, replace(checkpoint.description, operating_point=point))
+    write_card(path)
     return point

@@ -20,17 +20,15 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.data.splits import held_out_half
 from fundusgrade.errors import TrainingError
-from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import fold_name
 from fundusgrade.metrics.referral import OperatingPoint
-from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint, read_description, save_checkpoint
-from fundusgrade.networks.description import CheckpointDescription
+from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint, read_description
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device
-from fundusgrade.networks.model_card import model_card
+from fundusgrade.networks.model_folder import save_derived_model
 from fundusgrade.networks.tensors import load_images
 from fundusgrade.options import ClassWeights, DecideFor, Decision
 from fundusgrade.training.clinic import check_not_calibrated
@@ -108,7 +106,7 @@ def refit_model(request: RefitRequest, choice: DeviceChoice) -> Refitted:
             metrics={**provenance.metrics, "out_of_fold_kappa": scores.kappa, "out_of_fold_loss": scores.loss},
         ),
     )
-    path = _save(target, checkpoint, description)
+    path = save_derived_model(target, checkpoint, description, checkpoint.fingerprints)
     summary = (
         f"calibrated on {len(rated.grades)} photographs out of fold: kappa {describe_number(scores.kappa)}, "
         f"log loss {scores.loss:.3f} (cross-fitted)\nmodel {request.name}: {path}"
@@ -123,17 +121,6 @@ def _operating_point(probabilities: NDArray[np.float64], held_out: _OutOfFold) -
         probabilities=probabilities, grades=rated.grades, groups=rated.groups, data=held_out.data
     )
     return fit_operating_point(of_all, ~held_out_half(rated.groups, rated.grades))
-
-
-def _save(target: Path, checkpoint: Checkpoint, description: CheckpointDescription) -> Path:
-    """Write the network with its new description and model card; the path of the model file."""
-    make_folder(target)
-    write_atomically(target / "README.md", model_card(description))
-    path = target / store.MODEL_FILE
-    save_checkpoint(
-        path, checkpoint.network, description, fingerprints=checkpoint.fingerprints, checks=checkpoint.checks
-    )
-    return path
 
 
 def _out_of_fold(

@@ -1,7 +1,10 @@
-"""Progressive resizing: the first epochs are trained on smaller images, which takes half the time."""
+"""Progressive resizing: the first epochs are trained on smaller images, in two thirds of the time."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,16 +28,27 @@ def epoch_size_px(size_px: int, epoch: int, num_epochs: int) -> int:
     return size_px
 
 
-def scaled_frame(images: LabeledImages, size_px: int | None) -> tuple[tuple[int, int] | None, Tensor | None]:
-    """The rows and the outline of images that are scaled to a width of `size_px`; as they are where it is None."""
-    rows, outline = images.rows, images.outline
-    full_px = images.stored.shape[3]
-    if size_px is None or size_px == full_px:
-        return rows, outline
-    if rows is not None:
-        height = max(_ROW_STEP, round((rows[1] - rows[0]) * size_px / full_px / _ROW_STEP) * _ROW_STEP)
-        top = (size_px - height) // 2
-        rows = (top, top + height)
-    if outline is not None:
-        outline = functional.interpolate(outline[None, None].float(), (size_px, size_px), mode="area")[0, 0] > 0.5
-    return rows, outline
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """What augmentation computes of an image: its width, the rows, all if None, and the outline, if there is one."""
+
+    size_px: int
+    rows: tuple[int, int] | None
+    outline: Tensor | None
+
+
+def scaled_frame(images: LabeledImages, size_px: int | None, device: torch.device) -> Frame:
+    """The frame of images that are scaled to a width of `size_px`, as they are where it is None; outlines on a device.
+
+    The number of rows is a multiple of 16, around the middle.
+    """
+    rows, outline, full_px = images.rows, images.outline, images.stored.shape[3]
+    size_px = size_px or full_px
+    if size_px != full_px:
+        if rows is not None:
+            height = max(_ROW_STEP, round((rows[1] - rows[0]) * size_px / full_px / _ROW_STEP) * _ROW_STEP)
+            top = (size_px - height) // 2
+            rows = (top, top + height)
+        if outline is not None:
+            outline = functional.interpolate(outline[None, None].float(), (size_px, size_px), mode="area")[0, 0] > 0.5
+    return Frame(size_px=size_px, rows=rows, outline=None if outline is None else outline.to(device))

@@ -273,8 +273,7 @@ def _summary(plan: RunPlan, result: TrainResult, description: CheckpointDescript
     ]
     point = description.operating_point
     if point is not None:
-        rates = "; ".join(of.describe() for of in point.reported_rates)
-        lines.append(f"referable {point.describe_choice()}; {point.describe_measurement()}: {rates}")
+        lines.append(point.describe())
     if plan.options.calibrate and not description.conformity.sets:
         lines.append(
             f"no prediction sets: a validation split of fewer than {FEWEST_TO_HALVE} photographs is not halved"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
 from fundusgrade.metrics.estimates import describe_p_value
+from fundusgrade.outputs import MARK
 from fundusgrade.reports.html.charts import legend
 from fundusgrade.reports.html.formats import count, data_uri, interval, number, percent
 from fundusgrade.text import printable
@@ -44,7 +45,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     style = resources.files(_PACKAGE).joinpath("style.css").read_text("utf-8")
-    jinja.globals |= {"style": Markup(style), "research_use": RESEARCH_USE, "grade_labels": GRADE_LABELS}
+    jinja.globals |= {"style": Markup(style), "research_use": RESEARCH_USE, "grade_labels": GRADE_LABELS, "mark": MARK}
     formats = (count, data_uri, interval, legend, number, describe_p_value, percent)
     jinja.filters |= {function.__name__: function for function in formats}
     return jinja
