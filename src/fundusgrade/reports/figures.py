@@ -16,11 +16,12 @@ from fundusgrade.grades import GRADE_LABELS, NUM_GRADES
 from fundusgrade.plots import BLUE, VERMILION, new_figure, save_figure
 from fundusgrade.reports.listings import doubts_in_words, probabilities_in_words
 from fundusgrade.reports.overlay import MarkedRegion
-from fundusgrade.reports.panels import Panel, PanelRow, draw_explanation
+from fundusgrade.reports.panels import Panel, PanelRow, draw_explanation, explanation_figure
 from fundusgrade.text import one_line, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
     from fundusgrade.evaluation.robustness import InterventionEffect
@@ -51,9 +52,19 @@ def draw_explanations(
 
     Raises StoreError where the figure cannot be written.
     """
+    draw_explanation(rows[0][0].photograph, _panel_rows(rows), path, marked=marked)
+
+
+def figure_of(explanation: Explanation) -> Figure:
+    """The figure of one explanation, as `draw_explanations` writes it."""
+    return explanation_figure(explanation.photograph, _panel_rows([[explanation]]))
+
+
+def _panel_rows(rows: Sequence[Sequence[Explanation]]) -> list[PanelRow]:
+    """The rows of panels of one photograph: the first is captioned by its name, others by their method."""
     name = one_line(Path(rows[0][0].prediction.image).name)
     captions = [name] + [explanations[0].options.describe() for explanations in rows[1:]]
-    panel_rows = [
+    return [
         PanelRow(
             caption=caption,
             panels=[_explanation_panel(explanation) for explanation in explanations],
@@ -61,7 +72,6 @@ def draw_explanations(
         )
         for caption, explanations in zip(captions, rows, strict=True)
     ]
-    draw_explanation(rows[0][0].photograph, panel_rows, path, marked=marked)
 
 
 def _explanation_panel(explanation: Explanation) -> Panel:

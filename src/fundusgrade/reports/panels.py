@@ -55,11 +55,15 @@ class PanelRow:
 def draw_explanation(
     photograph: Image, rows: Sequence[PanelRow], path: Path, *, marked: Sequence[MarkedRegion] = ()
 ) -> None:
-    """Write a figure: in each row the photograph (H, W, 3), a column per panel, and the color bar that they share.
+    """Write the figure of `explanation_figure`. Raises StoreError where the file cannot be written."""
+    write_image(path, rasterize(explanation_figure(photograph, rows, marked=marked)), software=MARK)
+
+
+def explanation_figure(photograph: Image, rows: Sequence[PanelRow], *, marked: Sequence[MarkedRegion] = ()) -> Figure:
+    """A figure: in each row the photograph (H, W, 3), a column per panel, and the color bar that they share.
 
     White lines surround heat of at least half the scale; `marked` regions are outlined in their colors everywhere.
-    Photographs are shown at 600-1200 px on their long side, smaller in a figure of many rows or columns. Raises
-    StoreError where the file cannot be written.
+    Photographs are shown at 600-1200 px on their long side, smaller in a figure of many rows or columns.
     """
     photograph, rows, marked = _fit(photograph, rows, marked)
     layout = _Layout.of(photograph, rows)
@@ -75,7 +79,7 @@ def draw_explanation(
         draw_color_bar(axes, row.scale, scale_max, retina_color(photograph), text_px=layout.em, dpi=_DPI)
     _draw_legend(figure, layout, marked)
     _draw_footer(figure, layout)
-    write_image(path, _rasterize(figure), software=MARK)
+    return figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +213,8 @@ def _draw_legend(figure: Figure, layout: _Layout, marked: Sequence[MarkedRegion]
             left += drawn.get_window_extent().width
 
 
-def _rasterize(figure: Figure) -> Image:
+def rasterize(figure: Figure) -> Image:
+    """The pixels (H, W, 3) of a figure."""
     canvas: Any = figure.canvas
     with warnings.catch_warnings():
         # A name in a script that the font lacks is shown as boxes; the index and the CSV have it in full.
