@@ -12,10 +12,11 @@ The environment variable `FUNDUSGRADE_HOME` moves the directory. Models that shi
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,8 +119,21 @@ def resolve_predictions(name_or_path: str) -> Path:
     named = folder / f"{name_or_path}.csv"
     if _NAME.fullmatch(name_or_path) and named.is_file():
         return named
-    known = sorted(each.stem for each in folder.glob("*.csv")) if folder.is_dir() else []
-    raise StoreError(f"no predictions {name_or_path!r}: neither a file nor a name in {folder} ({_listed(known)})")
+    known = predictions_names()
+    raise StoreError(
+        f"no predictions {name_or_path!r}{_did_you_mean(name_or_path, known)}: neither a file nor a name in {folder} "
+        f"({_listed(known)})"
+    )
+
+
+def predictions_names() -> list[str]:
+    """The names of all stored predictions of cross-validations."""
+    return sorted(each.stem for each in (home() / "predictions").glob("*.csv"))
+
+
+def dataset_names() -> list[str]:
+    """The names of all finished data sets of the store."""
+    return sorted(path.parent.name for path in (home() / "datasets").glob(f"*/{DATASET_FILE}"))
 
 
 def checked_name(name: str) -> str:
@@ -164,7 +178,7 @@ def resolve_dataset(name_or_path: str | None) -> Path:
 
     Raises StoreError where there is none of that name, or several to choose from.
     """
-    names = sorted(path.parent.name for path in (home() / "datasets").glob(f"*/{DATASET_FILE}"))
+    names = dataset_names()
     if name_or_path is None:
         if len(names) == 1:
             return home() / "datasets" / names[0]
@@ -175,8 +189,8 @@ def resolve_dataset(name_or_path: str | None) -> Path:
     if _is_file(path / DATASET_FILE):
         return path
     raise StoreError(
-        f"no data set {name_or_path!r}: neither a name in the store ({_listed(names)}) nor a folder with "
-        f"a {DATASET_FILE}; make one with `fundusgrade preprocess FOLDER`"
+        f"no data set {name_or_path!r}{_did_you_mean(name_or_path, names)}: neither a name in the store "
+        f"({_listed(names)}) nor a folder with a {DATASET_FILE}; make one with `fundusgrade preprocess FOLDER`"
     )
 
 
@@ -196,7 +210,7 @@ def resolve_model(name_or_path: str | None) -> Path:
             return candidate
     names = [model.name for model in models]
     raise StoreError(
-        f"no model {name!r}: neither a name in the store ({_listed(names)}) nor a file; "
+        f"no model {name!r}{_did_you_mean(name, names)}: neither a name in the store ({_listed(names)}) nor a file; "
         "train one with `fundusgrade train` or give the path of a model.safetensors"
     )
 
@@ -226,8 +240,15 @@ def _which_dataset(names: list[str]) -> str:
     return f"several data sets are in the store; choose one with --data: {_listed(names)}"
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "which is empty"
+def _listed(names: Sequence[str]) -> str:
+    """Each name once: a model of the store may have the name of a shipped one."""
+    return ", ".join(dict.fromkeys(names)) or "which is empty"
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    """A question that names what a mistyped name may stand for; "" where nothing is like it."""
+    near = difflib.get_close_matches(name, dict.fromkeys(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _stored_dataset(folder: Path) -> StoredDataset:

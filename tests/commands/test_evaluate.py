@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from fundusgrade import store
 from fundusgrade.data.dataset import load_dataset
+from fundusgrade.evaluation import candidates
 from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.grading.datasets import predict_rows
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import evaluate_predictions
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image
+from fundusgrade.photographs.recipe import Method
 from tests.command_line import Outcome
 from tests.models_for_tests import install_dataset, install_model
 
@@ -119,3 +123,18 @@ def test_evaluate_refuses_images_of_another_preprocessing() -> None:
     outcome = Outcome("fundusgrade evaluate")
     assert (outcome.code, outcome.stdout) == (1, "")
     assert "`fundusgrade preprocess FOLDER --name NAME --method natural --outline band --size 64`" in outcome.stderr
+
+
+def test_what_is_wrong_with_any_model_is_said_before_the_first_one_grades(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_model("good")
+    install_model("other-recipe", method=Method.CLAHE)
+    install_dataset("drawn")
+    monkeypatch.setattr(candidates, "predict_dataset", lambda *_: pytest.fail("a model graded"))
+    for words, reason in (
+        ("--model good --model other-recipe", "the model 'other-recipe' needs"),
+        ("--model good --model good", "models are identified by name"),
+        ("--model good --subgroup wing", "the manifest has no such column"),
+    ):
+        outcome = Outcome(f"fundusgrade evaluate {words} --data drawn")
+        assert outcome.code == 1
+        assert reason in outcome.stderr

@@ -215,3 +215,16 @@ def test_explain_with_coverage_gives_sets_bounds_and_their_coverage_by_grade(wor
     note = "tiny: 90 % prediction sets contain the true grade of 100 % of all 20, 100 % of 5 no DR"
     assert note in outcome.stderr
     assert note in (workplace / "maps" / "index.html").read_text(encoding="utf-8")
+
+
+def test_masks_that_match_no_photograph_are_an_error_before_anything_is_computed(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace / "images", range(2))
+    (workplace / "masks").mkdir()
+    for folder, part in (("masks", "masks has none for eye00.png"), ("nowhere", "nowhere is no folder")):
+        outcome = Outcome(f"fundusgrade explain images --out maps --masks {folder}")
+        assert outcome.code == 1
+        assert (
+            f"no lesion masks for any of 2 photographs: {part}; expected names such as eye00_MA.png" in outcome.stderr
+        )
+        assert not (workplace / "maps").exists()

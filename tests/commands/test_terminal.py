@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from rich.progress import Progress
 
 from fundusgrade.commands.app import app
+from fundusgrade.terminal import ProgressLog
 from tests.command_line import rows_of
 from tests.models_for_tests import install_model, save_photographs
 
@@ -92,3 +94,20 @@ def test_rows_flow_past_a_bar(workplace: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "\x1b[" in screen.text()
     assert counts == [2, 3, 4]
     assert len(rows_of((workplace / "out.csv").read_text())) == 3
+
+
+def test_in_a_log_file_a_line_every_half_minute_says_done_total_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+    log = ProgressLog("grading")
+    lines = []
+    for done in range(201, 401):  # resumed after 200: only what this run did counts for the rate
+        seconds[0] += 0.5
+        lines.append(log.line(done, 400))
+    assert [line for line in lines if line] == [
+        "grading: 260 of 400 photographs, 2.0/s, 0:01:10 left",
+        "grading: 320 of 400 photographs, 2.0/s, 0:00:40 left",
+        "grading: 380 of 400 photographs, 2.0/s, 0:00:10 left",
+    ]

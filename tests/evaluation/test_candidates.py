@@ -18,7 +18,7 @@ from fundusgrade.evaluation.candidates import (
     Candidate,
     assess_candidates,
     candidate_from_file,
-    candidate_from_model,
+    candidates_from_models,
     explaining_grader,
     manifest_columns,
     network_names,
@@ -52,9 +52,9 @@ def not_tested(dataset: PreparedDataset) -> tuple[ManifestRow, ...]:
 
 
 def candidate(dataset: PreparedDataset, split: str, *, allow_leakage: bool = False, name: str = "tiny") -> Candidate:
-    return candidate_from_model(
-        name, dataset, split, device=DeviceName.CPU, precision=Precision.FLOAT32, allow_leakage=allow_leakage
-    )
+    return candidates_from_models(
+        [name], dataset, split, device=DeviceName.CPU, precision=Precision.FLOAT32, allow_leakage=allow_leakage
+    )[0]
 
 
 # Leakage

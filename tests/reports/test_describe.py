@@ -9,7 +9,7 @@ import pytest
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.evaluation.assessment import Assessment
-from fundusgrade.evaluation.candidates import Candidate, assess_candidates, candidate_from_model
+from fundusgrade.evaluation.candidates import Candidate, assess_candidates, candidates_from_models
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.reports.describe import report_context
@@ -25,9 +25,9 @@ def eyes() -> PreparedDataset:
 @pytest.fixture
 def graded(eyes: PreparedDataset) -> Candidate:
     install_model()
-    return candidate_from_model(
-        "tiny", eyes, "all", device=DeviceName.CPU, precision=Precision.FLOAT32, allow_leakage=True
-    )
+    return candidates_from_models(
+        ["tiny"], eyes, "all", device=DeviceName.CPU, precision=Precision.FLOAT32, allow_leakage=True
+    )[0]
 
 
 def described(candidate: Candidate, dataset: PreparedDataset, num_images: int = 2) -> tuple[Assessment, ReportContext]:
@@ -77,9 +77,9 @@ def test_of_a_model_that_is_not_available_only_its_predictions_are_known(
 
 def test_errors_are_shown_with_what_decided_the_wrong_grade(graded: Candidate, eyes: PreparedDataset) -> None:
     install_model("by-thresholds", thresholds=(0.5, 1.5, 2.0, 2.2))
-    other = candidate_from_model(
-        "by-thresholds", eyes, "all", device=DeviceName.CPU, precision=Precision.FLOAT32, allow_leakage=True
-    )
+    other = candidates_from_models(
+        ["by-thresholds"], eyes, "all", device=DeviceName.CPU, precision=Precision.FLOAT32, allow_leakage=True
+    )[0]
     for candidate, words in ((graded, "most probable, p = "), (other, "expected grade ")):
         assessment, context = described(candidate, eyes, num_images=5)
         for item, error in zip(context.gallery, assessment.models[0].worst_errors, strict=False):

@@ -37,6 +37,8 @@ def test_a_split_of_one_grade_is_an_error() -> None:
         check_grades(dataset_of(train=(3, 3), validation=WHOLE))
     with pytest.raises(TrainingError, match=r"all 1 photographs of the validation split .* kappa is undefined"):
         check_grades(dataset_of(train=WHOLE, validation=(3,)))
+    with pytest.raises(TrainingError, match="the validation split of eyes has no graded photographs: kappa is und"):
+        check_grades(dataset_of(train=WHOLE, validation=()))
     check_grades(dataset_of(train=WHOLE, validation=(0, 1), test=(2,)))
 
 

@@ -21,7 +21,7 @@ from fundusgrade.grades import RESEARCH_USE
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image
-from fundusgrade.training import loop
+from fundusgrade.training import loop, runs
 from fundusgrade.training.loop import TrainResult
 from fundusgrade.training.observers import TrainingProgress
 from fundusgrade.training.options import TrainOptions
@@ -200,6 +200,19 @@ def test_an_interrupt_in_the_first_epoch_installs_nothing(home: Path, monkeypatc
     assert finished.interrupted
     assert "nothing saved" in finished.summary
     assert not (home / "models").exists()
+    assert list((home / "runs").iterdir()) == []
+
+
+def test_a_run_that_fails_before_its_first_epoch_is_complete_leaves_no_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise TrainingError("the loss is not finite")
+
+    monkeypatch.setattr(runs, "train", fail)
+    with pytest.raises(TrainingError, match="not finite"):
+        run(plan())
+    assert list((home / "runs").iterdir()) == []
 
 
 def test_an_unfinished_run_is_not_lost_or_resumed_with_other_options(

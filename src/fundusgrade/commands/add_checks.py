@@ -7,22 +7,43 @@ from typing import Annotated
 
 import typer
 
-from fundusgrade.commands.options import DeviceOption, PrecisionOption
+from fundusgrade.commands.options.names import complete_datasets, complete_models
+from fundusgrade.commands.options.network import DeviceOption, PrecisionOption
+from fundusgrade.commands.options.panels import DATA
 from fundusgrade.options import DeviceName, Precision
 
 
 def add_checks(
-    model: Annotated[str, typer.Argument(help="Model to add checks to, by name or path; its file is written anew.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model to add checks to, by name or path; its file is written anew.",
+            autocompletion=complete_models,
+        ),
+    ],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Data set that the model was trained with; repeat for several (default: by its name)."),
+        typer.Option(
+            metavar="NAME",
+            help="Data set that the model was trained with; repeat for several (default: by its name).",
+            autocompletion=complete_datasets,
+            rich_help_panel=DATA,
+        ),
     ] = None,
     quality: Annotated[
         Path | None,
-        typer.Option(help="CSV with columns image, quality (good, usable, reject) and patient (default: none)."),
+        typer.Option(
+            metavar="FILE",
+            help="CSV with columns image, quality (good, usable, reject) and patient (default: none).",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     photographs: Annotated[
-        Path | None, typer.Option(help="Folder of the photographs of --quality (default: none).")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder of the photographs of --quality (default: none).", rich_help_panel=DATA
+        ),
     ] = None,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,

@@ -8,7 +8,6 @@ ungraded photographs, 130 interrupted.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -19,24 +18,35 @@ from fundusgrade.commands.add_checks import add_checks
 from fundusgrade.commands.audit import audit
 from fundusgrade.commands.calibrate import calibrate
 from fundusgrade.commands.evaluate import evaluate
+from fundusgrade.commands.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED
 from fundusgrade.commands.explain import explain
 from fundusgrade.commands.export import export
 from fundusgrade.commands.faithfulness import faithfulness
 from fundusgrade.commands.lists import list_datasets, list_models
 from fundusgrade.commands.merge import merge
-from fundusgrade.commands.options import EXIT_ERROR, EXIT_INTERRUPTED
 from fundusgrade.commands.predict import predict
 from fundusgrade.commands.preprocess import preprocess
 from fundusgrade.commands.refit import refit
+from fundusgrade.commands.registration import (
+    CONTEXT,
+    QuietOption,
+    VerboseOption,
+    choose_verbosity,
+    epilog,
+    register,
+    without_types,
+)
 from fundusgrade.commands.train import train
 from fundusgrade.errors import FundusgradeError
-from fundusgrade.grades import RESEARCH_USE
-from fundusgrade.terminal import ERROR, message, silence_stdout
+from fundusgrade.terminal import ERROR, Verbosity, message, set_verbosity, silence_stdout
 from fundusgrade.text import error_text
 
 
 class _ErrorBoundary(TyperGroup):
     """Prints an error of the library as one message and ends with an exit code; other errors are defects of ours."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return without_types(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -68,7 +78,8 @@ app = typer.Typer(
     cls=_ErrorBoundary,
     name="fundusgrade",
     help="Grade diabetic retinopathy in fundus photographs, and highlight the regions that drove the grade.",
-    epilog=RESEARCH_USE,
+    epilog=epilog(""),
+    context_settings=CONTEXT,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -91,32 +102,31 @@ def _global_options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Options that come before the command."""
+    set_verbosity(Verbosity.NORMAL)
+    choose_verbosity(verbose=verbose, quiet=quiet)
 
 
-def _help(command: Callable[..., None]) -> str:
-    """A command's docstring with one line for each paragraph, which Typer wraps at the width of the terminal."""
-    paragraphs = (command.__doc__ or "").split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+_GRADE, _TRAIN, _TEST, _KEEP = "Grade and explain", "Prepare and train", "Evaluate and test", "Keep and exchange"
+_COMMANDS = (
+    ("predict", predict, _GRADE),
+    ("merge", merge, _GRADE),
+    ("explain", explain, _GRADE),
+    ("preprocess", preprocess, _TRAIN),
+    ("train", train, _TRAIN),
+    ("refit", refit, _TRAIN),
+    ("add-checks", add_checks, _TRAIN),
+    ("calibrate", calibrate, _TRAIN),
+    ("evaluate", evaluate, _TEST),
+    ("audit", audit, _TEST),
+    ("faithfulness", faithfulness, _TEST),
+    ("export", export, _KEEP),
+    ("models", list_models, _KEEP),
+    ("datasets", list_datasets, _KEEP),
+)
 
-
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "preprocess": preprocess,
-    "train": train,
-    "refit": refit,
-    "add-checks": add_checks,
-    "calibrate": calibrate,
-    "evaluate": evaluate,
-    "audit": audit,
-    "predict": predict,
-    "merge": merge,
-    "explain": explain,
-    "faithfulness": faithfulness,
-    "export": export,
-    "models": list_models,
-    "datasets": list_datasets,
-}
-
-for _name, _command in _COMMANDS.items():
-    app.command(_name, help=_help(_command), epilog=RESEARCH_USE)(_command)
+for _name, _command, _panel in _COMMANDS:
+    register(app, _name, _command, panel=_panel)

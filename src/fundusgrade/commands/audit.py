@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from fundusgrade.commands.options import (
-    DataArgument,
-    DeviceOption,
-    LesionsOption,
-    OverwriteOption,
-    PrecisionOption,
-    input_files,
-)
+from fundusgrade.commands.options.data import SPLITS_IN_WORDS, DataArgument, LesionsOption
+from fundusgrade.commands.options.names import complete_models
+from fundusgrade.commands.options.network import DeviceOption, PrecisionOption
+from fundusgrade.commands.options.output import OverwriteOption
+from fundusgrade.commands.options.panels import DATA, MODEL, OUTPUT
+from fundusgrade.commands.options.photographs import input_files
 from fundusgrade.options import DeviceName, Precision, Split
 from fundusgrade.outputs import check_folder, check_outputs
 from fundusgrade.terminal import message, progress, show
@@ -23,13 +21,39 @@ from fundusgrade.terminal import message, progress, show
 def audit(
     data: DataArgument,
     model: Annotated[
-        str | None, typer.Option(help="Model whose robustness to measure, by name or path (default: none).")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Model whose robustness to measure, by name or path (default: none).",
+            autocompletion=complete_models,
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    split: Annotated[Split, typer.Option(help="Split whose photographs are changed to test the model.")] = Split.TEST,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of photographs to change, chosen at random.")] = 300,
+    split: Annotated[
+        Split,
+        typer.Option(
+            metavar="SPLIT",
+            help=f"Split whose photographs are changed to test the model: {SPLITS_IN_WORDS}.",
+            rich_help_panel=DATA,
+        ),
+    ] = Split.TEST,
+    limit: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="NUMBER",
+            help="Maximum number of photographs to change, chosen at random.",
+            rich_help_panel=DATA,
+        ),
+    ] = 300,
     lesions: LesionsOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write audit.json and audit.png to (default: none).")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder to write audit.json and audit.png to (default: none).",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,

@@ -6,29 +6,70 @@ from typing import Annotated
 
 import typer
 
-from fundusgrade.commands.options import DeviceOption, PrecisionOption
+from fundusgrade.commands.options.names import complete_datasets, complete_models
+from fundusgrade.commands.options.network import DeviceOption, PrecisionOption
+from fundusgrade.commands.options.panels import DATA, OUTPUT
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.terminal import show
 
+_CERTIFICATE = "Certificate"
+
 
 def calibrate(
-    model: Annotated[str, typer.Argument(help="Model to calibrate, by name or path.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Model to calibrate, by name or path.", autocompletion=complete_models),
+    ],
     data: Annotated[
         list[str],
-        typer.Option(help="Prepared data set of the clinic's graded patients, by name or folder; repeat for several."),
+        typer.Option(
+            metavar="NAME",
+            help="Prepared data set of the clinic's graded patients, by name or folder; repeat for several.",
+            autocompletion=complete_datasets,
+            rich_help_panel=DATA,
+        ),
     ],
-    name: Annotated[str, typer.Option(help="Name of the new model.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the new model.", rich_help_panel=OUTPUT)],
     sensitivity: Annotated[
-        float, typer.Option(min=0.5, max=0.99, help="Sensitivity for referable DR, by patient, to be certified.")
+        float,
+        typer.Option(
+            min=0.5,
+            max=0.99,
+            metavar="PROPORTION",
+            help="Sensitivity for referable DR, by patient, to be certified.",
+            rich_help_panel=_CERTIFICATE,
+        ),
     ] = 0.90,
     confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.999, help="Probability with which the certificate must hold.")
+        float,
+        typer.Option(
+            min=0.5,
+            max=0.999,
+            metavar="PROBABILITY",
+            help="Probability with which the certificate must hold.",
+            rich_help_panel=_CERTIFICATE,
+        ),
     ] = 0.90,
-    camera: Annotated[str, typer.Option(help="Note of the camera, stored with the model.")] = "",
     grades: Annotated[
-        bool, typer.Option("--grades", help="Decide grades by the recalibrated probabilities too.")
+        bool,
+        typer.Option(
+            "--grades",
+            help="Decide grades by the recalibrated probabilities too.",
+            rich_help_panel=_CERTIFICATE,
+        ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")] = False,
+    camera: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Note of the camera, stored with the model (default: none).",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model of this name.", rich_help_panel=OUTPUT)
+    ] = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
 ) -> None:

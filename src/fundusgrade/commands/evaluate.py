@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fundusgrade.commands.options import (
-    AllowLeakageOption,
+from fundusgrade.commands.options.data import AllowLeakageOption, DataOption, SplitOption
+from fundusgrade.commands.options.names import complete_predictions
+from fundusgrade.commands.options.network import (
     DeviceOption,
     ModelsOption,
-    OverwriteOption,
     PrecisionOption,
-    SensitivityOption,
-    ThresholdOption,
     TtaOption,
-    check_point,
     chosen_models,
-    input_files,
 )
+from fundusgrade.commands.options.output import OverwriteOption
+from fundusgrade.commands.options.panels import DATA, GRADING, MODEL, OUTPUT
+from fundusgrade.commands.options.photographs import input_files
+from fundusgrade.commands.options.referral import SensitivityOption, ThresholdOption, check_point
 from fundusgrade.files import write_atomically
 from fundusgrade.options import DeviceName, Precision, Split
 from fundusgrade.outputs import check_folder, check_outputs
@@ -39,48 +39,79 @@ def evaluate(
     predictions: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="Stored predictions, such as those of `train --folds`, by name or path; repeat to compare several. "
-            "Without --model, only they are evaluated (default: none)."
+            "Without --model, only they are evaluated (default: none).",
+            autocompletion=complete_predictions,
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Prepared data set, by name or folder; repeat to combine several (default: that of the predictions, "
-            "or the only one)."
-        ),
-    ] = None,
-    split: Annotated[Split, typer.Option(help="Split to evaluate on.")] = Split.TEST,
+    data: DataOption = None,
+    split: SplitOption = Split.TEST,
     common: Annotated[
-        bool, typer.Option("--common", help="Evaluate only the photographs that all models graded.")
+        bool,
+        typer.Option("--common", help="Evaluate only the photographs that all models graded.", rich_help_panel=DATA),
     ] = False,
     subgroup: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also evaluate subgroups: quality, eye, site, origin (data set); repeat for several (default: none)."
+            metavar="COLUMN",
+            help="Also evaluate subgroups: quality, eye, site, origin (data set); repeat for several (default: none).",
+            rich_help_panel=DATA,
         ),
     ] = None,
-    coverage: Annotated[
-        float, typer.Option(min=0.5, max=0.99, help="Target coverage of the conformal prediction sets.")
-    ] = 0.9,
+    allow_leakage: AllowLeakageOption = False,
     sensitivity: SensitivityOption = None,
     threshold: ThresholdOption = None,
-    resamples: Annotated[
-        int, typer.Option(min=100, help="Number of bootstrap resamples for confidence intervals.")
-    ] = 1000,
     tta: TtaOption = False,
-    allow_leakage: AllowLeakageOption = False,
-    audit: Annotated[
-        bool, typer.Option("--audit", help="Also audit the data set and each model; see `fundusgrade audit`.")
-    ] = False,
+    coverage: Annotated[
+        float,
+        typer.Option(
+            min=0.5,
+            max=0.99,
+            metavar="PROPORTION",
+            help="Target coverage of the conformal prediction sets.",
+            rich_help_panel=GRADING,
+        ),
+    ] = 0.9,
+    resamples: Annotated[
+        int,
+        typer.Option(
+            min=100,
+            metavar="NUMBER",
+            help="Number of bootstrap resamples for confidence intervals.",
+            rich_help_panel=GRADING,
+        ),
+    ] = 1000,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for evaluation.json, confusion.png and the predictions (default: none)."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for evaluation.json, confusion.png and the predictions (default: none).",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="HTML report to write (default: none).")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="HTML report to write (default: none).", rich_help_panel=OUTPUT),
+    ] = None,
     images: Annotated[
-        int, typer.Option(min=0, help="Number of each model's largest errors that the report shows as images.")
+        int,
+        typer.Option(
+            min=0,
+            metavar="NUMBER",
+            help="Number of each model's largest errors that the report shows as images.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = 6,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit",
+            help="Also audit the data set and each model; see `fundusgrade audit`.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
@@ -91,19 +122,22 @@ def evaluate(
     Photographs that were used to train or select a model are refused unless --allow-leakage is given.
     """
     from fundusgrade.data.concatenation import open_dataset
-    from fundusgrade.evaluation.candidates import assess_candidates, candidate_from_file, only_common
+    from fundusgrade.evaluation import candidates as graded
 
     check_point(sensitivity, threshold)
-    files = [candidate_from_file(name, split.value) for name in predictions or ()]
+    files = [graded.candidate_from_file(name, split.value) for name in predictions or ()]
     models = chosen_models(model) if model or not files else ()
     # Stored predictions do not depend on splits: of folds by source, copies may be in two of them.
     names = data or [file.predictions.data for file in files[:1]]
     dataset = open_dataset(names, check_splits=bool(model) or not files)
     _check_report(report, predictions or (), models, overwrite=overwrite)
     _check_folder(out, predictions or (), files, models, dataset, audit=audit, overwrite=overwrite)
-    candidates = files + _graded(models, dataset, split, device, precision, tta=tta, allow_leakage=allow_leakage)
-    candidates = only_common(candidates) if common else candidates
-    assessment = assess_candidates(
+    _check_compared(files, models, subgroup or (), tta=tta)
+    candidates = files + graded.candidates_from_models(
+        models, dataset, split.value, device=device, precision=precision, tta=tta, allow_leakage=allow_leakage
+    )
+    candidates = graded.only_common(candidates) if common else candidates
+    assessment = graded.assess_candidates(
         candidates,
         dataset,
         part=split.value,
@@ -157,25 +191,17 @@ def _read_files(predictions: Sequence[str], models: Sequence[str | None]) -> lis
     return input_files((), *map(store.resolve_predictions, predictions), models=models)
 
 
-def _graded(
-    models: Sequence[str | None],
-    dataset: PreparedDataset,
-    split: Split,
-    device: DeviceName,
-    precision: Precision,
-    *,
-    tta: bool,
-    allow_leakage: bool,
-) -> list[Candidate]:
-    """A split graded by each model. Raises as `candidate_from_model`."""
-    from fundusgrade.evaluation.candidates import candidate_from_model
+def _check_compared(
+    files: Sequence[Candidate], models: Sequence[str | None], subgroups: Sequence[str], *, tta: bool
+) -> None:
+    """Raise DatasetError where two of the models that are compared have one name, or a subgroup is of no column."""
+    from fundusgrade.evaluation.candidates import check_columns, check_names
+    from fundusgrade.metrics.predictions import TTA_SUFFIX
+    from fundusgrade.networks.graph_files import model_name
 
-    return [
-        candidate_from_model(
-            name, dataset, split.value, device=device, precision=precision, tta=tta, allow_leakage=allow_leakage
-        )
-        for name in models
-    ]
+    check_columns(subgroups)
+    suffix = TTA_SUFFIX if tta else ""
+    check_names([*(file.predictions.model for file in files), *(model_name(model) + suffix for model in models)])
 
 
 def _show_assessment(assessment: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:
@@ -233,4 +259,16 @@ def _write_report(
 
     context = report_context(candidates, dataset, assessment, num_images=num_images, audits=audits, command=command())
     write_atomically(path, report_html(assessment, context))
+    if num_images and not any(item.heat_map for item in context.gallery):
+        message(_without_heat_maps(len(context.gallery), dataset))
     message(f"written: {path!s}")
+
+
+def _without_heat_maps(num_shown: int, dataset: PreparedDataset) -> str:
+    """Why a report shows none of the errors with a heat map."""
+    if not num_shown:
+        return "--images: the report shows no errors: there are none, or the data set holds none of their photographs"
+    return (
+        f"--images: the {num_shown} errors of the report have no heat maps, because their photographs "
+        f"(expected in {dataset.root or 'a folder that the data set does not name'}) or the networks are not available"
+    )

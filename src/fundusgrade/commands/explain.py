@@ -9,23 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fundusgrade.commands.options import (
-    EXIT_UNGRADED,
-    CoverageOption,
-    DeviceOption,
+from fundusgrade.commands.exit_codes import EXIT_UNGRADED
+from fundusgrade.commands.options.heat_maps import (
     MethodsOption,
-    ModelsOption,
-    OverwriteOption,
-    PrecisionOption,
     TargetOption,
     explain_options,
-    find_photographs,
-    input_files,
-    load_graders,
-    report_coverage,
     report_skipped,
     show_findings,
 )
+from fundusgrade.commands.options.network import DeviceOption, ModelsOption, PrecisionOption, load_graders
+from fundusgrade.commands.options.output import OverwriteOption
+from fundusgrade.commands.options.panels import HEAT_MAPS, OUTPUT
+from fundusgrade.commands.options.photographs import find_photographs, input_files
+from fundusgrade.commands.options.referral import CoverageOption, report_coverage
 from fundusgrade.errors import StoreError
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.outputs import check_folder, check_outputs
@@ -39,13 +35,18 @@ if TYPE_CHECKING:
 
 def explain(
     photographs: Annotated[
-        list[Path], typer.Argument(help="A photograph; or several, folders and .zip archives of photographs.")
+        list[Path],
+        typer.Argument(
+            metavar="PHOTOGRAPHS", help="A photograph; or several, folders and .zip archives of photographs."
+        ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
+            metavar="PATH",
             help="Figure to write (.png, .jpg) for one photograph, or folder for several (default: named after the "
-            "first)."
+            "first).",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     model: ModelsOption = None,
@@ -54,16 +55,27 @@ def explain(
     masks: Annotated[
         Path | None,
         typer.Option(
+            metavar="FOLDER",
             help="Folder of lesion masks to outline: NAME_MA.png (microaneurysms), NAME_HE.png (hemorrhages), "
-            "NAME_EX.png (hard exudates), NAME_SE.png (soft exudates) (default: none)."
+            "NAME_EX.png (hard exudates), NAME_SE.png (soft exudates) (default: none).",
+            rich_help_panel=HEAT_MAPS,
         ),
     ] = None,
-    arrays: Annotated[
-        bool, typer.Option("--arrays", help="Also save each heat map as an .npz file, at the photograph's full size.")
-    ] = False,
     faithfulness: Annotated[
         bool,
-        typer.Option("--faithfulness", help="Also test the heat maps; see `fundusgrade faithfulness`."),
+        typer.Option(
+            "--faithfulness",
+            help="Also test the heat maps; see `fundusgrade faithfulness`.",
+            rich_help_panel=HEAT_MAPS,
+        ),
+    ] = False,
+    arrays: Annotated[
+        bool,
+        typer.Option(
+            "--arrays",
+            help="Also save each heat map as an .npz file, at the photograph's full size.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     coverage: CoverageOption = None,
     overwrite: OverwriteOption = False,
@@ -74,6 +86,7 @@ def explain(
 
     Several photographs are written to a folder with an index page; the exit code is 3 if one cannot be graded.
     """
+    from fundusgrade.data.lesion_masks import check_masks
     from fundusgrade.explanation.explainer import check_comparable, check_fit
     from fundusgrade.reports.explanation_files import FigureRequest, figure_files, planned_files
 
@@ -85,6 +98,9 @@ def explain(
     )
     read = input_files(found, masks, models=model or ())
     _check_place(out, [*read, *photographs], several=several)
+    if masks is not None:
+        num_masked = check_masks([each.name for each in found], masks)
+        message(f"lesion masks of {num_masked} of {len(found)} photographs in {masks}")
     graders = load_graders(model, device, precision, coverage)
     for grader in graders:
         report_coverage(grader)

@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fundusgrade.commands.options import (
-    AllowLeakageOption,
-    DeviceOption,
-    LesionsOption,
+from fundusgrade.commands.options.data import AllowLeakageOption, LesionsOption, SplitOption
+from fundusgrade.commands.options.heat_maps import (
     MethodsOption,
-    ModelsOption,
-    OverwriteOption,
-    PrecisionOption,
-    SplitOption,
     TargetOption,
     explain_options,
-    input_files,
-    load_graders,
     report_skipped,
     show_findings,
 )
+from fundusgrade.commands.options.names import complete_datasets
+from fundusgrade.commands.options.network import DeviceOption, ModelsOption, PrecisionOption, load_graders
+from fundusgrade.commands.options.output import OverwriteOption
+from fundusgrade.commands.options.panels import DATA, OUTPUT
+from fundusgrade.commands.options.photographs import input_files
 from fundusgrade.errors import DatasetError
 from fundusgrade.options import NUM_FOLDS, DeviceName, Precision, Split
 from fundusgrade.outputs import check_folder, check_outputs
@@ -37,7 +34,12 @@ if TYPE_CHECKING:
 
 def faithfulness(
     data: Annotated[
-        str | None, typer.Argument(help="Prepared data set, by name or folder (default: none, with --lesions).")
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="Prepared data set, by name or folder (default: none, with --lesions).",
+            autocompletion=complete_datasets,
+        ),
     ] = None,
     model: ModelsOption = None,
     target: TargetOption = "predicted",
@@ -46,21 +48,31 @@ def faithfulness(
     fold: Annotated[
         int | None,
         typer.Option(
-            min=1, help=f"Take the test split of this fold, 1-{NUM_FOLDS}, as in `train --folds` (default: no fold)."
+            min=1,
+            metavar="NUMBER",
+            help=f"Take the test split of this fold, 1-{NUM_FOLDS}, as in `train --folds` (default: no fold).",
+            rich_help_panel=DATA,
         ),
     ] = None,
     limit: Annotated[
         int,
         typer.Option(
             min=0,
+            metavar="NUMBER",
             help="Photographs for the slow tests, chosen at random; concentration is measured on all photographs.",
+            rich_help_panel=DATA,
         ),
     ] = 40,
     lesions: LesionsOption = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write faithfulness.json and figures to (default: none).")
-    ] = None,
     allow_leakage: AllowLeakageOption = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder to write faithfulness.json and figures to (default: none).",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,

@@ -7,35 +7,40 @@ from typing import Annotated
 
 import typer
 
-from fundusgrade.commands.options import (
-    EXIT_UNGRADED,
+from fundusgrade.commands.exit_codes import EXIT_UNGRADED
+from fundusgrade.commands.options.output import OverwriteOption
+from fundusgrade.commands.options.panels import OUTPUT
+from fundusgrade.commands.options.patients import (
     ByPatientOption,
     FieldsOption,
-    ListOption,
-    OverwriteOption,
     PatientPatternOption,
     PatientsOption,
-    PhotographsArgument,
-    find_photographs,
-    input_files,
     patient_request,
     report_patients,
 )
+from fundusgrade.commands.options.photographs import ListOption, PhotographsArgument, find_photographs, input_files
 from fundusgrade.outputs import check_outputs
 from fundusgrade.terminal import message
 
 
 def merge(
     csv: Annotated[
-        Path, typer.Option("--csv", "--out", help="File to write, the name that was given to `predict --shard`.")
+        Path,
+        typer.Option(
+            "--csv",
+            "--out",
+            metavar="FILE",
+            help="File to write, the name that was given to `predict --shard`.",
+            rich_help_panel=OUTPUT,
+        ),
     ],
     photographs: PhotographsArgument = None,
     list_file: ListOption = None,
+    overwrite: OverwriteOption = False,
     by_patient: ByPatientOption = None,
     patients: PatientsOption = None,
     patient_pattern: PatientPatternOption = None,
     fields: FieldsOption = None,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Merge the files of `predict --shard` in the order of the photographs, after checking that they are complete.
 

@@ -9,29 +9,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fundusgrade.commands.options import (
-    EXIT_UNGRADED,
-    ByPatientOption,
-    CoverageOption,
+from fundusgrade.commands.exit_codes import EXIT_UNGRADED
+from fundusgrade.commands.options.network import (
+    BatchSizeOption,
     DeviceOption,
-    FieldsOption,
-    ListOption,
     ModelOption,
+    PrecisionOption,
+    TtaOption,
+    WorkersOption,
+)
+from fundusgrade.commands.options.panels import GRADING, OUTPUT, SEVERAL_RUNS
+from fundusgrade.commands.options.patients import (
+    ByPatientOption,
+    FieldsOption,
     PatientPatternOption,
     PatientsOption,
-    PhotographsArgument,
-    PrecisionOption,
+    patient_request,
+    report_patients,
+)
+from fundusgrade.commands.options.photographs import ListOption, PhotographsArgument, find_photographs, input_files
+from fundusgrade.commands.options.referral import (
+    CoverageOption,
     SensitivityOption,
     ThresholdOption,
-    TtaOption,
     check_point,
-    find_photographs,
-    input_files,
-    patient_request,
     report_checks,
     report_coverage,
     report_operating_point,
-    report_patients,
 )
 from fundusgrade.grades import Prediction
 from fundusgrade.options import DeviceName, Precision
@@ -53,23 +57,18 @@ def predict(
         typer.Option(
             "--csv",
             "--out",
-            help="File to write: .csv, .jsonl or .parquet (default: CSV to standard output, or lines in words to a "
-            "terminal).",
+            metavar="FILE",
+            help="File to write: .csv, .jsonl or .parquet (default: CSV to standard output, or a table to a terminal).",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     list_file: ListOption = None,
     model: ModelOption = None,
-    device: DeviceOption = DeviceName.AUTO,
-    precision: PrecisionOption = Precision.AUTO,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Photographs that go through the network at once (default: chosen for the device)."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Number of worker threads (default: one per core, at most 32).")
-    ] = None,
     require_gradable: Annotated[
-        bool, typer.Option("--require-gradable", help="Leave photographs of doubtful quality ungraded.")
+        bool,
+        typer.Option(
+            "--require-gradable", help="Leave photographs of doubtful quality ungraded.", rich_help_panel=GRADING
+        ),
     ] = False,
     tta: TtaOption = False,
     coverage: CoverageOption = None,
@@ -81,15 +80,32 @@ def predict(
     fields: FieldsOption = None,
     shard: Annotated[
         str | None,
-        typer.Option(help="Grade shard i of n only, e.g. 2/4, and write FILE.2-of-4.csv; see `merge` (default: all)."),
+        typer.Option(
+            metavar="I/N",
+            help="Grade shard i of n only, e.g. 2/4, and write FILE.2-of-4.csv; see `merge` (default: all).",
+            rich_help_panel=SEVERAL_RUNS,
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the rows of an interrupted run and grade the remaining photographs.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep the rows of an interrupted run and grade the remaining photographs.",
+            rich_help_panel=SEVERAL_RUNS,
+        ),
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace the output of an earlier run, finished or partial, and start over."),
+        typer.Option(
+            "--overwrite",
+            help="Replace the output of an earlier run, finished or partial, and start over.",
+            rich_help_panel=SEVERAL_RUNS,
+        ),
     ] = False,
+    workers: WorkersOption = None,
+    batch_size: BatchSizeOption = None,
+    device: DeviceOption = DeviceName.AUTO,
+    precision: PrecisionOption = Precision.AUTO,
 ) -> None:
     """Grade photographs, one row each: grade, probabilities, referable or not, image quality.
 

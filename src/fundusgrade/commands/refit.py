@@ -6,31 +6,46 @@ from typing import Annotated
 
 import typer
 
-from fundusgrade.commands.options import DeviceOption, PrecisionOption, checked_decision
-from fundusgrade.options import DecideFor, Decision, DeviceName, Precision
+from fundusgrade.commands.options.names import complete_datasets, complete_models, complete_predictions
+from fundusgrade.commands.options.network import DeviceOption, PrecisionOption
+from fundusgrade.commands.options.panels import DATA, OUTPUT
+from fundusgrade.commands.options.referral import DecideForOption, DecisionOption, checked_decision
+from fundusgrade.options import DeviceName, Precision
 
 
 def refit(
-    model: Annotated[str, typer.Argument(help="Model to fit anew, by name or path.")],
-    on: Annotated[
-        str, typer.Option("--on", help="Cross-validation in the store (`train --folds`), with the model's options.")
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Model to fit anew, by name or path.", autocompletion=complete_models),
     ],
-    name: Annotated[str | None, typer.Option(help="Name of the new model (default: MODEL-refitted).")] = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on",
+            metavar="NAME",
+            help="Cross-validation in the store (`train --folds`), with the model's options.",
+            autocompletion=complete_predictions,
+            rich_help_panel=DATA,
+        ),
+    ],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Data set that the model was trained with, by name or folder (default: by its name)."),
-    ] = None,
-    decision: Annotated[
-        Decision | None, typer.Option(help="Decision rule of the new model (default: that of the model).")
-    ] = None,
-    decide_for: Annotated[
-        DecideFor | None,
         typer.Option(
-            help="What thresholds are fitted for; implies `--decision thresholds` (default: that of the model, else "
-            "balanced)."
+            metavar="NAME",
+            help="Data set that the model was trained with, by name or folder (default: by its name).",
+            autocompletion=complete_datasets,
+            rich_help_panel=DATA,
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of the new name.")] = False,
+    decision: DecisionOption = None,
+    decide_for: DecideForOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the new model (default: MODEL-refitted).", rich_help_panel=OUTPUT),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model of the new name.", rich_help_panel=OUTPUT)
+    ] = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
 ) -> None:

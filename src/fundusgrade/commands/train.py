@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fundusgrade.commands.options import EXIT_INTERRUPTED, DeviceOption, PrecisionOption, checked_decision
+from fundusgrade.commands.exit_codes import EXIT_INTERRUPTED
+from fundusgrade.commands.options.names import complete_architectures, complete_datasets
+from fundusgrade.commands.options.network import DeviceOption, PrecisionOption
+from fundusgrade.commands.options.panels import (
+    COMPUTING,
+    DATA,
+    FOLDS,
+    LOSS,
+    MODEL,
+    OPTIMIZATION,
+    OUTPUT,
+    SEVERAL_RUNS,
+)
+from fundusgrade.commands.options.referral import DecideForOption, DecisionOption, checked_decision
 from fundusgrade.options import (
     NUM_FOLDS,
     ClassWeights,
-    DecideFor,
-    Decision,
     DeviceName,
     FoldsBy,
     Head,
@@ -25,65 +36,105 @@ from fundusgrade.terminal import console
 if TYPE_CHECKING:
     from fundusgrade.training.runs import RunRequest
 
-_OPTIMIZATION = "Optimization and augmentation"
-_OUTPUT = "Output, loss and decision rule"
-_FOLDS = "Cross-validation"
-
 
 def train(
     arch: Annotated[
         str,
         typer.Option(
+            metavar="NAME",
             help="Architecture: cnn (small, from scratch), resnet50, vit (ViT-B/16), a model name of timm, "
-            "hf-hub:OWNER/NAME, or local-dir:FOLDER."
+            "hf-hub:OWNER/NAME, or local-dir:FOLDER.",
+            autocompletion=complete_architectures,
+            rich_help_panel=MODEL,
         ),
     ] = "resnet50",
+    init_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Pretrained weights to start from, a .safetensors file (default: none).",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option(
+            help="Start from timm's pretrained weights, which are downloaded, or from random weights.",
+            rich_help_panel=MODEL,
+        ),
+    ] = True,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="NUMBER",
+            help="Random seed of initialization, batches and augmentation.",
+            rich_help_panel=MODEL,
+        ),
+    ] = 0,
     data: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="Prepared data set, by name or folder; repeat to combine data sets with equal weight (default: the "
-            "only one)."
+            "only one).",
+            autocompletion=complete_datasets,
+            rich_help_panel=DATA,
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model (default: DATA-ARCH).")] = None,
-    init_weights: Annotated[
-        Path | None, typer.Option(help="Pretrained weights to start from, a .safetensors file (default: none).")
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the model (default: DATA-ARCH).", rich_help_panel=OUTPUT),
     ] = None,
-    pretrained: Annotated[
-        bool, typer.Option(help="Start from timm's pretrained weights, which are downloaded, or from random weights.")
-    ] = True,
-    seed: Annotated[int, typer.Option(help="Random seed of initialization, batches and augmentation.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Discard a model or an interrupted run of this name and start over.")
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for TensorBoard logs (default: none).", rich_help_panel=OUTPUT),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume an interrupted run.", rich_help_panel=SEVERAL_RUNS)
     ] = False,
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard logs (default: none).")] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile.")] = False,
-    device: DeviceOption = DeviceName.AUTO,
-    precision: PrecisionOption = Precision.AUTO,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Discard a model or an interrupted run of this name and start over.",
+            rich_help_panel=SEVERAL_RUNS,
+        ),
+    ] = False,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Maximum number of epochs (default: 12; 40 for cnn).", rich_help_panel=_OPTIMIZATION),
+        typer.Option(
+            min=1,
+            metavar="NUMBER",
+            help="Maximum number of epochs (default: 12; 40 for cnn).",
+            rich_help_panel=OPTIMIZATION,
+        ),
     ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
             min=1,
+            metavar="NUMBER",
             help="Early stopping: epochs without a better validation kappa (default: 5; 12 for cnn).",
-            rich_help_panel=_OPTIMIZATION,
+            rich_help_panel=OPTIMIZATION,
         ),
     ] = None,
     batch_size: Annotated[
         int,
-        typer.Option(min=2, help="Images per optimization step, of all processes.", rich_help_panel=_OPTIMIZATION),
+        typer.Option(
+            min=2,
+            metavar="NUMBER",
+            help="Images per optimization step, of all processes.",
+            rich_help_panel=OPTIMIZATION,
+        ),
     ] = 32,
     learning_rate: Annotated[
         float | None,
         typer.Option(
             min=0.0,
+            metavar="RATE",
             help="Maximum learning rate of AdamW, after warm-up (default: 5e-4; 3e-4 for vision transformers, 2e-3 for "
             "cnn).",
-            rich_help_panel=_OPTIMIZATION,
+            rich_help_panel=OPTIMIZATION,
         ),
     ] = None,
     layer_decay: Annotated[
@@ -91,8 +142,9 @@ def train(
         typer.Option(
             min=0.1,
             max=1.0,
+            metavar="FACTOR",
             help="Layer-wise learning-rate decay factor (default: 0.75 for vision transformers, else 1).",
-            rich_help_panel=_OPTIMIZATION,
+            rich_help_panel=OPTIMIZATION,
         ),
     ] = None,
     ema_decay: Annotated[
@@ -100,8 +152,9 @@ def train(
         typer.Option(
             min=0.0,
             max=0.9999,
+            metavar="FACTOR",
             help="Decay per step of the exponential moving average (EMA) of the weights; 0 for none.",
-            rich_help_panel=_OPTIMIZATION,
+            rich_help_panel=OPTIMIZATION,
         ),
     ] = 0.99,
     mixup: Annotated[
@@ -109,8 +162,9 @@ def train(
         typer.Option(
             min=0.0,
             max=1.0,
+            metavar="STRENGTH",
             help="Mixup of image pairs: parameter of the beta distribution; 0 for none.",
-            rich_help_panel=_OPTIMIZATION,
+            rich_help_panel=OPTIMIZATION,
         ),
     ] = 0.0,
     degrade: Annotated[
@@ -119,7 +173,7 @@ def train(
             "--degrade",
             help="Augment with lower image quality: half of the images are shrunk, blurred, lit unevenly, veiled and "
             "compressed, and all get noise.",
-            rich_help_panel=_OPTIMIZATION,
+            rich_help_panel=OPTIMIZATION,
         ),
     ] = False,
     progressive: Annotated[
@@ -127,89 +181,83 @@ def train(
         typer.Option(
             "--progressive",
             help="Progressive resizing: smaller images in the first epochs, which takes about two thirds of the time.",
-            rich_help_panel=_OPTIMIZATION,
+            rich_help_panel=OPTIMIZATION,
         ),
     ] = False,
     recipe: Annotated[
         Recipe,
         typer.Option(
-            help="Defaults of the options below: this project's, or those of the reference study (softmax, inverse "
-            "class frequencies, most probable grade, no calibration).",
-            rich_help_panel=_OUTPUT,
+            metavar="RECIPE",
+            help="Defaults of the options below: this project's (default), or those of the reference study (reference: "
+            "softmax, inverse class frequencies, most probable grade, no calibration).",
+            rich_help_panel=LOSS,
         ),
     ] = Recipe.DEFAULT,
     head: Annotated[
         Head | None,
         typer.Option(
-            help="Output head: class probabilities, a regression of severity, or cumulative (ordinal) probabilities "
-            "(default: implied by --loss, else cumulative).",
-            rich_help_panel=_OUTPUT,
+            metavar="HEAD",
+            help="Output head: softmax (class probabilities), regression (of severity), or cumulative (ordinal "
+            "probabilities) (default: implied by --loss, else cumulative).",
+            rich_help_panel=LOSS,
         ),
     ] = None,
     loss: Annotated[
         Loss | None,
         typer.Option(
-            help="Loss function: cross-entropy, cross-entropy with soft ordinal labels or with expected squared "
-            "distance, smooth L1, or squared error (default: implied by --head, else cross-entropy).",
-            rich_help_panel=_OUTPUT,
+            metavar="LOSS",
+            help="Loss function: cross-entropy, soft-labels (cross-entropy with soft ordinal labels), distance "
+            "(cross-entropy with expected squared distance), smooth-l1, or squared (error) (default: implied by "
+            "--head, else cross-entropy).",
+            rich_help_panel=LOSS,
         ),
     ] = None,
     class_weights: Annotated[
         ClassWeights | None,
         typer.Option(
-            help="Class weights in the loss: inverse frequency, its square root, or inverse effective number of "
-            "samples (default: sqrt).",
-            rich_help_panel=_OUTPUT,
+            metavar="WEIGHTS",
+            help="Class weights in the loss: inverse (frequency), sqrt (its square root), effective (inverse effective "
+            "number of samples), or none (default: sqrt).",
+            rich_help_panel=LOSS,
         ),
     ] = None,
-    decision: Annotated[
-        Decision | None,
-        typer.Option(
-            help="Decision rule: the most probable grade, or thresholds of the expected grade, which raise kappa and "
-            "lower accuracy a little (default: most-probable).",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    decide_for: Annotated[
-        DecideFor | None,
-        typer.Option(
-            help="What thresholds are fitted for: kappa, accuracy, macro F1 (rare grades count as much as common "
-            "ones), or all three (balanced); implies `--decision thresholds` (default: balanced).",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
+    decision: DecisionOption = None,
+    decide_for: DecideForOption = None,
     calibrate: Annotated[
         bool | None,
         typer.Option(
             "--calibrate/--no-calibrate",
             help="Calibrate probabilities on half of the validation split; the other half gives prediction sets "
             "(default: calibrate).",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=LOSS,
         ),
     ] = None,
     folds: Annotated[
         int | None,
         typer.Option(
             min=2,
+            metavar="NUMBER",
             help="Cross-validate with this number of folds; the out-of-fold predictions are pooled "
             "(default: no cross-validation).",
-            rich_help_panel=_FOLDS,
+            rich_help_panel=FOLDS,
         ),
     ] = None,
     folds_by: Annotated[
         FoldsBy | None,
         typer.Option(
-            help="What a fold holds out: a random group of photographs, or (source) one of several --data, which is "
-            "graded by a network that was trained on the others (default: group).",
-            rich_help_panel=_FOLDS,
+            metavar="UNIT",
+            help="What a fold holds out: a random group of photographs (group), or one of several --data (source), "
+            "which is graded by a network that was trained on the others (default: group).",
+            rich_help_panel=FOLDS,
         ),
     ] = None,
     fold: Annotated[
         str | None,
         typer.Option(
+            metavar="FOLD",
             help=f"Train only this fold, of --folds or {NUM_FOLDS}: its number, or with --folds-by source the name of "
             "the data set that it holds out (default: all).",
-            rich_help_panel=_FOLDS,
+            rich_help_panel=FOLDS,
         ),
     ] = None,
     tta: Annotated[
@@ -217,9 +265,15 @@ def train(
         typer.Option(
             "--tta",
             help="Test-time augmentation of the out-of-fold predictions: average over mirror images.",
-            rich_help_panel=_FOLDS,
+            rich_help_panel=FOLDS,
         ),
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the network with torch.compile.", rich_help_panel=COMPUTING),
+    ] = False,
+    device: DeviceOption = DeviceName.AUTO,
+    precision: PrecisionOption = Precision.AUTO,
 ) -> None:
     """Train a network on a prepared data set, and keep the weights of the epoch with the best validation kappa.
 

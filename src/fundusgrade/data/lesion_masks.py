@@ -39,6 +39,18 @@ def find_lesion_photographs(folder: Path) -> list[PhotographSource]:
     return with_masks
 
 
+def check_masks(names: Sequence[str], folder: Path) -> int:
+    """How many of these photographs have a mask in a folder of masks. Raises DatasetError where none has."""
+    num_found = sum(bool(_mask_paths(Path(name).stem, folder)) for name in names)
+    if not num_found:
+        there = f"{folder} is no folder" if not folder.is_dir() else f"{folder} has none for {Path(names[0]).name}"
+        raise DatasetError(
+            f"no lesion masks for any of {len(names)} photographs: {there}; expected names such as "
+            f"{Path(names[0]).stem}_MA.png, with {', '.join(f'_{kind}' for kind in LESION_NAMES)} at the end"
+        )
+    return num_found
+
+
 def read_lesions(name: str, folder: Path, shape: tuple[int, ...]) -> tuple[LesionMask, ...]:
     """Masks of the photograph NAME in a folder of masks; none where it has none.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -42,7 +43,8 @@ def prepare_dataset(
 
     An earlier run that was interrupted is resumed. Photographs that cannot be used become rows with the reason. Splits
     are by patient and duplicate group, to prevent leakage. Raises DatasetError where a data set of this name was
-    preprocessed with another recipe, or without `overwrite` from other photographs.
+    preprocessed with another recipe, or without `overwrite` from other photographs, and where no photograph can be
+    used; then no folder is left.
     """
     directory = store.dataset_directory(name)
     _refuse_other_recipe(directory, recipe)
@@ -51,7 +53,19 @@ def prepare_dataset(
     records = prepare_photographs(
         raw.samples, directory, recipe, num_workers=num_workers or os.cpu_count() or 1, on_progress=on_progress
     )
+    _refuse_nothing_usable(directory, raw, records)
     return _finish(directory, raw, records, recipe, seed)
+
+
+def _refuse_nothing_usable(directory: Path, raw: RawDataset, records: Sequence[Record]) -> None:
+    """Raise DatasetError where every photograph has a reason against it; a new folder holds nothing then, and goes."""
+    reasons = Counter(record.error or sample.error for sample, record in zip(raw.samples, records, strict=True))
+    if None in reasons or not reasons:
+        return
+    if not (directory / store.DATASET_FILE).is_file():
+        shutil.rmtree(directory, ignore_errors=True)
+    named = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common(3))
+    raise DatasetError(f"none of {len(records)} photographs can be prepared, so there is no data set ({named})")
 
 
 def _refuse_other_recipe(directory: Path, recipe: PreprocessRecipe) -> None:

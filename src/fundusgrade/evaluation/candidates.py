@@ -43,8 +43,8 @@ class Candidate:
     grader: Grader | None = None
 
 
-def candidate_from_model(
-    model: str | None,
+def candidates_from_models(
+    models: Sequence[str | None],
     dataset: PreparedDataset,
     split: str,
     *,
@@ -52,16 +52,28 @@ def candidate_from_model(
     precision: Precision = Precision.AUTO,
     tta: bool = False,
     allow_leakage: bool = False,
-) -> Candidate:
-    """Grade a split with a model, by name or path.
+) -> list[Candidate]:
+    """Grade a split with each model, by name or path; all are checked before the first one grades.
 
     Raises DatasetError where photographs of the split, copies of them or other photographs of their patients were used
-    to train or select the model, unless `allow_leakage`.
+    to train or select a model, unless `allow_leakage`, and where the data set was preprocessed for other models.
     """
-    grader = Grader.load(model, device=device, precision=precision, tta=tta)
-    leakage = check_leakage(grader, dataset, dataset.graded_rows(split), allow_leakage=allow_leakage)
-    predictions = predict_dataset(grader, dataset, split)
-    return Candidate(predictions=predictions, description=grader.description, leakage=leakage, grader=grader)
+    graders = [Grader.load(model, device=device, precision=precision, tta=tta) for model in models]
+    rows = dataset.graded_rows(split)
+    if models and not rows:
+        raise DatasetError(f"--split {split}: the data set {dataset.name!r} has no graded photographs in this split")
+    for grader in graders:
+        dataset.check_recipe(grader.recipe, grader.name)
+    leakages = [check_leakage(grader, dataset, rows, allow_leakage=allow_leakage) for grader in graders]
+    return [
+        Candidate(
+            predictions=predict_dataset(grader, dataset, split),
+            description=grader.description,
+            leakage=leakage,
+            grader=grader,
+        )
+        for grader, leakage in zip(graders, leakages, strict=True)
+    ]
 
 
 def candidate_from_file(name_or_path: str, part: str = "test") -> Candidate:
@@ -169,12 +181,7 @@ def assess_candidates(
     Clusters of acquisition are those of the first candidate's predictions, or of the data set where these have none.
     Raises DatasetError where two have one name, and as `assess` does.
     """
-    names = [candidate.predictions.model for candidate in candidates]
-    if len(set(names)) < len(names):
-        raise DatasetError(
-            f"models are identified by name, and these are called {', '.join(names)}; give each once, or train one "
-            "again with another --name"
-        )
+    check_names([candidate.predictions.model for candidate in candidates])
     sets = [_with_acquisitions(candidate.predictions, dataset) for candidate in candidates]
     sources = sets[0].test.sources
     values, origins = manifest_columns(dataset, columns, sources), _origins(dataset, sources)
@@ -189,6 +196,24 @@ def assess_candidates(
         conformities=_conformities(candidates),
         referrals=Referrals(photographs=screened_photographs(dataset, sources), rules=rules),
     )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise DatasetError where two of the models that are compared have one name."""
+    if len(set(names)) < len(names):
+        raise DatasetError(
+            f"models are identified by name, and these are called {', '.join(names)}; give each once, or rename one "
+            "with `fundusgrade models rename`"
+        )
+
+
+def check_columns(names: Sequence[str]) -> None:
+    """Raise DatasetError for a column that no manifest has."""
+    for name in names:
+        if name != "quality" and name not in ManifestRow.__dataclass_fields__:
+            raise DatasetError(
+                f"--subgroup {name}: the manifest has no such column; expected quality, eye, site, conflict, ..."
+            )
 
 
 def _conformities(candidates: Sequence[Candidate]) -> dict[str, Conformity]:
@@ -251,6 +276,7 @@ def only_common(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def manifest_columns(dataset: PreparedDataset, names: Sequence[str], sources: Sequence[str]) -> dict[str, list[str]]:
     """Values of columns of the manifest for these photographs. Raises DatasetError for a column that is not there."""
+    check_columns(names)
     rows = {row.source: row for row in dataset.rows}
     return {name: [_cell(rows.get(source), name) for source in sources] for name in names}
 
@@ -258,10 +284,6 @@ def manifest_columns(dataset: PreparedDataset, names: Sequence[str], sources: Se
 def _cell(row: ManifestRow | None, name: str) -> str:
     if name == "quality":
         return "" if row is None or row.quality is None else "gradable" if row.quality.gradable else "doubtful"
-    if name not in ManifestRow.__dataclass_fields__:
-        raise DatasetError(
-            f"--subgroup {name}: the manifest has no such column; expected quality, eye, site, conflict, ..."
-        )
     value = None if row is None else getattr(row, name)
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -23,11 +23,16 @@ def count_grades(dataset: PreparedDataset) -> dict[str, tuple[int, ...]]:
 
 
 def check_grades(dataset: PreparedDataset) -> None:
-    """Raise TrainingError where the training or the validation split has photographs of one grade only."""
+    """Raise TrainingError where the training or the validation split has photographs of no grade or of one only."""
     consequences = {"train": "there is nothing to tell apart", "validation": "kappa is undefined"}
     counts = count_grades(dataset)
     for split, consequence in consequences.items():
         present = [grade for grade in range(NUM_GRADES) if counts[split][grade]]
+        if not present:
+            raise TrainingError(
+                f"the {_NAMES[split]} split of {dataset.name} has no graded photographs: {consequence}; prepare a data "
+                "set with more labeled photographs"
+            )
         if len(present) == 1:
             raise TrainingError(
                 f"all {sum(counts[split])} photographs of the {_NAMES[split]} split of {dataset.name} have grade "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.state import STATE_FILE
 
 _LAUNCH_FILE = "launch"
+_BEFORE_TRAINING = (_LAUNCH_FILE, "train_batch.jpg")
+"""Files of a run that are written before its first epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +164,7 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
             console.print(line, highlight=False, soft_wrap=True, markup=False)
     group.barrier()
     with (
+        _no_empty_folder(plan.directory, is_own=group.is_main_process),
         TrainingProgress(console, plan.options.epochs or 0) as progress,
         log_events(progress, plan.events if group.is_main_process else None, plan.name, resume=plan.resume) as observer,
     ):
@@ -177,6 +181,23 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
     return finished
 
 
+@contextlib.contextmanager
+def _no_empty_folder(directory: Path, *, is_own: bool) -> Iterator[None]:
+    """Remove the folder of a run that fails before its first epoch is complete: it holds nothing to resume."""
+    try:
+        yield
+    except BaseException:
+        if is_own:
+            _clear_if_empty(directory)
+        raise
+
+
+def _clear_if_empty(directory: Path) -> None:
+    """Remove the folder of a run in which no epoch was completed."""
+    if directory.is_dir() and all(path.name in _BEFORE_TRAINING for path in directory.iterdir()):
+        clear_run(directory)
+
+
 def _without_output(result: TrainResult) -> FinishedRun:
     return FinishedRun(path=None, summary="", interrupted=result.is_interrupted)
 
@@ -184,6 +205,7 @@ def _without_output(result: TrainResult) -> FinishedRun:
 def _finish(plan: RunPlan, result: TrainResult) -> FinishedRun:
     interrupted = result.is_interrupted
     if result.best_epoch == 0:
+        _clear_if_empty(plan.directory)
         return FinishedRun(path=None, summary="interrupted in the first epoch; nothing saved", interrupted=True)
     if not result.has_learned:
         summary = (

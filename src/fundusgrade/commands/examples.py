@@ -1,0 +1,77 @@
+"""Examples at the end of every help: the commands of the guides, each at most 76 characters wide."""
+
+from __future__ import annotations
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "": (
+        "fundusgrade predict images/ --csv out.csv",
+        "fundusgrade explain eye.png --out heat.png",
+        "fundusgrade preprocess aptos2019/ && fundusgrade train --arch resnet50",
+        "fundusgrade COMMAND --help",
+    ),
+    "preprocess": (
+        "fundusgrade preprocess aptos2019/",
+        "fundusgrade preprocess my-clinic/ --labels graded.csv --name my-clinic",
+        "fundusgrade preprocess messidor/ --grades 'R0=0,R1=1,ungradable=-'",
+    ),
+    "train": (
+        "fundusgrade train --arch cnn",
+        "fundusgrade train --arch resnet50 --data aptos2019 --name my-resnet",
+        "fundusgrade train --arch resnet50 --folds 5 --name cv-resnet50",
+        "fundusgrade train --data aptos2019 --data idrid --folds-by source --name far",
+        "fundusgrade train --config config.yaml --name again",
+        "torchrun --nproc-per-node=4 -m fundusgrade train --arch resnet50",
+    ),
+    "refit": (
+        "fundusgrade refit my-resnet --on cv-resnet50 --name my-resnet-refitted",
+        "fundusgrade refit my-resnet --on cv-resnet50 --decide-for kappa",
+    ),
+    "add-checks": (
+        "fundusgrade add-checks my-resnet",
+        "fundusgrade add-checks my-resnet --quality labels.csv --photographs images/",
+    ),
+    "calibrate": (
+        "fundusgrade calibrate efficientnet-lite0 --data my-clinic --name my-clinic",
+        "fundusgrade calibrate my-resnet --data my-clinic --name clinic --grades",
+    ),
+    "evaluate": (
+        "fundusgrade evaluate --model my-resnet --model aptos-cnn --out results/",
+        "fundusgrade evaluate --predictions cv-resnet50 --report report.html",
+        "fundusgrade evaluate --model my-resnet --data other-hospital --split all",
+    ),
+    "audit": (
+        "fundusgrade audit aptos2019",
+        "fundusgrade audit aptos2019 --model my-resnet --lesions idrid/ --out audit/",
+    ),
+    "predict": (
+        "fundusgrade predict images/ --csv out.csv",
+        "fundusgrade predict scans/ archive.zip eye.dcm --csv out.csv --resume",
+        "fundusgrade predict --list photographs.txt --out out.parquet",
+        "fundusgrade predict images/ --csv out.csv --shard 2/4",
+        "fundusgrade predict images/ --csv out.csv --by-patient patients.csv \\",
+        "    --patient-pattern '(?P<patient>\\d+)_(?P<eye>left|right)'",
+    ),
+    "merge": (
+        "fundusgrade merge images/ --csv out.csv",
+        "fundusgrade merge --list photographs.txt --csv out.csv",
+    ),
+    "explain": (
+        "fundusgrade explain eye.png --out heat.png",
+        "fundusgrade explain eye.png --out panel.png --model my-cnn --model my-vit",
+        "fundusgrade explain eye.png --method integrated-gradients --method grad-cam",
+        "fundusgrade explain images/ --out maps/",
+        "fundusgrade explain eye.png --target referable --masks masks/",
+    ),
+    "faithfulness": (
+        "fundusgrade faithfulness aptos2019 --model my-resnet --out study/",
+        "fundusgrade faithfulness --lesions idrid/ --target referable",
+    ),
+    "export": (
+        "fundusgrade export",
+        "fundusgrade export my-resnet --format openvino --int8 --split validation",
+        "fundusgrade export my-resnet --format hub --out my-resnet-hub/",
+    ),
+    "models": ("fundusgrade models",),
+    "datasets": ("fundusgrade datasets",),
+}
+"""By command; "" is the application itself."""

@@ -1,0 +1,1 @@
+"""Options and arguments that several commands share, by subject, each declared once with what it stands for."""
