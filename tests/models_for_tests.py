@@ -172,10 +172,10 @@ def save_broken_files(folder: Path) -> dict[str, str]:
         "black.png": (_encoded("PNG", black), "nearly uniform"),
         "gray.png": (_encoded("PNG", gray), "nearly uniform"),
         "noise.jpg": (b"\xff\xd8\xff\xe0" + np.random.default_rng(1).bytes(5000), "JPEG"),
-        "animation.png": (_encoded("GIF"), "GIF"),
+        "animation.png": (_animation(), "the GIF holds several pictures"),
         "report.png": (b"%PDF-1.7\n" + bytes(500), "PDF"),
         "archive.tiff": (b"PK\x03\x04" + bytes(500), "ZIP"),
-        "phone.jpg": (b"\0\0\0\x18ftypheic" + bytes(500), "HEIF"),
+        "phone.jpg": (b"\0\0\0\x18ftypheic" + bytes(500), "HEIC"),
         "camera.png": (bytes(128) + b"DICM" + bytes(500), "DICOM"),
     }
     for name, (content, _) in contents.items():
@@ -190,6 +190,13 @@ def save_broken_files(folder: Path) -> dict[str, str]:
 def _encoded(kind: str, image: NDArray[np.uint8] | None = None) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(drawn_photograph(90) if image is None else image).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def _animation() -> bytes:
+    buffer = io.BytesIO()
+    first, second = (Image.fromarray(drawn_photograph(seed)) for seed in (90, 91))
+    first.save(buffer, "GIF", save_all=True, append_images=[second])
     return buffer.getvalue()
 
 

@@ -186,10 +186,7 @@ def test_predict_without_photographs_is_an_error(workplace: Path) -> None:
     (workplace / "empty" / "notes.txt").touch()
     outcome = Outcome("fundusgrade predict empty --csv out.csv")
     assert (outcome.code, outcome.stdout) == (1, "")
-    assert (
-        "Error: no photographs in empty; expected files that end in .bmp, .dcm, .dicom, .jpeg, .jpg, .png,"
-        in outcome.stderr
-    )
+    assert "Error: no photographs in empty (skipped: 1 .txt); expected JPEG, PNG, TIFF, BMP," in outcome.stderr
     assert not (workplace / "out.csv").exists()
 
 

@@ -142,7 +142,7 @@ def test_numbered_folders_beyond_the_grades_are_not_guessed(tmp_path: Path) -> N
 def test_grade_folders_without_photographs_are_an_error(tmp_path: Path) -> None:
     for name in ("Mild", "Severe"):
         (tmp_path / name).mkdir()
-    with pytest.raises(DatasetError, match=r"contain no photographs; expected .*png"):
+    with pytest.raises(DatasetError, match=r"contain no photographs; expected .*PNG"):
         find_samples([tmp_path])
 
 
@@ -370,7 +370,7 @@ def test_a_label_file_needs_one_folder(tmp_path: Path) -> None:
 
 
 def test_sources_without_photographs_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no photographs in .*expected .*webp"):
+    with pytest.raises(DatasetError, match=r"no photographs in .*expected .*WebP"):
         find_samples([tmp_path])
     with pytest.raises(DatasetError, match=r"no such file or folder: .*missing"):
         find_samples([tmp_path / "missing"])

@@ -432,4 +432,7 @@ def test_tables_that_hold_no_labels_do_not_matter_beside_grade_folders_or_text(t
 def test_photographs_without_labels_are_counted(tmp_path: Path) -> None:
     add(tmp_path, "a.png", "left/b.png")
     write(tmp_path / "README.txt", "two eyes\n")
-    assert labels_summary(find_samples([tmp_path])) == "labels: none found; photographs without a grade: 2"
+    assert labels_summary(find_samples([tmp_path])).splitlines() == [
+        "labels: none found; photographs without a grade: 2",
+        "skipped: 1 .txt",
+    ]

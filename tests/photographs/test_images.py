@@ -132,7 +132,8 @@ def test_cmyk_has_the_colors_of_rgb(kind: str, tmp_path: Path) -> None:
 
 def test_only_the_first_page_is_read(tmp_path: Path) -> None:
     other = PilImage.new("L", (90, 40), 200)
-    data = encode(PIL_IMAGE, "TIFF", save_all=True, append_images=[other, other])
+    thumbnail = PilImage.new("L", (32, 24), 200)
+    data = encode(PIL_IMAGE, "TIFF", save_all=True, append_images=[thumbnail, thumbnail])
     np.testing.assert_array_equal(read_data(tmp_path, data), PIXELS)
     stereo = encode(PIL_IMAGE, "MPO", save_all=True, append_images=[other.convert("RGB")], quality=95)
     assert_close(read_data(tmp_path, stereo), PIXELS, 5.0)
@@ -185,13 +186,15 @@ def test_16_bits_are_scaled_exactly(suffix: str, channels: int, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_12_bit_cameras_are_scaled_by_their_own_range(suffix: str, tmp_path: Path) -> None:
-    values = np.random.default_rng(0).integers(0, 4096, (40, 50, 3), dtype=np.uint16)
-    values[0, 0, 0] = 4095
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_fewer_bits_in_files_of_16_are_scaled_by_their_own_range(bits: int, suffix: str, tmp_path: Path) -> None:
+    full = 2**bits - 1
+    values = np.random.default_rng(0).integers(0, full + 1, (40, 50, 3), dtype=np.uint16)
+    values[0, 0, 0] = full
     image = read_data(tmp_path, encode_cv2(suffix, values))
-    np.testing.assert_array_equal(image, np.round(values / 4095.0 * 255.0))
-    values[0, 0, 0] = 4096
-    assert read_data(tmp_path, encode_cv2(suffix, values)).max() == 16
+    np.testing.assert_array_equal(image, np.round(values / full * 255.0))
+    values[0, 0, 0] = full + 1
+    assert read_data(tmp_path, encode_cv2(suffix, values)).max() == 64
 
 
 def test_16_bit_alpha_is_composited(tmp_path: Path) -> None:
@@ -284,10 +287,11 @@ JPEG, PNG, TIFF = WHOLE["JPEG"], WHOLE["PNG"], WHOLE["TIFF"]
 FRAME = JPEG.index(b"\xff\xc0")
 BROKEN = {
     "empty": (b"", "the file is empty (0 bytes)"),
-    "text": (b"this is no image\n" * 50, "not an image; expected JPEG, PNG, TIFF, BMP or WebP"),
-    "GIF": (encode(PIL_IMAGE, "GIF"), "this is a GIF file"),
+    "text": (b"this is no image\n" * 50, "not an image; expected JPEG, PNG, TIFF, BMP, WebP, GIF"),
+    "truncated GIF": (encode(PIL_IMAGE, "GIF")[:-900], "truncated GIF"),
     "DICOM": (bytes(128) + b"DICM" + bytes(500), "truncated DICOM"),
-    "HEIF": (b"\0\0\0\x18ftypheic" + bytes(500), "this is a HEIF, AVIF or video file"),
+    "HEIC": (b"\0\0\0\x18ftypheic" + bytes(500), "HEIC"),
+    "video": (b"\0\0\0\x18ftypmp42" + bytes(500), "this is a video file"),
     "BigTIFF": (b"II+\0\x08\0\0\0" + bytes(500), "this is a BigTIFF file"),
     "truncated JPEG": (JPEG[: len(JPEG) * 2 // 3], "truncated JPEG: image file is truncated"),
     "JPEG cut by a byte": (JPEG[:-1], "truncated JPEG"),

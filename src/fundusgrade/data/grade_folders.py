@@ -8,7 +8,7 @@ from fundusgrade.data.grade_names import HOW_TO_NAME, GradeNames, is_like_a_grad
 from fundusgrade.data.samples import RawDataset, Sample, source_of
 from fundusgrade.errors import DatasetError
 from fundusgrade.grades import Grade
-from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_files
+from fundusgrade.photographs.sources import find_files
 
 _MAX_DEPTH = 4
 
@@ -27,8 +27,9 @@ def read_grade_folders(folder: Path, names: GradeNames) -> RawDataset | None:
         for photograph in find_files([child])
     ]
     if not samples:
-        suffixes = ", ".join(sorted(PHOTOGRAPH_SUFFIXES))
-        raise DatasetError(f"the grade folders of {folder} contain no photographs; expected {suffixes} files")
+        raise DatasetError(
+            f"the grade folders of {folder} contain no photographs; expected JPEG, PNG or other pictures"
+        )
     num_left_out = len(find_files([folder])) - len(samples)
     return RawDataset(
         layout="folders", samples=tuple(samples), root=folder.resolve(), num_unlabeled_left_out=num_left_out

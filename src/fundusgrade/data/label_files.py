@@ -132,7 +132,7 @@ def _read(files: LabelFiles, index: PhotographIndex, columns: LabelColumns | Non
 
 
 def _dataset_of(files: LabelFiles, index: PhotographIndex, samples: Sequence[Sample]) -> RawDataset:
-    unread = files.unread
+    unread, pairs = files.unread, {}
     if files.layout == "messidor2":
         pairs = {path: pair for path in unread if (pair := find_pairs(path, index)) is not None}
         patients = {path: patient for pair in pairs.values() for path, patient in pair.items()}
@@ -150,6 +150,7 @@ def _dataset_of(files: LabelFiles, index: PhotographIndex, samples: Sequence[Sam
         num_unlabeled_left_out=index.num_without_label({sample.path for sample in samples if sample.path is not None}),
         label_files=label_files,
         unread_files=unread,
+        pair_files=tuple(pairs),
     )
 
 

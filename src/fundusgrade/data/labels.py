@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fundusgrade.data.grade_folders import read_grade_folders
@@ -12,7 +14,8 @@ from fundusgrade.data.label_layouts import LabelColumns
 from fundusgrade.data.photograph_names import PhotographIndex
 from fundusgrade.data.samples import RawDataset, Sample, source_of
 from fundusgrade.errors import DatasetError
-from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_files
+from fundusgrade.photographs.formats import kind_of_file
+from fundusgrade.photographs.sources import find_files, search_files
 
 _NO_NAMES = GradeNames()
 
@@ -32,23 +35,37 @@ def find_samples(
     """
     if labels is not None:
         index = PhotographIndex.of(_only_folder(sources))
-        return _checked(read_label_file(labels, index, columns, names))
+        return _counted(_checked(read_label_file(labels, index, columns, names)), sources)
     if columns is not None:
         _only_folder(sources)
     if len(sources) == 1 and sources[0].is_dir():
         labeled = _labeled_folder(sources[0], columns, names)
         if labeled is not None:
-            return _checked(labeled)
+            return _counted(_checked(labeled), sources)
+    return _counted(_unlabeled(sources), sources)
+
+
+def _unlabeled(sources: Sequence[Path]) -> RawDataset:
     missing = [str(source) for source in sources if not source.exists()]
     if missing:
         raise DatasetError(f"no such file or folder: {', '.join(missing)}")
     photographs = find_files(list(sources))
     if not photographs:
         raise DatasetError(
-            f"no photographs in {', '.join(map(str, sources))}; expected {', '.join(sorted(PHOTOGRAPH_SUFFIXES))} files"
+            f"no photographs in {', '.join(map(str, sources))}; expected JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000, "
+            "PPM, HEIC, AVIF or DICOM files, whatever they are called, unpacked"
         )
     samples = tuple(Sample(source=source_of(photograph.path), path=photograph.path) for photograph in photographs)
     return RawDataset(layout="photographs", samples=samples, root=Path.cwd())
+
+
+def _counted(dataset: RawDataset, sources: Sequence[Path]) -> RawDataset:
+    """The data set with a count of what its folders hold besides photographs and the tables that it names."""
+    num_skipped = search_files(list(sources)).num_skipped
+    folders = [source.resolve() for source in sources if source.is_dir()]
+    named = {path.resolve() for path in (*dataset.label_files, *dataset.unread_files, *dataset.pair_files)}
+    inside = (path for path in named if any(folder in path.parents for folder in folders))
+    return replace(dataset, num_skipped=num_skipped - Counter(kind_of_file(path.name) for path in inside))
 
 
 def _labeled_folder(folder: Path, columns: LabelColumns | None, names: GradeNames) -> RawDataset | None:

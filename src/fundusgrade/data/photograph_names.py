@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 
 from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_files
 
-_SUFFIXES = PHOTOGRAPH_SUFFIXES | {".jfif", ".jpe", ".gif", ".jp2", ".ppm", ".heic", ".avif"}
 _SPLIT_WORD = re.compile(r"train|val|test")
 _NO_PHOTOGRAPHS = re.compile(r"mask|ground ?truth", re.IGNORECASE)
 
@@ -125,7 +124,7 @@ def _parts(image: str) -> tuple[str, ...]:
 
 def _suffix(name: str) -> str:
     suffix = PurePosixPath(name).suffix
-    return suffix if suffix.lower() in _SUFFIXES else ""
+    return suffix if suffix.lower() in PHOTOGRAPH_SUFFIXES else ""
 
 
 def _stem(name: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fundusgrade.grades import Grade
@@ -47,6 +48,10 @@ class RawDataset:
     """The files that the labels come from; empty for folders and for photographs without labels."""
     unread_files: tuple[Path, ...] = ()
     """Tables and spreadsheets in the folder that were not read as labels."""
+    pair_files: tuple[Path, ...] = ()
+    """Tables that the patients come from."""
+    num_skipped: Mapping[str, int] = field(default_factory=dict)
+    """How many other files the folder holds, by kind: neither photographs nor tables named above."""
 
 
 def source_of(path: Path) -> str:

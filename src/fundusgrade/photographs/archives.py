@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from fundusgrade.errors import UnreadableImageError
+from fundusgrade.photographs.formats import HEAD_BYTES, HIDDEN, is_photograph, kind_of_file
 from fundusgrade.photographs.pixels import COPY_AGAIN
 
 ARCHIVE_SUFFIX = ".zip"
@@ -38,18 +39,38 @@ class Member:
     problem: str | None = None
 
 
-def find_members(file: BinaryIO, suffixes: Set[str]) -> list[Member]:
-    """Members whose names have one of these suffixes, sorted by name; hidden ones and what macOS adds are skipped.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The photographs in an archive, sorted by name, and how many other files it holds by kind (`kind_of_file`)."""
+
+    members: tuple[Member, ...]
+    num_skipped: Counter[str]
+
+
+def find_members(file: BinaryIO, suffixes: Set[str]) -> Listing:
+    """List members whose names have one of these suffixes, or whose content is a picture; hidden ones are skipped.
 
     A member whose name is not unique or leaves the archive's folder, or that cannot be read, has a `problem`. Raises
     UnreadableImageError where the archive is damaged.
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     except Exception:  # BadZipFile, struct.error, NotImplementedError, ...: hostile bytes lead to any
         raise UnreadableImageError(f"damaged zip archive: its list of files cannot be read; {COPY_AGAIN}") from None
-    members = _check_overlaps([_member(entry) for entry in entries if _is_photograph(entry, suffixes)])
+    num_skipped: Counter[str] = Counter()
+    found = []
+    for entry in entries:
+        kind = _kind_to_skip(file, entry, suffixes)
+        if kind is None:
+            found.append(_member(entry))
+        else:
+            num_skipped[kind] += 1
+    return Listing(members=tuple(_unique(_check_overlaps(found))), num_skipped=num_skipped)
+
+
+def _unique(members: list[Member]) -> list[Member]:
+    """The members sorted by name, each name once, with a problem where there are several of a name."""
     unique = {member.name: member for member in members}
     num_with_name = Counter(member.name for member in members)
     return [
@@ -70,6 +91,15 @@ def _check_overlaps(members: list[Member]) -> list[Member]:
 
 def read_member(file: BinaryIO, member: Member) -> bytes:
     """The bytes of a member. Raises UnreadableImageError where they do not match the archive's directory."""
+    _seek_content(file, member)
+    content = _unpack(file.read(member.num_packed_bytes), member)
+    if len(content) != member.num_bytes or zlib.crc32(content) != member.crc:
+        raise _damaged()
+    return content
+
+
+def _seek_content(file: BinaryIO, member: Member) -> None:
+    """Set the position of the archive to the packed bytes of a member. Raises UnreadableImageError if it has none."""
     size = file.seek(0, 2)
     file.seek(member.offset)
     header = file.read(30)
@@ -78,15 +108,22 @@ def read_member(file: BinaryIO, member: Member) -> bytes:
     start = file.seek(sum(struct.unpack("<HH", header[26:])), 1)
     if start + member.num_packed_bytes > size:
         raise _damaged()
-    content = _unpack(file.read(member.num_packed_bytes), member)
-    if len(content) != member.num_bytes or zlib.crc32(content) != member.crc:
-        raise _damaged()
-    return content
 
 
-def _unpack(packed: bytes, member: Member) -> bytes:
+def _read_head(file: BinaryIO, member: Member) -> bytes:
+    """The first bytes of a member, b"" where they cannot be read."""
+    if member.problem is not None:
+        return b""
+    try:
+        _seek_content(file, member)
+        return _unpack(file.read(min(member.num_packed_bytes, 2 * HEAD_BYTES)), member, HEAD_BYTES)
+    except (UnreadableImageError, OSError):
+        return b""
+
+
+def _unpack(packed: bytes, member: Member, limit: int | None = None) -> bytes:
     # One byte more than stated, so that a member that is longer than stated is noticed.
-    limit = min(member.num_bytes, MAX_MEMBER_BYTES) + 1
+    limit = limit or min(member.num_bytes, MAX_MEMBER_BYTES) + 1
     if not member.is_deflated:
         return packed[:limit]
     try:
@@ -95,10 +132,14 @@ def _unpack(packed: bytes, member: Member) -> bytes:
         raise _damaged() from None
 
 
-def _is_photograph(entry: zipfile.ZipInfo, suffixes: Set[str]) -> bool:
+def _kind_to_skip(file: BinaryIO, entry: zipfile.ZipInfo, suffixes: Set[str]) -> str | None:
+    """The kind of a file that is no photograph; None for a photograph, and for an archive inside of this one."""
     path = PurePosixPath(entry.filename)
-    is_hidden = any(re.match(r"\.(?!\.)|__MACOSX$", part) for part in path.parts)
-    return not entry.is_dir() and not is_hidden and path.suffix.lower() in {*suffixes, ARCHIVE_SUFFIX}
+    if any(re.match(r"\.(?!\.)|__MACOSX$", part) for part in path.parts):
+        return HIDDEN
+    if path.suffix.lower() in {*suffixes, ARCHIVE_SUFFIX}:
+        return None
+    return None if is_photograph(path.name, _read_head(file, _member(entry))) else kind_of_file(path.name)
 
 
 def _member(entry: zipfile.ZipInfo) -> Member:

@@ -1,7 +1,7 @@
 """The bytes of an image file -> pixels, and a plain reason for everything that is not a complete image.
 
 Pillow decodes 8 bits per channel and OpenCV 16. Pillow's plugin classes are called directly, by the first bytes of
-the file, instead of `Image.open`: only these five decoders can ever run, and `Image.open` compares the size with a
+the file, instead of `Image.open`: only these decoders can ever run, and `Image.open` compares the size with a
 process-wide limit, which warns from 89 million pixels on and could be changed only for all threads at once.
 """
 
@@ -9,13 +9,31 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zlib
 
-from PIL import BmpImagePlugin, Jpeg2KImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 from PIL import Image as PilImage
 
 from fundusgrade.errors import UnreadableImageError
 from fundusgrade.photographs.exif import find_orientation
+from fundusgrade.photographs.formats import (
+    HEAD_BYTES,
+    PictureFormat,
+    name_other_file,
+    name_unreadable_picture,
+    recognize_picture,
+)
+from fundusgrade.photographs.netpbm import decode_netpbm
 from fundusgrade.photographs.pixels import (
     COPY_AGAIN,
     NO_MEMORY,
@@ -29,12 +47,14 @@ from fundusgrade.photographs.pixels import (
 from fundusgrade.photographs.tiff import decode_tiff
 from fundusgrade.text import error_text
 
-_READABLE = "JPEG, PNG, TIFF, BMP or WebP"
+_READABLE = "JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000, PPM, HEIC, AVIF or DICOM"
 
 _JPEG_START = b"\xff\xd8\xff"
 # Encoders write about a dozen scans. Each makes a decoder pass over all pixels, so a few bytes could cost it hours.
 _MAX_SCANS = 100
 _SCAN_START = b"\xff\xda"
+_FRAME_START = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]..[\x02-\x10]", re.DOTALL)
+_CODESTREAM_START = b"\xff\x4f\xff\x51"
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
@@ -67,36 +87,69 @@ def original_shape(data: bytes, image: Image) -> tuple[int, int]:
 
 
 def decode_jpeg_2000(data: bytes) -> Image:
-    """Decode a JPEG 2000 codestream, as DICOM holds them. Raises UnreadableImageError as `decode_image` does."""
-    return decode_8_bit(Jpeg2KImagePlugin.Jpeg2KImageFile, io.BytesIO(data), "JPEG 2000")
+    """Decode JPEG 2000, a file or a codestream as DICOM holds them, of any depth.
+
+    Raises UnreadableImageError as `decode_image` does.
+    """
+    start = data.find(_CODESTREAM_START)
+    siz = data[start + 8 : start + 43]
+    if start < 0 or len(siz) < 35 or (siz[34] & 0x7F) + 1 <= 8:
+        return decode_8_bit(Jpeg2KImagePlugin.Jpeg2KImageFile, io.BytesIO(data), "JPEG 2000")
+    check_size_16_bit(*(max(0, end - first) for end, first in zip(*_corners(siz), strict=True)))
+    return decode_16_bit(data, "JPEG 2000")
+
+
+def _corners(siz: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Far and near corner, x and y, of the image that a SIZ segment describes."""
+    far_x, far_y, near_x, near_y = struct.unpack_from(">4L", siz)
+    return (far_x, far_y), (near_x, near_y)
 
 
 def _decode(data: bytes, at_least_px: int | None) -> Image:
-    if data.startswith(_JPEG_START):
-        return _decode_jpeg(data, at_least_px)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _decode_png(data)
-    if data.startswith((b"II*\0", b"MM\0*")):
-        return decode_tiff(data)
-    if data.startswith(b"BM"):
-        return decode_8_bit(BmpImagePlugin.BmpImageFile, io.BytesIO(data), "BMP")
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return decode_8_bit(WebPImagePlugin.WebPImageFile, io.BytesIO(data), "WebP")
+    found = recognize_picture(data[:HEAD_BYTES])
+    match found:
+        case PictureFormat.JPEG:
+            return _decode_jpeg(data, at_least_px)
+        case PictureFormat.PNG:
+            return _decode_png(data)
+        case PictureFormat.TIFF:
+            return decode_tiff(data)
+        case PictureFormat.JPEG_2000:
+            return decode_jpeg_2000(data)
+        case PictureFormat.NETPBM:
+            return decode_netpbm(data)
+        case PictureFormat.HEIC:
+            return _decode_heic(data)
+    if found in _PLUGINS:
+        return decode_8_bit(_PLUGINS[found], io.BytesIO(data), found)
     raise UnreadableImageError(f"{_name_unreadable(data)}; expected {_READABLE}; export the photograph as one of these")
+
+
+_PLUGINS: dict[PictureFormat, type[ImageFile.ImageFile]] = {
+    PictureFormat.BMP: BmpImagePlugin.BmpImageFile,
+    PictureFormat.WEBP: WebPImagePlugin.WebPImageFile,
+    PictureFormat.GIF: GifImagePlugin.GifImageFile,
+    PictureFormat.AVIF: AvifImagePlugin.AvifImageFile,
+}
+
+
+def _decode_heic(data: bytes) -> Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise UnreadableImageError(
+            "this is a HEIC file, which needs one more package; run: pip install 'fundusgrade[heic]', or save it as a "
+            "JPEG"
+        ) from None
+    return decode_8_bit(HeifImageFile, io.BytesIO(data), "HEIC")
 
 
 def _name_unreadable(data: bytes) -> str:
     """The kind of a file that cannot be decoded, as the start of an error message."""
-    if data[128:132] == b"DICM":
-        return "this is a DICOM file"
-    if data[4:8] == b"ftyp":
-        return "this is a HEIF, AVIF or video file"
-    formats = {b"GIF8": "GIF", b"%PDF": "PDF", b"PK\x03\x04": "ZIP", b"\0\0\0\x0cjP  ": "JPEG 2000"}
-    formats |= {b"II+\0": "BigTIFF", b"MM\0+": "BigTIFF"}
-    for start, name in formats.items():
-        if data.startswith(start):
-            return f"this is a {name} file"
-    return "not an image"
+    head = data[:HEAD_BYTES]
+    name = "DICOM" if recognize_picture(head) is PictureFormat.DICOM else None
+    name = name or name_unreadable_picture(head) or name_other_file(head)
+    return "not an image" if name is None else f"this is a {name} file"
 
 
 def _decode_jpeg(data: bytes, at_least_px: int | None) -> Image:
@@ -108,7 +161,24 @@ def _decode_jpeg(data: bytes, at_least_px: int | None) -> Image:
         )
     if data.count(_SCAN_START) > _MAX_SCANS and _num_scans(data) > _MAX_SCANS:
         raise UnreadableImageError(f"damaged JPEG: more than {_MAX_SCANS} scans; save the image again")
-    return decode_8_bit(_JpegWithoutExif, io.BytesIO(data), "JPEG", at_least_px)
+    try:
+        return decode_8_bit(_JpegWithoutExif, io.BytesIO(data), "JPEG", at_least_px)
+    except UnreadableImageError as error:
+        kind = _name_unusual_jpeg(data)
+        if kind is None:
+            raise
+        raise UnreadableImageError(f"{kind} is not supported; save it as an ordinary JPEG, or as a PNG") from error
+
+
+def _name_unusual_jpeg(data: bytes) -> str | None:
+    """What kind of JPEG a file is that decoders of photographs do not read; None for the usual kinds."""
+    frame = _FRAME_START.search(data, 2)
+    marker, num_bits = (data[frame.start() + 1], data[frame.start() + 4]) if frame else (0, 8)
+    if marker == 0xF7:
+        return "JPEG-LS"
+    if marker in (0xC3, 0xC7, 0xCB, 0xCF):
+        return "lossless JPEG"
+    return f"JPEG with {num_bits} bits per channel" if num_bits in (12, 16) else None
 
 
 def _num_scans(data: bytes) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, BinaryIO
 
 from fundusgrade.errors import UnreadableImageError
+from fundusgrade.photographs.formats import HEAD_BYTES, PictureFormat, recognize_picture
 from fundusgrade.photographs.pixels import DecodedPhotograph
 
 if TYPE_CHECKING:
@@ -17,10 +18,10 @@ DICOM_SUFFIXES: frozenset[str] = frozenset({".dcm", ".dicom"})
 
 
 def is_dicom(file: BinaryIO) -> bool:
-    """Whether a file begins as DICOM files do; its position is its start afterwards."""
-    start = file.read(132)
+    """Whether a file begins as DICOM files do, with or without a preamble; its position is its start afterwards."""
+    head = file.read(HEAD_BYTES)
     file.seek(0)
-    return start[128:] == b"DICM"
+    return recognize_picture(head) is PictureFormat.DICOM
 
 
 def count_frames(file: BinaryIO) -> int:

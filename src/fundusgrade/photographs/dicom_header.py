@@ -25,6 +25,8 @@ from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag, ItemTag, SequenceDelimiterTag, Tag
 
 from fundusgrade.errors import UnreadableImageError
+from fundusgrade.photographs.dicom_kinds import check_is_photograph
+from fundusgrade.photographs.formats import HEAD_BYTES, find_dicom_start, has_elements
 from fundusgrade.photographs.pixels import COPY_AGAIN
 
 MAX_FRAMES = 10_000
@@ -40,6 +42,7 @@ _READABLE_SYNTAXES = frozenset({*_PLAIN_SYNTAXES, uid.RLELossless, *JPEG_SYNTAXE
 
 PALETTE_COLORS = ("Red", "Green", "Blue")
 _KEYWORDS = (
+    *("SOPClassUID", "Modality"),
     *("Manufacturer", "ManufacturerModelName", "Laterality", "ImageLaterality", "NumberOfFrames", "Rows", "Columns"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "PixelRepresentation"),
     *("BitsAllocated", "BitsStored", "HighBit"),
@@ -127,7 +130,7 @@ class Header:
 
     def word(self, keyword: str) -> str:
         """A value in ASCII without its padding; "" where it is missing."""
-        return self.values.get(keyword, b"").decode("ascii", "replace").strip(" \0")
+        return _word(self.values, keyword)
 
     @property
     def num_frames(self) -> int:
@@ -159,9 +162,10 @@ def read_header(file: BinaryIO) -> Header:
     Raises UnreadableImageError where the file is damaged, or holds no image that can be read.
     """
     try:
-        file.seek(132)
+        head = file.read(HEAD_BYTES)
+        file.seek(find_dicom_start(head) or 0)
         bounded = BoundedFile(file)
-        syntax = _read_syntax(bounded)
+        syntax = _syntax_without_meta_information(head) or _read_syntax(bounded)
         if syntax == uid.DeflatedExplicitVRLittleEndian:
             bounded = bounded.inflated()
         return _read_data_set(bounded, syntax)
@@ -173,11 +177,22 @@ def read_header(file: BinaryIO) -> Header:
         raise damaged("its header cannot be followed") from None
 
 
+def _syntax_without_meta_information(head: bytes) -> str | None:
+    """The transfer syntax of a file that begins with its data set, as some archives cut it; None for all others."""
+    if find_dicom_start(head) != 0:
+        return None
+    if has_elements(head, is_implicit=False):
+        return uid.ExplicitVRLittleEndian
+    return uid.ImplicitVRLittleEndian if has_elements(head, is_implicit=True) else None
+
+
 def _read_syntax(file: BoundedFile) -> str:
     """The transfer syntax that the file's meta information names; the file then stands at the data set."""
     values: dict[str, bytes] = {}
-    _read_elements(file, values, ("TransferSyntaxUID",), is_implicit=False, end=_AFTER_META_INFORMATION)
-    syntax = values.get("TransferSyntaxUID", b"").decode("ascii", "replace").strip(" \0")
+    keywords = ("MediaStorageSOPClassUID", "TransferSyntaxUID")
+    _read_elements(file, values, keywords, is_implicit=False, end=_AFTER_META_INFORMATION)
+    check_is_photograph(_word(values, "MediaStorageSOPClassUID"), modality="")
+    syntax = _word(values, "TransferSyntaxUID")
     if not syntax:
         raise damaged("it does not say how its pixels are stored")
     if syntax not in _READABLE_SYNTAXES:
@@ -192,6 +207,7 @@ def _read_data_set(file: BoundedFile, syntax: str) -> Header:
     values: dict[str, bytes] = {}
     is_implicit = syntax == uid.ImplicitVRLittleEndian
     pixels = _read_elements(file, values, _KEYWORDS, is_implicit=is_implicit, end=_PIXEL_DATA)
+    check_is_photograph(_word(values, "SOPClassUID"), _word(values, "Modality"))
     if pixels is None or pixels.tag != _PIXEL_DATA or pixels.length == 0:
         raise UnreadableImageError(
             "this DICOM file holds no image, but a report, a document or a bare header; give a photograph"
@@ -264,6 +280,11 @@ def _step_over_items(file: BoundedFile, *, is_implicit: bool, depth: int) -> Non
         else:
             file.seek(length, io.SEEK_CUR)
     raise damaged("its header cannot be followed")
+
+
+def _word(values: dict[str, bytes], keyword: str) -> str:
+    """A value in ASCII without its padding; "" where it is missing."""
+    return values.get(keyword, b"").decode("ascii", "replace").strip(" \0")
 
 
 def _label(value: bytes) -> str:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PilImage
 from pydicom.encaps import encapsulate, generate_fragments, parse_basic_offsets, parse_fragments
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from fundusgrade.errors import UnreadableImageError
 from fundusgrade.photographs.decoding import decode_image, decode_jpeg_2000
+from fundusgrade.photographs.dicom_colors import mark_color_space, to_rgb
 from fundusgrade.photographs.dicom_header import (
     JPEG_2000_SYNTAXES,
     JPEG_SYNTAXES,
@@ -29,7 +29,8 @@ from fundusgrade.photographs.dicom_header import (
     damaged,
     truncated,
 )
-from fundusgrade.photographs.pixels import Image, check_size
+from fundusgrade.photographs.formats import HEAD_BYTES, PictureFormat, recognize_picture
+from fundusgrade.photographs.pixels import Image, check_size, largest_value
 
 
 def decode_frame(header: Header, index: int, *, at_least_px: int | None = None) -> Image:
@@ -51,20 +52,16 @@ def _decode_frame(header: Header, index: int, at_least_px: int | None) -> Image:
     if header.syntax not in (*JPEG_SYNTAXES, *JPEG_2000_SYNTAXES):
         return _to_image(_stored_values(header, index), header)
     frame = _encapsulated_frame(header, index)
-    if header.syntax in JPEG_2000_SYNTAXES:
-        image = decode_jpeg_2000(frame)
-        return _from_ycbcr(image) if photometric == "YBR_FULL" else _positive(image, photometric)
-    if not frame.startswith(b"\xff\xd8\xff"):
-        raise damaged("its pixels are not a JPEG, as its header says")
-    return _positive(decode_image(_with_color_space(frame, photometric), at_least_px=at_least_px), photometric)
-
-
-def _with_color_space(jpeg: bytes, photometric: str) -> bytes:
-    """Mark a JPEG as RGB where only its DICOM header says so: decoders would assume YCbCr."""
-    head = jpeg[: jpeg.find(b"\xff\xda")]
-    if photometric != "RGB" or any(marker in head for marker in (b"JFIF\0", b"Exif\0", b"Adobe\0")):
-        return jpeg
-    return jpeg[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00" + jpeg[2:]
+    found = recognize_picture(frame[:HEAD_BYTES])
+    if found is PictureFormat.JPEG_2000:
+        return _positive(to_rgb(decode_jpeg_2000(frame), is_ycbcr=photometric == "YBR_FULL"), photometric)
+    if found is PictureFormat.JPEG:
+        return _positive(decode_image(mark_color_space(frame, photometric), at_least_px=at_least_px), photometric)
+    name = "JPEG" if header.syntax in JPEG_SYNTAXES else "JPEG 2000"
+    raise UnreadableImageError(
+        f"the DICOM file's pixels are not a {name}, as its header says: scrambled by its maker, as by Zeiss, or damaged"
+        "; export the photograph as a JPEG, or as DICOM that other programs can read"
+    )
 
 
 def _encapsulated_frame(header: Header, index: int) -> bytes:
@@ -99,21 +96,23 @@ def _stored_values(header: Header, index: int) -> NDArray[np.integer]:
     """Values as they are stored, (rows, columns) or (rows, columns, 3): of uncompressed pixels, or of run lengths."""
     _check_layout(header)
     rows, columns, samples = header.number("Rows"), header.number("Columns"), header.number("SamplesPerPixel")
-    bits = header.number("BitsAllocated")
+    bits, photometric = header.number("BitsAllocated"), header.word("PhotometricInterpretation")
     is_rle = header.syntax == RLELossless
     if is_rle:
         frame = _encapsulated_frame(header, index)
         _check_runs(frame, num_values=rows * columns)
         source = encapsulate([frame], has_bot=False)
     else:
-        is_halved = header.word("PhotometricInterpretation") == "YBR_FULL_422"
+        is_halved = photometric == "YBR_FULL_422"
+        if is_halved and _has_length(header, header.num_frames * rows * columns * samples):
+            photometric, is_halved = "YBR_FULL", False  # it was decompressed and the header left as it was
         source = _native_frame(header, index, rows * columns * (2 if is_halved else samples) * bits // 8)
     options: dict[str, Any] = {
         "rows": rows,
         "columns": columns,
         "samples_per_pixel": samples,
         "planar_configuration": header.number("PlanarConfiguration", 0),
-        "photometric_interpretation": header.word("PhotometricInterpretation"),
+        "photometric_interpretation": photometric,
         "bits_allocated": bits,
         "bits_stored": header.number("BitsStored"),
         "pixel_representation": 0,
@@ -126,13 +125,24 @@ def _stored_values(header: Header, index: int) -> NDArray[np.integer]:
 
 
 def _native_frame(header: Header, index: int, num_bytes: int) -> bytes:
-    if header.num_pixel_bytes is None or header.num_pixel_bytes < header.num_frames * num_bytes:
-        raise damaged("it has fewer pixels than its header says")
+    if not _has_length(header, header.num_frames * num_bytes):
+        rows, columns, num_found = header.number("Rows"), header.number("Columns"), header.num_pixel_bytes
+        has = "are in fragments" if num_found is None else f"have {num_found} bytes"
+        raise damaged(
+            f"wrong length: its pixels {has}, and its header says {header.num_frames * num_bytes} bytes, for "
+            f"{header.num_frames} of {columns} x {rows} pixels"
+        )
     header.file.seek(header.pixels_start + index * num_bytes)
     content = header.file.read(num_bytes)
     if len(content) != num_bytes:
         raise truncated()
     return content + bytes(num_bytes % 2)
+
+
+def _has_length(header: Header, num_bytes: int) -> bool:
+    """Whether the pixels have this many bytes, and less than a row of padding."""
+    padding = None if header.num_pixel_bytes is None else header.num_pixel_bytes - num_bytes
+    return padding is not None and 0 <= padding < max(2, header.number("Columns"))
 
 
 def _check_layout(header: Header) -> None:
@@ -173,11 +183,13 @@ def _to_image(values: NDArray[np.integer], header: Header) -> Image:
     values = values >> (header.number("HighBit", stored - 1) + 1 - stored) & full
     if photometric == "PALETTE COLOR":
         return np.dstack([_palette(header, color)[values] for color in PALETTE_COLORS])
+    if stored > 8:
+        full = min(full, largest_value(int(values.max())))
     scale = ((np.arange(full + 1) * 255 + full // 2) // full).astype(np.uint8)
     image = scale[values]
     if image.ndim == 2:
         return _positive(np.repeat(image[..., np.newaxis], 3, axis=2), photometric)
-    return image if photometric == "RGB" else _from_ycbcr(image)
+    return to_rgb(image, is_ycbcr=photometric != "RGB")
 
 
 def _palette(header: Header, color: str) -> NDArray[np.uint8]:
@@ -197,11 +209,6 @@ def _palette(header: Header, color: str) -> NDArray[np.uint8]:
         colors = np.frombuffer(data, np.uint8, num_entries)
     indices = np.arange(1 << header.number("BitsStored")) - first
     return np.asarray(colors[np.clip(indices, 0, num_entries - 1)], np.uint8)
-
-
-def _from_ycbcr(image: Image) -> Image:
-    height, width = image.shape[:2]
-    return np.array(PilImage.frombytes("YCbCr", (width, height), image.tobytes()).convert("RGB"))
 
 
 def _positive(image: Image, photometric: str) -> Image:

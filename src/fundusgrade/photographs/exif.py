@@ -18,19 +18,32 @@ class TiffEntry:
     is_complete: bool
 
 
+MAX_PAGES = 64
 _VALUE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _INTEGER_TYPES = (1, 3, 4)
 
 
-def read_tiff_directory(data: bytes) -> list[TiffEntry]:
-    """The entries of the first directory of a TIFF file or EXIF block, as far as the bytes reach."""
+def find_tiff_directories(data: bytes) -> list[int]:
+    """Where the directories of a TIFF file begin, one for each page, up to MAX_PAGES and never the same twice."""
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    starts: list[int] = []
+    following = int.from_bytes(data[4:8], order)
+    while following and following + 2 <= len(data) and following not in starts and len(starts) < MAX_PAGES:
+        starts.append(following)
+        end = following + 2 + 12 * int.from_bytes(data[following : following + 2], order)
+        following = int.from_bytes(data[end : end + 4], order)
+    return starts
+
+
+def read_tiff_directory(data: bytes, directory: int | None = None) -> list[TiffEntry]:
+    """The entries of a directory of a TIFF file or EXIF block, the first if None, as far as the bytes reach."""
     order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
 
     def integer(start: int, size: int) -> int:
         return int.from_bytes(data[start : start + size], order)
 
     entries = []
-    directory = integer(4, 4)
+    directory = integer(4, 4) if directory is None else directory
     for start in range(directory + 2, directory + 2 + 12 * integer(directory, 2), 12):
         if start + 12 > len(data):
             break

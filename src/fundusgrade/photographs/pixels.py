@@ -49,6 +49,7 @@ MAX_PIXELS = 200_000_000
 # With 16 bits per channel, which OpenCV holds twice while it decodes: both limits keep an image below 2 GB of memory.
 MAX_PIXELS_16_BIT = 80_000_000
 MIN_SIDE_PX = 32
+_ANIMATED = ("GIF", "WebP", "AVIF")
 COPY_AGAIN = "copy the file again from its source"
 NO_MEMORY = "not enough memory for this image; close other programs, use fewer --workers, or scale the image down"
 
@@ -100,12 +101,14 @@ def decode_8_bit(
     try:
         with plugin(file) as opened:
             check_size(opened.width, opened.height)
+            if kind in _ANIMATED and getattr(opened, "is_animated", False):
+                raise UnreadableImageError(f"the {kind} holds several pictures; save each of them as a file of its own")
             if at_least_px is not None:
                 fraction = at_least_px / min(opened.size)
                 opened.draft(None, (math.ceil(opened.width * fraction), math.ceil(opened.height * fraction)))
             opened.load()
             image = _to_rgb(opened, kind)
-            return turn_upright(image, find_orientation(opened.info.get("exif", b"")))
+            return turn_upright(image, find_orientation(opened.info.get("exif") or b""))
     except (UnreadableImageError, MemoryError):
         raise
     except PilImage.DecompressionBombError as error:
@@ -170,11 +173,16 @@ def decode_16_bit(data: bytes, kind: str) -> Image:
     decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape[2:] not in ((), (3,), (4,)):
         raise UnreadableImageError(f"damaged or unsupported {kind} with 16 bits per channel; save it with 8 bits")
-    height, width = decoded.shape[:2]
-    table = _table_to_8_bit(int((decoded if decoded.ndim == 2 else decoded[..., :3]).max()))
+    return scale_to_8_bit(decoded)
+
+
+def scale_to_8_bit(values: NDArray[np.uint16]) -> Image:
+    """Gray (H, W), BGR or BGRA (H, W, 3 or 4) of 16 bits per channel, scaled by the bits that they use -> RGB."""
+    height, width = values.shape[:2]
+    table = _table_to_8_bit(largest_value(int((values if values.ndim == 2 else values[..., :3]).max())))
     image = np.empty((height, width, 3), np.uint8)
     for rows in _row_blocks(height, width):
-        image[rows] = _to_8_bit(decoded[rows], table)
+        image[rows] = _to_8_bit(values[rows], table)
     return image
 
 
@@ -189,13 +197,18 @@ def _to_8_bit(values: NDArray[np.uint16], table: NDArray[np.uint8]) -> Image:
     return _on_black(np.concatenate([rgb, alpha], axis=2))
 
 
-def _table_to_8_bit(brightest: int) -> NDArray[np.uint8]:
-    """Scale by 4095 or 65535 to 255, rounded.
+def largest_value(brightest: int) -> int:
+    """The largest value of an image in 16 bits whose brightest value is given: of 8, 10, 12, 14 or 16 bits.
 
     Cameras of 12 bits store 0 to 4095 in 16 bits, unscaled. On the full range such an image would be nearly black, and
-    a full-range photograph whose brightest pixel is below 4096 shows nothing: the maximum decides which it is.
+    a full-range photograph whose brightest pixel is below a quarter of it shows next to nothing: the brightest pixel
+    decides which it is.
     """
-    full = 4095 if brightest < 4096 else 65535
+    return next((1 << bits) - 1 for bits in (8, 10, 12, 14, 16) if brightest >> bits == 0)
+
+
+def _table_to_8_bit(full: int) -> NDArray[np.uint8]:
+    """Values of 16 bits scaled from 0 to `full` to 0 to 255, rounded."""
     return np.minimum((np.arange(65536) * 255 + full // 2) // full, 255).astype(np.uint8)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,20 @@ from typing import BinaryIO, NoReturn
 from fundusgrade.errors import FundusgradeError, UnreadableImageError
 from fundusgrade.photographs.archives import ARCHIVE_SUFFIX, Member, find_members, read_member
 from fundusgrade.photographs.dicom import DICOM_SUFFIXES, count_frames, is_dicom
+from fundusgrade.photographs.formats import HEAD_BYTES, HIDDEN, is_photograph, kind_of_file
 from fundusgrade.photographs.pixels import COPY_AGAIN
 from fundusgrade.text import error_text
 
-IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
-"""Suffixes of image files, in lower case."""
+IMAGE_SUFFIXES: frozenset[str] = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif"),
+        *(".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif"),
+    }
+)
+"""Suffixes of image files, in lower case; a file of another name is one too if it begins as an image."""
 PHOTOGRAPH_SUFFIXES: frozenset[str] = IMAGE_SUFFIXES | DICOM_SUFFIXES
 """Suffixes of all files that hold a photograph, or several as frames."""
+_HIDDEN_FOLDER, _LINK_TO_FOLDER = "hidden folder", "link to a folder"
 _MAX_FILE_BYTES = 2 * 1024**3  # 200 million pixels of four 16-bit channels are 1.6 GB
 
 
@@ -48,29 +56,51 @@ class PhotographSource:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPhotographs:
+    """Photographs, and how many other files there are in the folders and archives that were searched, by kind."""
+
+    photographs: tuple[PhotographSource, ...]
+    num_skipped: Counter[str]
+
+
 def find_images(arguments: Sequence[Path]) -> list[PhotographSource]:
     """Photographs named by files, folders and zip archives, in the order given and sorted inside of each.
 
     As `find_files`, but archives are listed, and a DICOM file of several frames gives one photograph for each.
     """
-    return [photograph for file in find_files(arguments, archives=True) for photograph in _photographs_in(file)]
+    return list(search_images(arguments).photographs)
 
 
-def find_files(arguments: Sequence[Path], *, archives: bool = False) -> list[PhotographSource]:
+def search_images(arguments: Sequence[Path]) -> FoundPhotographs:
+    """As `find_images`, with a count of what is no photograph."""
+    found = search_files(arguments, archives=True)
+    num_skipped = found.num_skipped.copy()
+    photographs = [each for file in found.photographs for each in _photographs_in(file, num_skipped)]
+    return FoundPhotographs(photographs=tuple(photographs), num_skipped=num_skipped)
+
+
+def find_files(arguments: Sequence[Path]) -> list[PhotographSource]:
     """Files of photographs named by files and folders, in the order given and sorted inside each folder.
 
     A file that is named is returned whatever its suffix and even when missing, so that it is reported as unreadable.
-    Folders are searched recursively; hidden names and links to folders are skipped. Raises FundusgradeError when
-    a folder cannot be listed.
+    Folders are searched recursively for names with a suffix of photographs and for files that begin as one; hidden
+    names and links to folders are skipped. Raises FundusgradeError when a folder cannot be listed.
     """
+    return list(search_files(arguments).photographs)
+
+
+def search_files(arguments: Sequence[Path], *, archives: bool = False) -> FoundPhotographs:
+    """As `find_files`, with a count of what is no photograph; with `archives` these are listed like photographs."""
     suffixes = PHOTOGRAPH_SUFFIXES | ({ARCHIVE_SUFFIX} if archives else set())
     found: dict[str, PhotographSource] = {}
+    num_skipped: Counter[str] = Counter()
     for argument in arguments:
-        for path in _walk(argument, suffixes) if is_folder(argument) else [argument]:
+        for path in _walk(argument, suffixes, num_skipped) if is_folder(argument) else [argument]:
             # A link to a file is not resolved: some stores of data keep equal photographs as links to one file.
             key = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 (Path.resolve fails on loops)
             found.setdefault(key, PhotographSource.of(path))
-    return list(found.values())
+    return FoundPhotographs(photographs=tuple(found.values()), num_skipped=num_skipped)
 
 
 def is_folder(path: Path) -> bool:
@@ -78,22 +108,50 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 (Path.is_dir raises on overlong names and forbidden parents)
 
 
-def _walk(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+def _walk(folder: Path, suffixes: frozenset[str], num_skipped: Counter[str]) -> list[Path]:
+    """The photographs below a folder, sorted; what else there is, is counted by kind in `num_skipped`."""
+
     def refuse(error: OSError) -> NoReturn:
         raise FundusgradeError(f"cannot list the folder {error.filename}: {error_text(error)}; check its permissions")
 
-    def visible() -> Iterator[Path]:
-        for parent, folders, names in os.walk(folder, onerror=refuse):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
-                if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
-                    yield Path(parent, name)
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        num_skipped.update(_HIDDEN_FOLDER for name in folders if name.startswith("."))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        num_skipped.update(_LINK_TO_FOLDER for name in folders if os.path.islink(os.path.join(parent, name)))  # noqa: PTH114, PTH118
+        for name in names:
+            path = Path(parent, name)
+            kind = HIDDEN if name.startswith(".") else _kind_to_skip(path, suffixes)
+            if kind is None:
+                found.append(path)
+            else:
+                num_skipped[kind] += 1
+    return sorted(found, key=Path.as_posix)
 
-    return sorted(visible(), key=Path.as_posix)
+
+def _kind_to_skip(path: Path, suffixes: frozenset[str]) -> str | None:
+    """The kind of a file that is no photograph, by suffix or else by content; None for a photograph."""
+    if path.suffix.lower() in suffixes or is_photograph(path.name, _read_head(path)):
+        return None
+    return kind_of_file(path.name)
 
 
-def _photographs_in(photograph: PhotographSource) -> list[PhotographSource]:
-    """The photographs in a file: itself, unless it is an archive or has several DICOM frames. Only those are opened."""
+def _read_head(path: Path) -> bytes:
+    """The first bytes of a regular file, b"" where they cannot be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe might never end
+            return b""
+        with path.open("rb", buffering=0) as file:
+            return file.read(HEAD_BYTES)
+    except (OSError, ValueError):
+        return b""
+
+
+def _photographs_in(photograph: PhotographSource, num_skipped: Counter[str]) -> list[PhotographSource]:
+    """The photographs in a file: itself, unless it is an archive or has several DICOM frames. Only those are opened.
+
+    What an archive holds besides is counted by kind in `num_skipped`.
+    """
     suffix = photograph.path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return [photograph]
@@ -101,18 +159,19 @@ def _photographs_in(photograph: PhotographSource) -> list[PhotographSource]:
         return _frames_of(photograph)
     try:
         with open_photograph_file(photograph) as file:
-            members = find_members(file, PHOTOGRAPH_SUFFIXES)
+            listing = find_members(file, PHOTOGRAPH_SUFFIXES)
     except UnreadableImageError as error:
         return [replace(photograph, problem=str(error))]
+    num_skipped.update(listing.num_skipped)
     inside = [
         replace(photograph, name=f"{photograph.name}/{member.name}", member=member, problem=member.problem)
-        for member in members
+        for member in listing.members
     ]
     return [frame for source in inside for frame in (_frames_of(source) if _may_have_frames(source) else [source])]
 
 
 def _may_have_frames(photograph: PhotographSource) -> bool:
-    return photograph.problem is None and Path(photograph.name).suffix.lower() in DICOM_SUFFIXES
+    return photograph.problem is None and Path(photograph.name).suffix.lower() not in IMAGE_SUFFIXES
 
 
 def _frames_of(photograph: PhotographSource) -> list[PhotographSource]:

@@ -10,7 +10,7 @@ from PIL import ImageFile, TiffImagePlugin
 from PIL.ExifTags import Base
 
 from fundusgrade.errors import UnreadableImageError
-from fundusgrade.photographs.exif import TiffEntry, read_tiff_directory
+from fundusgrade.photographs.exif import TiffEntry, find_tiff_directories, read_tiff_directory
 from fundusgrade.photographs.pixels import (
     COPY_AGAIN,
     MAX_PIXELS,
@@ -36,16 +36,21 @@ _DECODER_TAGS = _SINGLE_VALUE_TAGS | {
     *(Base.YCbCrCoefficients, Base.YCbCrSubSampling, Base.YCbCrPositioning, Base.ReferenceBlackWhite),
 }
 _UNSIGNED, _UNDEFINED = 1, 4  # sample formats; writers use "undefined" for unsigned numbers too
+_REDUCED, _TRANSPARENCY = 1, 4  # bits of NewSubfileType
+_MIN_PAGE_FRACTION = 0.5
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 
 
 def decode_tiff(data: bytes) -> Image:
     """Decode the first page from a directory that holds only what decoding needs.
 
-    Pillow warns of damage in all other entries, follows the chain of pages, and turns the image by itself.
+    Pillow warns of damage in all other entries, follows the chain of pages, and turns the image by itself. Raises
+    UnreadableImageError where other pages are photographs too, and not reduced copies of the first.
     """
     order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
     entries = {entry.tag: entry for entry in read_tiff_directory(data)}
+    _refuse_camera_raw(data, entries)
+    _refuse_several_pages(data, entries)
     needed = [entries[tag] for tag in sorted(entries.keys() & _DECODER_TAGS)]
     if not needed or not all(entry.is_complete for entry in needed):
         raise UnreadableImageError(f"truncated TIFF: the file ends before its directory is complete; {COPY_AGAIN}")
@@ -58,6 +63,32 @@ def decode_tiff(data: bytes) -> Image:
     image = _decode_page(page, entries)
     orientation = entries.get(Base.Orientation)
     return turn_upright(image, orientation.values[0] if orientation and orientation.values else 1)
+
+
+def _refuse_camera_raw(data: bytes, entries: dict[int, TiffEntry]) -> None:
+    """The first page of a camera's raw file is a small preview."""
+    is_preview = bool(_first_value(entries, Base.NewSubfileType) & _REDUCED)
+    if data[8:10] == b"CR" or Base.DNGVersion in entries or (is_preview and Base.SubIFDs in entries):
+        raise UnreadableImageError("this is a camera raw file, which is not supported; export it as a JPEG or TIFF")
+
+
+def _refuse_several_pages(data: bytes, entries: dict[int, TiffEntry]) -> None:
+    """Thumbnails and the levels of a pyramid are smaller than the first page, and mostly marked as reduced."""
+    num_large, least_pixels = 1, _num_pixels(entries) * _MIN_PAGE_FRACTION
+    for start in find_tiff_directories(data)[1:]:
+        page = {entry.tag: entry for entry in read_tiff_directory(data, start)}
+        is_other = _first_value(page, Base.NewSubfileType) & (_REDUCED | _TRANSPARENCY)
+        num_large += not is_other and _num_pixels(page) >= least_pixels
+    if num_large > 1:
+        raise UnreadableImageError(f"the TIFF holds {num_large} pictures; save each of them as a file of its own")
+
+
+def _num_pixels(entries: dict[int, TiffEntry]) -> int:
+    return _first_value(entries, Base.ImageWidth) * _first_value(entries, Base.ImageLength)
+
+
+def _first_value(entries: dict[int, TiffEntry], tag: int) -> int:
+    return entries[tag].values[0] if tag in entries and entries[tag].values else 0
 
 
 class _TiffOfAnySize(TiffImagePlugin.TiffImageFile):

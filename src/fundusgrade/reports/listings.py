@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +25,7 @@ from fundusgrade.options import Split
 from fundusgrade.store import StoredDataset, StoredModel
 from fundusgrade.text import one_line, printable
 
+_MAX_KINDS = 12
 _SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
 
 
@@ -45,6 +46,16 @@ def dataset_summary(dataset: PreparedDataset) -> str:
     return printable("\n".join(lines))
 
 
+def skipped_line(num_skipped: Mapping[str, int]) -> str:
+    """What folders and archives hold besides photographs, by kind, the most frequent first; "" for nothing."""
+    kinds = sorted(num_skipped.items(), key=lambda item: (-item[1], item[0]))
+    counts = [f"{count} {kind}" for kind, count in kinds[:_MAX_KINDS]]
+    num_others = sum(count for _, count in kinds[_MAX_KINDS:])
+    if num_others:
+        counts.append(f"{num_others} of other kinds")
+    return printable(f"skipped: {', '.join(counts)}") if counts else ""
+
+
 def labels_summary(raw: RawDataset) -> str:
     """Where the grades of a data set come from, how many photographs have none, and which tables were not read."""
     num_without = raw.num_unlabeled_left_out + sum(sample.grade is None and not sample.error for sample in raw.samples)
@@ -59,6 +70,8 @@ def labels_summary(raw: RawDataset) -> str:
         lines[0] += ", left out"
     if unread:
         lines.append(f"not read as labels: {unread}")
+    if raw.num_skipped:
+        lines.append(skipped_line(raw.num_skipped))
     num_unknown = sum(sample.error is not None and sample.error.startswith(NO_GRADE) for sample in raw.samples)
     if num_unknown:
         lines.append(f"labels that are no grade: {num_unknown}; say what they mean with {HOW_TO_NAME}")

@@ -10,6 +10,7 @@ import typer
 
 from fundusgrade.commands.options.panels import PHOTOGRAPHS
 from fundusgrade.errors import DatasetError, StoreError
+from fundusgrade.terminal import message
 from fundusgrade.text import error_text
 
 if TYPE_CHECKING:
@@ -31,19 +32,26 @@ ListOption = Annotated[
 
 
 def find_photographs(named: Sequence[Path] | None, list_file: Path | None = None) -> list[PhotographSource]:
-    """The photographs of `PhotographsArgument` and `ListOption`, in order. Raises DatasetError where there are none."""
-    from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_images
+    """The photographs of `PhotographsArgument` and `ListOption`, in order; what folders hold besides is counted.
+
+    Raises DatasetError where there are none.
+    """
+    from fundusgrade.photographs.sources import search_images
+    from fundusgrade.reports.listings import skipped_line
 
     if not named and list_file is None:
         raise typer.BadParameter("name photographs, folders of photographs, or a --list")
-    found = find_images([*(named or []), *(_read_list(list_file) if list_file is not None else [])])
-    if not found:
+    found = search_images([*(named or []), *(_read_list(list_file) if list_file is not None else [])])
+    skipped = skipped_line(found.num_skipped)
+    if not found.photographs:
         where = ", ".join(map(str, [*(named or []), *([list_file] if list_file else [])]))
         raise DatasetError(
-            f"no photographs in {where}; expected files that end in {', '.join(sorted(PHOTOGRAPH_SUFFIXES))}, or .zip "
-            "archives of them"
+            f"no photographs in {where}" + (f" ({skipped})" if skipped else "") + "; expected JPEG, PNG, TIFF, BMP, "
+            "WebP, GIF, JPEG 2000, PPM, HEIC, AVIF or DICOM files, whatever they are called, or .zip archives of them"
         )
-    return found
+    if skipped:
+        message(skipped)
+    return list(found.photographs)
 
 
 def input_files(
