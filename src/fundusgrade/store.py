@@ -1,7 +1,7 @@
 """The user data directory: data sets and models by name, each file written atomically.
 
-    <home>/datasets/<name>/   dataset.json, manifest.csv, overview.png, pictures/, pixels.cache
-    <home>/models/<name>/     model.safetensors, model.json, README.md, metrics.jsonl, curves.png,
+    <home>/datasets/<name>/   dataset.json, manifest.csv, overview.png, config.yaml, pictures/, pixels.cache
+    <home>/models/<name>/     model.safetensors, model.json, README.md, config.yaml, metrics.jsonl, curves.png,
                               train_batch.jpg
     <home>/runs/<name>/       a training run that is not finished yet
     <home>/predictions/<name>.csv    predictions of cross-validation, each by the model that was not trained on it
@@ -32,7 +32,11 @@ PIXELS_FILE = "pixels.cache"
 """Decoded images, see `data.pixel_cache`; not counted in the size of the data set."""
 MODEL_FILE = "model.safetensors"
 MODEL_JSON = "model.json"
-MODEL_FILES = (MODEL_FILE, MODEL_JSON, "README.md", "metrics.jsonl", "curves.png", "train_batch.jpg")
+CONFIG_FILE = "config.yaml"
+"""The settings that repeat a run of the command line."""
+CHECKS_CONFIG_FILE = "add-checks.yaml"
+"""The settings that add the same checks to a model."""
+MODEL_FILES = (MODEL_FILE, MODEL_JSON, "README.md", CONFIG_FILE, "metrics.jsonl", "curves.png", "train_batch.jpg")
 DEFAULT_MODEL = "efficientnet-lite0"
 """The model that predict, explain and evaluate use when none is named; weights/README.md says how it was chosen."""
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")

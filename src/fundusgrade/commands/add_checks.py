@@ -10,7 +10,11 @@ import typer
 from fundusgrade.commands.options.names import complete_datasets, complete_models
 from fundusgrade.commands.options.network import DeviceOption, PrecisionOption
 from fundusgrade.commands.options.panels import DATA
+from fundusgrade.commands.settings import Settings
+from fundusgrade.files import write_atomically
 from fundusgrade.options import DeviceName, Precision
+from fundusgrade.outputs import check_outputs
+from fundusgrade.store import CHECKS_CONFIG_FILE
 
 
 def add_checks(
@@ -47,16 +51,23 @@ def add_checks(
     ] = None,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
+    *,
+    settings: Settings,
 ) -> None:
     """Add checks to a model: is a photograph unlike the training photographs, would graders reject its quality?
 
     Its weights, and so its grades, stay. Both checks use the network's own features, at no cost in grading.
     """
+    from fundusgrade import store
     from fundusgrade.networks.device import choose_device
     from fundusgrade.reports.listings import checks_line
     from fundusgrade.training.feature_checks import ChecksRequest, add_feature_checks
 
     if (quality is None) != (photographs is None):
         raise typer.BadParameter("--quality and --photographs belong together: give both, or neither")
+    beside = store.resolve_model(model).with_name(CHECKS_CONFIG_FILE)
+    check_outputs([beside], overwrite=True)
     request = ChecksRequest(model=model, data=tuple(data or ()), quality=quality, photographs=photographs)
-    typer.echo(checks_line(model, add_feature_checks(request, choose_device(device, precision))))
+    checks = add_feature_checks(request, choose_device(device, precision))
+    write_atomically(beside, settings.text())
+    typer.echo(checks_line(model, checks))

@@ -13,8 +13,10 @@ from fundusgrade.commands.options.network import DeviceOption, PrecisionOption
 from fundusgrade.commands.options.output import OverwriteOption
 from fundusgrade.commands.options.panels import DATA, MODEL, OUTPUT
 from fundusgrade.commands.options.photographs import input_files
+from fundusgrade.commands.settings import Settings
 from fundusgrade.options import DeviceName, Precision, Split
 from fundusgrade.outputs import check_folder, check_outputs
+from fundusgrade.store import CONFIG_FILE
 from fundusgrade.terminal import message, progress, show
 
 
@@ -58,6 +60,8 @@ def audit(
     overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
+    *,
+    settings: Settings,
 ) -> None:
     """Measure shortcut learning, and a model's robustness to acquisition changes.
 
@@ -75,7 +79,7 @@ def audit(
     if out is not None:
         check_folder(out, [dataset.directory, dataset.root, lesions])
         read = input_files(models=[] if model is None else [model])
-        check_outputs(audit_files(out), inputs=read, overwrite=overwrite)
+        check_outputs([*audit_files(out), out / CONFIG_FILE], inputs=read, overwrite=overwrite)
     grader = None if model is None else Grader.load(model, device=device, precision=precision)
     with progress("auditing") as on_progress:
         audits = audit_dataset(dataset, [grader], split.value, limit=limit, lesions=lesions, on_progress=on_progress)
@@ -84,4 +88,5 @@ def audit(
     typer.echo(conclusion(*audits))
     if out is not None:
         write_audit(audits[0], out)
+        settings.write(out)
         message(f"written: {out / 'audit.json'!s}, {out / 'audit.png'!s}")

@@ -9,6 +9,7 @@ import typer
 from fundusgrade.commands.options.names import complete_datasets, complete_models
 from fundusgrade.commands.options.network import DeviceOption, PrecisionOption
 from fundusgrade.commands.options.panels import DATA, OUTPUT
+from fundusgrade.commands.settings import Settings
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.terminal import show
 
@@ -72,6 +73,8 @@ def calibrate(
     ] = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
+    *,
+    settings: Settings,
 ) -> None:
     """Calibrate a model for a clinic, on photographs of its own patients that were graded by people.
 
@@ -94,5 +97,6 @@ def calibrate(
         overwrite=overwrite,
     )
     calibrated = calibrate_for_clinic(request, choose_device(device, precision))
+    settings.write(calibrated.path.parent)
     show(recalibration_table(calibrated.before, calibrated.after))
     typer.echo("\n".join(calibration_lines(calibrated)))

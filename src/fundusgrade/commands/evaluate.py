@@ -22,9 +22,11 @@ from fundusgrade.commands.options.output import OverwriteOption
 from fundusgrade.commands.options.panels import DATA, GRADING, MODEL, OUTPUT
 from fundusgrade.commands.options.photographs import input_files
 from fundusgrade.commands.options.referral import SensitivityOption, ThresholdOption, check_point
+from fundusgrade.commands.settings import Settings
 from fundusgrade.files import write_atomically
 from fundusgrade.options import DeviceName, Precision, Split
 from fundusgrade.outputs import check_folder, check_outputs
+from fundusgrade.store import CONFIG_FILE
 from fundusgrade.terminal import command, message, progress, show
 
 if TYPE_CHECKING:
@@ -115,6 +117,8 @@ def evaluate(
     overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
+    *,
+    settings: Settings,
 ) -> None:
     """Evaluate models on the same photographs: metrics with 95 % confidence intervals, and comparisons in pairs.
 
@@ -147,6 +151,8 @@ def evaluate(
         sensitivity=sensitivity,
         threshold=threshold,
     )
+    if out is not None:
+        settings.write(out, data=names or dataset.source_names)
     _show_assessment(assessment, candidates, out)
     audits = _audit_candidates(candidates, dataset, split, out) if audit else []
     if report is not None:
@@ -181,7 +187,7 @@ def _check_folder(
     check_folder(out, [dataset.directory, dataset.root])
     names = [*(each.predictions.model for each in files), *map(model_name, models)]
     audits = [file for name in names for file in audit_files(out / f"audit-{name}")] if audit else []
-    planned = [*evaluation_files(out, names), *audits]
+    planned = [*evaluation_files(out, names), *audits, out / CONFIG_FILE]
     check_outputs(planned, inputs=_read_files(predictions, models), overwrite=overwrite)
 
 

@@ -22,9 +22,11 @@ from fundusgrade.commands.options.output import OverwriteOption
 from fundusgrade.commands.options.panels import HEAT_MAPS, OUTPUT
 from fundusgrade.commands.options.photographs import find_photographs, input_files
 from fundusgrade.commands.options.referral import CoverageOption, report_coverage
+from fundusgrade.commands.settings import Settings
 from fundusgrade.errors import StoreError
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.outputs import check_folder, check_outputs
+from fundusgrade.store import CONFIG_FILE
 from fundusgrade.terminal import command, message, progress
 
 if TYPE_CHECKING:
@@ -81,6 +83,8 @@ def explain(
     overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
+    *,
+    settings: Settings,
 ) -> None:
     """Highlight the regions of a photograph that drove its grade, as heat maps on a fixed scale.
 
@@ -108,10 +112,13 @@ def explain(
     if faithfulness:
         check_comparable(graders)
     request = FigureRequest(graders=graders, methods=methods, masks=masks, arrays=arrays)
-    check_outputs(
-        planned_files(found, request, out) if several else figure_files(request, out), inputs=read, overwrite=overwrite
-    )
-    num_ungraded = _explain_several(found, request, out) if several else _explain_one(found[0], request, out)
+    planned = [*planned_files(found, request, out), out / CONFIG_FILE] if several else figure_files(request, out)
+    check_outputs(planned, inputs=read, overwrite=overwrite)
+    if several:
+        num_ungraded = _explain_several(found, request, out)
+        settings.write(out)
+    else:
+        num_ungraded = _explain_one(found[0], request, out)
     if faithfulness:
         _test(found, request)
     if num_ungraded:

@@ -21,6 +21,7 @@ from fundusgrade.commands.options.network import DeviceOption, ModelsOption, Pre
 from fundusgrade.commands.options.output import OverwriteOption
 from fundusgrade.commands.options.panels import DATA, OUTPUT
 from fundusgrade.commands.options.photographs import input_files
+from fundusgrade.commands.settings import Settings
 from fundusgrade.errors import DatasetError
 from fundusgrade.options import NUM_FOLDS, DeviceName, Precision, Split
 from fundusgrade.outputs import check_folder, check_outputs
@@ -76,6 +77,8 @@ def faithfulness(
     overwrite: OverwriteOption = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
+    *,
+    settings: Settings,
 ) -> None:
     """Test the faithfulness of heat maps against baselines and randomized networks.
 
@@ -109,7 +112,9 @@ def faithfulness(
             studies.append(study_lesions(graders, lesions, options, on_progress, report_skipped))
         show_findings(studies[-1])
     if out is not None:
-        message(f"written: {', '.join(map(str, write_findings(studies, out)))}")
+        written = write_findings(studies, out)
+        settings.write(out)
+        message(f"written: {', '.join(map(str, written))}")
 
 
 def _planned(out: Path, data: str | None, split: Split, lesions: Path | None) -> list[Path]:
@@ -119,7 +124,7 @@ def _planned(out: Path, data: str | None, split: Split, lesions: Path | None) ->
     from fundusgrade.reports.findings_tables import findings_files
 
     studied = [] if data is None else [study_name(store.resolve_dataset(data).name, split.value)]
-    return findings_files(out, [*studied, *([] if lesions is None else [lesions.name])])
+    return [out / store.CONFIG_FILE, *findings_files(out, [*studied, *([] if lesions is None else [lesions.name])])]
 
 
 def _open_dataset(

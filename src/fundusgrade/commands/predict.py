@@ -37,6 +37,7 @@ from fundusgrade.commands.options.referral import (
     report_coverage,
     report_operating_point,
 )
+from fundusgrade.commands.settings import Settings, config_beside
 from fundusgrade.grades import Prediction
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.outputs import check_outputs
@@ -106,6 +107,8 @@ def predict(
     batch_size: BatchSizeOption = None,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
+    *,
+    settings: Settings,
 ) -> None:
     """Grade photographs, one row each: grade, probabilities, referable or not, image quality.
 
@@ -141,7 +144,7 @@ def predict(
     request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
     in_words = result_line if _is_on_screen(out) else None
     with PredictionWriter(out, with_ranges=coverage is not None, request=request, in_words=in_words) as writer:
-        scores = _write_rows(writer, grader, chosen)
+        scores = _write_rows(writer, grader, chosen, settings)
     _report(writer, out, names, by_patients)
     _report_drift(grader, scores)
     # A launcher takes any other exit code for a crash and stops the other processes; `merge` reports ungraded rows.
@@ -171,7 +174,7 @@ def _check_before_grading(
         read = input_files(found, *lists, models=[model])
         check_outputs(tables, inputs=read, overwrite=overwrite, suffixes=tuple(RowFormat))
         partial = partial_file(out)
-        beside = [provenance_file(out), partial, provenance_file(partial)]
+        beside = [provenance_file(out), config_beside(out), partial, provenance_file(partial)]
         check_outputs(beside, inputs=[*read, *tables], overwrite=True)
     if by_patients is not None:
         by_patients.identify([each.name for each in found])
@@ -188,10 +191,14 @@ def _shard(shard: str | None, csv: Path | None, *, resume: bool, by_patient: boo
     return own_shard
 
 
-def _write_rows(writer: PredictionWriter, grader: Grader, found: Sequence[PhotographSource]) -> list[float]:
+def _write_rows(
+    writer: PredictionWriter, grader: Grader, found: Sequence[PhotographSource], settings: Settings
+) -> list[float]:
     """Grade the photographs that have no row yet; returns P(referable DR) of these for a model that tests for drift."""
     scores: list[float] = []
     tests_drift = grader.description.local_calibration is not None
+    if writer.path is not None and writer.is_file:
+        settings.write_beside(writer.path)
     if writer.num_kept and not writer.was_finished:
         message(f"resuming after {writer.num_kept} rows")
     with progress("grading", hidden=_is_on_screen(writer.path)) as on_progress:  # it would be mixed with the rows

@@ -9,6 +9,7 @@ import typer
 
 from fundusgrade.commands.exit_codes import EXIT_UNGRADED
 from fundusgrade.commands.options.panels import COMPUTING, LABEL_FILE, OUTPUT
+from fundusgrade.commands.settings import Settings
 from fundusgrade.photographs.recipe import DEFAULT_SIZE_PX, MAX_SIZE_PX, MIN_SIZE_PX, Method, Outline, PreprocessRecipe
 from fundusgrade.terminal import progress
 
@@ -137,6 +138,8 @@ def preprocess(
             rich_help_panel=COMPUTING,
         ),
     ] = None,
+    *,
+    settings: Settings,
 ) -> None:
     """Prepare a data set: preprocess its photographs, and split them by patient and duplicate group.
 
@@ -162,6 +165,7 @@ def preprocess(
             overwrite=overwrite,
             on_progress=on_progress,
         )
+    settings.write(prepared.directory, name=prepared.name)
     typer.echo(f"{labels_summary(found)}\n{dataset_summary(prepared)}")
     if strict and any(row.error for row in prepared.rows):
         raise typer.Exit(EXIT_UNGRADED)

@@ -10,6 +10,7 @@ from fundusgrade.commands.options.names import complete_datasets, complete_model
 from fundusgrade.commands.options.network import DeviceOption, PrecisionOption
 from fundusgrade.commands.options.panels import DATA, OUTPUT
 from fundusgrade.commands.options.referral import DecideForOption, DecisionOption, checked_decision
+from fundusgrade.commands.settings import Settings
 from fundusgrade.options import DeviceName, Precision
 
 
@@ -48,6 +49,8 @@ def refit(
     ] = False,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
+    *,
+    settings: Settings,
 ) -> None:
     """Fit a model's calibration, thresholds and conformity scores anew, on out-of-fold outputs of a cross-validation.
 
@@ -68,4 +71,7 @@ def refit(
         decide_for=decide_for,
         overwrite=overwrite,
     )
-    typer.echo(refit_model(request, choose_device(device, precision)).summary)
+    refitted = refit_model(request, choose_device(device, precision))
+    if refitted.path is not None:
+        settings.write(refitted.path.parent, name=request.name)
+    typer.echo(refitted.summary)

@@ -13,6 +13,7 @@ over the default. A file holds the settings of one command, by the names of its 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -24,9 +25,9 @@ import typer
 from fundusgrade import __version__
 from fundusgrade.files import now, write_atomically
 from fundusgrade.outputs import MARK
+from fundusgrade.store import CONFIG_FILE
 from fundusgrade.text import error_text, one_line
 
-CONFIG_FILE = "config.yaml"
 COMMAND_KEY = "command"
 HOW_IT_RAN = frozenset({"config", "verbose", "quiet", "help", "overwrite", "resume"})
 """Options that say how a run was started, not what it computes: they are not written."""
@@ -43,7 +44,8 @@ class Settings:
     def text(self, **resolved: object) -> str:
         """The content of the file that repeats the run.
 
-        `resolved` are values that the run chose where none was given, with underscores in the place of hyphens.
+        `resolved` are values that the run chose where none was given, with underscores in the place of hyphens. Paths
+        are written in full, so that the run can be repeated from any folder.
         """
         import yaml
 
@@ -159,7 +161,7 @@ def _plain(value: object) -> object:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):
-        return str(value)
+        return os.path.abspath(value)  # noqa: PTH100 (a link stays as it was given)
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return value

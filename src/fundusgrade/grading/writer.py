@@ -92,6 +92,11 @@ class PredictionWriter:
         return self
 
     @property
+    def is_file(self) -> bool:
+        """Whether rows are written to a file, not to a device, a pipe or standard output."""
+        return self._partial is not None
+
+    @property
     def num_rows(self) -> int:
         """Rows of the file, those kept from an earlier run included."""
         return self.num_graded + self.num_ungraded

@@ -33,7 +33,7 @@ from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.state import STATE_FILE
 
 _LAUNCH_FILE = "launch"
-_BEFORE_TRAINING = (_LAUNCH_FILE, "train_batch.jpg")
+_BEFORE_TRAINING = (_LAUNCH_FILE, store.CONFIG_FILE, "train_batch.jpg")
 """Files of a run that are written before its first epoch."""
 
 
@@ -41,7 +41,8 @@ _BEFORE_TRAINING = (_LAUNCH_FILE, "train_batch.jpg")
 class RunPlan:
     """A run that may start: its data, options (filled), name and directory.
 
-    `compiled` requests torch.compile, `events` is the folder of an event log for TensorBoard.
+    `compiled` requests torch.compile, `events` is the folder of an event log for TensorBoard, `config` the settings
+    that repeat the run.
     """
 
     dataset: PreparedDataset
@@ -51,6 +52,7 @@ class RunPlan:
     resume: bool
     compiled: bool = False
     events: Path | None = None
+    config: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,9 @@ class RunRequest:
     held_out: str | None = None
     """Name of the data set whose fold is the only one to train, of folds by source; default None, as `fold` says."""
 
+    config: str | None = None
+    """The settings that repeat the run, which are stored with the model; default None, none."""
+
     def dataset(self) -> PreparedDataset:
         """The data to train on, one data set or several combined. Raises StoreError or DatasetError.
 
@@ -134,6 +139,7 @@ def plan_run(request: RunRequest) -> RunPlan:
         resume=resume,
         compiled=request.compiled,
         events=request.events,
+        config=request.config,
     )
 
 
@@ -157,6 +163,8 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
             clear_run(plan.directory)
         make_folder(plan.directory)
         record_launch(plan.directory)
+        if plan.config is not None:
+            write_atomically(plan.directory / store.CONFIG_FILE, plan.config)
         shared = f", {group.size} processes" if group.size > 1 else ""
         pixel_cache_warning = write_pixel_cache(plan.dataset)
         lines = [f"device: {choice.describe()}{shared}", *_describe_plan(plan)]
