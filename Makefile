@@ -1,5 +1,6 @@
 # make demo        install, grade and explain the sample photographs with the shipped weights
 # make test        install what tests need, then ruff, mypy and pytest
+# make docs        write docs/api.md from the docstrings, and run docs/notebook.ipynb
 # make test-avx2   the numeric tests as on a processor without AVX-512
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ SAMPLES := $(sort $(wildcard docs/samples/*.jpg))
 # Packages whose tests compare numbers that PyTorch, oneDNN or OpenBLAS computed.
 NUMERIC := $(addprefix tests/,metrics networks grading training explanation evaluation)
 
-.PHONY: demo test test-avx2 install install-dev clean
+.PHONY: demo docs test test-avx2 install install-dev clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -37,6 +38,10 @@ test: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
 	$(BIN)/pytest --numprocesses $(WORKERS)
+
+docs: install-dev
+	$(BIN)/python docs/programs/api_reference.py
+	$(BIN)/python docs/programs/run_notebook.py
 
 test-avx2: install-dev
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest --numprocesses $(WORKERS) $(NUMERIC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Any
 
 NUM_GRADES = 5
 RESEARCH_USE = "Research software, not a medical device."
@@ -44,6 +45,24 @@ REFERABLE_DECIMALS = 4
 """Probabilities of referable DR are written and compared with thresholds to this many decimals."""
 UNSTATED_THRESHOLD = 0.5
 """Threshold of the probability of referable DR where a model states none."""
+PROBABILITY_COLUMNS = (*(f"p{grade}" for grade in range(NUM_GRADES)), "expected_grade", "referable_probability")
+COLUMNS = (
+    *(
+        "image",
+        "grade",
+        "label",
+        "most_probable",
+        *PROBABILITY_COLUMNS,
+        "referable",
+        "referable_threshold",
+        "decided_by",
+    ),
+    *("gradable", "gradability", "quality_reasons", "reject_probability", "training_distance", "warnings"),
+    *("laterality", "camera", "model", "model_hash", "error"),
+)
+"""The values of a result, as a row of a file names them."""
+RANGE_COLUMNS = ("grade_low", "grade_high", "could_be_as_bad_as")
+"""Additional columns for predictions with a target coverage."""
 GRADE_LABELS: tuple[str, ...] = tuple(grade.label for grade in Grade)
 
 
@@ -184,6 +203,37 @@ class Prediction:
         """Mean of the grades weighted by their probabilities, 0.0 to 4.0."""
         return _expected_grade(self.probabilities)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every value by the name of its column in a file of predictions, probabilities unrounded.
+
+        All are text, numbers, booleans, lists of text or None, so that `json.dumps` takes them.
+        """
+        of = self.grade_range
+        return {
+            **_values_of_all(self),
+            "grade": int(self.grade),
+            "label": self.grade.label,
+            "most_probable": int(self.most_probable),
+            **{f"p{grade}": float(probability) for grade, probability in enumerate(self.probabilities)},
+            "expected_grade": float(self.expected_grade),
+            "referable_probability": float(self.referable_probability),
+            "decided_by": self.decided_by,
+            "gradable": self.gradable,
+            "reject_probability": None if self.reject_probability is None else float(self.reject_probability),
+            "training_distance": None if self.training_distance is None else float(self.training_distance),
+            "grade_low": None if of is None else int(of.low),
+            "grade_high": None if of is None else int(of.high),
+            "could_be_as_bad_as": None if of is None else int(of.upper_bound),
+        }
+
+    def __repr__(self) -> str:
+        grade, doubts = self.grade, ", ".join((*self.quality_reasons, *self.warnings))
+        return (
+            f"Prediction({self.image!r}: grade {int(grade)} {grade.label}, p {self.stated(self.probabilities[grade])}; "
+            f"referable: {self.referable}, p {self.stated(self.referable_probability)}; {self.model}"
+            f"{f'; beware: {doubts}' if doubts else ''})"
+        )
+
     @property
     def _deciding(self) -> tuple[float, ...]:
         """The probabilities that decide the grade."""
@@ -228,6 +278,31 @@ class Ungraded:
     def referable(self) -> Referral:
         """Ungradable, whatever the threshold."""
         return Referral.UNGRADABLE
+
+    def to_dict(self) -> dict[str, Any]:
+        """As that of a prediction: the reason is the `error`, and what is not known is None."""
+        return {**_values_of_all(self), "error": self.reason}
+
+    def __repr__(self) -> str:
+        return f"Ungraded({self.image!r}: {self.reason}; {self.model})"
+
+
+def _values_of_all(result: Prediction | Ungraded) -> dict[str, Any]:
+    """All columns, filled as far as predictions and photographs without a grade have them in common."""
+    return {
+        **dict.fromkeys((*COLUMNS, *RANGE_COLUMNS)),
+        "image": result.image,
+        "referable": result.referable.value,
+        "referable_threshold": result.referable_threshold,
+        "gradable": False,
+        "gradability": result.gradability.value,
+        "quality_reasons": list(result.quality_reasons),
+        "warnings": list(result.warnings),
+        "laterality": result.laterality,
+        "camera": result.camera,
+        "model": result.model,
+        "model_hash": result.model_hash,
+    }
 
 
 def _expected_grade(probabilities: tuple[float, ...]) -> float:

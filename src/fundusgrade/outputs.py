@@ -90,7 +90,10 @@ def _check_existing(path: Path, *, overwrite: bool) -> None:
             "another file, or move that one away"
         )
     if not overwrite:
-        raise StoreError(f"cannot write {path}: the file exists; add --overwrite to replace it, or name another file")
+        raise StoreError(
+            f"cannot write {path}: the file exists; add --overwrite (in Python: overwrite=True) to replace it, or name "
+            "another file"
+        )
 
 
 def _is_own(path: Path) -> bool:

@@ -32,3 +32,9 @@ def error_text(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return one_line(" ".join(str(error).split())) or type(error).__name__
+
+
+def type_name(value: object) -> str:
+    """The type of a value as people name it: "int", "torch.Tensor"."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fundusgrade.errors import StoreError
+from fundusgrade.grades import COLUMNS
 from fundusgrade.grading.reader import read_rows
-from fundusgrade.grading.rows import COLUMNS
 from fundusgrade.grading.writer import PredictionWriter
 from tests.grading.runs import ODD_NAMES, request, result_of, write_all
 

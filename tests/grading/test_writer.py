@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from fundusgrade.errors import StoreError
-from fundusgrade.grades import Grade, GradeRange, Prediction, Ungraded
-from fundusgrade.grading.rows import COLUMNS, RANGE_COLUMNS
+from fundusgrade.grades import COLUMNS, RANGE_COLUMNS, Grade, GradeRange, Prediction, Ungraded
 from fundusgrade.grading.writer import PredictionWriter
 
 HEADER = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +14,11 @@ from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
 from fundusgrade.explanation.targets import PREDICTED, Target, grade_target
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
+from fundusgrade.photographs.inputs import Photograph
 from fundusgrade.photographs.loading import OpenedPhotograph, open_photograph
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import PreprocessedImage, canonical_outline
 from fundusgrade.photographs.recipe import PreprocessRecipe
-from fundusgrade.photographs.sources import PhotographSource
 
 DEFAULT_OPTIONS = ExplainOptions()
 
@@ -39,23 +38,29 @@ class Explanation:
     heat_map: HeatMap
     preprocessed: PreprocessedImage
 
+    def __repr__(self) -> str:
+        height, width = self.heat.shape
+        return (
+            f"Explanation({self.prediction!r}, {self.options.describe()} of {self.target.name}, heat on "
+            f"{width} x {height} pixels up to {float(self.heat.max()):.2f}, {self.heat_map.scale.unit})"
+        )
+
 
 Explanations = tuple[tuple[Explanation, ...], ...]
 """A row for each method, in it one explanation for each model."""
 
 
-def explain(
-    grader: Grader, photograph: Path | PhotographSource, options: ExplainOptions = DEFAULT_OPTIONS
-) -> Explanation:
+def explain(grader: Grader, photograph: Photograph, options: ExplainOptions = DEFAULT_OPTIONS) -> Explanation:
     """Grade a photograph and highlight the regions that drove the grade.
 
-    Raises UngradableError where it cannot be graded and ExplanationError where the method does not fit the network.
+    Raises UngradableError where it cannot be graded, ExplanationError where the method does not fit the network, and
+    TypeError or ValueError for what is no photograph.
     """
     return explain_opened(grader, open_photograph(photograph, grader.recipe), [options])[0]
 
 
 def explain_photograph(
-    photograph: Path | PhotographSource,
+    photograph: Photograph,
     graders: Sequence[Grader],
     methods: Sequence[ExplainOptions],
     *,

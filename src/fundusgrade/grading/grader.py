@@ -1,8 +1,9 @@
 """The library's entry point: load a model once, grade any number of photographs.
 
 grader = Grader.load()                       # the shipped model, or a name or path
-for result in grader.grade_all(find_images([Path("images")])):
-    ...                                      # Prediction or Ungraded, in order
+grader.grade("eye.png")                      # Prediction or Ungraded
+for result in grader.grade_all(find_images("images")):
+    ...                                      # the same, in order
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from fundusgrade.grades import REFERABLE_FROM, GradeRange, Prediction, Ungraded
 from fundusgrade.grading.concurrency import Concurrency, choose_concurrency, worker_pools
 from fundusgrade.grading.doubts import NEAR_THRESHOLD, NOT_A_FUNDUS, find_doubts
 from fundusgrade.grading.grade_ranges import conformal_limits, grade_ranges
+from fundusgrade.grading.results import Results
 from fundusgrade.grading.resume import RowProvenance
 from fundusgrade.metrics.conformal import KnownCoverage
 from fundusgrade.networks.checkpoint import Checkpoint
@@ -36,10 +38,13 @@ from fundusgrade.networks.inference import predict_probabilities, predict_with_f
 from fundusgrade.networks.loading import load_model
 from fundusgrade.networks.tensors import to_pixels
 from fundusgrade.options import DeviceName, Precision
+from fundusgrade.photographs.inputs import Photograph, PhotographInMemory, as_source, as_sources
 from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph, load_pixels
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import PhotographSource
+
+Single = TypeVar("Single", bound=Photograph)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,17 +182,38 @@ class Grader:
             referable_threshold=self.operating_point.threshold,
         )
 
-    def grade(self, path: Path) -> Prediction | Ungraded:
-        """Grade one photograph; a photograph that cannot be graded is returned with the reason."""
-        return next(self.grade_all([path]))
+    @overload
+    def grade(self, photograph: Photograph) -> Prediction | Ungraded: ...
 
-    def grade_all(self, photographs: Iterable[Path | PhotographSource]) -> Iterator[Prediction | Ungraded]:
-        """Grade photographs in order; a bounded number of them is in memory at any time.
+    @overload
+    def grade(self, photograph: list[Photograph] | tuple[Photograph, ...]) -> Results: ...
+
+    @overload  # lists are invariant: a list of paths is no list of all that may be a photograph
+    def grade(self, photograph: list[Single]) -> Results: ...
+
+    def grade(
+        self, photograph: Photograph | list[Single] | list[Photograph] | tuple[Photograph, ...]
+    ) -> Prediction | Ungraded | Results:
+        """Grade one photograph, or a list of them; what cannot be graded is returned as Ungraded, with the reason.
+
+        A photograph is a path, a Pillow image, an array (H, W, 3) of RGB values (uint8, uint16, or floats from 0 to
+        1), the bytes of an image file, or one of `find_images`. Raises TypeError for anything else, ValueError for an
+        array of another layout or range.
+        """
+        if isinstance(photograph, list | tuple):
+            return Results(self.grade_all(photograph))
+        return next(self._grade_all(iter([as_source(photograph)])))
+
+    def grade_all(self, photographs: Iterable[Photograph]) -> Iterator[Prediction | Ungraded]:
+        """Grade photographs in order, as `grade`; a bounded number of them is in memory at any time.
 
         Batches depend on the order of the photographs only, so that results are bitwise identical for any number of
-        workers.
+        workers. Paths are read by all workers, photographs in memory are taken one after the other. Raises TypeError
+        where a single photograph is given.
         """
-        waiting = map(PhotographSource.of, photographs)
+        return self._grade_all(as_sources(photographs))
+
+    def _grade_all(self, waiting: Iterator[PhotographSource | PhotographInMemory]) -> Iterator[Prediction | Ungraded]:
         max_batches = 2 + math.ceil(2 * self.concurrency.num_workers / self.batch_size)
         running: deque[Future[list[Prediction | Ungraded]]] = deque()
         following: list[_Pending] = []
@@ -213,7 +239,7 @@ class Grader:
         loaded = [_load(photograph, self.recipe) for photograph in photographs]
         return self._grade_batch([_Ready(name=str(index), loaded=result) for index, result in enumerate(loaded)])
 
-    def _submit(self, pool: Executor, source: PhotographSource) -> _Pending:
+    def _submit(self, pool: Executor, source: PhotographSource | PhotographInMemory) -> _Pending:
         return _Pending(name=source.name, future=pool.submit(_load, source, self.recipe))
 
     def _grade_pending(self, batch: Sequence[_Pending]) -> list[Prediction | Ungraded]:
@@ -308,10 +334,12 @@ class Grader:
         return grade_ranges(probabilities, self._limits, self.description.thresholds, coverage=self.coverage)
 
 
-def _load(photograph: PhotographSource | Image, recipe: PreprocessRecipe) -> LoadedPhotograph | GradingFailure:
+def _load(
+    photograph: PhotographSource | PhotographInMemory | Image, recipe: PreprocessRecipe
+) -> LoadedPhotograph | GradingFailure:
     try:
-        if isinstance(photograph, PhotographSource):
-            return load_photograph(photograph, recipe)
-        return load_pixels(photograph, recipe)
+        if isinstance(photograph, np.ndarray):
+            return load_pixels(photograph, recipe)
+        return load_photograph(photograph, recipe)
     except UngradableError as error:
         return GradingFailure(reason=str(error), warnings=(NOT_A_FUNDUS,) if isinstance(error, NoRetinaError) else ())

@@ -10,7 +10,8 @@ from typing import Any
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import open_atomically
-from fundusgrade.grading.rows import RANGE_COLUMNS, Cell, WrittenRow, json_line
+from fundusgrade.grades import RANGE_COLUMNS
+from fundusgrade.grading.rows import Cell, WrittenRow, json_line
 from fundusgrade.outputs import MARK
 
 # Rows in memory at a time, whatever the size of the file.

@@ -13,25 +13,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fundusgrade.errors import StoreError
-from fundusgrade.grades import NUM_GRADES, Prediction, Referral, Ungraded
+from fundusgrade.grades import COLUMNS, PROBABILITY_COLUMNS, RANGE_COLUMNS, Prediction, Referral, Ungraded
 from fundusgrade.text import printable
 
 Cell = str | int | float | bool | tuple[str, ...] | None
 """The value of a column: text, grade, probability, boolean, list of reasons, or None."""
 
-_PROBABILITIES = (*(f"p{grade}" for grade in range(NUM_GRADES)), "expected_grade", "referable_probability")
 _OTHERS = ("gradable", "quality_reasons", "laterality", "camera", "model", "error")
 
-COLUMNS = (
-    *("image", "grade", "label", "most_probable", *_PROBABILITIES, "referable", "referable_threshold", "decided_by"),
-    *("gradable", "gradability", "quality_reasons", "reject_probability", "training_distance", "warnings"),
-    *("laterality", "camera", "model", "model_hash", "error"),
-)
-
-RANGE_COLUMNS = ("grade_low", "grade_high", "could_be_as_bad_as")
-"""Additional columns for predictions with a target coverage."""
-
-NEEDED_COLUMNS = ("image", "grade", "label", *_PROBABILITIES, *_OTHERS)
+NEEDED_COLUMNS = ("image", "grade", "label", *PROBABILITY_COLUMNS, *_OTHERS)
 """The columns that a file of predictions has at least; earlier versions wrote no others."""
 
 _DECIMALS = 4
@@ -96,25 +86,14 @@ def columns_of(*, with_ranges: bool) -> tuple[str, ...]:
 
 def row_of(result: Prediction | Ungraded, *, with_ranges: bool) -> dict[str, Cell]:
     """A result by column, numbers rounded as they are written."""
-    row: dict[str, Cell] = dict.fromkeys(columns_of(with_ranges=with_ranges))
-    row |= {"image": printable(result.image), "gradable": False, "quality_reasons": result.quality_reasons}
-    row |= {"laterality": result.laterality, "camera": result.camera, "model": printable(result.model)}
-    row |= {"referable": result.referable.value, "referable_threshold": round(result.referable_threshold, _DECIMALS)}
-    row |= {"model_hash": result.model_hash[:_HASH_DIGITS]}
-    row |= {"gradability": result.gradability.value, "warnings": result.warnings}
-    if isinstance(result, Ungraded):
-        return row | {"error": printable(result.reason)}
-    numbers = {f"p{grade}": probability for grade, probability in enumerate(result.probabilities)}
-    numbers |= {"expected_grade": result.expected_grade, "referable_probability": result.referable_probability}
-    row |= {"grade": int(result.grade), "label": result.grade.label, "gradable": result.gradable}
-    row |= {"decided_by": result.decided_by, "most_probable": int(result.most_probable)}
-    checked = {"reject_probability": result.reject_probability, "training_distance": result.training_distance}
-    numbers |= {name: number for name, number in checked.items() if number is not None}
-    row |= {name: round(float(number), _DECIMALS) for name, number in numbers.items()}
-    if with_ranges and result.grade_range is not None:
-        of = result.grade_range
-        row |= {"grade_low": int(of.low), "grade_high": int(of.high), "could_be_as_bad_as": int(of.upper_bound)}
-    return row
+    values = result.to_dict()
+    values |= {name: printable(values[name]) for name in ("image", "model", "error") if values[name] is not None}
+    values |= {"model_hash": result.model_hash[:_HASH_DIGITS]}
+    values |= {"quality_reasons": result.quality_reasons, "warnings": result.warnings}
+    return {
+        name: round(values[name], _DECIMALS) if isinstance(values[name], float) else values[name]
+        for name in columns_of(with_ranges=with_ranges)
+    }
 
 
 def csv_header(columns: Sequence[str]) -> bytes:

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import open_atomically
+from fundusgrade.grades import COLUMNS
 from fundusgrade.grading import parquet
 from fundusgrade.grading.reader import file_columns, matching_rows, read_rows
 from fundusgrade.grading.resume import provenance_text
-from fundusgrade.grading.rows import COLUMNS, RowFormat, WrittenRow, csv_header, row_format
+from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_header, row_format
 
 T = TypeVar("T")
 

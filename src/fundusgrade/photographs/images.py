@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import cv2
 import numpy as np
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from PIL import ExifTags
 from PIL import Image as PilImage
 
-from fundusgrade.errors import StoreError
+from fundusgrade.errors import StoreError, UnreadableImageError
 from fundusgrade.files import write_atomically
 from fundusgrade.photographs.decoding import decode_image, original_shape
 from fundusgrade.photographs.dicom import decode_dicom, is_dicom
-from fundusgrade.photographs.pixels import DecodedPhotograph, FloatImage, Image
+from fundusgrade.photographs.inputs import Photograph, PhotographInMemory, as_source
+from fundusgrade.photographs.pixels import DecodedPhotograph, FloatImage, Image, check_size
 from fundusgrade.photographs.sources import PhotographSource, is_folder, open_photograph_file
 from fundusgrade.text import error_text
 
@@ -47,19 +48,33 @@ def read_image(path: Path, *, at_least_px: int | None = None) -> Image:
     return read_photograph(path, at_least_px=at_least_px).image
 
 
-def read_photograph(photograph: Path | PhotographSource, *, at_least_px: int | None = None) -> DecodedPhotograph:
-    """Decode a photograph from a file, an archive or a multi-frame DICOM file, with its eye and camera if stated.
+def read_photograph(
+    photograph: Photograph | PhotographInMemory, *, at_least_px: int | None = None
+) -> DecodedPhotograph:
+    """Decode a photograph from a file, an archive, a multi-frame DICOM file or memory, with eye and camera if stated.
 
-    Pixels and errors are those of `read_image`.
+    Pixels and errors are those of `read_image`; what is no photograph at all raises as `as_source`.
     """
-    photograph = PhotographSource.of(photograph)
-    with open_photograph_file(photograph) as file:
-        if is_dicom(file):
-            return decode_dicom(file, photograph.frame, at_least_px=at_least_px)
-        data = file.read()
-        image = decode_image(data, at_least_px=at_least_px)
-        height, width = original_shape(data, image)
-        return DecodedPhotograph(image=image, height_px=height, width_px=width)
+    source = as_source(photograph)
+    if isinstance(source, PhotographSource):
+        with open_photograph_file(source) as file:
+            return _decode(file, source.frame, at_least_px)
+    if source.problem is not None:
+        raise UnreadableImageError(source.problem)
+    if isinstance(source.content, bytes):
+        return _decode(io.BytesIO(source.content), None, at_least_px)
+    height, width = source.content.shape[:2]
+    check_size(width, height)
+    return DecodedPhotograph(image=source.content, height_px=height, width_px=width)
+
+
+def _decode(file: BinaryIO, frame: int | None, at_least_px: int | None) -> DecodedPhotograph:
+    if is_dicom(file):
+        return decode_dicom(file, frame, at_least_px=at_least_px)
+    data = file.read()
+    image = decode_image(data, at_least_px=at_least_px)
+    height, width = original_shape(data, image)
+    return DecodedPhotograph(image=image, height_px=height, width_px=width)
 
 
 def write_image(path: Path, image: Image, *, software: str = "") -> None:
@@ -84,6 +99,11 @@ def write_image(path: Path, image: Image, *, software: str = "") -> None:
 def encode_jpeg(image: Image, quality: int = 85) -> bytes:
     """An image as the bytes of a JPEG file; `quality` from 1 to 95 with Pillow's subsampling of colors."""
     return _encode(image, format="JPEG", quality=quality)
+
+
+def encode_png(image: Image) -> bytes:
+    """An image as the bytes of a PNG file."""
+    return _encode(image, **_FORMATS[".png"])
 
 
 def _software_tag(software: str) -> PilImage.Exif:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,11 +12,11 @@ from fundusgrade.errors import UngradableError, UnreadableImageError
 from fundusgrade.photographs.artifacts import HAZY_PART, Artifacts, measure_artifacts
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.photographs.images import read_photograph, reduced
+from fundusgrade.photographs.inputs import Photograph, PhotographInMemory, as_source
 from fundusgrade.photographs.pixels import NO_MEMORY, FloatImage, Image, rounded
 from fundusgrade.photographs.preprocess import PreprocessedImage, preprocess
 from fundusgrade.photographs.quality import MEASURING_RECIPE, OUT_OF_FOCUS, Quality, measure_disc
 from fundusgrade.photographs.recipe import PreprocessRecipe
-from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.text import error_text
 
 # The preprocessed image shows nine tenths of the disc's diameter, and the disc is rarely smaller than the photograph's
@@ -62,22 +61,23 @@ class OpenedPhotograph:
 
 
 def open_photograph(
-    photograph: Path | PhotographSource, recipe: PreprocessRecipe, *, at_least_px: int | None = None
+    photograph: Photograph, recipe: PreprocessRecipe, *, at_least_px: int | None = None
 ) -> OpenedPhotograph:
     """Read a photograph to grade it and to draw on it, at its full size or at one that keeps this many pixels a side.
 
-    Raises UnreadableImageError or NoRetinaError, naming the file, where it cannot be graded.
+    Raises UnreadableImageError or NoRetinaError, naming the file, where it cannot be graded; what is no photograph at
+    all raises as `as_source`.
     """
-    name = PhotographSource.of(photograph).name
+    source = as_source(photograph)
     try:
         # To grade it, it is decoded once more, at a reduced size where that is faster, exactly as in grading alone.
-        image, loaded = read_photograph(photograph, at_least_px=at_least_px).image, load_photograph(photograph, recipe)
+        image, loaded = read_photograph(source, at_least_px=at_least_px).image, load_photograph(source, recipe)
     except UngradableError as error:
-        raise type(error)(f"{name}: {error}") from error
-    return OpenedPhotograph(name=name, photograph=image, loaded=loaded)
+        raise type(error)(f"{source.name}: {error}") from error
+    return OpenedPhotograph(name=source.name, photograph=image, loaded=loaded)
 
 
-def load_photograph(photograph: Path | PhotographSource, recipe: PreprocessRecipe) -> LoadedPhotograph:
+def load_photograph(photograph: Photograph | PhotographInMemory, recipe: PreprocessRecipe) -> LoadedPhotograph:
     """Read a photograph, at a reduced size where that is faster, and preprocess it.
 
     Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.

@@ -107,7 +107,7 @@ def decode_8_bit(
                 fraction = at_least_px / min(opened.size)
                 opened.draft(None, (math.ceil(opened.width * fraction), math.ceil(opened.height * fraction)))
             opened.load()
-            image = _to_rgb(opened, kind)
+            image = to_rgb(opened, kind)
             return turn_upright(image, find_orientation(opened.info.get("exif") or b""))
     except (UnreadableImageError, MemoryError):
         raise
@@ -141,7 +141,11 @@ def check_size_16_bit(width: int, height: int) -> None:
         )
 
 
-def _to_rgb(opened: PilImage.Image, kind: str) -> Image:
+def to_rgb(opened: PilImage.Image, kind: str) -> Image:
+    """The pixels of a Pillow image of 8 bits per channel; transparent ones become black.
+
+    `kind` names it in errors. Raises UnreadableImageError for pixels of another type.
+    """
     has_alpha = opened.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in opened.info
     if not has_alpha and opened.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
         raise UnreadableImageError(f"{kind} with pixels of type {opened.mode!r} is not supported; save it as 8-bit RGB")
@@ -150,7 +154,7 @@ def _to_rgb(opened: PilImage.Image, kind: str) -> Image:
         block = opened.crop((0, rows.start, opened.width, rows.stop))
         if block.mode == "La":
             block = block.convert("LA")
-        image[rows] = _on_black(np.asarray(block.convert("RGBA"))) if has_alpha else np.asarray(block.convert("RGB"))
+        image[rows] = on_black(np.asarray(block.convert("RGBA"))) if has_alpha else np.asarray(block.convert("RGB"))
     return image
 
 
@@ -159,8 +163,8 @@ def _row_blocks(height: int, width: int) -> Iterator[slice]:
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
-def _on_black(rgba: NDArray[np.uint8]) -> Image:
-    """Transparent pixels become black, like the surroundings of the retina."""
+def on_black(rgba: NDArray[np.uint8]) -> Image:
+    """Pixels (H, W, 4) without transparency: transparent ones become black, like the surroundings of the retina."""
     weighted = rgba[..., :3].astype(np.uint16) * rgba[..., 3:] + 127
     return (weighted // 255).astype(np.uint8)
 
@@ -194,7 +198,7 @@ def _to_8_bit(values: NDArray[np.uint16], table: NDArray[np.uint8]) -> Image:
     if values.shape[2] == 3:
         return rgb
     alpha = (values[..., 3:] // 257).astype(np.uint8)
-    return _on_black(np.concatenate([rgb, alpha], axis=2))
+    return on_black(np.concatenate([rgb, alpha], axis=2))
 
 
 def largest_value(brightest: int) -> int:

@@ -125,7 +125,7 @@ def _fine_structure(image: Image, mask: NDArray[np.bool_]) -> tuple[NDArray[np.f
 def _check_is_retina(quality: Quality) -> None:
     reason = None
     if quality.redness < MIN_REDNESS:
-        reason = f"its bright disc is bluer than red ({quality.redness:.2f})"
+        reason = f"its bright disc is bluer than red ({quality.redness:.2f}), as where red and blue are swapped (BGR)"
     elif quality.color < MIN_COLOR:
         reason = "its bright disc is gray"
     elif quality.detail > MAX_DETAIL:

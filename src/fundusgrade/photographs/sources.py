@@ -7,7 +7,7 @@ import io
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -17,7 +17,7 @@ from fundusgrade.photographs.archives import ARCHIVE_SUFFIX, Member, find_member
 from fundusgrade.photographs.dicom import DICOM_SUFFIXES, count_frames, is_dicom
 from fundusgrade.photographs.formats import HEAD_BYTES, HIDDEN, is_photograph, kind_of_file
 from fundusgrade.photographs.pixels import COPY_AGAIN
-from fundusgrade.text import error_text
+from fundusgrade.text import error_text, type_name
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {
@@ -29,6 +29,8 @@ IMAGE_SUFFIXES: frozenset[str] = frozenset(
 PHOTOGRAPH_SUFFIXES: frozenset[str] = IMAGE_SUFFIXES | DICOM_SUFFIXES
 """Suffixes of all files that hold a photograph, or several as frames."""
 _HIDDEN_FOLDER, _LINK_TO_FOLDER = "hidden folder", "link to a folder"
+Place = str | os.PathLike[str]
+"""The path of a file, a folder or an archive."""
 _MAX_FILE_BYTES = 2 * 1024**3  # 200 million pixels of four 16-bit channels are 1.6 GB
 
 
@@ -64,12 +66,22 @@ class FoundPhotographs:
     num_skipped: Counter[str]
 
 
-def find_images(arguments: Sequence[Path]) -> list[PhotographSource]:
+def find_images(arguments: Place | Iterable[Place]) -> list[PhotographSource]:
     """Photographs named by files, folders and zip archives, in the order given and sorted inside of each.
 
     As `find_files`, but archives are listed, and a DICOM file of several frames gives one photograph for each.
+    Raises TypeError for what is neither a path nor several.
     """
-    return list(search_images(arguments).photographs)
+    given = [arguments] if isinstance(arguments, str | os.PathLike) else arguments
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"find_images takes a path (str or Path) or several; this is of type {type_name(given)}")
+    return list(search_images([_path(place) for place in given]).photographs)
+
+
+def _path(place: object) -> Path:
+    if isinstance(place, str | os.PathLike):
+        return Path(place)
+    raise TypeError(f"find_images takes paths (str or Path); one of these is of type {type_name(place)}")
 
 
 def search_images(arguments: Sequence[Path]) -> FoundPhotographs:
