@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,23 @@ def show(table: Table) -> None:
     if not out.is_terminal:
         out = Console(width=_FILE_WIDTH)
     out.print(table)
+
+
+def show_details(values: Mapping[str, str]) -> None:
+    """Print names and values on standard output: two columns on a terminal, else lines "name: value"."""
+    from rich.table import Table
+
+    out = Console()
+    if not out.is_terminal:
+        for name, value in values.items():
+            out.print(f"{name}: {value}", soft_wrap=True, markup=False, highlight=False)
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(overflow="fold", max_width=max(8, out.width // 3))
+    grid.add_column(overflow="fold")
+    for name, value in values.items():
+        grid.add_row(name, escape(value))
+    out.print(grid)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def test_lists_tell_models_and_data_sets_apart(workplace: Path, monkeypatch: pyt
     models = Outcome("fundusgrade models").stdout
     mine = next(line for line in models.splitlines() if "tiny" in line)
     theirs = next(line for line in models.splitlines() if "aptos-cnn" in line)
-    assert all(word in mine for word in ("(default)", "cnn", "0.875", "2024-05-06T07:08:09+00:00", "store"))
+    assert all(word in mine for word in ("(default)", "cnn", "0.875", "2024-05-06", "store"))
     assert all(word in theirs for word in ("undefined", "shipped")) and "(default)" not in theirs
     (stored,) = [model for model in store.list_models() if not model.shipped]
     assert stored.hash[:12] in mine and len(stored.hash) == 64

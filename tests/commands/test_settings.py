@@ -128,4 +128,4 @@ def test_underscores_empty_files_and_values_of_nothing_are_understood(workplace:
     (workplace / "run.yaml").write_text("batch_size: 8\nepochs: 1\npatience:\narch: cnn\ndevice: cpu\n")
     assert Outcome("fundusgrade train --config run.yaml").code == 0
     (workplace / "empty.yaml").write_text("")
-    assert Outcome("fundusgrade models --config empty.yaml").code == 0
+    assert Outcome("fundusgrade models list --config empty.yaml").code == 0

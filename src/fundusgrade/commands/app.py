@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from fundusgrade import __version__
+from fundusgrade.commands import datasets, models
 from fundusgrade.commands.add_checks import add_checks
 from fundusgrade.commands.audit import audit
 from fundusgrade.commands.calibrate import calibrate
@@ -22,7 +23,6 @@ from fundusgrade.commands.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED
 from fundusgrade.commands.explain import explain
 from fundusgrade.commands.export import export
 from fundusgrade.commands.faithfulness import faithfulness
-from fundusgrade.commands.lists import list_datasets, list_models
 from fundusgrade.commands.merge import merge
 from fundusgrade.commands.predict import predict
 from fundusgrade.commands.preprocess import preprocess
@@ -34,6 +34,7 @@ from fundusgrade.commands.registration import (
     choose_verbosity,
     epilog,
     register,
+    register_group,
     without_types,
 )
 from fundusgrade.commands.train import train
@@ -124,9 +125,11 @@ _COMMANDS = (
     ("audit", audit, _TEST),
     ("faithfulness", faithfulness, _TEST),
     ("export", export, _KEEP),
-    ("models", list_models, _KEEP),
-    ("datasets", list_datasets, _KEEP),
 )
 
 for _name, _command, _panel in _COMMANDS:
     register(app, _name, _command, panel=_panel)
+register_group(app, "models", "List and show models; rename, remove, import and export them.", models.COMMANDS, _KEEP)
+register_group(
+    app, "datasets", "List and show data sets; rename, remove, import and export them.", datasets.COMMANDS, _KEEP
+)

@@ -71,7 +71,36 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "fundusgrade export my-resnet --format openvino --int8 --split validation",
         "fundusgrade export my-resnet --format hub --out my-resnet-hub/",
     ),
-    "models": ("fundusgrade models",),
-    "datasets": ("fundusgrade datasets",),
+    "models": (
+        "fundusgrade models",
+        "fundusgrade models show my-resnet",
+        "fundusgrade models export my-resnet --out my-resnet.zip",
+        "fundusgrade models import my-resnet.zip",
+    ),
+    "models list": ("fundusgrade models list",),
+    "models show": ("fundusgrade models show efficientnet-lite0",),
+    "models rename": ("fundusgrade models rename aptos2019-resnet50 my-resnet",),
+    "models remove": ("fundusgrade models remove my-resnet other-model --yes",),
+    "models import": (
+        "fundusgrade models import my-resnet.zip",
+        "fundusgrade models import model.safetensors --name from-a-colleague",
+    ),
+    "models export": (
+        "fundusgrade models export my-resnet",
+        "fundusgrade models export my-resnet --out my-resnet.safetensors",
+    ),
+    "models path": ('cp "$(fundusgrade models path my-resnet)" /media/stick/',),
+    "datasets": (
+        "fundusgrade datasets",
+        "fundusgrade datasets show aptos2019",
+        "fundusgrade datasets export aptos2019 --out aptos2019.zip",
+    ),
+    "datasets list": ("fundusgrade datasets list",),
+    "datasets show": ("fundusgrade datasets show aptos2019",),
+    "datasets rename": ("fundusgrade datasets rename aptos2019 aptos",),
+    "datasets remove": ("fundusgrade datasets remove aptos2019",),
+    "datasets import": ("fundusgrade datasets import aptos2019.zip --name aptos",),
+    "datasets export": ("fundusgrade datasets export aptos2019 --out aptos2019.zip",),
+    "datasets path": ('ls "$(fundusgrade datasets path aptos2019)"',),
 }
 """By command; "" is the application itself."""

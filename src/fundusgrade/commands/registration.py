@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from fundusgrade.commands.examples import EXAMPLES
 from fundusgrade.commands.settings import Settings, option_key, use_config
@@ -45,6 +45,13 @@ class HelpfulCommand(TyperCommand):
         return without_types(super().get_params(ctx))
 
 
+class HelpfulGroup(TyperGroup):
+    """A group of commands with such a help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return without_types(super().get_params(ctx))
+
+
 def without_types(parameters: list[Any]) -> list[Any]:
     """The parameters without Python's types in their help: those of flags, and of arguments, which have a name."""
     for each in parameters:
@@ -67,6 +74,25 @@ def register(app: typer.Typer, name: str, command: Callable[..., None], *, panel
         rich_help_panel=panel,
         cls=HelpfulCommand,
     )(_with_general_options(prefix + name, command))
+
+
+def register_group(
+    app: typer.Typer, name: str, help: str, commands: Mapping[str, Callable[..., None]], panel: str
+) -> None:
+    """Add a group of commands, whose `list` also runs where none is named."""
+
+    def list_first(context: typer.Context, verbose: VerboseOption = False, quiet: QuietOption = False) -> None:
+        choose_verbosity(verbose=verbose, quiet=quiet)
+        if context.invoked_subcommand is None:
+            commands["list"]()
+
+    group = typer.Typer(name=name, cls=HelpfulGroup, rich_markup_mode="rich", context_settings=CONTEXT)
+    group.callback(
+        invoke_without_command=True, help=f"{help} Without a command the list is shown.", epilog=epilog(name)
+    )(list_first)
+    for own_name, command in commands.items():
+        register(group, own_name, command)
+    app.add_typer(group, rich_help_panel=panel)
 
 
 def help_text(command: Callable[..., None]) -> str:

@@ -42,6 +42,8 @@ class PreparedDataset:
     """The folder of the original photographs; None where it is not known."""
     parts: tuple[PreparedDataset, ...] = ()
     """The data sets that this one is a concatenation of; empty for an ordinary one."""
+    first_name: str | None = None
+    """The name under which it was prepared, by which models know its patients; None where it was never renamed."""
 
     def photograph_path(self, row: ManifestRow) -> Path:
         """Path of the original photograph of a row. Raises DatasetError where it is not known."""
@@ -143,6 +145,7 @@ def load_dataset(directory: Path) -> PreparedDataset:
             hash=manifest.hash,
             rows=manifest.rows,
             root=Path(described["root"]) if described.get("root") else None,
+            first_name=described.get("first_name"),
         )
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DatasetError(

@@ -109,7 +109,9 @@ def count_unchecked(fingerprints: TrainingFingerprints, rows: Sequence[ManifestR
 
 
 def _origin(dataset: PreparedDataset, row: ManifestRow) -> str:
-    return row.origin or dataset.name
+    """The data set of a row, by the name under which it was prepared: a model knows its patients by that name."""
+    part = next((part for part in dataset.parts if part.name == row.origin), dataset)
+    return part.first_name or row.origin or part.name
 
 
 def _file_hash(row: ManifestRow) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -251,23 +252,32 @@ def _describe_known(known: KnownCoverage) -> str:
     return f"{percent}{group}{known.num_photographs}{name}"
 
 
-def models_table(models: Sequence[StoredModel], *, default: str) -> Table:
-    """The models by name; the one used when none is named is marked."""
-    table = Table("model", "architecture", "validation kappa", "created", "MB", "hash", "where")
+def models_table(models: Sequence[StoredModel], *, default: str, with_hashes: bool = True) -> Table:
+    """The models by name; the one used when none is named is marked. Names are wrapped where they must, never cut."""
+    columns = ("model", "architecture", "kappa", "created", "MB", "where", *(["hash"] if with_hashes else []))
+    table = _table_of_names(columns)
     for model in models:
         name = Text(printable(model.name) + (" (default)" if model.name == default else ""))
-        where = "shipped" if model.shipped else "store"
-        size = f"{model.size_bytes / 1e6:.1f}"
-        table.add_row(name, model.arch, describe_number(model.kappa), model.created, size, model.hash[:12], where)
+        cells = [model.arch, describe_number(model.kappa), model.created[:10], f"{model.size_bytes / 1e6:.1f}"]
+        table.add_row(
+            name, *cells, "shipped" if model.shipped else "store", *([model.hash[:12]] if with_hashes else [])
+        )
     return table
 
 
-def datasets_table(datasets: Sequence[StoredDataset]) -> Table:
+def datasets_table(datasets: Sequence[StoredDataset], *, with_hashes: bool = True) -> Table:
     """The prepared data sets by name."""
-    table = Table("data set", "photographs", "created", "MB", "hash")
+    columns = ("data set", "photographs", "created", "MB", *(["hash"] if with_hashes else []))
+    table = _table_of_names(columns)
     for dataset in datasets:
-        size = f"{dataset.size_bytes / 1e6:.1f}"
-        table.add_row(
-            Text(printable(dataset.name)), str(dataset.num_photographs), dataset.created, size, dataset.hash[:12]
-        )
+        cells = [str(dataset.num_photographs), dataset.created[:10], f"{dataset.size_bytes / 1e6:.1f}"]
+        table.add_row(Text(printable(dataset.name)), *cells, *([dataset.hash[:12]] if with_hashes else []))
+    return table
+
+
+def _table_of_names(columns: Sequence[str]) -> Table:
+    """A table whose cells are wrapped, within words too, but never cut."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table
