@@ -15,6 +15,9 @@ class FoldsBy(StrEnum):
     """Random groups of photographs, stratified by grade: copies and a patient's photographs are in one fold."""
     SOURCE = "source"
     """One of several data sets: each is graded by a network that was trained on the others."""
+    TRAINING = "training"
+    """Random groups of the training split alone: validation and test splits stay unseen, for the teacher of a network
+    that is measured on them."""
 
 
 class DeviceName(StrEnum):

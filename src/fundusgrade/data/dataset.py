@@ -80,13 +80,15 @@ class PreparedDataset:
         """The same data set with fold 1..num_folds as its test split, and an eighth of the rest as validation split.
 
         Folds keep groups together; with `NUM_FOLDS` they are those of the manifest. A fold by source is one of the data
-        sets that were concatenated, and the others keep their validation splits (`hold_out_source`). Raises
+        sets that were concatenated, and the others keep their validation splits (`hold_out_source`). A fold of the
+        training split leaves the validation split as it is, and uses no photograph of the test split. Raises
         DatasetError for a fold that does not exist, or that leaves nothing to train on or to choose by.
         """
         if folds_by is FoldsBy.SOURCE:
             return self._with_source_held_out(fold, num_folds)
-        if not 1 <= fold <= num_folds or num_folds < 2:
-            raise DatasetError(f"there is no fold {fold} of {num_folds}; expected 1 to {num_folds}, of at least 2")
+        if folds_by is FoldsBy.TRAINING:
+            return self._with_training_held_out(fold, num_folds)
+        _check_fold(fold, num_folds)
         rows = self.graded_rows()
         folds = assign_folds([row.group for row in rows], [_grade_of(row) for row in rows], num_folds, self.seed)
         rest = [row for row, number in zip(rows, folds, strict=True) if number != fold - 1]
@@ -99,6 +101,16 @@ class PreparedDataset:
             row.source: "test" if row.source in in_fold else "validation" if row.source in is_validation else "train"
             for row in rows
         }
+        return replace(self, rows=tuple(replace(row, split=splits.get(row.source)) for row in self.rows))
+
+    def _with_training_held_out(self, fold: int, num_folds: int) -> PreparedDataset:
+        _check_fold(fold, num_folds)
+        rows = self.graded_rows("train")
+        folds = assign_folds([row.group for row in rows], [_grade_of(row) for row in rows], num_folds, self.seed)
+        splits = {
+            row.source: "test" if number == fold - 1 else "train" for row, number in zip(rows, folds, strict=True)
+        }
+        splits |= {row.source: "validation" for row in self.graded_rows("validation")}
         return replace(self, rows=tuple(replace(row, split=splits.get(row.source)) for row in self.rows))
 
     def _with_source_held_out(self, fold: int, num_folds: int) -> PreparedDataset:
@@ -125,6 +137,11 @@ class PreparedDataset:
                 )
         split_of = {row.source: split for row, split in zip(rows, splits, strict=True)}
         return replace(self, rows=tuple(replace(row, split=split_of.get(row.source)) for row in self.rows))
+
+
+def _check_fold(fold: int, num_folds: int) -> None:
+    if not 1 <= fold <= num_folds or num_folds < 2:
+        raise DatasetError(f"there is no fold {fold} of {num_folds}; expected 1 to {num_folds}, of at least 2")
 
 
 def _grade_of(row: ManifestRow) -> Grade:

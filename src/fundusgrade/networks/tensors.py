@@ -48,6 +48,8 @@ class LabeledImages:
     """First row of an image that the network uses and the one after the last; all if None."""
     weights: Tensor | None = None
     """Weights (N,) of the images in the loss; equal if None."""
+    targets: Tensor | None = None
+    """Probabilities (N, 5) of the grades that the loss takes instead of them; None without."""
     degraded: Tensor | None = None
     """The same images (N, 3, S, S) uint8 in worse quality, stored in the same way, used for half of the images of an
     epoch; None without."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from fundusgrade.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fundusgrade.training.losses import class_weights
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.resizing import Frame, scaled_frame
+from fundusgrade.training.teacher import soft_labels
 
 DEGRADED_FRACTION = 0.5
 
@@ -30,6 +32,7 @@ _CPU_CHUNK = 8
 class Batch:
     """One process's part of a batch: augmented images (B, 3, h, S) float32 in [0, 1], their grades and weights (B,).
 
+    `targets` (B, 5) are probabilities of the grades that the loss takes instead of them; None without a teacher.
     With mixup each image is `mixup_weight` times one image plus the rest times its partner (`mixup_partners`). The mean
     over all processes of their weighted mean losses, each times its `loss_scale`, is the loss of the whole batch.
     """
@@ -39,10 +42,12 @@ class Batch:
     weights: Tensor
     mixup_weight: float = 1.0
     loss_scale: float = 1.0
+    targets: Tensor | None = None
 
-    def mixup_partners(self) -> tuple[Tensor, Tensor]:
-        """Grades and weights of each image's mixup partner: the batch in reverse order."""
-        return self.grades.flip(0), self.weights.flip(0)
+    def mixup_partners(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Grades, weights and targets of each image's mixup partner: the batch in reverse order."""
+        targets = None if self.targets is None else self.targets.flip(0)
+        return self.grades.flip(0), self.weights.flip(0), targets
 
 
 def load_splits(
@@ -54,6 +59,9 @@ def load_splits(
     """
     graded = dataset.graded_rows("train")
     training = replace(_weighted(load_images(dataset, graded), dataset, options), rows=rows)
+    if options.teacher:
+        targets = soft_labels([Path(path) for path in options.teacher], dataset, options.teacher_weight)
+        training = replace(training, targets=targets)
     if options.degrade:
         training = with_degraded(training, dataset, graded, seed=options.seed)
     validation = load_images(dataset, dataset.graded_rows("validation"))
@@ -122,6 +130,7 @@ def training_batches(
             images=augmented,
             grades=copy_to_device(images.grades[chosen[own]], device),
             weights=copy_to_device(weights[chosen[own]], device),
+            targets=None if images.targets is None else copy_to_device(images.targets[chosen[own]], device),
             mixup_weight=mixup_weight,
             loss_scale=group.size * float(weights[chosen[own]].sum() / weights[chosen].sum().clamp(min=1e-12)),
         )

@@ -181,7 +181,7 @@ def train_step(run: RunState, batch: Batch, options: TrainOptions, choice: Devic
     assert head is not None and kind is not None, "options are filled before use"
     with choice.autocast():
         outputs = run.learner(to_memory_format(run.network, batch.images))
-    loss = graded_loss(head, kind, outputs, batch.grades, batch.weights)
+    loss = graded_loss(head, kind, outputs, batch.grades, batch.weights, batch.targets)
     if batch.mixup_weight < 1:
         loss_of_partners = graded_loss(head, kind, outputs, *batch.mixup_partners())
         loss = batch.mixup_weight * loss + (1 - batch.mixup_weight) * loss_of_partners

@@ -34,10 +34,26 @@ def resolve_head_and_loss(head: Head | None, loss: Loss | None) -> tuple[Head, L
     return head, loss
 
 
-def graded_loss(head: Head, loss: Loss, outputs: Tensor, grades: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean loss () of floating-point outputs (B, n) for grades (B,) int64 with weights (B,)."""
-    losses = _photograph_losses(head, loss, outputs, grades)
+def graded_loss(
+    head: Head, loss: Loss, outputs: Tensor, grades: Tensor, weights: Tensor, targets: Tensor | None = None
+) -> Tensor:
+    """Weighted mean loss () of floating-point outputs (B, n) for grades (B,) int64 with weights (B,).
+
+    `targets` (B, 5) are probabilities of the grades that cross-entropies take instead of the grades.
+    """
+    if targets is None:
+        losses = _photograph_losses(head, loss, outputs, grades)
+    else:
+        losses = _losses_of_targets(head, outputs, targets)
     return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
+
+
+def _losses_of_targets(head: Head, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy (B,) of each photograph with probabilities (B, 5) of its grade."""
+    if head is Head.SOFTMAX:
+        return functional.cross_entropy(outputs, targets.to(outputs.dtype), reduction="none")
+    above = targets.flip(1).cumsum(1).flip(1)[:, 1:].to(outputs.dtype).clamp(0, 1)
+    return functional.binary_cross_entropy_with_logits(outputs, above, reduction="none").sum(dim=1)
 
 
 def _photograph_losses(head: Head, loss: Loss, outputs: Tensor, grades: Tensor) -> Tensor:

@@ -94,6 +94,13 @@ class TrainOptions:
     """Whether the first epochs take smaller images (`training/resizing.py`), in about two thirds of the time. Default
     False: networks that take one size only, as most vision transformers, cannot be trained so."""
 
+    teacher: tuple[str, ...] = ()
+    """Files of out-of-fold predictions of larger networks, from `--folds-by training`: their mean probabilities are
+    part of the target of the loss (distillation). Default (): the grades alone."""
+
+    teacher_weight: float = 0.5
+    """Weight of the teachers' probabilities in the target, above 0 to 1, the rest being the grade; default 0.5."""
+
     ema_decay: float = 0.99
     """Decay per step of the exponential moving average of the weights, which is validated and saved, 0 to below 1; 0
     uses the last weights. Default 0.99, an average over about the last 100 steps; at step n the decay is at most
@@ -155,6 +162,11 @@ class TrainOptions:
                 self.decision is Decision.THRESHOLDS and not self.calibrate,
                 "thresholds are fitted to calibrated probabilities, and there is no calibration",
             ),
+            (
+                bool(self.teacher) and self.loss is not Loss.CROSS_ENTROPY,
+                "a teacher needs the cross-entropy loss, of a softmax or cumulative head",
+            ),
+            (not 0 < self.teacher_weight <= 1, "the teacher's weight must be above 0 and at most 1"),
             (not 0 <= self.ema_decay < 1, "the EMA decay must be in [0, 1)"),
             (not 0 <= self.seed < _MAX_SEED, f"the seed must be in [0, {_MAX_SEED})"),
         ]
@@ -165,7 +177,8 @@ class TrainOptions:
     def recorded(self) -> dict[str, object]:
         """As a checkpoint records them: files and folders by name only, since paths reveal something of the machine."""
         start = Path(self.init_weights).name if self.init_weights else None
-        return {**asdict(self), "arch": public_name(self.arch), "init_weights": start}
+        teachers = ", ".join(Path(path).name for path in self.teacher)
+        return {**asdict(self), "arch": public_name(self.arch), "init_weights": start, "teacher": teachers or None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

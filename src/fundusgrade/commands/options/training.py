@@ -151,6 +151,25 @@ ProgressiveOption = Annotated[
         rich_help_panel=OPTIMIZATION,
     ),
 ]
+TeacherOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="Distillation: learn, beside the grades, the probabilities that larger networks gave to the training "
+        "photographs, a CSV file of `train --folds 3 --folds-by training`; repeat to average several (default: none).",
+        rich_help_panel=OPTIMIZATION,
+    ),
+]
+TeacherWeightOption = Annotated[
+    float,
+    typer.Option(
+        min=0.01,
+        max=1.0,
+        metavar="FRACTION",
+        help="Part of the teachers' probabilities in what is learned; the rest is the grade.",
+        rich_help_panel=OPTIMIZATION,
+    ),
+]
 RecipeOption = Annotated[
     Recipe,
     typer.Option(
@@ -211,8 +230,9 @@ FoldsByOption = Annotated[
     FoldsBy | None,
     typer.Option(
         metavar="UNIT",
-        help="What a fold holds out: a random group of photographs (group), or one of several --data (source), which "
-        "is graded by a network that was trained on the others (default: group).",
+        help="What a fold holds out: a random group of photographs (group), one of the training split only "
+        "(training), or one of several --data (source), which is graded by a network that was trained on the others "
+        "(default: group).",
         rich_help_panel=FOLDS,
     ),
 ]
