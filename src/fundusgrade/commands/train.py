@@ -104,38 +104,20 @@ def train(
 
     number, held_out = _chosen_fold(fold, folds, folds_by)
     options = TrainOptions(
-        arch=arch,
-        recipe=recipe,
-        init_weights=str(init_weights) if init_weights else None,
-        pretrained=pretrained,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        layer_decay=layer_decay,
-        head=head,
-        loss=loss,
-        class_weights=class_weights,
-        decision=checked_decision(decision, decide_for),
-        decide_for=decide_for,
-        calibrate=calibrate,
-        mixup=mixup,
-        degrade=degrade,
-        progressive=progressive,
-        teacher=tuple(map(str, teacher or ())),
-        teacher_weight=teacher_weight,
-        ema_decay=ema_decay,
-        patience=patience,
-        fold=number,
-        num_folds=folds or NUM_FOLDS,
-        folds_by=folds_by or FoldsBy.GROUP,
-        seed=seed,
-    )
+        arch=arch, recipe=recipe, init_weights=str(init_weights) if init_weights else None,
+        pretrained=pretrained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+        layer_decay=layer_decay, head=head, loss=loss, class_weights=class_weights,
+        decision=checked_decision(decision, decide_for), decide_for=decide_for, calibrate=calibrate,
+        mixup=mixup, degrade=degrade, progressive=progressive, teacher=tuple(map(str, teacher or ())),
+        teacher_weight=teacher_weight, ema_decay=ema_decay, patience=patience, fold=number,
+        num_folds=folds or NUM_FOLDS, folds_by=folds_by or FoldsBy.GROUP, seed=seed,
+    )  # fmt: skip
     request = RunRequest(
         options=options, data=tuple(data or ()), name=name, resume=resume, overwrite=overwrite, compiled=compiled,
         events=tensorboard, held_out=held_out,
     )  # fmt: skip
-    in_folds = any(option is not None for option in (folds, fold, folds_by))
-    _train(replace(request, config=_config(request, settings)), device, precision, in_folds=in_folds, tta=tta)
+    request = replace(request, config=_config(request, settings))
+    _train(request, device, precision, in_folds=(folds, fold, folds_by) != (None, None, None), tta=tta)
 
 
 def _config(request: RunRequest, settings: Settings) -> str:
