@@ -12,6 +12,7 @@
     ├── DeviceError                the requested device or precision is not available
     ├── TrainingError              a training run cannot be started or resumed, has diverged, or learned nothing
     ├── ExplanationError           this architecture or target has no explanation
+    ├── SelfTestError              a step of the self-test of an installation gave something else than expected
     └── MetricsError               a metric is not defined on these inputs
 
 A message says what happened, to which file or key, what was expected, and what to do.
@@ -66,6 +67,10 @@ class TrainingError(FundusgradeError):
 
 class ExplanationError(FundusgradeError):
     """The architecture cannot be explained by this method, or the target does not exist."""
+
+
+class SelfTestError(FundusgradeError):
+    """A step of the self-test of an installation gave something else than expected."""
 
 
 class MetricsError(FundusgradeError):

@@ -77,6 +77,7 @@ OPTIONS = {
     "datasets import": {"--name", "--overwrite"},
     "datasets export": {"--out", "--overwrite"},
     "datasets path": set(),
+    "checks": {"--model", "--device", "--precision"},
 }
 
 

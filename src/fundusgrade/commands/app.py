@@ -18,6 +18,7 @@ from fundusgrade.commands import datasets, models
 from fundusgrade.commands.add_checks import add_checks
 from fundusgrade.commands.audit import audit
 from fundusgrade.commands.calibrate import calibrate
+from fundusgrade.commands.checks import checks
 from fundusgrade.commands.evaluate import evaluate
 from fundusgrade.commands.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED
 from fundusgrade.commands.explain import explain
@@ -133,3 +134,4 @@ register_group(app, "models", "List and show models; rename, remove, import and 
 register_group(
     app, "datasets", "List and show data sets; rename, remove, import and export them.", datasets.COMMANDS, _KEEP
 )
+register(app, "checks", checks, panel=_KEEP)

@@ -102,5 +102,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "datasets import": ("fundusgrade datasets import aptos2019.zip --name aptos",),
     "datasets export": ("fundusgrade datasets export aptos2019 --out aptos2019.zip",),
     "datasets path": ('ls "$(fundusgrade datasets path aptos2019)"',),
+    "checks": ("fundusgrade checks", "fundusgrade checks --device cuda"),
 }
 """By command; "" is the application itself."""
