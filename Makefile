@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+# Address of an index of PyTorch's builds for CPUs; by default the usual build is installed.
+TORCH_INDEX ?=
 # Test processes; one per core by default.
 WORKERS ?= auto
 BIN := $(VENV)/bin
@@ -19,6 +21,7 @@ install-dev: $(VENV)/installed-dev
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet torch torchvision --index-url $(TORCH_INDEX))
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import sys
@@ -162,6 +163,16 @@ def progress_bar(console: Console, *, unit: str = "photographs") -> Progress:
         disable=console.quiet or not console.is_terminal,
         transient=True,
     )
+
+
+def escape_unencodable() -> None:
+    """Print what the encoding of an output lacks as an escape such as \\u2026, and do not fail at it.
+
+    Consoles of Windows, and pipes there, have code pages of 256 characters.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def silence_stdout() -> None:

@@ -40,7 +40,7 @@ from fundusgrade.commands.registration import (
 )
 from fundusgrade.commands.train import train
 from fundusgrade.errors import FundusgradeError
-from fundusgrade.terminal import ERROR, Verbosity, message, set_verbosity, silence_stdout
+from fundusgrade.terminal import ERROR, Verbosity, escape_unencodable, message, set_verbosity, silence_stdout
 from fundusgrade.text import error_text
 
 
@@ -90,6 +90,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the console script."""
+    escape_unencodable()
     app()
 
 
