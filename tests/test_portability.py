@@ -91,6 +91,8 @@ def _is_text_without_encoding(call: ast.Call) -> bool:
         return False
     if name in ("read_text", "write_text"):
         return len(call.args) < (1 if name == "read_text" else 2)
+    if name == "open" and function != "open" and call.args and not isinstance(call.args[0], ast.Constant):
+        return False  # the member of an archive, a picture: not Path.open, whose first argument is a mode
     if name in WRITES_TEXT:
         given = [keywords.get("mode"), *call.args]
         modes = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
@@ -126,6 +128,7 @@ def test_the_check_finds_what_it_is_for(line: str) -> None:
     [
         "os.fork() if hasattr(os, 'fork') else 0",
         "path.open('rb')",
+        "archive.open(member)",
         "path.read_text('utf-8')",
         "open(a, encoding='utf-8')",
     ],
