@@ -45,7 +45,7 @@ HANG_SECONDS = 100.0
 LIMIT_BYTES = 2 * 1024**3
 LARGE_PIXELS = 4_000_000
 GRADE_EVERY = 20
-SUFFIXES = {"jpeg": ".jpg", "dicom": ".dcm"}
+SUFFIXES = {"jpeg": ".jpg", "dicom": ".dcm", "bare": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -760,10 +760,17 @@ def originals_of(image: NDArray[np.uint8], *, with_dicom: bool = True) -> dict[s
         "webp": _saved(original, "WEBP"),
         "webp_lossless": _saved(original, "WEBP", lossless=True, quality=0, method=0),
         "webp_alpha": _saved(original.convert("RGBA"), "WEBP"),
+        "gif": _saved(original, "GIF"),
+        "avif": _saved(original, "AVIF"),
+        "jp2": _saved(original, "JPEG2000"),
+        "j2k": _saved(original, "JPEG2000", no_jp2=True, irreversible=True),
+        "ppm": _saved(original, "PPM"),
+        "pgm": b"P5\n%d %d\n65535\n" % original.size + gray16.astype(">u2").tobytes(),
         "zip": _zipped({"eye.jpg": jpeg, "b/other.webp": _saved(original, "WEBP")}),
     }
     if with_dicom:
         made |= {"dicom": dicom_of_pixels(image), "dicom_jpeg": dicom_of_jpeg(image, jpeg)}
+        made |= {"bare_dicom": made["dicom"][132:]}
     return made
 
 

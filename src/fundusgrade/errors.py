@@ -3,7 +3,8 @@
     FundusgradeError
     ├── UngradableError            one photograph cannot be graded; its row holds the reason, and the run continues
     │   ├── UnreadableImageError       the file is not an image that can be decoded safely
-    │   └── NoRetinaError              the image is decoded, but no retina is found in it
+    │   ├── NoRetinaError              the image is decoded, but no retina is found in it
+    │   └── SeveralFieldsError         the image shows two eyes or several fields, and one grade cannot be that of all
     ├── DatasetError               a data set is missing, not recognized, or has contradictory labels
     ├── StoreError                 the user data directory: a name is unknown or ambiguous, or a file cannot be written
     ├── CheckpointError            a file is not a checkpoint this version can use
@@ -35,6 +36,10 @@ class UnreadableImageError(UngradableError):
 
 class NoRetinaError(UngradableError):
     """The image was decoded, but no field of view that could be a retina was found in it."""
+
+
+class SeveralFieldsError(UngradableError):
+    """The image shows several round fields of view: two eyes side by side, a montage or a contact sheet."""
 
 
 class DatasetError(FundusgradeError):

@@ -1,4 +1,4 @@
-"""Artifacts that spoil a part of a photograph, and photographs that do not show one retina at a usual size.
+"""Artifacts that spoil a part of a photograph, and retinas that are small or not alone in their picture.
 
 The measurements of `quality` are of the whole disc: a shadow over the macula hardly moves them. Those here are
 fractions of the retina's area, or of the photograph's, with limits that photographs which graders call good seldom
@@ -59,7 +59,7 @@ class Artifacts:
             "glare over part of the retina": self.glare_fraction > MAX_GLARE_FRACTION,
             HAZY_PART: self.hazy_fraction > MAX_HAZY_FRACTION,
             "the disc fills little of the picture": self.frame_fraction < MIN_FRAME_FRACTION,
-            "several fields in one picture": self.second_region > MAX_SECOND_REGION,
+            "another bright region beside the disc": self.second_region > MAX_SECOND_REGION,
         }
         return tuple(reason for reason, holds in checks.items() if holds)
 

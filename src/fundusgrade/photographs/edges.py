@@ -49,9 +49,13 @@ class BrightRegions:
 
     def largest(self) -> NDArray[np.bool_]:
         """The largest region (h, w), holes filled, whatever its shape."""
-        largest = (self.labels == 1 + int(np.argmax(self.areas))).astype(np.uint8)
-        contours, _ = cv2.findContours(largest, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        filled = np.zeros_like(largest)
+        return self.filled(int(np.argmax(self.areas)))
+
+    def filled(self, index: int) -> NDArray[np.bool_]:
+        """The region of this index (h, w), counted from 0, holes filled."""
+        region = (self.labels == 1 + index).astype(np.uint8)
+        contours, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        filled = np.zeros_like(region)
         cv2.drawContours(filled, contours, -1, 1, thickness=cv2.FILLED)
         return np.asarray(filled, np.bool_)
 

@@ -15,6 +15,7 @@ Points = NDArray[np.float64]
 Ellipse = NDArray[np.float64]
 
 CIRCLE_PARAMETERS, ELLIPSE_PARAMETERS = 3, 4
+MAX_ASPECT = 2.0
 _NUM_SAMPLES = 250
 _NUM_SCORING_POINTS = 120
 # The circle is taken if its inliers are at least this fraction: of all points, or of the inliers of the ellipse.
@@ -50,29 +51,36 @@ class Arc:
         return self.inlier_fraction * self.covered_degrees / 360
 
 
-def fit_outline(points: Points, side_px: int) -> list[EllipseFit]:
+def fit_outline(points: Points, side_px: int, max_aspect: float = MAX_ASPECT) -> list[EllipseFit]:
     """Robust fits of a circle and of an ellipse to points with many outliers, the better one first; maybe none.
 
-    `side_px` is the longer side of the image. The circle comes first if it explains the points nearly as well as the
-    ellipse does, for it has fewer parameters.
+    `side_px` is the longer side of the image, and `max_aspect` bounds the ratio of the ellipse's radii. The circle
+    comes first if it explains the points nearly as well as the ellipse does, for it has fewer parameters.
     """
     circle = _fit_robustly(points, side_px, CIRCLE_PARAMETERS)
     if circle is not None and circle.inliers.mean() >= _CIRCLE_INLIERS_FRACTION:
         return [circle]
-    ellipse = _fit_robustly(points, side_px, ELLIPSE_PARAMETERS)
+    ellipse = _fit_robustly(points, side_px, ELLIPSE_PARAMETERS, max_aspect)
     if circle is not None and ellipse is not None:
         is_worse = circle.inliers.sum() < _CIRCLE_INLIERS_FRACTION * ellipse.inliers.sum()
         return [ellipse, circle] if is_worse else [circle, ellipse]
     return [fit for fit in (circle, ellipse) if fit is not None]
 
 
-def _fit_robustly(points: Points, side_px: int, num_parameters: int) -> EllipseFit | None:
+def fit_circle(points: Points, side_px: int) -> EllipseFit | None:
+    """A robust fit of a circle, as in `fit_outline`; None where no circle fits."""
+    return _fit_robustly(points, side_px, CIRCLE_PARAMETERS)
+
+
+def _fit_robustly(
+    points: Points, side_px: int, num_parameters: int, max_aspect: float = MAX_ASPECT
+) -> EllipseFit | None:
     """RANSAC (Fischler and Bolles 1981) over algebraic fits, then three rounds of refitting to the inliers."""
     rng = np.random.default_rng(0)
     tolerance_px = max(1.0, 0.005 * side_px)
     samples = rng.integers(0, len(points), size=(_NUM_SAMPLES, num_parameters))
     candidates = _solve_conics(points[samples], num_parameters)
-    candidates = candidates[_is_plausible(candidates, side_px)]
+    candidates = candidates[_is_plausible(candidates, side_px, max_aspect)]
     if len(candidates) == 0:
         return None
     distances = distances_px(points[:: max(1, len(points) // _NUM_SCORING_POINTS)], candidates)
@@ -82,7 +90,7 @@ def _fit_robustly(points: Points, side_px: int, num_parameters: int) -> EllipseF
         if inliers.sum() < num_parameters + 1:
             return None
         refitted = _solve_conics(points[inliers][None], num_parameters)
-        if not _is_plausible(refitted, side_px)[0]:
+        if not _is_plausible(refitted, side_px, max_aspect)[0]:
             return None
         best = refitted[0]
     return EllipseFit(ellipse=best, inliers=distances_px(points, best[None])[0] < _INLIERS_PER_TOLERANCE * tolerance_px)
@@ -165,11 +173,11 @@ def _solve_conics(samples: NDArray[np.float64], num_parameters: int) -> NDArray[
     return np.asarray(ellipses, np.float64)
 
 
-def _is_plausible(ellipses: NDArray[np.float64], side_px: int) -> NDArray[np.bool_]:
+def _is_plausible(ellipses: NDArray[np.float64], side_px: int, max_aspect: float) -> NDArray[np.bool_]:
     """Which ellipses (B,) have radii of a size that a photograph can hold, and an aspect that squashing can make."""
     with np.errstate(invalid="ignore"):
         radius_x, radius_y = ellipses[:, 2], ellipses[:, 3]
         sized = (np.minimum(radius_x, radius_y) > 0.15 * side_px) & (np.maximum(radius_x, radius_y) < 1.2 * side_px)
-        shaped = (radius_x / radius_y > 0.5) & (radius_x / radius_y < 2.0)
+        shaped = (radius_x / radius_y > 1 / max_aspect) & (radius_x / radius_y < max_aspect)
     result: NDArray[np.bool_] = np.isfinite(ellipses).all(axis=1) & sized & shaped
     return result

@@ -8,6 +8,7 @@ points on the photograph's own edge are cuts and no outline. Everything is done 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -33,7 +34,9 @@ from fundusgrade.photographs.ellipses import (
     measure_arc,
 )
 from fundusgrade.photographs.images import halved
+from fundusgrade.photographs.pages import Window, find_bright_windows, without_page
 from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.several_fields import check_single_field
 
 WORKING_SIZE_PX = 320
 _MIN_VISIBLE_FRACTION = 0.35
@@ -46,6 +49,13 @@ _MIN_CORNER_ARC_DEGREES = 45.0
 _MIN_CORNER_SPAN_DEGREES = 200.0
 _MIN_EDGE_POINTS = 24
 _MAX_REFINEMENT_FRACTION = 0.05
+# Only the largest regions are tried, and none much smaller than the first.
+_MAX_REGIONS, _MIN_REGION_FRACTION = 3, 0.1
+# Where nearly all of the outline is that of one ellipse and there is no other large region, it is a single field.
+_SINGLE_INLIERS_FRACTION = 0.9
+MIN_SECOND_REGION = 0.15
+# What is found on a page or in a part of the picture must be a circle, and in a part nearly a whole one.
+_MAX_ASPECT, _MIN_WINDOW_CONFIDENCE = 1.15, 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,24 +98,95 @@ class FieldOfView:
 def find_field_of_view(photograph: Image) -> FieldOfView:
     """Fit the outline of the aperture in a photograph (H, W, 3) of any size.
 
-    Raises NoRetinaError where the field of view cannot be located reliably.
+    A light page around the retina counts as dark, and a small disc is looked for in the bright part of the picture.
+    Raises NoRetinaError where the field of view cannot be located reliably, SeveralFieldsError where there are several.
     """
     height, width = photograph.shape[:2]
-    small = _reduced(photograph)
+    reduced = _reduced(photograph)
+    small = without_page(reduced)
+    try:
+        found = _find_in(small, height=height, width=width)
+    except NoRetinaError:
+        in_windows = (_find_in_window(photograph, window) for window in find_bright_windows(small))
+        in_window = next((found for found in in_windows if found is not None), None)
+        if in_window is None:
+            raise
+        return in_window
+    if small is not reduced and not _is_circle(found):
+        raise NoRetinaError(
+            "no retina found: what stands out from the light page is not round; expected the disc of a fundus camera"
+        )
+    return found
+
+
+def _is_circle(found: FieldOfView) -> bool:
+    """Whether a disc is not squashed: on a page and in a window, anything else may be something else."""
+    return 1 / _MAX_ASPECT <= found.aspect <= _MAX_ASPECT
+
+
+def _find_in_window(photograph: Image, window: Window) -> FieldOfView | None:
+    """The field of view in a part of the photograph, in pixels of the whole; None where there is none."""
+    height, width = photograph.shape[:2]
+    left, top = int(window.left * width), int(window.top * height)
+    part = photograph[top : math.ceil(window.bottom * height), left : math.ceil(window.right * width)]
+    try:
+        found = _find_in(without_page(_reduced(part)), height=part.shape[0], width=part.shape[1])
+    except NoRetinaError:
+        return None
+    if found.confidence < _MIN_WINDOW_CONFIDENCE or not _is_circle(found):
+        return None
+    return replace(
+        found,
+        center_x=found.center_x + left,
+        center_y=found.center_y + top,
+        left=found.left + left,
+        top=found.top + top,
+        right=found.right + left,
+        bottom=found.bottom + top,
+    )
+
+
+def _find_in(small: Image, *, height: int, width: int) -> FieldOfView:
+    """The field of view in a reduced copy, in pixels of the photograph, whose size is given. Raises as the caller."""
     regions = bright_regions(small)
-    region = regions.largest()
+    order = np.argsort(-regions.areas, kind="stable")[:_MAX_REGIONS]
+    refused: NoRetinaError | None = None
+    for index in order[regions.areas[order] >= _MIN_REGION_FRACTION * regions.areas[order[0]]]:
+        try:
+            outline = _outline_of(regions.filled(int(index)))
+        except NoRetinaError as error:  # the largest region may be a white box beside the retina
+            refused = refused or error
+            continue
+        if regions.second_fraction >= MIN_SECOND_REGION or outline.arc.inlier_fraction < _SINGLE_INLIERS_FRACTION:
+            check_single_field(regions, small)
+        refined = _refine(outline.fit, small, outline.bounds)
+        found = _to_photograph(refined, outline, width / small.shape[1], height / small.shape[0])
+        return replace(found, second_region=regions.second_fraction)
+    check_single_field(regions, small)
+    raise refused or NoRetinaError("no retina found; expected a bright disc on a dark ground")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outline:
+    """An ellipse that the outline of a bright region supports, with the part of it that is visible."""
+
+    fit: EllipseFit
+    arc: Arc
+    bounds: VisibleBounds
+
+
+def _outline_of(region: NDArray[np.bool_]) -> _Outline:
+    """The outline of a bright region (h, w). Raises NoRetinaError where it is not that of an aperture."""
     contour = contour_of(region)
     bounds = visible_bounds(contour, region.shape)
     points = outline_points(contour, bounds)
-    _check_outline_is_visible(points, max(small.shape[:2]))
+    _check_outline_is_visible(points, max(region.shape))
     reason = "the bright region has no round outline"
-    for fit in fit_outline(points, max(small.shape[:2])):
+    for fit in fit_outline(points, max(region.shape)):
         arc = measure_arc(fit, points)
         reason = _reason_to_reject(arc, _visible_fraction(fit.ellipse, bounds))
         if not reason:
-            refined = _refine(fit, small, bounds)
-            found = _to_photograph(refined, arc, bounds, width / small.shape[1], height / small.shape[0])
-            return replace(found, second_region=regions.second_fraction)
+            return _Outline(fit=fit, arc=arc, bounds=bounds)
     raise NoRetinaError(f"no retina found: {reason}; expected a bright disc on a dark ground")
 
 
@@ -156,8 +237,9 @@ def _refine(fit: EllipseFit, small: Image, bounds: VisibleBounds) -> Ellipse:
     return refined if np.isfinite(moved_px) and moved_px < _MAX_REFINEMENT_FRACTION * ellipse[2:].max() else ellipse
 
 
-def _to_photograph(ellipse: Ellipse, arc: Arc, bounds: VisibleBounds, factor_x: float, factor_y: float) -> FieldOfView:
+def _to_photograph(ellipse: Ellipse, outline: _Outline, factor_x: float, factor_y: float) -> FieldOfView:
     """From the reduced copy to photograph pixels (pixel centers at whole numbers on both)."""
+    bounds = outline.bounds
     center_x, center_y, radius_x, radius_y = (float(v) for v in ellipse)
     # The pixel beside a dark bar is half dark, so it does not count as visible; that on the photograph's own edge does.
     return FieldOfView(
@@ -170,7 +252,7 @@ def _to_photograph(ellipse: Ellipse, arc: Arc, bounds: VisibleBounds, factor_x: 
         right=(bounds.right + (bounds.right == bounds.last_column)) * factor_x - 1,
         bottom=(bounds.bottom + (bounds.bottom == bounds.last_row)) * factor_y - 1,
         visible_fraction=_visible_fraction(ellipse, bounds),
-        confidence=arc.confidence,
+        confidence=outline.arc.confidence,
     )
 
 

@@ -24,6 +24,8 @@ from fundusgrade.text import error_text
 # many pixels for small preprocessed images too.
 DECODING_MARGIN = 1.25
 MIN_DECODED_PX = WORKING_SIZE_PX
+# A disc whose radius is smaller than this fraction of that in the preprocessed image is decoded again, less reduced.
+_SMALL_DISC = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,12 +82,19 @@ def open_photograph(
 def load_photograph(photograph: Photograph | PhotographInMemory, recipe: PreprocessRecipe) -> LoadedPhotograph:
     """Read a photograph, at a reduced size where that is faster, and preprocess it.
 
-    Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina.
+    Raises UnreadableImageError where it cannot be decoded, NoRetinaError where it shows no retina, SeveralFieldsError
+    where it shows several fields.
     """
     try:
-        decoded = read_photograph(photograph, at_least_px=_num_pixels_needed(recipe))
+        num_pixels = _num_pixels_needed(recipe)
+        decoded = read_photograph(photograph, at_least_px=num_pixels)
+        loaded = _load_reduced(decoded.image, recipe, num_pixels)
+        finer = _num_pixels_for_small_disc(loaded, recipe, num_pixels)
+        if finer > num_pixels and min(loaded.photograph.shape[:2]) < min(decoded.height_px, decoded.width_px):
+            decoded = read_photograph(photograph, at_least_px=finer)
+            loaded = _load_reduced(decoded.image, recipe, finer)
         return replace(
-            load_pixels(decoded.image, recipe),
+            loaded,
             height_px=decoded.height_px,
             width_px=decoded.width_px,
             laterality=decoded.laterality,
@@ -102,10 +111,19 @@ def load_photograph(photograph: Photograph | PhotographInMemory, recipe: Preproc
 def load_pixels(photograph: Image, recipe: PreprocessRecipe) -> LoadedPhotograph:
     """Preprocess a photograph (H, W, 3) in memory, reduced first where it is much larger than needed.
 
-    Raises NoRetinaError where it shows no retina.
+    Raises NoRetinaError where it shows no retina, SeveralFieldsError where it shows several fields.
     """
+    num_pixels = _num_pixels_needed(recipe)
+    loaded = _load_reduced(photograph, recipe, num_pixels)
+    finer = _num_pixels_for_small_disc(loaded, recipe, num_pixels)
+    is_reduced = loaded.photograph.shape != photograph.shape
+    return _load_reduced(photograph, recipe, finer) if finer > num_pixels and is_reduced else loaded
+
+
+def _load_reduced(photograph: Image, recipe: PreprocessRecipe, num_pixels: int) -> LoadedPhotograph:
+    """As `load_pixels`; its shorter side keeps at least `num_pixels`."""
     height, width = photograph.shape[:2]
-    factor = min(height, width) // _num_pixels_needed(recipe)
+    factor = min(height, width) // num_pixels
     values: Image | FloatImage = photograph
     if factor >= 2:
         values = reduced(photograph, 1 << (factor.bit_length() - 1))
@@ -120,6 +138,13 @@ def load_pixels(photograph: Image, recipe: PreprocessRecipe) -> LoadedPhotograph
         height_px=height,
         width_px=width,
     )
+
+
+def _num_pixels_for_small_disc(loaded: LoadedPhotograph, recipe: PreprocessRecipe, num_pixels: int) -> int:
+    """How many pixels the shorter side needs where the disc is so small that reducing it lost detail; else 0."""
+    field_of_view = loaded.preprocessed.field_of_view
+    radius_px = min(field_of_view.radius_x, field_of_view.radius_y)
+    return 0 if radius_px >= _SMALL_DISC * recipe.radius_px else math.ceil(num_pixels * recipe.radius_px / radius_px)
 
 
 def _num_pixels_needed(recipe: PreprocessRecipe) -> int:
