@@ -1,4 +1,4 @@
-"""Artifacts of drawn eyes: shadows, glare and haze of known area, discs of known size, and two eyes in one picture."""
+"""Artifacts of drawn eyes: shadows, glare and haze of known area, discs of known size, and pictures without blue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fundusgrade.photographs.artifacts import Artifacts
+from fundusgrade.photographs.artifacts import NO_BLUE, Artifacts
 from fundusgrade.photographs.loading import load_pixels
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.recipe import PreprocessRecipe
@@ -106,3 +106,19 @@ def test_a_bright_box_beside_the_eye_is_named_and_a_label_is_not() -> None:
     labeled = np.pad(eye, ((20, 20), (20, 140), (0, 0)))
     cv2.putText(labeled, "OD 45", (335, 60), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (255, 255, 255), 3)
     assert artifacts_of(labeled).reasons == ()
+
+
+def test_a_picture_of_two_lasers_is_told_from_a_photograph() -> None:
+    eye = healthy_eye(300).photograph
+    ultra_widefield = eye.copy()
+    ultra_widefield[..., 1] = np.minimum(255, eye[..., 1] * 1.6)
+    ultra_widefield[..., 2] = 0
+    red_free = eye.copy()
+    red_free[..., [0, 2]] = 0
+    reddish = eye.copy()
+    reddish[..., 2] = 0
+    found = [load_pixels(image, RECIPE) for image in (ultra_widefield, eye, reddish)]
+    assert [NO_BLUE in loaded.quality_reasons for loaded in found] == [True, False, False]
+    lit = red_free.max(axis=2, keepdims=True) > 20
+    with_little_red = np.where(lit, np.add(red_free, (12, 0, 0)), 0).astype(np.uint8)
+    assert NO_BLUE in load_pixels(with_little_red, RECIPE).quality_reasons

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusgrade.photographs.edges import quantile_level
 from fundusgrade.photographs.pixels import FloatImage, Image
 from fundusgrade.photographs.preprocess import PreprocessedImage, local_mean
 
@@ -31,6 +32,9 @@ MAX_GLARE_FRACTION = 0.04
 MAX_HAZY_FRACTION = 0.25
 MIN_FRAME_FRACTION = 0.15
 MAX_SECOND_REGION = 0.20
+NO_BLUE = "colors without blue, as of an ultra-widefield or a red-free camera"
+# A retina has some blue unless it is so red that green is weak too.
+_GREEN_FROM, _BLUE_BELOW = 0.6, 0.08
 HAZY_PART = "part of the retina out of focus or veiled"
 
 
@@ -81,6 +85,17 @@ def measure_artifacts(photograph: Image, disc: PreprocessedImage) -> Artifacts:
         "second_region": field_of_view.second_region,
     }
     return Artifacts(**{name: round(float(value), 4) for name, value in measured.items()})
+
+
+def lacks_blue(disc: PreprocessedImage) -> bool:
+    """Whether a retina has green but no blue: its 90th percentile is next to nothing beside the median of green.
+
+    Two lasers, red and green, make the pictures of ultra-widefield scanners. `disc` is as in `measure_artifacts`.
+    """
+    pixels = disc.image[::2, ::2][disc.mask[::2, ::2]]
+    red, green = (quantile_level(pixels[:, channel], 0.5) for channel in (0, 1))
+    blue = quantile_level(pixels[:, 2], 0.9)
+    return green > _GREEN_FROM * red and blue < _BLUE_BELOW * green
 
 
 def _mean(values: FloatImage, mask: NDArray[np.bool_], sigma_px: float) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from fundusgrade.errors import UngradableError, UnreadableImageError
-from fundusgrade.photographs.artifacts import HAZY_PART, Artifacts, measure_artifacts
+from fundusgrade.photographs.artifacts import HAZY_PART, NO_BLUE, Artifacts, lacks_blue, measure_artifacts
 from fundusgrade.photographs.field_of_view import WORKING_SIZE_PX, find_field_of_view
 from fundusgrade.photographs.images import read_photograph, reduced
 from fundusgrade.photographs.inputs import Photograph, PhotographInMemory, as_source
@@ -44,13 +44,14 @@ class LoadedPhotograph:
     width_px: int
     laterality: str = ""
     camera: str = ""
+    lacks_blue: bool = False
 
     @property
     def quality_reasons(self) -> tuple[str, ...]:
         """Why the photograph is of doubtful quality, as measured; empty if it is not."""
         of_all = self.quality.reasons
         of_parts = [reason for reason in self.artifacts.reasons if not (OUT_OF_FOCUS in of_all and reason == HAZY_PART)]
-        return (*of_all, *of_parts)
+        return (*of_all, *of_parts, *([NO_BLUE] if self.lacks_blue else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -135,6 +136,7 @@ def _load_reduced(photograph: Image, recipe: PreprocessRecipe, num_pixels: int) 
         preprocessed=preprocess(values, field_of_view, recipe),
         quality=measure_disc(disc),
         artifacts=measure_artifacts(photograph, disc),
+        lacks_blue=lacks_blue(disc),
         height_px=height,
         width_px=width,
     )

@@ -43,10 +43,12 @@ class Window:
 def without_page(small: Image) -> Image:
     """A reduced photograph with the light page around its retina black; unchanged where it has none."""
     colors = _corner_colors(small)
+    if (colors.max(axis=1) >= _MIN_PAGE_LEVEL).sum() < _MIN_CORNERS:
+        return small
     page = np.median(colors, axis=0)
     is_page = np.abs(colors - page).max(axis=1) <= _COLOR_TOLERANCE
     redness = (page[0] - page[2]) / max(page[0], 1.0)
-    if page.max() < _MIN_PAGE_LEVEL or redness > _MAX_PAGE_REDNESS or is_page.sum() < _MIN_CORNERS:
+    if redness > _MAX_PAGE_REDNESS or is_page.sum() < _MIN_CORNERS:
         return small
     is_background = _connected_to_edge(
         np.asarray(np.abs(small - page.astype(np.int16)).max(axis=2) <= _COLOR_TOLERANCE)
@@ -60,11 +62,11 @@ def without_page(small: Image) -> Image:
 
 
 def _corner_colors(small: Image) -> NDArray[np.float64]:
-    """The median color of each corner, (4, 3)."""
+    """The mean color of each corner, (4, 3)."""
     height, width = small.shape[:2]
     side = max(2, round(_CORNER_FRACTION * min(height, width)))
     rows, columns = (slice(0, side), slice(height - side, None)), (slice(0, side), slice(width - side, None))
-    return np.array([np.median(small[row, column].reshape(-1, 3), axis=0) for row in rows for column in columns])
+    return np.array([cv2.mean(small[row, column])[:3] for row in rows for column in columns])
 
 
 def _connected_to_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
