@@ -94,13 +94,17 @@ def test_an_array_whose_red_and_blue_are_swapped_is_not_graded(grader: Grader) -
     assert "red and blue are swapped (BGR)" in swapped.reason
 
 
-def test_a_result_prints_its_grade_and_probability_or_its_reason() -> None:
+def test_results_print_grade_and_probability_or_the_reason_and_a_part_of_them_does_too() -> None:
     assert repr(PREDICTION) == "Prediction('eye.png': grade 2 Moderate, p = 0.60; referable: yes, p = 0.85; tiny)"
     doubtful = Prediction(image="a", model="m", probabilities=(0.97, 0.03, 0, 0, 0), quality_reasons=("too dark",))
     assert repr(doubtful) == (
         "Prediction('a': grade 0 No DR, p > 0.95; referable: ungradable, p < 0.05; m; beware: too dark)"
     )
     assert repr(UNGRADED) == "Ungraded('gone.png': the file does not exist; tiny)"
+    both = Results([PREDICTION, UNGRADED])
+    assert (both[0], both[-1]) == (PREDICTION, UNGRADED)
+    assert isinstance(both[:1], Results)
+    assert both[1:] == [UNGRADED]
     assert repr(Results([PREDICTION, UNGRADED])) == f"[{PREDICTION!r},\n {UNGRADED!r}]"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex, overload
 
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.grades import COLUMNS, RANGE_COLUMNS, Prediction, Ungraded
@@ -30,6 +30,17 @@ class Results(list[Prediction | Ungraded]):
             ) from error
         table = pandas.DataFrame([result.to_dict() for result in self], columns=[*COLUMNS, *RANGE_COLUMNS])
         return table.astype(dict.fromkeys(_WHOLE_NUMBERS, "Int64"))
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Prediction | Ungraded: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Results: ...
+
+    def __getitem__(self, place: SupportsIndex | slice) -> Prediction | Ungraded | Results:
+        """A result, or some of them as Results too."""
+        found = super().__getitem__(place)
+        return Results(found) if isinstance(found, list) else found
 
     def __repr__(self) -> str:
         return "[" + ",\n ".join(map(repr, self)) + "]"
