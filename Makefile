@@ -1,6 +1,7 @@
 # make demo        install, grade and explain the sample photographs with the shipped weights
 # make test        install what tests need, then ruff, mypy and pytest
 # make docs        write docs/api.md from the docstrings, and run docs/notebook.ipynb
+# make pictures    the pictures of heat maps in the documents
 # make test-avx2   the numeric tests as on a processor without AVX-512
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ SAMPLES := $(sort $(wildcard docs/samples/*.jpg))
 # Packages whose tests compare numbers that PyTorch, oneDNN or OpenBLAS computed.
 NUMERIC := $(addprefix tests/,metrics networks grading training explanation evaluation)
 
-.PHONY: demo docs test test-avx2 install install-dev clean
+.PHONY: demo docs pictures test test-avx2 install install-dev clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -45,6 +46,9 @@ test: install-dev
 docs: install-dev
 	$(BIN)/python docs/programs/api_reference.py
 	$(BIN)/python docs/programs/run_notebook.py
+
+pictures: install
+	$(BIN)/python docs/programs/pictures.py
 
 test-avx2: install-dev
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest --numprocesses $(WORKERS) $(NUMERIC)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from fundusgrade.text import error_text, one_line, printable
+from fundusgrade.text import error_text, one_line, printable, significant
 
 
 def test_ordinary_text_stays_as_it_is() -> None:
@@ -47,3 +47,13 @@ def test_what_cannot_be_seen_becomes_an_escape(text: str, expected: str) -> None
 )
 def test_an_error_is_one_printable_line(error: Exception, expected: str) -> None:
     assert error_text(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.234, "0.23"), (0.0651, "0.065"), (2.7, "2.7"), (0.25, "0.25"), (17.2, "17"), (140.4, "140"), (0, "0")],
+)
+def test_numbers_have_two_significant_digits(value: float, expected: str) -> None:
+    assert significant(value) == expected
+    assert significant(-value) == (expected if value == 0 else f"−{expected}")
+    assert significant(0.24964, 4) == "0.2496"

@@ -151,6 +151,15 @@ class Attribution(StrEnum):
     ATTENTION_ROLLOUT = "attention-rollout"
 
 
+class ColorScale(StrEnum):
+    """Where the color scale of a heat map ends."""
+
+    ABSOLUTE = "absolute"
+    """At the same heat on every photograph: colors of different photographs can be compared."""
+    RELATIVE = "relative"
+    """At the maximum of each heat map, as Grad-CAM is usually drawn: weak maps look as strong as strong ones."""
+
+
 class Layer(StrEnum):
     """Which feature map a method of the CAM family uses: the last, one of two finer ones before it, or their mean."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def printable(text: str) -> str:
     """Text that every stream and file can encode; line breaks and white space stay.
@@ -38,3 +40,12 @@ def type_name(value: object) -> str:
     """The type of a value as people name it: "int", "torch.Tensor"."""
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def significant(value: float, digits: int = 2) -> str:
+    """A number with this many significant digits, at least, and without an exponent: "0.23", "140", "−1.4", "0"."""
+    if not math.isfinite(value):
+        return str(value)
+    decimals = digits - 1 - (math.floor(math.log10(abs(value))) if value else digits - 1)
+    written = f"{value:.{min(max(decimals, 0), 8)}f}"
+    return written.replace("-", "\N{MINUS SIGN}") if float(written) else "0"

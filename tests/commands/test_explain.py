@@ -23,8 +23,8 @@ def test_explain_verbatim(workplace: Path) -> None:
     assert outcome.code == 0
     number = r"-?\d+\.\d\d"
     assert re.fullmatch(
-        r"eye\.png: grade ([0-4] \w[\w ]+): .+, p = \d\.\d\d; referable: (yes|no), p = \d\.\d+, from 0\.50+ \(tiny\)\n"
-        rf"eye\.png: integrated-gradients of grade \1: attributions sum to {number}, the logit changes by {number} "
+        r"eye\.png: grade 1 Mild: .+, p = \d\.\d\d; referable: (yes|no), p = \d\.\d+, from 0\.50+ \(tiny\)\n"
+        rf"eye\.png: integrated-gradients of referable: attributions sum to {number}, the log-odds changes by {number} "
         rf"from the blurred baseline, gap [+-]\d+\.\d\d \(tiny\)\n",
         outcome.stdout,
     )
@@ -52,6 +52,7 @@ def test_explain_makes_a_column_per_model(workplace: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
+        ("auto", "referable"),
         ("predicted", None),
         ("referable", "referable"),
         ("0", "grade 0 No DR"),
@@ -89,11 +90,46 @@ def test_explain_draws_a_row_per_method(workplace: Path) -> None:
     install_model()
     save_photographs(workplace, [1])
     heights = []
-    for words in ("", "--method auto --method grad-cam@fine"):
+    for words in ("--method auto", "--method auto --method grad-cam@fine"):
         assert Outcome(f"fundusgrade explain eye01.png {words} --out heat.png --overwrite").code == 0
         with Image.open("heat.png") as figure:
             heights.append(figure.height)
-    assert heights[1] > heights[0] + 600
+    assert heights[1] > heights[0] + 400
+
+
+def test_by_default_grad_cam_and_the_evidence_map_are_drawn(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [1])
+    for name, words in (("default", ""), ("named", "--method grad-cam --method integrated-gradients")):
+        assert Outcome(f"fundusgrade explain eye01.png {words} --arrays --out {name}.png").code == 0
+    assert np.array_equal(read_image(workplace / "default.png"), read_image(workplace / "named.png"))
+    assert sorted(path.name for path in workplace.glob("default*.npz")) == [
+        "default-tiny-grad-cam.npz",
+        "default-tiny-integrated-gradients.npz",
+    ]
+
+
+def test_a_color_scale_is_chosen_for_all_rows(workplace: Path) -> None:
+    install_model()
+    save_photographs(workplace, [1])
+    shown = {}
+    for scale in ("absolute", "relative"):
+        assert Outcome(f"fundusgrade explain eye01.png --scale {scale} --out {scale}.png").code == 0
+        shown[scale] = read_image(workplace / f"{scale}.png")
+    assert not np.array_equal(shown["absolute"], shown["relative"])
+    assert Outcome("fundusgrade explain eye01.png --scale logarithmic").code == 2
+
+
+def test_the_figure_warns_of_a_photograph_of_doubtful_quality(workplace: Path) -> None:
+    install_model()
+    path = save_photographs(workplace, [1])[0]
+    dark = Image.fromarray((read_image(path) * 0.12).astype(np.uint8))
+    dark.save(path)
+    outcome = Outcome("fundusgrade explain eye01.png --out heat.png")
+    assert outcome.code == 0
+    assert "doubtful quality" in outcome.stdout
+    banner = read_image(workplace / "heat.png")[30:60, 60:-60].astype(int)
+    assert ((banner[..., 0] > 240) & (banner[..., 2] < 210)).mean() > 0.5
 
 
 def test_explain_saves_raw_maps(workplace: Path) -> None:
@@ -117,7 +153,7 @@ def test_explain_makes_a_folder_with_an_index_also_of_failures(workplace: Path) 
     assert "not explained: images/bad.png: the file is empty" in outcome.stderr
     assert "written: maps/index.html" in outcome.stderr
     files = sorted(path.relative_to("maps").as_posix() for path in Path("maps").rglob("*") if path.is_file())
-    assert files == ["clinic/eye01-explained.jpg", "clinic/eye02-explained.jpg", "index.html"]
+    assert files == ["clinic/eye01-explained.jpg", "clinic/eye02-explained.jpg", "config.yaml", "index.html"]
     page = Path("maps/index.html").read_text()
     assert page.count("<img ") == 2 and "the file is empty" in page
     assert "fundusgrade" in page

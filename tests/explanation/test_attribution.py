@@ -11,14 +11,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.explanation.attribution import WITHOUT_UNIT, fits
+from fundusgrade.explanation.attribution import (
+    WITHOUT_UNIT,
+    explain_image_by_methods,
+    fits,
+    probability_per_log_odds,
+)
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import EXPECTED, PREDICTED, REFERABLE, parse_target
 from fundusgrade.grades import Grade
 from fundusgrade.networks.network import CNN
 from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Attribution
-from tests.explanation.small_networks import build, explained, head_of
+from tests.explanation.small_networks import CPU, build, explained, head_of
 
 
 def test_referable_is_explained_as_log_odds(image: NDArray[np.uint8]) -> None:
@@ -107,7 +112,60 @@ def test_the_expected_grade_is_explained_in_grades(image: NDArray[np.uint8]) -> 
     with torch.no_grad():
         probabilities = network(to_tensor(image)[None]).softmax(dim=1)[0]
     assert heat.score == pytest.approx(float(probabilities @ torch.arange(5.0)), abs=1e-5)
-    assert heat.scale.unit == "attribution (grades per 0.1 % of the image)"
+    assert heat.scale.unit == "grades per 0.1 % of the image"
+
+
+def test_evidence_of_referable_disease_adds_up_to_the_change_of_its_probability() -> None:
+    """On a mirror-symmetric image, where the steps on mirror images are steps on the image itself."""
+    network = build(CNN)
+    nn.init.normal_(head_of(network).weight)
+    quarter = np.random.default_rng(3).integers(60, 200, (80, 80, 3), dtype=np.uint8)
+    half = np.concatenate([quarter, quarter[:, ::-1]], axis=1)
+    heat = explained(network, np.concatenate([half, half[::-1]]), REFERABLE, Attribution.INTEGRATED_GRADIENTS)
+    assert heat.baseline_score is not None and heat.gap is not None
+    first, last = (1 / (1 + np.exp(-score)) for score in (heat.baseline_score, heat.score))
+    slope = (last - first) / (heat.score - heat.baseline_score)
+    per_tenth_of_percent = heat.cells.sum(dtype=np.float64) / (0.001 * heat.cells.size)
+    assert per_tenth_of_percent == pytest.approx(last - first + slope * heat.gap, rel=1e-3)
+    assert abs(last - first) > 10 * abs(slope * heat.gap) > 0
+    assert heat.scale.unit == "probability per 0.1 % of the image"
+
+
+@pytest.mark.parametrize(("first", "second"), [(-3.0, -6.0), (-1.0, 5.0), (0.4, 0.4), (0.4, 0.4 + 1e-7), (-800, 800)])
+def test_a_change_of_log_odds_is_turned_into_one_of_probability(first: float, second: float) -> None:
+    slope = probability_per_log_odds(first, second)
+    grid = np.linspace(first, second, 200001)
+    densities = 0.25 / np.cosh(grid.clip(-1000, 1000) / 2) ** 2 if abs(first) < 100 else None
+    expected = 1 / 1600 if densities is None else float(densities.mean())
+    assert slope == pytest.approx(expected, rel=1e-4)
+
+
+def test_several_methods_give_the_maps_that_each_gives_alone(image: NDArray[np.uint8]) -> None:
+    network = build("test_resnet")
+    methods = [
+        ExplainOptions(target=target, method=method)
+        for target in (REFERABLE, PREDICTED)
+        for method in (Attribution.GRAD_CAM, Attribution.INTEGRATED_GRADIENTS)
+    ]
+    together = explain_image_by_methods(network, image, methods=methods, choice=CPU)
+    for heat_map, options in zip(together, methods, strict=True):
+        alone = explained(network, image, options.target, options.method)
+        assert (heat_map.method, heat_map.target, heat_map.score) == (alone.method, alone.target, alone.score)
+        assert np.array_equal(heat_map.values, alone.values)
+
+
+def test_several_methods_share_the_forward_pass_of_the_score(image: NDArray[np.uint8]) -> None:
+    network = build("test_resnet")
+    counts = []
+    for methods in ([Attribution.GRAD_CAM], [Attribution.GRAD_CAM] * 3):
+        calls: list[None] = []
+        handle = network.register_forward_hook(lambda *arguments, calls=calls: calls.append(None))
+        explain_image_by_methods(
+            network, image, methods=[ExplainOptions(method=method) for method in methods], choice=CPU
+        )
+        handle.remove()
+        counts.append(len(calls))
+    assert counts == [2, 4]
 
 
 @pytest.mark.parametrize(

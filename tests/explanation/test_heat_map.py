@@ -1,12 +1,11 @@
-"""Names of methods, and color scales that do not make weak heat look strong."""
+"""Names of methods."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.explanation.heat_map import SCALE_FLOOR, HeatScale, parse_method
+from fundusgrade.explanation.heat_map import parse_method
 from fundusgrade.options import Attribution, Layer
 
 
@@ -30,17 +29,3 @@ def test_methods_are_named_with_their_layer(text: str, expected: tuple[Attributi
 def test_an_unknown_method_lists_what_exists(text: str) -> None:
     with pytest.raises(ExplanationError, match=r"integrated-gradients, grad-cam|only the CAM family has layers"):
         parse_method(text)
-
-
-@pytest.mark.parametrize(
-    ("peaks", "expected"), [([], SCALE_FLOOR), ([0.0], SCALE_FLOOR), ([0.3, 1.2], SCALE_FLOOR), ([0.3, 9.5], 9.5)]
-)
-def test_the_scale_is_common_and_has_a_floor(peaks: list[float], expected: float) -> None:
-    heats = [np.full((4, 5), peak, np.float32) for peak in peaks]
-    assert HeatScale(unit="logits").end(heats) == pytest.approx(expected)
-
-
-def test_a_scale_with_a_ceiling_is_the_same_for_every_photograph() -> None:
-    scale = HeatScale(unit="logits", ceiling=0.5)
-    assert scale.end([]) == 0.5
-    assert scale.end([np.full((4, 5), 100.0, np.float32)]) == 0.5

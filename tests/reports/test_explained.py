@@ -54,7 +54,7 @@ def test_what_is_no_photograph_is_refused_and_what_shows_no_retina_has_a_reason(
 
 def test_it_prints_as_one_line(explanation: Explanation) -> None:
     assert repr(explanation).startswith("Explanation(Prediction('photograph 0': grade ")
-    assert "grad-cam of grade" in repr(explanation)
+    assert "grad-cam of referable" in repr(explanation)
     assert "heat on 160 x 160 pixels" in repr(explanation)
     assert "\n" not in repr(explanation)
 

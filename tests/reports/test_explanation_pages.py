@@ -51,7 +51,7 @@ def test_raw_maps_lie_on_the_photographs_pixels(tmp_path: Path) -> None:
         assert content["heat"].shape == (SIZE_PX, SIZE_PX)
         assert (str(content["model"]), str(content["method"])) == ("spots", "integrated-gradients")
         assert (str(content["target"]), float(content["score"])) == ("grade 3 Severe", grid[0][0].heat_map.score)
-        assert str(content["unit"]) == "attribution (logits per 0.1 % of the image)"
+        assert str(content["unit"]) == "logits per 0.1 % of the image"
         assert float(content["gap"]) == grid[0][0].heat_map.gap
     with np.load(written[1]) as content:
         assert np.isnan(content["gap"])
@@ -64,9 +64,9 @@ def test_lesions_are_drawn_where_a_folder_holds_their_masks(tmp_path: Path) -> N
     grid = explained_eye(tmp_path, SEVERE)
     draw_figure(grid, tmp_path / "with.png", tmp_path / "masks")
     draw_figure(grid, tmp_path / "without.png", None)
-    purple = (read_image(tmp_path / "with.png") == (204, 121, 167)).all(axis=2).sum()
-    assert purple > 100
-    assert not (read_image(tmp_path / "without.png") == (204, 121, 167)).all(axis=2).any()
+    green = (read_image(tmp_path / "with.png") == (0, 190, 120)).all(axis=2).sum()
+    assert green > 100
+    assert not (read_image(tmp_path / "without.png") == (0, 190, 120)).all(axis=2).any()
     Image.fromarray(np.zeros((70, 70), np.uint8)).save(tmp_path / "masks" / "eye_EX.png")
     with pytest.raises(DatasetError, match="70 x 70 pixels, its photograph 420 x 420"):
         draw_figure(grid, tmp_path / "with.png", tmp_path / "masks")

@@ -12,19 +12,9 @@ import pytest
 from PIL import Image
 
 from fundusgrade.errors import MetricsError, StoreError
-from fundusgrade.explanation.explainer import Explanation
-from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap, HeatScale
-from fundusgrade.explanation.targets import REFERABLE, parse_target
-from fundusgrade.grades import Prediction
 from fundusgrade.metrics.classification import evaluate_predictions
-from fundusgrade.options import Attribution
-from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.recipe import PreprocessRecipe
-from fundusgrade.reports import figures
-from fundusgrade.reports.figures import ModelEvaluation, draw_confusion_matrices, draw_explanations
-from fundusgrade.reports.panels import PanelRow
+from fundusgrade.reports.figures import ModelEvaluation, draw_confusion_matrices
 from fundusgrade.training.history import EpochRecord, draw_training_curves
-from tests.drawn_eyes import plain_retina, preprocess_photograph
 
 GENERATOR = np.random.default_rng(0)
 EVALUATIONS = [
@@ -102,64 +92,3 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
         """
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "curves.png")], check=True)
-
-
-def explanation(
-    model: str,
-    *,
-    target: str = "predicted",
-    method: Attribution = Attribution.INTEGRATED_GRADIENTS,
-    baseline_score: float | None = None,
-) -> Explanation:
-    probabilities = (0.05, 0.1, 0.6, 0.2, 0.05)
-    chosen = parse_target("2") if target == "predicted" else REFERABLE
-    eye = plain_retina(64)
-    values = np.ones((64, 64), np.float32)
-    return Explanation(
-        photograph=np.full((300, 400, 3), 120, np.uint8),
-        prediction=Prediction(image="eyes/left eye.png", model=model, probabilities=probabilities),
-        target=chosen,
-        options=ExplainOptions(target=chosen, method=method),
-        heat=np.full((300, 400), 3.0, np.float32),
-        heat_map=HeatMap(
-            values=values,
-            cells=values,
-            target=chosen,
-            score=1.0 if baseline_score is None else -0.3,
-            baseline_score=baseline_score,
-            gap=None if baseline_score is None else -0.7,
-            method=method,
-            scale=HeatScale(unit=method.value),
-        ),
-        preprocessed=preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=64)),
-    )
-
-
-def test_explanations_become_titled_columns_and_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[PanelRow] = []
-    monkeypatch.setattr(figures, "draw_explanation", lambda photograph, rows, path, **named: drawn.extend(rows))
-    first = [explanation("cnn"), explanation("vit", target="referable", baseline_score=-9.6)]
-    second = [explanation(model, method=Attribution.GRAD_CAM) for model in ("cnn", "vit")]
-    draw_explanations([first, second], tmp_path / "heat.png")
-    assert [row.caption for row in drawn] == ["left eye.png", "grad-cam"]
-    assert [row.scale.unit for row in drawn] == ["integrated-gradients", "grad-cam"]
-    assert [panel.title for row in drawn for panel in row.panels] == ["cnn", "vit", "cnn", "vit"]
-    assert [panel.subtitle.splitlines() for panel in drawn[0].panels] == [
-        [
-            "Grade 2 Moderate: most probable, p = 0.60",
-            "p: no DR 0.05, mild 0.10, moderate 0.60, severe 0.20, proliferative 0.05",
-            "explained by integrated-gradients: grade 2 Moderate",
-            "logit 1.0",
-        ],
-        [
-            "Grade 2 Moderate: most probable, p = 0.60",
-            "p: no DR 0.05, mild 0.10, moderate 0.60, severe 0.20, proliferative 0.05",
-            "explained by integrated-gradients: referable",
-            "log-odds −0.3 (blurred baseline −9.6, gap −0.7)",
-        ],
-    ]
-
-
-def test_explanations_are_drawn(tmp_path: Path) -> None:
-    draw_explanations([[explanation("cnn")]], tmp_path / "heat.png")
-    assert read_image(tmp_path / "heat.png").shape[1] > 2 * 600

@@ -12,6 +12,7 @@ import typer
 from fundusgrade.commands.exit_codes import EXIT_UNGRADED
 from fundusgrade.commands.options.heat_maps import (
     MethodsOption,
+    ScaleOption,
     TargetOption,
     explain_options,
     report_skipped,
@@ -52,8 +53,9 @@ def explain(
         ),
     ] = None,
     model: ModelsOption = None,
-    target: TargetOption = "predicted",
+    target: TargetOption = "auto",
     method: MethodsOption = None,
+    scale: ScaleOption = None,
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -86,15 +88,15 @@ def explain(
     *,
     settings: Settings,
 ) -> None:
-    """Highlight the regions of a photograph that drove its grade, as heat maps on a fixed scale.
+    """Highlight the regions of a photograph that drove its grade: Grad-CAM, and an evidence map on a fixed scale.
 
     Several photographs are written to a folder with an index page; the exit code is 3 if one cannot be graded.
     """
     from fundusgrade.data.lesion_masks import check_masks
-    from fundusgrade.explanation.explainer import check_comparable, check_fit
+    from fundusgrade.explanation.explainer import DEFAULT_METHODS, check_comparable, check_fit, choose_methods
     from fundusgrade.reports.explanation_files import FigureRequest, figure_files, planned_files
 
-    methods = explain_options(method, target)
+    methods = explain_options(method or DEFAULT_METHODS, target)
     found = find_photographs(photographs)
     several = len(found) > 1 or found[0].member is not None or any(path.is_dir() for path in photographs)
     out = out or Path(
@@ -108,10 +110,11 @@ def explain(
     graders = load_graders(model, device, precision, coverage)
     for grader in graders:
         report_coverage(grader)
+    methods, notes = choose_methods(graders, methods) if method is None else (methods, ())
     check_fit(graders, methods)
     if faithfulness:
         check_comparable(graders)
-    request = FigureRequest(graders=graders, methods=methods, masks=masks, arrays=arrays)
+    request = FigureRequest(graders=graders, methods=methods, masks=masks, arrays=arrays, scale=scale, notes=notes)
     planned = [*planned_files(found, request, out), out / CONFIG_FILE] if several else figure_files(request, out)
     check_outputs(planned, inputs=read, overwrite=overwrite)
     if several:

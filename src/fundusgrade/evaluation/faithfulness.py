@@ -27,7 +27,7 @@ from fundusgrade.evaluation.randomization import DEPTHS, compare_maps, randomize
 from fundusgrade.explanation.attribution import explain_image, fits
 from fundusgrade.explanation.explainer import explain_preprocessed
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
-from fundusgrade.explanation.targets import PREDICTED, Target, grade_target
+from fundusgrade.explanation.targets import AUTO, PREDICTED, Target, target_for_grade
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.tensors import to_tensor
@@ -85,7 +85,9 @@ class ExplanationTester:
 
     def _target(self, case: Case, grader: Grader) -> Target:
         target = self._plan.methods[0].target
-        return grade_target(grader.grade_loaded(case.loaded).grade) if target is PREDICTED else target
+        if target not in (AUTO, PREDICTED):
+            return target
+        return target_for_grade(target, grader.grade_loaded(case.loaded).grade)
 
     def _test_map(self, model_case: ModelCase, name: str, values: NDArray[np.float32]) -> Iterator[Measurement]:
         """The tests that need only a map, and are therefore run on baselines too."""

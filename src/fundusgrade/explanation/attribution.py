@@ -3,7 +3,10 @@
 Heat maps are often scaled to 0-1, which makes weak evidence look like strong evidence. Here heat keeps a unit.
 
 Integrated gradients (Sundararajan et al., ICML 2017) follow the score from a blurred baseline to the image and
-attribute their difference to the pixels. Heat is in units of the score per 0.1 % of the image.
+attribute their difference to the pixels. Heat is in units of the score per 0.1 % of the image. That of referable
+disease, a log-odds, is given as a probability: all attributions are multiplied by the change of the probability over
+the change of the log-odds, so that they add up to the former. In log-odds the spots of an eye of probability 0.003 are
+as strong as those of an eye of 0.99.
 
 The CAM family weights the channels of a feature map. Grad-CAM (Selvaraju et al., ICCV 2017) weights the map A_k by its
 mean gradient alpha_k:
@@ -19,7 +22,8 @@ Grad-CAM++, LayerCAM and attention rollout have no unit: their heat is a multipl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -31,16 +35,17 @@ from torch import Tensor, nn
 from fundusgrade.errors import ExplanationError
 from fundusgrade.explanation.attention_rollout import attention_rollout
 from fundusgrade.explanation.cam import cam_cells
-from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap, HeatScale, resize_map
+from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap, resize_map
+from fundusgrade.explanation.heat_scale import HeatScale
 from fundusgrade.explanation.integrated_gradients import blurred_baseline, integrated_gradients, smooth_attributions
 from fundusgrade.explanation.layers import find_attentions, find_layers
-from fundusgrade.explanation.targets import Target, resolve_target, target_scores
+from fundusgrade.explanation.targets import REFERABLE, Target, resolve_target, target_scores
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.graphs import GraphBackbone
 from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.tensors import to_tensor
-from fundusgrade.options import Attribution
+from fundusgrade.options import Attribution, ColorScale
 from fundusgrade.photographs.pixels import Image
 
 DEFAULT_METHOD = Attribution.INTEGRATED_GRADIENTS
@@ -50,11 +55,17 @@ WITHOUT_UNIT = frozenset({Attribution.GRAD_CAM_PLUS_PLUS, Attribution.LAYER_CAM,
 """Methods whose values are no change of a score: their heat is a multiple of the map's mean."""
 
 RELATIVE_UNIT = "times the mean"
-RELATIVE_FLOOR = 8.0
-"""Smallest end of the color scale of maps without a unit."""
+RELATIVE_CEILING = 8.0
+"""End of the absolute color scale of maps without a unit."""
 
-CEILING_FRACTION = 0.125
-"""End of the color scale of integrated gradients, of the target's floor: 0.5 logits or 0.25 grades per 0.1 %."""
+GRADIENTS_CEILING_FLOORS = 0.125
+"""End of the absolute color scale of integrated gradients, in floors of the target: 0.5 logits, or 0.25 grades.
+
+That of Grad-CAM and HiResCAM is one floor: 4 logits or 2 grades.
+"""
+
+PROBABILITY_CEILING = 0.2
+"""End of that scale for referable disease, as a probability per 0.1 % of the image."""
 
 _UNIT_FRACTION = 0.001  # integrated gradients are per 0.1 % of the image
 
@@ -98,33 +109,88 @@ def explain_image(
     `outline` (S, S) is where the image can show retina, everywhere by default. The network's weights, gradients, modes
     and hooks are left as they were. Raises ExplanationError where the method does not fit the architecture.
     """
+    return explain_image_by_methods(network, image, methods=[options], choice=choice, outline=outline)[0]
+
+
+def explain_image_by_methods(
+    network: GradingNetwork,
+    image: Image,
+    *,
+    methods: Sequence[ExplainOptions],
+    choice: DeviceChoice,
+    outline: NDArray[np.bool_] | None = None,
+) -> list[HeatMap]:
+    """As `explain_image`, by several methods, which share the forward pass that gives the score."""
     _refuse_graph(network)
-    _find_modules(network, options)
-    if options.method is Attribution.AUTO:
-        options = replace(options, method=DEFAULT_METHOD)
-    baseline_score, gap = None, None
+    for options in methods:
+        _find_modules(network, options)
+    outline = np.ones(image.shape[:2], np.bool_) if outline is None else outline
+    maps = []
     with _restored_state(network, choice.device):
-        target, score = _score(network, image, options.target, choice)
-        if options.method is Attribution.INTEGRATED_GRADIENTS:
-            outline = np.ones(image.shape[:2], np.bool_) if outline is None else outline
-            attributions = integrated_gradients(network, image, outline, target, choice)
-            density = _UNIT_FRACTION * _num_pixels(network, image)
-            cells, values = attributions * density, smooth_attributions(attributions) * density
-            _, baseline_score = _score(network, blurred_baseline(image, outline), target, choice)
-            gap = float(attributions.sum(dtype=np.float64)) - (score - baseline_score)
-        else:
-            cells = _cells(network, image, target, options, choice)
-            values = _enlarged(cells, network, image)
+        logits = _logits(network, image, choice)
+        for options in methods:
+            method = DEFAULT_METHOD if options.method is Attribution.AUTO else options.method
+            target = resolve_target(options.target, logits[0])
+            resolved = replace(options, method=method, target=target)
+            score = float(target_scores(target, logits)[0].item())
+            if method is Attribution.INTEGRATED_GRADIENTS:
+                maps.append(_gradients_map(network, image, resolved, score, choice, outline))
+            else:
+                maps.append(_cells_map(network, image, resolved, score, choice))
+    return maps
+
+
+def _gradients_map(
+    network: GradingNetwork,
+    image: Image,
+    options: ExplainOptions,
+    score: float,
+    choice: DeviceChoice,
+    outline: NDArray[np.bool_],
+) -> HeatMap:
+    target = options.target
+    attributions = integrated_gradients(network, image, outline, target, choice)
+    baseline = _logits(network, blurred_baseline(image, outline), choice)
+    baseline_score = float(target_scores(target, baseline)[0].item())
+    density = _UNIT_FRACTION * _num_pixels(network, image)
+    if target == REFERABLE:
+        density *= probability_per_log_odds(baseline_score, score)
     return HeatMap(
-        values=values,
-        cells=cells,
+        values=smooth_attributions(attributions) * density,
+        cells=attributions * density,
         target=target,
         score=score,
         method=options.method,
         scale=_scale(options.method, target),
         baseline_score=baseline_score,
-        gap=gap,
+        gap=float(attributions.sum(dtype=np.float64)) - (score - baseline_score),
     )
+
+
+def _cells_map(
+    network: GradingNetwork, image: Image, options: ExplainOptions, score: float, choice: DeviceChoice
+) -> HeatMap:
+    cells = _cells(network, image, options.target, options, choice)
+    return HeatMap(
+        values=_enlarged(cells, network, image),
+        cells=cells,
+        target=options.target,
+        score=score,
+        method=options.method,
+        scale=_scale(options.method, options.target),
+    )
+
+
+def probability_per_log_odds(first: float, second: float) -> float:
+    """The change of the probability over that of the log-odds, from the one to the other; at most 1/4."""
+    if math.isclose(first, second, abs_tol=1e-6):
+        middle = _probability((first + second) / 2)
+        return middle * (1 - middle)
+    return (_probability(second) - _probability(first)) / (second - first)
+
+
+def _probability(log_odds: float) -> float:
+    return 0.5 * (1 + math.tanh(log_odds / 2))
 
 
 def _cells(
@@ -141,12 +207,13 @@ def _cells(
 
 def _scale(method: Attribution, target: Target) -> HeatScale:
     if method is Attribution.INTEGRATED_GRADIENTS:
-        # The same scale for all photographs: one that ended at sharp peaks would leave no color for the rest.
-        unit = f"attribution ({target.unit} per 0.1 % of the image)"
-        return HeatScale(unit=unit, ceiling=CEILING_FRACTION * target.floor)
+        # On a scale that ended at a map's sharp peaks no color would be left for the rest.
+        unit = "probability" if target == REFERABLE else target.unit
+        ceiling = PROBABILITY_CEILING if target == REFERABLE else GRADIENTS_CEILING_FLOORS * target.floor
+        return HeatScale(unit=f"{unit} per 0.1 % of the image", ceiling=ceiling, default=ColorScale.ABSOLUTE)
     if method in WITHOUT_UNIT:
-        return HeatScale(unit=RELATIVE_UNIT, floor=RELATIVE_FLOOR)
-    return HeatScale(unit=f"change of the score ({target.unit})", floor=target.floor)
+        return HeatScale(unit=RELATIVE_UNIT, ceiling=RELATIVE_CEILING)
+    return HeatScale(unit=target.unit, ceiling=target.floor)
 
 
 def _batch(network: GradingNetwork, image: Image, choice: DeviceChoice) -> Tensor:
@@ -154,12 +221,11 @@ def _batch(network: GradingNetwork, image: Image, choice: DeviceChoice) -> Tenso
     return to_memory_format(network, to_tensor(image)[None].to(choice.device))
 
 
-def _score(network: GradingNetwork, image: Image, target: Target, choice: DeviceChoice) -> tuple[Target, float]:
-    """The resolved target and its score."""
+def _logits(network: GradingNetwork, image: Image, choice: DeviceChoice) -> Tensor:
+    """The logits (1, 5) of an image."""
     with torch.no_grad():
-        logits = network(_batch(network, image, choice)).float()
-        resolved = resolve_target(target, logits[0])
-        return resolved, float(target_scores(resolved, logits)[0].item())
+        logits: Tensor = network(_batch(network, image, choice))
+        return logits.float()
 
 
 def _num_pixels(network: GradingNetwork, image: Image) -> int:

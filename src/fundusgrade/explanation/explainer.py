@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.explanation.attribution import explain_image, fits
+from fundusgrade.explanation.attribution import explain_image_by_methods, fits
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
-from fundusgrade.explanation.targets import PREDICTED, Target, grade_target
-from fundusgrade.grades import Prediction
+from fundusgrade.explanation.targets import AUTO, REFERABLE, Target, target_for_grade
+from fundusgrade.grades import REFERABLE_FROM, Prediction
 from fundusgrade.grading.grader import Grader
+from fundusgrade.options import Attribution
 from fundusgrade.photographs.inputs import Photograph
 from fundusgrade.photographs.loading import OpenedPhotograph, open_photograph
 from fundusgrade.photographs.pixels import Image
@@ -21,6 +22,8 @@ from fundusgrade.photographs.preprocess import PreprocessedImage, canonical_outl
 from fundusgrade.photographs.recipe import PreprocessRecipe
 
 DEFAULT_OPTIONS = ExplainOptions()
+DEFAULT_METHODS = (Attribution.GRAD_CAM.value, Attribution.INTEGRATED_GRADIENTS.value)
+"""Methods of a figure where none is named: the one that readers know, and the most faithful one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,16 +71,23 @@ def explain_photograph(
 ) -> Explanations:
     """Explain a photograph by every method and model.
 
-    The photograph is read at its full size or, if that is faster, at a smaller one of `at_least_px` a side. Raises
-    UngradableError where it cannot be graded, ExplanationError where a method does not fit a model.
+    Where the target is `AUTO` and a model gives the grade 0 or 1, all models are explained for referable disease, so
+    that their maps can be compared. The photograph is read at its full size or, if that is faster, at a smaller one of
+    `at_least_px` a side. Raises UngradableError where it cannot be graded, ExplanationError where a method does not fit
+    a model.
     """
     check_fit(graders, methods)
     opened: dict[PreprocessRecipe, OpenedPhotograph] = {}
-    columns = []
     for grader in graders:
         if grader.recipe not in opened:
             opened[grader.recipe] = open_photograph(photograph, grader.recipe, at_least_px=at_least_px)
-        columns.append(explain_opened(grader, opened[grader.recipe], methods))
+    predictions = [grader.grade_loaded(opened[grader.recipe].loaded, opened[grader.recipe].name) for grader in graders]
+    if any(prediction.grade < REFERABLE_FROM for prediction in predictions):
+        methods = [replace(each, target=REFERABLE) if each.target == AUTO else each for each in methods]
+    columns = [
+        _explain(grader, opened[grader.recipe], prediction, methods)
+        for grader, prediction in zip(graders, predictions, strict=True)
+    ]
     return tuple(zip(*columns, strict=True))
 
 
@@ -86,8 +96,7 @@ def explain_opened(grader: Grader, opened: OpenedPhotograph, methods: Sequence[E
 
     Raises ExplanationError where a method does not fit the network.
     """
-    prediction = grader.grade_loaded(opened.loaded, opened.name)
-    return [_explain(grader, opened, prediction, options) for options in methods]
+    return _explain(grader, opened, grader.grade_loaded(opened.loaded, opened.name), methods)
 
 
 def explain_preprocessed(grader: Grader, preprocessed: PreprocessedImage, options: ExplainOptions) -> HeatMap:
@@ -95,8 +104,7 @@ def explain_preprocessed(grader: Grader, preprocessed: PreprocessedImage, option
 
     Raises ExplanationError where the method does not fit the network.
     """
-    outline = visible_region(grader.recipe, preprocessed)
-    return explain_image(grader.network, preprocessed.image, options=options, choice=grader.choice, outline=outline)
+    return _heat_maps(grader, preprocessed, [options])[0]
 
 
 def visible_region(recipe: PreprocessRecipe, preprocessed: PreprocessedImage) -> NDArray[np.bool_]:
@@ -121,6 +129,20 @@ def check_fit(graders: Sequence[Grader], methods: Sequence[ExplainOptions]) -> N
                 )
 
 
+def choose_methods(
+    graders: Sequence[Grader], methods: Sequence[ExplainOptions]
+) -> tuple[list[ExplainOptions], tuple[str, ...]]:
+    """Those methods that fit all models, and a sentence on each of the others."""
+    fitting, notes = [], []
+    for method in methods:
+        unfit = [grader.name for grader in graders if not fits(grader.network, method)]
+        if not unfit:
+            fitting.append(method)
+        else:
+            notes.append(f"{method.describe()} is not shown: it does not fit the architecture of {', '.join(unfit)}.")
+    return fitting, tuple(notes)
+
+
 def check_comparable(graders: Sequence[Grader]) -> None:
     """Raises ExplanationError where models differ in preprocessing, so that their heat maps cannot be compared."""
     kinds = {grader.recipe.describe() for grader in graders}
@@ -131,19 +153,29 @@ def check_comparable(graders: Sequence[Grader]) -> None:
         )
 
 
-def _explain(grader: Grader, opened: OpenedPhotograph, prediction: Prediction, options: ExplainOptions) -> Explanation:
-    if options.target is PREDICTED:
-        options = replace(options, target=grade_target(prediction.grade))
-    preprocessed = opened.loaded.preprocessed
-    heat_map = explain_preprocessed(grader, preprocessed, options)
-    height, width = opened.photograph.shape[:2]
-    return Explanation(
-        photograph=opened.photograph,
-        prediction=prediction,
-        target=heat_map.target,
-        options=replace(options, method=heat_map.method),
-        # Beyond the mask the network sees mirrored or black pixels, which are not on the photograph.
-        heat=preprocessed.placement.resized_to(height, width).to_photograph(heat_map.values * preprocessed.mask),
-        heat_map=heat_map,
-        preprocessed=preprocessed,
+def _heat_maps(grader: Grader, preprocessed: PreprocessedImage, methods: Sequence[ExplainOptions]) -> list[HeatMap]:
+    outline = visible_region(grader.recipe, preprocessed)
+    return explain_image_by_methods(
+        grader.network, preprocessed.image, methods=methods, choice=grader.choice, outline=outline
     )
+
+
+def _explain(
+    grader: Grader, opened: OpenedPhotograph, prediction: Prediction, methods: Sequence[ExplainOptions]
+) -> list[Explanation]:
+    resolved = [replace(each, target=target_for_grade(each.target, prediction.grade)) for each in methods]
+    preprocessed = opened.loaded.preprocessed
+    placement = preprocessed.placement.resized_to(*opened.photograph.shape[:2])
+    return [
+        Explanation(
+            photograph=opened.photograph,
+            prediction=prediction,
+            target=heat_map.target,
+            options=replace(options, method=heat_map.method),
+            # Beyond the mask the network sees mirrored or black pixels, which are not on the photograph.
+            heat=placement.to_photograph(heat_map.values * preprocessed.mask),
+            heat_map=heat_map,
+            preprocessed=preprocessed,
+        )
+        for options, heat_map in zip(resolved, _heat_maps(grader, preprocessed, resolved), strict=True)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.explanation.targets import PREDICTED, Target
+from fundusgrade.explanation.heat_scale import HeatScale
+from fundusgrade.explanation.targets import AUTO, Target
 from fundusgrade.options import Attribution, Layer
 
 
@@ -18,7 +19,7 @@ from fundusgrade.options import Attribution, Layer
 class ExplainOptions:
     """The score to explain and the method; `layer` is used by the CAM family only."""
 
-    target: Target = PREDICTED
+    target: Target = AUTO
     method: Attribution = Attribution.AUTO
     layer: Layer = Layer.LAST
 
@@ -31,11 +32,11 @@ class ExplainOptions:
 class HeatMap:
     """An explanation: `values` (S, S) float32 >= 0 on the preprocessed image, in the unit of its scale.
 
-    `cells` (h, w) are the signed values at the resolution of the method. `target` is never `PREDICTED`, `method` never
-    `AUTO`. `score` is the network's score of the target, in the target's unit; `baseline_score` that of the blurred
-    baseline of integrated gradients, None for other methods. Heat shows only what raises the score; the two scores show
-    by how much all pixels together change it. `gap` is the sum of the attributions less that change, in the target's
-    unit: 0 for exact integrated gradients, None for other methods.
+    `cells` (h, w) are the signed values at the resolution of the method. `target` is resolved, neither `AUTO` nor
+    `PREDICTED`, and `method` never `AUTO`. `score` is the network's score of the target, in the target's unit;
+    `baseline_score` that of the blurred baseline of integrated gradients, None for other methods. Heat shows only what
+    raises the score; the two scores show by how much all pixels together change it. `gap` is the sum of the
+    attributions less that change, in the target's unit: 0 for exact integrated gradients, None for other methods.
     """
 
     values: NDArray[np.float32]
@@ -69,25 +70,3 @@ def resize_map(cells: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.f
     """A map (h, w) interpolated bilinearly to this shape (height, width)."""
     height, width = shape
     return np.asarray(cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-
-
-SCALE_FLOOR = 4.0
-"""Smallest end of a color scale, in logits: heat far below it is drawn faintly however weak the rest of the map is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeatScale:
-    """The unit of heat, and where the color scale ends.
-
-    It ends at the highest value but not below `floor`, or always at `ceiling`, which higher values saturate.
-    """
-
-    unit: str
-    floor: float = SCALE_FLOOR
-    ceiling: float | None = None
-
-    def end(self, heats: Iterable[NDArray[np.float32]]) -> float:
-        """The upper end of the scale that these heat maps share."""
-        if self.ceiling is not None:
-            return self.ceiling
-        return max([self.floor, *(float(heat.max()) for heat in heats)])

@@ -16,7 +16,8 @@ from fundusgrade.grades import REFERABLE_FROM, Grade
 class Target:
     """A score to explain: a grade's logit or, where `grade` is None, one of the targets below.
 
-    `score_name` and `unit` are the name and the unit of its score; a color scale never ends below `floor` units.
+    `score_name` and `unit` are the name and the unit of its score; `floor` is a large change of it, by which absolute
+    color scales are chosen.
     """
 
     name: str
@@ -26,8 +27,11 @@ class Target:
     floor: float = 4.0
 
 
+AUTO = Target(name="auto", grade=None)
+"""Referable disease where the predicted grade is 0 or 1, else the predicted grade: evidence of disease in every eye."""
+
 PREDICTED = Target(name="predicted", grade=None)
-"""The grade with the highest logit."""
+"""The predicted grade."""
 
 REFERABLE = Target(name="referable", grade=None, score_name="log-odds")
 """The log-odds of referable disease, which is moderate or worse."""
@@ -37,18 +41,18 @@ EXPECTED = Target(name="expected", grade=None, score_name="expected grade", unit
 
 
 def parse_target(text: str) -> Target:
-    """Read "predicted", "referable", "expected", a grade "0" to "4", or a grade's label in any case.
+    """Read "auto", "predicted", "referable", "expected", a grade "0" to "4", or a grade's label in any case.
 
     Raises ExplanationError for anything else.
     """
     name = text.strip().casefold().replace("_", " ")
-    targets = {target.name: target for target in (PREDICTED, REFERABLE, EXPECTED)}
+    targets = {target.name: target for target in (AUTO, PREDICTED, REFERABLE, EXPECTED)}
     for grade in Grade:
         targets[str(grade.value)] = targets[grade.label.casefold()] = grade_target(grade)
     if name not in targets:
         labels = ", ".join(f'"{grade.label}"' for grade in Grade)
         raise ExplanationError(
-            f"unknown target {text!r}; use predicted, referable, expected, a grade 0 to 4, or its label: {labels}"
+            f"unknown target {text!r}; use auto, predicted, referable, expected, a grade 0 to 4, or its label: {labels}"
         )
     return targets[name]
 
@@ -58,15 +62,22 @@ def grade_target(grade: Grade) -> Target:
     return Target(name=f"grade {grade.value} {grade.label}", grade=grade)
 
 
+def target_for_grade(target: Target, grade: Grade) -> Target:
+    """The target for an eye of this predicted grade: what `AUTO` and `PREDICTED` stand for."""
+    if target == AUTO:
+        target = REFERABLE if grade < REFERABLE_FROM else PREDICTED
+    return grade_target(grade) if target == PREDICTED else target
+
+
 def resolve_target(target: Target, logits: Tensor) -> Target:
-    """The target for logits (5,) of one image: `PREDICTED` becomes the grade with the highest logit.
+    """The target for logits (5,) of one image, of which the grade with the highest logit is taken to be predicted.
 
     Raises ExplanationError where the network's output is not finite.
     """
     values = logits.tolist()
     if not np.isfinite(values).all():
         raise ExplanationError(f"the network's output is not finite ({values}): there is nothing to explain")
-    return grade_target(max(Grade, key=values.__getitem__)) if target == PREDICTED else target
+    return target_for_grade(target, max(Grade, key=values.__getitem__))
 
 
 def target_scores(target: Target, logits: Tensor) -> Tensor:

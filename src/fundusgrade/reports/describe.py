@@ -189,9 +189,14 @@ def _gallery_item(
 
 def _gallery_heat_map(explanation: Explanation) -> GalleryHeatMap:
     scale = explanation.heat_map.scale
-    maximum = scale.end([explanation.heat])
-    blended = blend(explanation.photograph, explanation.heat, scale_max=maximum)
-    return GalleryHeatMap(image=encode_jpeg(_small(blended)), maximum=maximum, unit=scale.unit)
+    shown = scale.shown(explanation.heat)
+    blended = blend(explanation.photograph, explanation.heat, shown=shown)
+    return GalleryHeatMap(
+        image=encode_jpeg(_small(blended)),
+        maximum=shown.end,
+        unit=scale.unit,
+        is_drawn=shown.draws(explanation.heat),
+    )
 
 
 def _explain(

@@ -67,7 +67,7 @@ class Explanation(explainer.Explanation):
         return render("explained.html", image=encode_jpeg(self._cell_image()), line=prediction_line(self.prediction))
 
     def _cell_image(self) -> Image:
-        from fundusgrade.reports.panels import rasterize
+        from fundusgrade.reports.sheet import rasterize
 
         image = rasterize(self.figure())
         height, width = image.shape[:2]
@@ -82,21 +82,22 @@ def explain(
     photograph: Photograph,
     options: ExplainOptions | None = None,
     *,
-    target: str = "predicted",
+    target: str = "auto",
     method: str = "auto",
 ) -> Explanation:
     """Grade a photograph and highlight the regions that drove the grade.
 
-    `target` is the score to explain: "predicted", "referable", "expected", or a grade, 0-4 or its name. `method` is
-    "auto", "integrated-gradients", "grad-cam", "hirescam", "grad-cam++", "layercam" or "attention-rollout"; one of the
-    CAM family may end in "@middle", "@fine" or "@all". Both may be given as `options` instead. A photograph is what
+    `target` is the score to explain: "auto" (referable where the grade is 0 or 1, else predicted), "predicted",
+    "referable", "expected", or a grade, 0-4 or its name. `method` is "auto" (integrated gradients),
+    "integrated-gradients", "grad-cam", "hirescam", "grad-cam++", "layercam" or "attention-rollout"; one of the CAM
+    family may end in "@middle", "@fine" or "@all". Both may be given as `options` instead. A photograph is what
     `Grader.grade` takes. Raises UngradableError where it cannot be graded, ExplanationError for an unknown target or
     method and for one that does not fit the network, TypeError or ValueError for what is no photograph.
     """
     if options is None:
         attribution, layer = parse_method(method)
         options = ExplainOptions(target=parse_target(target), method=attribution, layer=layer)
-    elif (target, method) != ("predicted", "auto"):
+    elif (target, method) != ("auto", "auto"):
         raise TypeError("target and method are given twice: leave them out, or leave out options")
     found = explainer.explain(grader, photograph, options)
     return Explanation(**{field.name: getattr(found, field.name) for field in fields(found)})

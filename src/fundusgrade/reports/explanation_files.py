@@ -13,6 +13,7 @@ from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
+from fundusgrade.options import ColorScale
 from fundusgrade.photographs.loading import DECODING_MARGIN
 from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.explanation_pages import (
@@ -36,13 +37,16 @@ _FIGURE_PHOTOGRAPH_PX = 1200
 class FigureRequest:
     """The content of figures: a column for each model, a row for each method, outlines of the lesions in `masks`.
 
-    With `arrays` the heat maps are written as .npz files beside the figures.
+    `scale` is the color scale of all methods, by default that of each; `notes` are sentences for the figures' key. With
+    `arrays` the heat maps are written as .npz files beside the figures.
     """
 
     graders: Sequence[Grader]
     methods: Sequence[ExplainOptions]
     masks: Path | None = None
     arrays: bool = False
+    scale: ColorScale | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +80,7 @@ def write_figure(photograph: PhotographSource, request: FigureRequest, path: Pat
     nothing can be written.
     """
     explained = explain_photograph(photograph, request.graders, request.methods, at_least_px=_photograph_px(request))
-    draw_figure(explained, path, request.masks)
+    draw_figure(explained, path, request.masks, scale=request.scale, notes=request.notes)
     arrays = write_arrays(explained, path.with_suffix("")) if request.arrays else []
     lines = [gap_line(explanation) for row in explained for explanation in row]
     return WrittenFigure(

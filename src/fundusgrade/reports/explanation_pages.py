@@ -18,7 +18,7 @@ from fundusgrade.explanation.explainer import Explanation, Explanations
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import Prediction
-from fundusgrade.options import Attribution
+from fundusgrade.options import Attribution, ColorScale
 from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.figures import draw_explanations
 from fundusgrade.reports.html.environment import render
@@ -29,8 +29,8 @@ from fundusgrade.text import one_line, printable
 # File systems allow 255 bytes; names of arrays beside a figure add those of model and method.
 _LONGEST_NAME_BYTES = 150
 INDEX_FILE = "index.html"
-# Okabe and Ito's yellow, purple and green, and black: distinct for color-blind readers, in gray, and on a retina.
-_LESION_COLORS = {"MA": (240, 228, 66), "HE": (0, 0, 0), "EX": (204, 121, 167), "SE": (0, 158, 115)}
+# Cool colors, which heat never has; of different lightness, so that color-blind readers and gray print tell them apart.
+_LESION_COLORS = {"MA": (120, 230, 255), "HE": (70, 120, 255), "EX": (0, 190, 120), "SE": (200, 170, 255)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +56,35 @@ class IndexEntry:
         return _quoted(self.figure)
 
 
-def draw_figure(explanations: Explanations, path: Path, masks: Path | None) -> None:
+def draw_figure(
+    explanations: Explanations,
+    path: Path,
+    masks: Path | None,
+    *,
+    scale: ColorScale | None = None,
+    notes: Sequence[str] = (),
+) -> None:
     """Write the figure of one photograph, with outlines of those lesions that have a mask in the folder `masks`.
+
+    `scale` and `notes` are those of `explanation_figure`.
 
     Raises StoreError where it cannot be written, DatasetError where a mask is not of the photograph's size.
     """
-    first = explanations[0][0]
-    regions = []
-    if masks is not None:
-        name = Path(first.prediction.image).stem
-        regions = [
-            MarkedRegion(name=LESION_NAMES[each.kind], mask=each.mask, color=_LESION_COLORS[each.kind])
-            for each in read_lesions(name, masks, first.photograph.shape)
-        ]
-    draw_explanations(explanations, path, marked=regions)
+    marked = marked_lesions(explanations[0][0], masks)
+    draw_explanations(explanations, path, marked=marked, scale=scale, notes=notes)
+
+
+def marked_lesions(explanation: Explanation, masks: Path | None) -> list[MarkedRegion]:
+    """Those lesions of a photograph that have a mask in the folder `masks`; none without a folder.
+
+    Raises DatasetError where a mask is not of the photograph's size.
+    """
+    if masks is None:
+        return []
+    return [
+        MarkedRegion(name=LESION_NAMES[each.kind], mask=each.mask, color=_LESION_COLORS[each.kind])
+        for each in read_lesions(Path(explanation.prediction.image).stem, masks, explanation.photograph.shape)
+    ]
 
 
 def array_path(stem: Path, model: str, options: ExplainOptions) -> Path:

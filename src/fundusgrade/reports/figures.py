@@ -13,11 +13,15 @@ from fundusgrade.errors import MetricsError
 from fundusgrade.evaluation.audit import Audit
 from fundusgrade.evaluation.interventions import Role
 from fundusgrade.grades import GRADE_LABELS, NUM_GRADES
+from fundusgrade.options import ColorScale
+from fundusgrade.outputs import MARK
+from fundusgrade.photographs.images import write_image
 from fundusgrade.plots import BLUE, VERMILION, new_figure, save_figure
-from fundusgrade.reports.listings import doubts_in_words, probabilities_in_words
+from fundusgrade.reports.captions import describe_figure
 from fundusgrade.reports.overlay import MarkedRegion
-from fundusgrade.reports.panels import Panel, PanelRow, draw_explanation, explanation_figure
-from fundusgrade.text import one_line, printable
+from fundusgrade.reports.panels import panel_figure
+from fundusgrade.reports.sheet import rasterize
+from fundusgrade.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,50 +50,36 @@ class ModelEvaluation:
 
 
 def draw_explanations(
-    rows: Sequence[Sequence[Explanation]], path: Path, *, marked: Sequence[MarkedRegion] = ()
+    rows: Sequence[Sequence[Explanation]],
+    path: Path,
+    *,
+    marked: Sequence[MarkedRegion] = (),
+    scale: ColorScale | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Draw one photograph with a row for each method and a column for each model, and outlines of `marked` regions.
+    """Write the figure of `explanation_figure`. Raises StoreError where it cannot be written."""
+    figure = explanation_figure(rows, marked=marked, scale=scale, notes=notes)
+    write_image(path, rasterize(figure), software=MARK)
 
-    Raises StoreError where the figure cannot be written.
+
+def explanation_figure(
+    rows: Sequence[Sequence[Explanation]],
+    *,
+    marked: Sequence[MarkedRegion] = (),
+    scale: ColorScale | None = None,
+    notes: Sequence[str] = (),
+) -> Figure:
+    """One photograph with a row for each method and a column for each model, and outlines of `marked` regions.
+
+    `scale` is the color scale of all rows, by default that of each method; `notes` are sentences for the key.
     """
-    draw_explanation(rows[0][0].photograph, _panel_rows(rows), path, marked=marked)
+    photograph, content = describe_figure(rows, marked=marked, chosen=scale, notes=notes)
+    return panel_figure(photograph, content)
 
 
 def figure_of(explanation: Explanation) -> Figure:
     """The figure of one explanation, as `draw_explanations` writes it."""
-    return explanation_figure(explanation.photograph, _panel_rows([[explanation]]))
-
-
-def _panel_rows(rows: Sequence[Sequence[Explanation]]) -> list[PanelRow]:
-    """The rows of panels of one photograph: the first is captioned by its name, others by their method."""
-    name = one_line(Path(rows[0][0].prediction.image).name)
-    captions = [name] + [explanations[0].options.describe() for explanations in rows[1:]]
-    return [
-        PanelRow(
-            caption=caption,
-            panels=[_explanation_panel(explanation) for explanation in explanations],
-            scale=explanations[0].heat_map.scale,
-        )
-        for caption, explanations in zip(captions, rows, strict=True)
-    ]
-
-
-def _explanation_panel(explanation: Explanation) -> Panel:
-    prediction, grade = explanation.prediction, explanation.prediction.grade
-    heat_map = explanation.heat_map
-    scores = f"{heat_map.score:.1f}"
-    if heat_map.baseline_score is not None and heat_map.gap is not None:
-        scores += f" (blurred baseline {heat_map.baseline_score:.1f}, gap {heat_map.gap:.1f})"
-    scores = scores.replace("-", "\N{MINUS SIGN}")
-    lines = [
-        f"Grade {int(grade)} {grade.label}: {prediction.decided_by}",
-        f"p: {probabilities_in_words(prediction)}",
-        *([] if prediction.grade_range is None else [prediction.grade_range.describe()]),
-        *([f"Beware: {doubts}"] if (doubts := doubts_in_words(prediction)) else []),
-        f"explained by {explanation.options.describe()}: {explanation.target.name}",
-        f"{explanation.target.score_name} {scores}",
-    ]
-    return Panel(title=printable(prediction.model), subtitle="\n".join(lines), heat=explanation.heat)
+    return explanation_figure(((explanation,),))
 
 
 def _score(value: float | None) -> str:

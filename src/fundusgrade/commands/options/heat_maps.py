@@ -9,6 +9,7 @@ import typer
 
 from fundusgrade.commands.options.names import complete_methods, complete_targets
 from fundusgrade.commands.options.panels import HEAT_MAPS
+from fundusgrade.options import ColorScale
 from fundusgrade.terminal import message, show
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ TargetOption = Annotated[
     typer.Option(
         "--target",
         metavar="SCORE",
-        help="Score to explain: the predicted grade, referable (moderate or worse), the expected grade (weighted by "
-        "probability), or one grade, 0-4 or its name.",
+        help="Score to explain: auto (referable where the grade is 0 or 1, else the predicted grade), predicted, "
+        "referable (moderate or worse), expected (the expected grade), or one grade, 0-4 or its name.",
         autocompletion=complete_targets,
         rich_help_panel=HEAT_MAPS,
     ),
@@ -33,9 +34,19 @@ MethodsOption = Annotated[
         metavar="METHOD",
         help="Attribution method: integrated-gradients, grad-cam, hirescam, grad-cam++, layercam, attention-rollout or "
         "auto. METHOD@LAYER chooses the feature map of a CAM method: last, two finer ones before it (middle, fine), or "
-        "all. Repeat to compare several (default: auto, which is integrated-gradients; for `faithfulness` all that fit "
+        "all. Repeat to compare several (default: grad-cam and integrated-gradients; for `faithfulness` all that fit "
         "the model).",
         autocompletion=complete_methods,
+        rich_help_panel=HEAT_MAPS,
+    ),
+]
+ScaleOption = Annotated[
+    ColorScale | None,
+    typer.Option(
+        "--scale",
+        metavar="SCALE",
+        help="Color scale: absolute, the same on every photograph, or relative, from 0 to the maximum of each heat map "
+        "(default: relative for the CAM family and attention rollout, absolute for integrated-gradients).",
         rich_help_panel=HEAT_MAPS,
     ),
 ]

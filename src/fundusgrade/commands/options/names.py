@@ -59,7 +59,7 @@ def complete_targets(incomplete: str) -> list[str]:
     from fundusgrade.grades import Grade
 
     grades = [grade.label.lower().replace(" ", "_") for grade in Grade]
-    return _starting(incomplete, ["predicted", "referable", "expected", *grades])
+    return _starting(incomplete, ["auto", "predicted", "referable", "expected", *grades])
 
 
 def _starting(incomplete: str, names: list[str] | tuple[str, ...]) -> list[str]:

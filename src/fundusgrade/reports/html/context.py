@@ -60,11 +60,15 @@ class ModelDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryHeatMap:
-    """A photograph with its heat map as JPEG or PNG; `maximum` is the heat that is drawn in full color, in `unit`."""
+    """A photograph with its heat map as JPEG or PNG; `maximum` is the heat that is drawn in full color, in `unit`.
+
+    `is_drawn` is False where the map has nothing above its display level, so that only the photograph is shown.
+    """
 
     image: bytes
     maximum: float
     unit: str
+    is_drawn: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
