@@ -1,6 +1,6 @@
 """The loop of docs/guides/clinic.md on real photographs: grade, correct, calibrate, grade again.
 
-    python benchmarks/clinic_walk.py EYEPACS_FOLDER WORK_FOLDER [--model efficientnet-lite0] [--sensitivity 0.90]
+    python benchmarks/clinic_walk.py EYEPACS_FOLDER WORK_FOLDER [--model efficientnet-lite2] [--sensitivity 0.90]
 
 EYEPACS_FOLDER holds `images/` and `labels.csv` (image, level, patient). The photographs of 150 random patients are
 graded, their grades corrected to the labels, and a model is calibrated; another 50 patients come after it. The commands
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("eyepacs", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", default="efficientnet-lite0")
+    parser.add_argument("--model", default="efficientnet-lite2")
     parser.add_argument("--sensitivity", default="0.90")
     options = parser.parse_args()
     with (options.eyepacs / "labels.csv").open(newline="", encoding="utf-8") as file:

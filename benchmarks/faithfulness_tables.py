@@ -1,6 +1,6 @@
 """The tables of docs/explanations.md as Markdown: perturbation, lesions, randomization, stability.
 
-    python benchmarks/faithfulness_tables.py aptos2019 --lesions idrid/ --model aptos-efficientnet-lite0 --out study/
+    python benchmarks/faithfulness_tables.py aptos2019 --lesions idrid/ --model efficientnet-lite2 --out study/
 
 Perturbation is measured on photographs drawn from the test split with the seed of `fundusgrade faithfulness`, for the
 predicted grade; the other tests on the photographs with masks, for referable disease. Models that preprocess

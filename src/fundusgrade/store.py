@@ -37,7 +37,7 @@ CONFIG_FILE = "config.yaml"
 CHECKS_CONFIG_FILE = "add-checks.yaml"
 """The settings that add the same checks to a model."""
 MODEL_FILES = (MODEL_FILE, MODEL_JSON, "README.md", CONFIG_FILE, "metrics.jsonl", "curves.png", "train_batch.jpg")
-DEFAULT_MODEL = "efficientnet-lite0"
+DEFAULT_MODEL = "efficientnet-lite2"
 """The model that predict, explain and evaluate use when none is named; weights/README.md says how it was chosen."""
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 # Windows reserves these, also with a suffix.

@@ -38,7 +38,7 @@ def shipped_network(name: str) -> GradingNetwork:
 
 @pytest.mark.parametrize(
     ("arch", "size_px"),
-    [("aptos-cnn", 288), ("efficientnet-lite0", 288), ("resnet50", 112), ("vit_small_patch14_dinov2", 112)],
+    [("aptos-cnn", 288), ("efficientnet-lite2", 288), ("resnet50", 112), ("vit_small_patch14_dinov2", 112)],
 )
 def test_the_default_map_changes_when_the_network_is_randomized(arch: str, size_px: int) -> None:
     """Adebayo et al. 2018: the rank correlation must fall below 0.3 where all layers are randomized.

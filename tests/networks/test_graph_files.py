@@ -37,7 +37,7 @@ FILES = [(format, number) for format, count in ((GRAPHS[0], 2), (GRAPHS[1], 3)) 
 pytestmark = pytest.mark.usefixtures("one_core")
 
 
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "aptos-cnn"])
+@pytest.mark.parametrize("name", ["efficientnet-lite2", "aptos-cnn"])
 def test_shipped_networks_compute_the_same_as_graphs(name: str, tmp_path: Path) -> None:
     path = store.shipped_weights() / name / store.MODEL_FILE
     original = load_checkpoint(path)

@@ -31,7 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "fundusgrade add-checks my-resnet --quality labels.csv --photographs images/",
     ),
     "calibrate": (
-        "fundusgrade calibrate efficientnet-lite0 --data my-clinic --name my-clinic",
+        "fundusgrade calibrate efficientnet-lite2 --data my-clinic --name my-clinic",
         "fundusgrade calibrate my-resnet --data my-clinic --name clinic --grades",
     ),
     "evaluate": (
@@ -78,7 +78,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "fundusgrade models import my-resnet.zip",
     ),
     "models list": ("fundusgrade models list",),
-    "models show": ("fundusgrade models show efficientnet-lite0",),
+    "models show": ("fundusgrade models show efficientnet-lite2",),
     "models rename": ("fundusgrade models rename aptos2019-resnet50 my-resnet",),
     "models remove": ("fundusgrade models remove my-resnet other-model --yes",),
     "models import": (
