@@ -54,7 +54,7 @@ OPTIONS = {
     "merge": {"--csv", "--out", "--list", "--by-patient", "--patients", "--patient-pattern", "--fields", "--overwrite"},
     "explain": {
         *("--out", "--model", "--target", "--method", "--masks", "--arrays", "--faithfulness"),
-        *("--coverage", "--overwrite", "--device", "--precision"),
+        *("--coverage", "--resume", "--overwrite", "--workers", "--device", "--precision"),
     },
     "faithfulness": {
         *("--model", "--target", "--method", "--split", "--fold", "--limit", "--lesions", "--out", "--allow-leakage"),

@@ -138,3 +138,23 @@ def test_what_is_wrong_with_any_model_is_said_before_the_first_one_grades(monkey
         outcome = Outcome(f"fundusgrade evaluate {words} --data drawn")
         assert outcome.code == 1
         assert reason in outcome.stderr
+
+
+def test_a_model_is_shown_in_ten_lines_and_all_scores_where_they_are_asked_for(workplace: Path) -> None:
+    install_dataset("drawn")
+    for seed, name in enumerate(("cnn-a", "cnn-b")):
+        install_model(name, seed=seed)
+    words = "fundusgrade evaluate --model cnn-a --model cnn-b --split all --resamples 100"
+    short, full = Outcome(words), Outcome(f"{words} --verbose")
+    assert (short.code, full.code) == (0, 0)
+    rows = [line for line in short.stdout.splitlines() if line.strip() and "─" not in line]
+    header, *scores = rows[: next(n for n, line in enumerate(rows) if "first - second" in line)]
+    assert header.split()[-2:] == ["cnn-a", "cnn-b"]
+    assert len(scores) == 10
+    assert "cnn-a - cnn-b" in rows[-1]
+    assert "--verbose" in short.stderr and "--verbose" not in full.stderr
+    for name in ("photographs", "quadratic weighted kappa", "accuracy"):
+        (of_summary,) = [line.split()[-6:] for line in scores if line.strip().startswith(name)][:1]
+        of_all = [line for line in full.stdout.splitlines() if name in line]
+        assert any(all(value in line for value in of_summary[-2:]) for line in of_all), name
+    assert "precision, Mild" in full.stdout and "precision, Mild" not in short.stdout

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fundusgrade.metrics.conformal import Conformity
 from fundusgrade.photographs.images import read_image
+from fundusgrade.reports import explanation_run
 from tests.command_line import Outcome
 from tests.models_for_tests import install_model, save_photographs
 
@@ -153,7 +154,8 @@ def test_explain_makes_a_folder_with_an_index_also_of_failures(workplace: Path) 
     assert "not explained: images/bad.png: the file is empty" in outcome.stderr
     assert "written: maps/index.html" in outcome.stderr
     files = sorted(path.relative_to("maps").as_posix() for path in Path("maps").rglob("*") if path.is_file())
-    assert files == ["clinic/eye01-explained.jpg", "clinic/eye02-explained.jpg", "config.yaml", "index.html"]
+    figures = ["clinic/eye01-explained.jpg", "clinic/eye02-explained.jpg"]
+    assert files == [*figures, "config.yaml", "explanations.jsonl", "index.html"]
     page = Path("maps/index.html").read_text()
     assert page.count("<img ") == 2 and "the file is empty" in page
     assert "fundusgrade" in page
@@ -224,9 +226,7 @@ def test_one_photograph_is_explained_alike_alone_and_in_a_folder(workplace: Path
 
 
 def test_an_interrupted_folder_keeps_and_reports_what_is_done(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fundusgrade.reports import explanation_files
-
-    explained, write_figure = [], explanation_files.write_figure
+    explained, write_figure = [], explanation_run.write_figure
 
     def write_one(*arguments: Any) -> Any:
         if explained:
@@ -236,8 +236,8 @@ def test_an_interrupted_folder_keeps_and_reports_what_is_done(workplace: Path, m
 
     install_model()
     save_photographs(workplace / "images", [1, 2])
-    monkeypatch.setattr(explanation_files, "write_figure", write_one)
-    outcome = Outcome("fundusgrade explain images --out maps")
+    monkeypatch.setattr(explanation_run, "write_figure", write_one)
+    outcome = Outcome("fundusgrade explain images --out maps --workers 1")
     assert (outcome.code, outcome.stdout.count(" gap "), "Interrupted." in outcome.stderr) == (130, 1, True)
     assert Path("maps/index.html").read_text().count("<img ") == 1
 
@@ -264,3 +264,58 @@ def test_masks_that_match_no_photograph_are_an_error_before_anything_is_computed
             f"no lesion masks for any of 2 photographs: {part}; expected names such as eye00_MA.png" in outcome.stderr
         )
         assert not (workplace / "maps").exists()
+
+
+def figures_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*-explained.jpg"))}
+
+
+def test_figures_do_not_depend_on_the_number_of_workers(workplace: Path) -> None:
+    """With a method that hooks into modules: hooks of two photographs at once must not mix."""
+    install_model()
+    save_photographs(workplace / "images", range(6))
+    arithmetic = "--device cpu --precision float32 --method grad-cam --method integrated-gradients"
+    for workers in (1, 3):
+        outcome = Outcome(f"fundusgrade explain images --out maps{workers} --workers {workers} {arithmetic}")
+        assert outcome.code == 0, outcome.stderr
+    assert len(figures_of(workplace / "maps1")) == 6
+    assert figures_of(workplace / "maps1") == figures_of(workplace / "maps3")
+
+
+def test_an_interrupted_folder_is_resumed_and_only_what_is_missing_is_explained(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_model()
+    save_photographs(workplace / "images", range(5))
+    (workplace / "images" / "broken.png").write_bytes(b"text")
+    explained: list[str] = []
+    write = explanation_run.write_figure
+
+    def write_three(photograph: Any, *arguments: Any) -> Any:
+        if len(explained) == 3:
+            raise KeyboardInterrupt
+        explained.append(photograph.path.name)
+        return write(photograph, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(explanation_run, "write_figure", write_three)
+        assert Outcome("fundusgrade explain images --out maps --workers 1").code == 130
+    first = figures_of(workplace / "maps")
+    assert len(first) < 5
+    refused = Outcome("fundusgrade explain images --out maps")
+    assert refused.code == 1 and "add --resume to keep them, or --overwrite to replace them" in refused.stderr
+    other = Outcome("fundusgrade explain images --out maps --resume --target referable")
+    assert other.code == 1
+    assert "were made with other models or options" in other.stderr
+    explained.clear()
+    monkeypatch.setattr(
+        explanation_run, "write_figure", lambda each, *rest: (explained.append(each.path.name), write(each, *rest))[1]
+    )
+    outcome = Outcome("fundusgrade explain images --out maps --workers 1 --resume")
+    assert outcome.code == 3, outcome.stderr
+    assert f"resuming: {len(first)} of 6 photographs are explained" in outcome.stderr
+    assert sorted(explained) == sorted({"broken.png", *(f"eye{n:02d}.png" for n in range(len(first), 5))})
+    assert {name: content for name, content in figures_of(workplace / "maps").items() if name in first} == first
+    page = (workplace / "maps" / "index.html").read_text()
+    assert all(f"eye{number:02d}.png" in page for number in range(5)) and "broken.png" in page
+    assert len(re.findall("grade [0-4]", outcome.stdout)) >= 5, "what was kept is reported too"

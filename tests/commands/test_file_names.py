@@ -109,7 +109,8 @@ def test_figures_of_odd_names_stay_in_their_folder_and_the_index_shows_them(odd:
     before = set(visible_files(workplace))
     assert run("explain", "odd", "--out", "maps")[0] == 0
     new = set(visible_files(workplace)) - before
-    assert len(new) == len(NAMES) + len({"index.html", "config.yaml"}) and all(name.startswith("maps/") for name in new)
+    assert len(new) == len(NAMES) + len({"index.html", "config.yaml", "explanations.jsonl"})
+    assert all(name.startswith("maps/") for name in new)
     page, links = (workplace / "maps" / "index.html").read_text(encoding="utf-8"), _Links()
     links.feed(page)
     assert links.open == [] and len(set(links.sources)) == len(NAMES)

@@ -120,9 +120,11 @@ def test_figures_of_a_folder_spare_what_is_there_and_the_photographs(eyes: Path)
     Path("maps/index.html").unlink()
     explain = "explain images --method grad-cam --out maps"
     assert Outcome(f"fundusgrade {explain}").code == 0
-    refused(explain, "add --overwrite")
+    refused(explain, "or --overwrite to replace them")
     Path("maps/eye01-explained.jpg").unlink()
     Path("maps/eye02-explained.jpg").unlink()
+    refused(explain, "maps holds figures of an earlier run; add --resume to keep them, or --overwrite to replace them")
+    Path("maps/explanations.jsonl").unlink()
     refused(explain, "cannot write maps/index.html: the file exists; add --overwrite")
     assert Outcome(f"fundusgrade {explain} --overwrite").code == 0
 

@@ -15,6 +15,8 @@ import pytest
 from rich.progress import Progress
 
 from fundusgrade.commands.app import app
+from fundusgrade.grades import Prediction, Ungraded
+from fundusgrade.reports.prediction_table import PredictionTable
 from fundusgrade.terminal import ProgressLog
 from tests.command_line import rows_of
 from tests.models_for_tests import install_model, save_photographs
@@ -42,35 +44,56 @@ class Screen:
         return self.content.decode().replace("\r\n", "\n")
 
 
-def test_predict_on_a_terminal_shows_lines_in_words_or_a_bar_but_not_both(
+def shown_by(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a command prints on a terminal of 80 columns."""
+    screen = Screen()
+    with monkeypatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        patch.setattr(sys, "stdout", screen.stream)
+        patch.setattr(sys, "stderr", screen.stream)
+        try:
+            app(words, standalone_mode=False)
+        finally:  # its thread would wait for ever
+            text = screen.text()
+    return text
+
+
+def test_predict_on_a_terminal_shows_a_table_or_a_bar_but_not_both(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_model()
     save_photographs(workplace / "images", range(3))
+    (workplace / "images" / "x-broken.png").write_bytes(b"text")
     monkeypatch.setenv("TERM", "xterm")
-    for words in (["predict", "images"], ["predict", "images", "--csv", "out.csv"]):
-        screen = Screen()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stdout", screen.stream)
-            patch.setattr(sys, "stderr", screen.stream)
-            assert not app(words, standalone_mode=False)
-        text = screen.text()
-        assert ("\x1b[" in text) == ("--csv" in words)
-        if "--csv" not in words:
-            first, second, point, checks, *lines, wrote, referred = text.splitlines(keepends=True)
-            assert (
-                first.startswith("model tiny; ")
-                and "photographs at a time" in second
-                and point.startswith("tiny: referable from p = ")
-                and checks.startswith("tiny: no feature checks")
-                and wrote.startswith("wrote 3 rows to standard output: 3 graded, 0 failed")
-                and referred.startswith("refer ")
-            )
-            assert len(lines) == 3
-            for line in lines:
-                assert re.match(
-                    r"images/eye0\d\.png: grade [0-4] \w[\w ]+: most probable, p = 0\.\d\d; referable", line
-                )
+    text = shown_by(["predict", "images"], monkeypatch)
+    assert "\x1b[" not in text
+    model, device, point, checks, folder, header, line, *rows, wrote, grades, referred = text.splitlines()
+    assert (model, folder) == ("model tiny", f"photographs in images{os.sep}")
+    assert point == "tiny: referable from p = 0.5000; what that finds is not known"
+    assert checks.startswith("tiny: no feature checks")
+    assert header.split() == ["photograph", "grade", "referable", "p", "notes"]
+    assert set(line) == {"-"}
+    for number, row in enumerate(rows[:3]):
+        assert re.match(rf"eye0{number}\.png +[0-4] (No DR|[A-Z][a-z]+) +(yes|no|ungradable) +[<>]? ?0\.\d\d", row)
+    assert re.match(r"x-broken\.png +- +ungradable +- +not graded: not an image", rows[3])
+    assert wrote.startswith("wrote 4 rows to standard output: 3 graded, 1 failed")
+    assert grades.startswith("grades: No DR ") and sum(map(int, re.findall(r" (\d+)", grades))) == 3
+    assert referred.startswith("refer ")
+    assert max(len(row) for row in [device, header, *rows, wrote, grades, referred]) <= 80
+    assert "\x1b[" in shown_by(["predict", "images", "--csv", "out.csv"], monkeypatch)
+
+
+def test_names_in_the_table_are_wrapped_and_never_cut() -> None:
+    names = [f"photographs/{'n' * 70}.png", "photographs/b.png"]
+    table = PredictionTable(names, 80)
+    prediction = Prediction(image=names[0], model="m", probabilities=(0.1, 0.2, 0.5, 0.1, 0.1), warnings=("w " * 30,))
+    lines = table.row(prediction).splitlines()
+    assert max(map(len, lines)) <= 80
+    width = lines[0].index("2 Moderate")
+    assert "".join(line[:width].strip() for line in lines) == f"{'n' * 70}.png"
+    assert table.row(Ungraded(image=names[1], model="m", reason="empty; expected a photograph")).endswith(
+        "graded: empty"
+    )
 
 
 def test_rows_flow_past_a_bar(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

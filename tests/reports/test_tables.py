@@ -207,7 +207,7 @@ def test_the_operating_point_is_said_with_what_it_finds_on_each_data_set() -> No
 
 def test_the_summary_refers_what_cannot_be_graded() -> None:
     line = referral_line(num_referable=5, num_failed=2, num_doubtful=3, num_healthy=90)
-    assert line == "refer 10: 5 referable, 5 ungradable (2 failed, 3 of doubtful quality); do not refer 90"
+    assert line == "refer 10: 5 referable, 5 ungradable (2 failed, 3 doubtful); do not refer 90"
 
 
 def test_the_line_of_a_grade_that_is_not_the_most_probable_says_what_decided() -> None:
@@ -319,10 +319,10 @@ def test_models_are_listed_with_kappa_size_date_and_hash() -> None:
     )
     other = dataclasses.replace(model, name="cnn", kappa=None, shipped=True)
     lines = [line for line in shown(models_table([model, other], default="cnn")).splitlines() if "2024" in line]
-    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
     assert cells == [
-        ["vit[bold]", "vit", "0.900", "2024-05-06T07:08:09+00:00", "86.4", "abcdef012345", "store"],
-        ["cnn (default)", "vit", "undefined", "2024-05-06T07:08:09+00:00", "86.4", "abcdef012345", "shipped"],
+        ["vit[bold]", "vit", "0.900", "2024-05-06", "86.4", "store", "abcdef012345"],
+        ["cnn (default)", "vit", "undefined", "2024-05-06", "86.4", "shipped", "abcdef012345"],
     ]
 
 
@@ -336,7 +336,7 @@ def test_data_sets_are_listed_with_count_size_date_and_hash() -> None:
         hash="ab" * 32,
     )
     (line,) = [line for line in shown(datasets_table([dataset])).splitlines() if "aptos" in line]
-    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+    assert re.split(r"\s{2,}", line.strip()) == [
         "aptos",
         "3662",
         "2024-05-06",

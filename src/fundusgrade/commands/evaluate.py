@@ -27,7 +27,7 @@ from fundusgrade.files import write_atomically
 from fundusgrade.options import DeviceName, Precision, Split
 from fundusgrade.outputs import check_folder, check_outputs
 from fundusgrade.store import CONFIG_FILE
-from fundusgrade.terminal import command, message, progress, show
+from fundusgrade.terminal import Verbosity, command, message, progress, show, verbosity
 
 if TYPE_CHECKING:
     from fundusgrade.data.dataset import PreparedDataset
@@ -211,25 +211,37 @@ def _check_compared(
 
 
 def _show_assessment(assessment: Assessment, candidates: Sequence[Candidate], out: Path | None) -> None:
-    """Files in `out`, tables on standard output, the leakage of each model on standard error."""
-    from fundusgrade.reports import source_tables, tables
+    """Files in `out`, ten lines for each model on standard output, or all tables, leakage on standard error."""
+    from fundusgrade.reports import summary, tables
 
     # Files come first: the reader of the tables may close the pipe early.
     if out is not None:
         tables.write_evaluation(
             assessment, [replace(each.predictions, leakage=each.leakage) for each in candidates], out
         )
-    show(tables.scores_table(assessment))
-    of_parts = (*source_tables.source_tables(assessment), *source_tables.rules_tables(assessment))
-    for table in (*tables.screening_tables(assessment), *of_parts, *tables.coverage_tables(assessment)):
-        show(table)
-    if assessment.comparisons:
-        show(tables.comparisons_table(assessment))
-    message(tables.acquisition_in_words(assessment))
+    if verbosity() is Verbosity.VERBOSE:
+        _show_all(assessment)
+    else:
+        show(summary.summary_table(assessment))
+        if assessment.comparisons:
+            show(summary.differences_table(assessment))
+        message("all scores, of each grade and data set, with --verbose, --out or --report")
     for candidate in candidates:
         message(f"{candidate.predictions.model}: {candidate.leakage}")
     if out is not None:
         message(f"written: {out / 'evaluation.json'!s}, {out / 'confusion.png'!s}, {out / 'predictions-MODEL.csv'!s}")
+
+
+def _show_all(assessment: Assessment) -> None:
+    """Every table."""
+    from fundusgrade.reports import source_tables, tables
+
+    of_parts = (*source_tables.source_tables(assessment), *source_tables.rules_tables(assessment))
+    compared = [tables.comparisons_table(assessment)] if assessment.comparisons else []
+    of_models = (tables.scores_table(assessment), *tables.screening_tables(assessment))
+    for table in (*of_models, *of_parts, *tables.coverage_tables(assessment), *compared):
+        show(table)
+    message(tables.acquisition_in_words(assessment))
 
 
 def _audit_candidates(

@@ -59,7 +59,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "fundusgrade explain eye.png --out heat.png",
         "fundusgrade explain eye.png --out panel.png --model my-cnn --model my-vit",
         "fundusgrade explain eye.png --method integrated-gradients --method grad-cam",
-        "fundusgrade explain images/ --out maps/",
+        "fundusgrade explain images/ --out maps/ --resume",
         "fundusgrade explain eye.png --target referable --masks masks/",
     ),
     "faithfulness": (

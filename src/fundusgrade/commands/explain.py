@@ -18,7 +18,13 @@ from fundusgrade.commands.options.heat_maps import (
     report_skipped,
     show_findings,
 )
-from fundusgrade.commands.options.network import DeviceOption, ModelsOption, PrecisionOption, load_graders
+from fundusgrade.commands.options.network import (
+    DeviceOption,
+    ModelsOption,
+    PrecisionOption,
+    WorkersOption,
+    load_graders,
+)
 from fundusgrade.commands.options.output import OverwriteOption
 from fundusgrade.commands.options.panels import HEAT_MAPS, OUTPUT
 from fundusgrade.commands.options.photographs import find_photographs, input_files
@@ -82,7 +88,16 @@ def explain(
         ),
     ] = False,
     coverage: CoverageOption = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep the figures of an interrupted run of a folder and explain the remaining photographs.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
+    workers: WorkersOption = None,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
     *,
@@ -116,16 +131,30 @@ def explain(
         check_comparable(graders)
     request = FigureRequest(graders=graders, methods=methods, masks=masks, arrays=arrays, scale=scale, notes=notes)
     planned = [*planned_files(found, request, out), out / CONFIG_FILE] if several else figure_files(request, out)
-    check_outputs(planned, inputs=read, overwrite=overwrite)
+    is_resumed = _is_resumed(out, resume=resume, overwrite=overwrite)
+    check_outputs(planned, inputs=read, overwrite=overwrite or is_resumed)
     if several:
-        num_ungraded = _explain_several(found, request, out)
         settings.write(out)
+        num_ungraded = _explain_several(found, request, out, workers, resume=is_resumed)
     else:
         num_ungraded = _explain_one(found[0], request, out)
     if faithfulness:
         _test(found, request)
     if num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
+
+
+def _is_resumed(out: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Whether figures of an earlier run are kept. Raises StoreError where it is not said what to do."""
+    from fundusgrade.reports.explanation_pages import JOURNAL_FILE
+
+    if overwrite or not (out / JOURNAL_FILE).is_file():
+        return False
+    if not resume:
+        raise StoreError(
+            f"{out} holds figures of an earlier run; add --resume to keep them, or --overwrite to replace them"
+        )
+    return True
 
 
 def _check_place(out: Path, read: Sequence[Path | None], *, several: bool) -> None:
@@ -156,16 +185,22 @@ def _explain_one(found: PhotographSource, request: FigureRequest, figure: Path) 
     return 0
 
 
-def _explain_several(found: Sequence[PhotographSource], request: FigureRequest, folder: Path) -> int:
+def _explain_several(
+    found: Sequence[PhotographSource], request: FigureRequest, folder: Path, num_workers: int | None, *, resume: bool
+) -> int:
     """Returns how many photographs could not be explained."""
-    from fundusgrade.reports.explanation_files import write_figures
     from fundusgrade.reports.explanation_pages import INDEX_FILE
+    from fundusgrade.reports.explanation_run import kept_entries, write_figures
+
+    if resume:
+        message(f"resuming: {len(kept_entries(found, request, folder))} of {len(found)} photographs are explained")
+    figures = write_figures(found, request, folder, command(), num_workers=num_workers, resume=resume)
 
     entries: list[IndexEntry] = []
     try:
         with (
             progress("explaining") as on_progress,
-            closing(write_figures(found, request, folder, command())) as written,
+            closing(figures) as written,
         ):
             for entry in written:
                 entries.append(entry)

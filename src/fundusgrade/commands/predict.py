@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,10 +39,10 @@ from fundusgrade.commands.options.referral import (
     report_operating_point,
 )
 from fundusgrade.commands.settings import Settings, config_beside
-from fundusgrade.grades import Prediction
+from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.outputs import check_outputs
-from fundusgrade.terminal import message, progress
+from fundusgrade.terminal import detail, message, progress
 
 if TYPE_CHECKING:
     from fundusgrade.grading.grader import Grader
@@ -118,7 +119,6 @@ def predict(
     from fundusgrade.grading.grader import Grader
     from fundusgrade.grading.resume import ResumeRequest
     from fundusgrade.grading.writer import PredictionWriter
-    from fundusgrade.reports.listings import result_line
 
     check_point(sensitivity, threshold)
     by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields)
@@ -142,7 +142,7 @@ def predict(
     chosen = own_shard.select(found) if own_shard else found
     names = [each.name for each in chosen]
     request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
-    in_words = result_line if _is_on_screen(out) else None
+    in_words = _begin_table(names) if _is_on_screen(out) else None
     with PredictionWriter(out, with_ranges=coverage is not None, request=request, in_words=in_words) as writer:
         scores = _write_rows(writer, grader, chosen, settings)
     _report(writer, out, names, by_patients)
@@ -210,6 +210,15 @@ def _write_rows(
     return scores
 
 
+def _begin_table(names: Sequence[str]) -> Callable[[Prediction | Ungraded], str]:
+    """Print the header of the table on a terminal; returns what turns results into its rows."""
+    from fundusgrade.reports.prediction_table import PredictionTable
+
+    table = PredictionTable(names, shutil.get_terminal_size().columns)
+    typer.echo(table.header())
+    return table.row
+
+
 def _is_on_screen(path: Path | None) -> bool:
     """Whether rows without a file go to a terminal."""
     return path is None and sys.stdout.isatty()
@@ -227,8 +236,9 @@ def _report_drift(grader: Grader, scores: Sequence[float]) -> None:
 
 def _announce(grader: Grader) -> None:
     """What grades, where, and from which probability it refers."""
-    message(f"model {grader.name}; {grader.choice.describe()}")
-    message(grader.concurrency.describe())
+    message(f"model {grader.name}")
+    message(grader.choice.describe())
+    detail(grader.concurrency.describe())
     report_coverage(grader)
     report_operating_point(grader)
     report_checks(grader)
@@ -237,13 +247,14 @@ def _announce(grader: Grader) -> None:
 def _report(
     writer: PredictionWriter, out: Path | None, names: Sequence[str], by_patients: PatientRequest | None
 ) -> None:
-    from fundusgrade.reports.listings import referral_line
+    from fundusgrade.reports.listings import grades_line, referral_line
 
     counts = f"{writer.num_graded} graded, {writer.num_ungraded} failed, {writer.num_doubtful} of doubtful quality"
     if writer.was_finished:
         message(f"{out} is complete already ({counts}); leave --resume out to grade again")
     else:
         message(f"wrote {writer.num_rows} rows to {out or 'standard output'}: {counts}")
+    message(grades_line(writer.num_per_grade))
     message(
         referral_line(
             num_referable=writer.num_referable,

@@ -60,7 +60,8 @@ class KeptRow:
     """The summary of a row on disk that is kept in memory; small, as there may be millions."""
 
     num_bytes: int
-    is_graded: bool
+    grade: int | None
+    """None where the photograph could not be graded."""
     is_doubtful: bool
     referable: Referral
 
@@ -69,7 +70,7 @@ class KeptRow:
         """The summary of one row, of a file with the columns of today."""
         return cls(
             num_bytes=len(row.line),
-            is_graded=row.is_graded,
+            grade=row.grade,
             is_doubtful=row.is_doubtful,
             referable=row.referable or Referral.UNGRADABLE,
         )

@@ -49,10 +49,16 @@ class WrittenRow:
     columns: tuple[str, ...]
     image: str
     model: str
-    is_graded: bool
+    grade: int | None
+    """None where the photograph could not be graded."""
     is_doubtful: bool
     referable: Referral | None
     """None in files of earlier versions."""
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether the photograph could be graded."""
+        return self.grade is not None
 
     @classmethod
     def of(cls, row: Mapping[str, Any], line: bytes) -> WrittenRow:
@@ -65,7 +71,7 @@ class WrittenRow:
             columns=tuple(row),
             image=row["image"],
             model=row["model"],
-            is_graded=row["grade"] is not None,
+            grade=None if row["grade"] is None else int(row["grade"]),
             is_doubtful=not row["gradable"],
             referable=_referral(row.get("referable")),
         )
@@ -137,7 +143,7 @@ def csv_rows(file: BinaryIO, columns: tuple[str, ...]) -> Iterator[WrittenRow]:
                 columns=columns,
                 image=row["image"],
                 model=row["model"],
-                is_graded=row["grade"] != "",
+                grade=int(row["grade"]) if row["grade"] else None,
                 is_doubtful=row["gradable"] == "no",
                 referable=_referral(row.get("referable")),
             )

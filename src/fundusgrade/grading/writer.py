@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +60,7 @@ class PredictionWriter:
         in_words: Callable[[Prediction | Ungraded], str] | None = None,
     ) -> None:
         self.path = path
+        self.num_per_grade: Counter[int] = Counter()
         self.num_graded = 0
         self.num_ungraded = 0
         self.num_doubtful = 0
@@ -105,9 +107,9 @@ class PredictionWriter:
         """Write one row; it is in the file when this returns."""
         line = self._line(result)
         self._write(line)
-        graded = isinstance(result, Prediction)
+        grade = int(result.grade) if isinstance(result, Prediction) else None
         doubtful = isinstance(result, Prediction) and not result.gradable
-        self._count(KeptRow(num_bytes=len(line), is_graded=graded, is_doubtful=doubtful, referable=result.referable))
+        self._count(KeptRow(num_bytes=len(line), grade=grade, is_doubtful=doubtful, referable=result.referable))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -164,9 +166,12 @@ class PredictionWriter:
         return csv_line(row) if self._format is RowFormat.CSV else json_line(row)
 
     def _count(self, row: KeptRow) -> None:
-        self.num_graded += row.is_graded
-        self.num_ungraded += not row.is_graded
-        self.num_doubtful += row.is_graded and row.is_doubtful
+        is_graded = row.grade is not None
+        if row.grade is not None:
+            self.num_per_grade[row.grade] += 1
+        self.num_graded += is_graded
+        self.num_ungraded += not is_graded
+        self.num_doubtful += is_graded and row.is_doubtful
         self.num_referable += row.referable is Referral.YES
         self.num_ungradable += row.referable is Referral.UNGRADABLE
 

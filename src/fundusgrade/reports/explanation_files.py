@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fundusgrade.errors import DatasetError, UngradableError
 from fundusgrade.explanation.explainer import explain_photograph
 from fundusgrade.explanation.heat_map import ExplainOptions
-from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
 from fundusgrade.options import ColorScale
@@ -18,17 +17,16 @@ from fundusgrade.photographs.loading import DECODING_MARGIN
 from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.explanation_pages import (
     INDEX_FILE,
-    IndexEntry,
+    JOURNAL_FILE,
     array_path,
     draw_figure,
-    entry_of,
     figure_names,
     gap_line,
-    index_html,
     write_arrays,
 )
-from fundusgrade.reports.listings import coverage_line
 
+_DRAWING = threading.Lock()
+"""Matplotlib is not made for several threads."""
 _FIGURE_PHOTOGRAPH_PX = 1200
 """Figures show photographs at this size at most; raw heat maps and outlines of lesions need all pixels."""
 
@@ -70,7 +68,11 @@ def planned_files(photographs: Sequence[PhotographSource], request: FigureReques
     whose names in an archive may be equal."""
     named = zip(photographs, figure_names(photographs), strict=True)
     names = [name for photograph, name in named if photograph.problem is None]
-    return [*(file for name in names for file in figure_files(request, folder / name)), folder / INDEX_FILE]
+    return [
+        *(file for name in names for file in figure_files(request, folder / name)),
+        folder / JOURNAL_FILE,
+        folder / INDEX_FILE,
+    ]
 
 
 def write_figure(photograph: PhotographSource, request: FigureRequest, path: Path) -> WrittenFigure:
@@ -80,7 +82,8 @@ def write_figure(photograph: PhotographSource, request: FigureRequest, path: Pat
     nothing can be written.
     """
     explained = explain_photograph(photograph, request.graders, request.methods, at_least_px=_photograph_px(request))
-    draw_figure(explained, path, request.masks, scale=request.scale, notes=request.notes)
+    with _DRAWING:
+        draw_figure(explained, path, request.masks, scale=request.scale, notes=request.notes)
     arrays = write_arrays(explained, path.with_suffix("")) if request.arrays else []
     lines = [gap_line(explanation) for row in explained for explanation in row]
     return WrittenFigure(
@@ -88,42 +91,6 @@ def write_figure(photograph: PhotographSource, request: FigureRequest, path: Pat
         gap_lines=tuple(line for line in lines if line is not None),
         paths=(path, *arrays),
     )
-
-
-def write_figures(
-    photographs: Sequence[PhotographSource],
-    request: FigureRequest,
-    folder: Path,
-    command: str,
-) -> Generator[IndexEntry, None, None]:
-    """Draw the figures of many photographs into a folder, one after the other, then an index page of them.
-
-    A photograph that cannot be explained is an entry with the reason. The index page names the `command`, and is
-    written also where the generator is closed early. Raises StoreError where nothing can be written.
-    """
-    entries: list[IndexEntry] = []
-    try:
-        for photograph, name in zip(photographs, figure_names(photographs), strict=True):
-            entries.append(_entry(photograph, name, request, folder))
-            yield entries[-1]
-    finally:
-        if folder.is_dir():
-            title = f"Explanations of {len(entries)} photographs"
-            notes = [
-                coverage_line(grader.name, grader.known_coverage(), grader.coverage)
-                for grader in request.graders
-                if grader.coverage is not None
-            ]
-            write_atomically(folder / INDEX_FILE, index_html(entries, title=title, notes=notes, command=command))
-
-
-def _entry(photograph: PhotographSource, name: str, request: FigureRequest, folder: Path) -> IndexEntry:
-    make_folder((folder / name).parent)
-    try:
-        written = write_figure(photograph, request, folder / name)
-    except (UngradableError, DatasetError) as error:
-        return IndexEntry(name=photograph.name, reason=str(error))
-    return entry_of(photograph.name, name, written.predictions, written.gap_lines)
 
 
 def _photograph_px(request: FigureRequest) -> int | None:

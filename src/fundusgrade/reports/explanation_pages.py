@@ -29,6 +29,8 @@ from fundusgrade.text import one_line, printable
 # File systems allow 255 bytes; names of arrays beside a figure add those of model and method.
 _LONGEST_NAME_BYTES = 150
 INDEX_FILE = "index.html"
+JOURNAL_FILE = "explanations.jsonl"
+"""What the figures of a folder were made with, and a line for each photograph."""
 # Cool colors, which heat never has; of different lightness, so that color-blind readers and gray print tell them apart.
 _LESION_COLORS = {"MA": (120, 230, 255), "HE": (70, 120, 255), "EX": (0, 190, 120), "SE": (200, 170, 255)}
 

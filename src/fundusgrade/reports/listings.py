@@ -122,11 +122,18 @@ def doubts_in_words(prediction: Prediction) -> str:
 
 def referral_in_words(prediction: Prediction) -> str:
     """The answer for a referral with what decided it: "referable: yes, p = 0.63, from 0.23"."""
+    stated, digits = stated_referable(prediction)
+    return f"referable: {prediction.referable}, p {stated}, from {prediction.referable_threshold:.{digits}f}"
+
+
+def stated_referable(prediction: Prediction) -> tuple[str, int]:
+    """The probability of referable DR as it is printed, such as "= 0.63", and how many decimals it needs.
+
+    A probability just below the threshold, rounded like it, would seem to have reached it.
+    """
     probability, threshold = prediction.referable_probability, prediction.referable_threshold
-    # A probability just below the threshold, rounded like it, would seem to have reached it.
     digits = 2 if (round(probability, 2) >= round(threshold, 2)) == (round(probability, 4) >= threshold) else 4
-    stated = prediction.stated(probability, digits=digits)
-    return f"referable: {prediction.referable}, p {stated}, from {threshold:.{digits}f}"
+    return prediction.stated(probability, digits=digits), digits
 
 
 def decision_in_words(prediction: Prediction) -> str:
@@ -196,8 +203,13 @@ def referral_line(*, num_referable: int, num_failed: int, num_doubtful: int, num
     num_ungradable = num_failed + num_doubtful
     return (
         f"refer {num_referable + num_ungradable}: {num_referable} referable, {num_ungradable} ungradable "
-        f"({num_failed} failed, {num_doubtful} of doubtful quality); do not refer {num_healthy}"
+        f"({num_failed} failed, {num_doubtful} doubtful); do not refer {num_healthy}"
     )
+
+
+def grades_line(num_per_grade: Mapping[int, int]) -> str:
+    """How many photographs have each grade."""
+    return "grades: " + ", ".join(f"{grade.label} {num_per_grade.get(int(grade), 0)}" for grade in Grade)
 
 
 def calibration_line(model: str, calibration: LocalCalibration, *, is_certified: bool, precision: str) -> str:

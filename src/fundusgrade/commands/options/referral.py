@@ -8,7 +8,7 @@ import typer
 
 from fundusgrade.commands.options.panels import GRADING, LOSS
 from fundusgrade.options import DecideFor, Decision
-from fundusgrade.terminal import message
+from fundusgrade.terminal import Verbosity, detail, message, verbosity
 
 if TYPE_CHECKING:
     from fundusgrade.grading.grader import Grader
@@ -95,7 +95,7 @@ def report_coverage(grader: Grader) -> None:
 
 
 def report_operating_point(grader: Grader) -> None:
-    """Print from which probability a grader refers, and what that finds on the model's validation photographs."""
+    """Print from which probability a grader refers; what that finds on the validation photographs is a detail."""
     from fundusgrade.reports.listings import calibration_line, operating_point_line
 
     calibration, point = grader.description.local_calibration, grader.operating_point
@@ -104,11 +104,13 @@ def report_operating_point(grader: Grader) -> None:
     if calibration is not None:
         message(calibration_line(grader.name, calibration, is_certified=is_certified, precision=precision))
     if not is_certified:
-        message(operating_point_line(grader.name, point))
+        line = operating_point_line(grader.name, point)
+        message(line if verbosity() is Verbosity.VERBOSE else line.partition(", ")[0])
 
 
 def report_checks(grader: Grader) -> None:
-    """Print what the model's checks of a photograph come from, or that it has none."""
+    """Print that a model has no checks of a photograph; where they come from is a detail."""
     from fundusgrade.reports.listings import checks_line
 
-    message(checks_line(grader.name, grader.description.checks))
+    say = message if grader.description.checks is None else detail
+    say(checks_line(grader.name, grader.description.checks))
