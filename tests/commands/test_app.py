@@ -32,7 +32,7 @@ OPTIONS = {
         *("--recipe", "--head", "--loss", "--class-weights", "--decision", "--calibrate", "--no-calibrate"),
         *("--epochs", "--batch-size", "--learning-rate", "--layer-decay", "--patience", "--seed"),
         *("--mixup", "--degrade", "--ema-decay", "--folds", "--folds-by", "--fold", "--tta", "--resume", "--overwrite"),
-        *("--compile", "--tensorboard", "--decide-for", "--progressive"),
+        *("--compile", "--tensorboard", "--decide-for", "--progressive", "--teacher", "--teacher-weight"),
     },
     "refit": {"--on", "--name", "--data", "--decision", "--decide-for", "--overwrite", "--device", "--precision"},
     "add-checks": {"--data", "--quality", "--photographs", "--device", "--precision"},
@@ -53,7 +53,7 @@ OPTIONS = {
     },
     "merge": {"--csv", "--out", "--list", "--by-patient", "--patients", "--patient-pattern", "--fields", "--overwrite"},
     "explain": {
-        *("--out", "--model", "--target", "--method", "--masks", "--arrays", "--faithfulness"),
+        *("--out", "--model", "--target", "--method", "--masks", "--arrays", "--faithfulness", "--scale"),
         *("--coverage", "--resume", "--overwrite", "--workers", "--device", "--precision"),
     },
     "faithfulness": {
