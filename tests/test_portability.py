@@ -71,6 +71,11 @@ def findings(source: str) -> Iterator[str]:
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "hasattr"
         if isinstance(call.args[0], ast.Name) and isinstance(call.args[1], ast.Constant)
     }
+    for attempt in ast.walk(tree):
+        if isinstance(attempt, ast.Try) and any("AttributeError" in ast.unparse(each) for each in attempt.handlers):
+            guarded |= {
+                ast.unparse(each) for part in attempt.body for each in ast.walk(part) if isinstance(each, ast.Attribute)
+            }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
@@ -129,6 +134,7 @@ def test_the_check_finds_what_it_is_for(line: str) -> None:
         "os.fork() if hasattr(os, 'fork') else 0",
         "path.open('rb')",
         "archive.open(member)",
+        "try: os.sysconf('SC_PAGE_SIZE')\nexcept (AttributeError, ValueError): pass",
         "path.read_text('utf-8')",
         "open(a, encoding='utf-8')",
     ],
