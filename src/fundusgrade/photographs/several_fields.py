@@ -27,12 +27,12 @@ _MIN_FILLED_FRACTION = 0.85
 _MIN_SIZE_RATIO, _MIN_SIZE_PX = 0.5, 20.0
 _MIN_REDNESS = 0.05
 _MAX_NOTCH_FRACTION = 0.01
-_MIN_EXPLAINED_FRACTION, _MIN_EXPLAINED_OF_CONVEX, _SINGLE_INLIERS_FRACTION = 0.5, 0.9, 0.85
+_MIN_EXPLAINED_FRACTION, _MIN_EXPLAINED_OF_OVERLAPPING, _SINGLE_INLIERS_FRACTION = 0.5, 0.9, 0.85
 _MIN_HOLE_FRACTION = 0.005
 _CORE_DEPTH = 0.7
 _MAX_ASPECT = 2.6
 # In radii of the other ellipse: how far off a center must be, and from where on a point is outside.
-_MIN_DISTANCE, _OUTSIDE_FROM = 0.5, 1.03
+_MIN_DISTANCE, _OUTSIDE_FROM = 0.7, 1.03
 _MIN_OUTSIDE_FRACTION = 0.85
 
 
@@ -111,16 +111,17 @@ def _fields_of(region: NDArray[np.bool_]) -> list[_Field]:
     bounds = visible_bounds(contour, region.shape)
     contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     points = outline_points(np.concatenate([each[:, 0] for each in contours]).astype(np.float64), bounds)
-    of_ellipses = _fit_fields(points, _side_px(contour), _fit_ellipse, _MIN_EXPLAINED_FRACTION)
     if _is_convex(contour):
+        of_ellipses = _fit_fields(points, _side_px(contour), _fit_ellipse, _MIN_EXPLAINED_FRACTION)
         if of_ellipses and len(of_ellipses[0].arc) >= _SINGLE_INLIERS_FRACTION * len(points):
             return of_ellipses[:1]
-        return _fit_fields(points, _side_px(contour), fit_circle, _MIN_EXPLAINED_OF_CONVEX)
+        return _fit_fields(points, _side_px(contour), fit_circle, _MIN_EXPLAINED_OF_OVERLAPPING)
     parts = [part for part in _parts_of(region, points) if len(part) >= _MIN_POINTS]
     if len(parts) > 1:
         of_parts = (_fit_fields(part, _side_px(part), _fit_ellipse, _MIN_EXPLAINED_FRACTION) for part in parts)
         return [field for fields in of_parts for field in fields[:1]]
-    of_circles = _fit_fields(points, _side_px(contour), fit_circle, _MIN_EXPLAINED_FRACTION)
+    of_ellipses = _fit_fields(points, _side_px(contour), _fit_ellipse, _MIN_EXPLAINED_OF_OVERLAPPING)
+    of_circles = _fit_fields(points, _side_px(contour), fit_circle, _MIN_EXPLAINED_OF_OVERLAPPING)
     return max(of_ellipses, of_circles, key=lambda fields: len(_side_by_side(fields)))
 
 
