@@ -41,7 +41,8 @@ def explanation(
     preprocessed = preprocess_photograph(eye.photograph, PreprocessRecipe(size_px=64))
     heat = np.zeros(eye.photograph.shape[:2], np.float32)
     heat[30:34, 30:34] = max(peak, 0)
-    cells = np.full((7, 7), peak, np.float32)
+    cells = np.full((7, 7), min(peak, 0), np.float32)
+    cells[3, 3] = peak
     is_path = method is GRADIENTS
     prediction = Prediction(
         image="eyes/left eye.png",
@@ -142,6 +143,17 @@ def test_a_map_with_nothing_above_the_display_level_says_so(method: Attribution,
     assert row.panels[0].message == expected
     figure = explanation_figure(((explanation(method=method, peak=peak),),))
     assert ("display level" in " ".join(text.get_text() for text in figure.texts)) is bool(expected)
+
+
+@pytest.mark.parametrize(("lowest", "expected"), [(0.31, True), (0.19, True), (0.17, False), (-0.2, False)])
+def test_a_map_that_is_the_same_everywhere_says_so(lowest: float, expected: bool) -> None:
+    found = explanation(method=GRAD_CAM, peak=0.37)
+    found.heat_map.cells[:] = lowest
+    found.heat_map.cells[2, 2] = 0.37
+    (row,) = content((found,)).rows
+    message = f"Nearly the same everywhere, {lowest} to 0.37:\nno region stands out" if expected else ""
+    assert row.panels[0].message == message
+    assert bool(row.panels[0].heat.any()) is not expected
 
 
 def test_evidence_that_is_outweighed_is_called_so() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.explanation.explainer import Explanation
-from fundusgrade.explanation.heat_scale import ShownHeat
+from fundusgrade.explanation.heat_scale import CONTOUR_FRACTION, ShownHeat
 from fundusgrade.explanation.targets import EXPECTED, Target
 from fundusgrade.options import Attribution, ColorScale, Layer
 from fundusgrade.photographs.pixels import Image
@@ -125,9 +125,9 @@ def _method_name(explanation: Explanation) -> str:
 def _panel(explanation: Explanation, box: tuple[slice, slice], on_scale: ColorScale) -> Panel:
     heat = explanation.heat[box]
     shown = explanation.heat_map.scale.shown(heat, on_scale)
-    is_drawn = shown.draws(heat)
+    is_drawn = shown.draws(heat) and not _is_uniform(explanation)
     return Panel(
-        heat=heat,
+        heat=heat if is_drawn else np.zeros_like(heat),
         is_seen=_seen_by_network(explanation)[box],
         shown=shown,
         caption=_caption(explanation, float(heat.max()), is_drawn=is_drawn),
@@ -155,8 +155,21 @@ def _caption(explanation: Explanation, maximum: float, *, is_drawn: bool) -> str
     return scores
 
 
+def _is_uniform(explanation: Explanation) -> bool:
+    """Whether a map is nearly the same everywhere, so that its contour would surround all that the network sees.
+
+    Grad-CAM of a vision transformer often is: channels that are large in every patch outweigh what differs.
+    """
+    cells = explanation.heat_map.cells
+    return explanation.heat_map.gap is None and bool(cells.min() > CONTOUR_FRACTION * cells.max() > 0)
+
+
 def _message(explanation: Explanation, maximum: float, shown: ShownHeat) -> str:
     """Why nothing is colored."""
+    if shown.draws(explanation.heat) and _is_uniform(explanation):
+        cells = explanation.heat_map.cells
+        low, high = (_strength(float(value)) for value in (cells.min(), cells.max()))
+        return f"Nearly the same everywhere, {low} to {high}:\nno region stands out"
     # Heat is cut off at 0; the signed map says how far from any evidence it was.
     is_empty = maximum <= 0 and explanation.heat_map.gap is None
     strongest = float(explanation.heat_map.cells.max()) if is_empty else maximum
