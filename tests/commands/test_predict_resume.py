@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fundusgrade.grades import Grade
 from fundusgrade.grading.grader import Grader
 from tests.command_line import COLUMNS, Outcome, rows_of
 from tests.models_for_tests import install_model, save_photographs
@@ -79,7 +80,14 @@ def test_shards_are_graded_by_several_processes_and_merged(workplace: Path, monk
     monkeypatch.setenv("RANK", "1")  # its photograph without a grade must not look like a crash to the launcher
     assert Outcome("fundusgrade predict --list list.txt --csv out.csv --resume").code == 0
     merged = Outcome("fundusgrade merge --list list.txt --csv out.csv")
-    assert (merged.code, merged.stderr) == (3, "wrote 8 rows to out.csv: 7 graded, 1 failed\n")
+    wrote, grades, referred = merged.stderr.splitlines()
+    assert (merged.code, wrote) == (3, "wrote 8 rows to out.csv: 7 graded, 1 failed")
+    written = rows_of((workplace / "whole.csv").read_text())
+    assert grades == "grades: " + ", ".join(
+        f"{grade.label} {sum(row['grade'] == str(int(grade)) for row in written)}" for grade in Grade
+    )
+    num_healthy = sum(row["referable"] == "no" for row in written)
+    assert referred.startswith(f"refer {8 - num_healthy}: ") and referred.endswith(f"do not refer {num_healthy}")
     # A shard's batches are others than those of the whole list: numbers may differ in their last digit.
     for row, expected in zip(
         *(rows_of((workplace / name).read_text()) for name in ("out.csv", "whole.csv")), strict=True

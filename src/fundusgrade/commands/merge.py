@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from fundusgrade.commands.options.patients import (
     report_patients,
 )
 from fundusgrade.commands.options.photographs import ListOption, PhotographsArgument, find_photographs, input_files
+from fundusgrade.grades import Referral
 from fundusgrade.outputs import check_outputs
 from fundusgrade.terminal import message
 
@@ -58,7 +60,34 @@ def merge(
     check_outputs(tables, inputs=read, overwrite=overwrite, suffixes=tuple(RowFormat))
     num_ungraded = merge_shards(csv, names)
     message(f"wrote {len(names)} rows to {csv}: {len(names) - num_ungraded} graded, {num_ungraded} failed")
+    _report_grades(csv)
     if by_patients is not None:
         report_patients(by_patients, csv, names)
     if num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
+
+
+def _report_grades(csv: Path) -> None:
+    """How many photographs of the merged file have each grade, and how many refer (older files do not say it)."""
+    from fundusgrade.grading.reader import read_rows
+    from fundusgrade.reports.listings import grades_line, referral_line
+
+    counts = Counter((row.grade, row.referable) for row in read_rows(csv))
+    per_grade: Counter[int] = Counter()
+    per_answer: Counter[Referral | None] = Counter()
+    for (grade, answer), number in counts.items():
+        per_answer[answer] += number
+        if grade is not None:
+            per_grade[grade] += number
+    message(grades_line(per_grade))
+    if None in per_answer:
+        return
+    num_failed = counts.total() - per_grade.total()
+    message(
+        referral_line(
+            num_referable=per_answer[Referral.YES],
+            num_failed=num_failed,
+            num_doubtful=per_answer[Referral.UNGRADABLE] - num_failed,
+            num_healthy=per_answer[Referral.NO],
+        )
+    )
