@@ -49,3 +49,8 @@ def significant(value: float, digits: int = 2) -> str:
     decimals = digits - 1 - (math.floor(math.log10(abs(value))) if value else digits - 1)
     written = f"{value:.{min(max(decimals, 0), 8)}f}"
     return written.replace("-", "\N{MINUS SIGN}") if float(written) else "0"
+
+
+def shortened(text: str, max_characters: int) -> str:
+    """The text, or its beginning and an ellipsis where it is longer."""
+    return text if len(text) <= max_characters else text[: max_characters - 1].rstrip() + "…"

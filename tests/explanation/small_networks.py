@@ -62,16 +62,17 @@ class RedUpperLeft(nn.Module):
         return torch.stack([green.mean(dim=(1, 2)), zero, zero, quadrant.mean(dim=(1, 2)), zero], dim=1)
 
 
-def wrap(backbone: nn.Module, arch: str = CNN) -> GradingNetwork:
+def wrap(backbone: nn.Module, arch: str = CNN, size_px: int = 160) -> GradingNetwork:
     timm_name = None if arch == CNN else arch
-    spec = NetworkSpec(arch=arch, timm_name=timm_name, size_px=160, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    spec = NetworkSpec(arch=arch, timm_name=timm_name, size_px=size_px, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     return GradingNetwork(spec, backbone).eval()
 
 
 def build(name: str, **options: Any) -> GradingNetwork:
     torch.manual_seed(11)
     backbone = SmallCnn() if name == CNN else timm.create_model(name, pretrained=False, num_classes=5, **options)
-    return wrap(backbone, name)
+    fixed_px = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    return wrap(backbone, name, fixed_px[0] if fixed_px and not getattr(backbone, "dynamic_img_size", False) else 160)
 
 
 def head_of(network: GradingNetwork) -> nn.Linear:

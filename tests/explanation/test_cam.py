@@ -130,7 +130,7 @@ def test_vit_grid_comes_from_the_model(name: str, options: dict[str, Any], num_p
 def test_networks_without_a_known_last_map_are_refused(name: str) -> None:
     with torch.device("meta"):
         backbone = timm.create_model(name, pretrained=False, num_classes=5)
-    network = wrap(backbone.to_empty(device="cpu"), name)
+    network = wrap(backbone.to_empty(device="cpu"), name, 224)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(0.01)
@@ -212,5 +212,5 @@ def test_layercam_weights_channels_by_their_positive_gradients(image: NDArray[np
     heat = explained(network, image, method=Attribution.LAYER_CAM)
     handle.remove()
     weights = head_of(network).weight.detach()[3].clamp(min=0)
-    expected = (maps[0][0] * weights[:, None, None]).sum(dim=0).numpy()
+    expected = (maps[-1][0] * weights[:, None, None]).sum(dim=0).numpy()
     assert np.allclose(heat.cells, expected / expected.mean(), rtol=1e-3, atol=1e-5)

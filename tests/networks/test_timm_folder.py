@@ -66,7 +66,7 @@ def test_training_starts_from_a_folder_that_is_gone_later(arch: str, tmp_path: P
     name = f"local-dir:{folder}"
     spec = network_spec(name, 64)
     assert (spec.arch, spec.timm_name) == ("local-dir:start", arch)
-    started = start_network(spec, init_weights=None, pretrained=True, hub=name)
+    started = start_network(spec, init_weights=None, pretrained=True, hub=name).network
     weights = dict(started.backbone.named_parameters())
     head = {"weight", "bias"}
     same = [torch.equal(weights[key], value) for key, value in original.backbone.named_parameters()]

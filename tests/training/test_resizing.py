@@ -65,7 +65,8 @@ def test_batches_have_the_size_of_their_epoch_and_the_colors_of_the_full_images(
 
 
 def test_a_network_of_one_input_size_is_refused_before_training(tmp_path: Path) -> None:
-    dataset = prepared_dataset(tmp_path / "toy", num_train=4, num_validation=4)
-    options = TrainOptions(arch="test_vit", pretrained=False, progressive=True).filled()
+    recipe = PreprocessRecipe(size_px=96)
+    dataset = prepared_dataset(tmp_path / "toy", num_train=4, num_validation=4, recipe=recipe)
+    options = TrainOptions(arch="vit_tiny_patch16_224", pretrained=False, progressive=True).filled()
     with pytest.raises(TrainingError, match="takes images of one size only; train it without --progressive"):
         start_run(dataset, options, choose_device(DeviceName.CPU, Precision.FLOAT32), resume=False)

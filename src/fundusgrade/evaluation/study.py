@@ -15,7 +15,7 @@ from fundusgrade.evaluation.cases import Case
 from fundusgrade.evaluation.faithfulness import Plan, run_plan
 from fundusgrade.evaluation.findings import Findings, summarize
 from fundusgrade.evaluation.resampling import resample_independent, resample_rows
-from fundusgrade.explanation.attribution import fits
+from fundusgrade.explanation.attribution import find_obstacle
 from fundusgrade.explanation.explainer import check_comparable, check_fit
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import Target
@@ -30,7 +30,7 @@ CONCENTRATION_METHODS = (Attribution.AUTO, Attribution.GRAD_CAM)
 Progress = Callable[[int, int], None]
 
 Skipped = Callable[[str], None]
-"""Called with the reason for each photograph that is left out."""
+"""Called with the reason for each photograph, and each method of a model, that is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ def study_dataset(
         with_stability=False,
         with_baselines=False,
     )
-    slow_plan = Plan(methods=_methods(graders, options), with_concentration=False)
+    slow_plan = Plan(methods=_methods(graders, options, on_skipped), with_concentration=False)
     total = len(rows) + len(chosen)
     paths = [dataset.photograph_path(row) for row in rows]
     cases = _cases(paths, range(len(rows)), graders[0], on_skipped)
@@ -123,7 +123,7 @@ def study_photographs(
     are, and ExplanationError as `study_dataset` does.
     """
     _check(graders, options)
-    plan = Plan(methods=_methods(graders, options))
+    plan = Plan(methods=_methods(graders, options, on_skipped))
     cases = _photographs(found, masks, graders[0], on_skipped)
     measurements = run_plan(graders, plan, cases, lambda done: on_progress(done, len(found)))
     if not measurements:
@@ -159,12 +159,19 @@ def _concentration_methods(options: StudyOptions) -> tuple[ExplainOptions, ...]:
     return options.methods or tuple(ExplainOptions(method=method) for method in CONCENTRATION_METHODS)
 
 
-def _methods(graders: Sequence[Grader], options: StudyOptions) -> tuple[ExplainOptions, ...]:
-    """The given methods, or all that fit any of the models."""
-    if options.methods:
-        return _with_target(options.methods, options.target)
-    methods = [ExplainOptions(method=method) for method in Attribution if method is not Attribution.AUTO]
-    fitting = [method for method in methods if any(fits(grader.network, method) for grader in graders)]
+def _methods(graders: Sequence[Grader], options: StudyOptions, on_skipped: Skipped) -> tuple[ExplainOptions, ...]:
+    """The given methods, or all that fit any of the models; what does not fit a model is said."""
+    methods = options.methods or tuple(
+        ExplainOptions(method=method) for method in Attribution if method is not Attribution.AUTO
+    )
+    fitting = []
+    for method in methods:
+        obstacles = {grader.name: find_obstacle(grader.network, method) for grader in graders}
+        for name, obstacle in obstacles.items():
+            if obstacle is not None:
+                on_skipped(f"{method.describe()} of {name}: {obstacle}")
+        if None in obstacles.values():
+            fitting.append(method)
     return _with_target(fitting, options.target)
 
 
@@ -176,6 +183,7 @@ def _check(graders: Sequence[Grader], options: StudyOptions) -> None:
     check_fit(graders, ())
     check_comparable(graders)
     for method in options.methods:
-        if not any(fits(grader.network, method) for grader in graders):
+        obstacles = [find_obstacle(grader.network, method) for grader in graders]
+        if None not in obstacles:
             names = ", ".join(grader.name for grader in graders)
-            raise ExplanationError(f"--method {method.describe()} fits none of {names}")
+            raise ExplanationError(f"--method {method.describe()} fits none of {names}: {obstacles[0]}")

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fundusgrade.explanation.layers import find_attentions, patch_grid, refusal
+from fundusgrade.explanation.layers import SUPPORTED_ROLLOUT, find_attentions, patch_grid, refusal
 from fundusgrade.explanation.targets import Target, target_scores
 from fundusgrade.networks.network import GradingNetwork
 
@@ -35,16 +35,22 @@ def attention_rollout(network: GradingNetwork, images: Tensor, target: Target) -
         score = target_scores(target, network(images.requires_grad_()))[0]
         if not captured:
             raise refusal(network, "its blocks do not call their attention modules")
+        num_tokens = captured[0].shape[-1]
+        if any(attention.shape[-2:] != (num_tokens, num_tokens) for attention in captured):
+            raise refusal(network, "its attention is not between all of its patches", supported=SUPPORTED_ROLLOUT)
+        num_patches = num_tokens - backbone.num_prefix_tokens
+        if num_patches != rows * columns:
+            raise refusal(
+                network, f"its attention is not between a grid of {rows} x {columns} patches",
+                supported=SUPPORTED_ROLLOUT,
+            )  # fmt: skip
         gradients = torch.autograd.grad(score, captured)
-    num_tokens = captured[0].shape[-1]
     identity = torch.eye(num_tokens, device=images.device)
     relevance = identity
     for attention, gradient in zip(captured, gradients, strict=True):
         weighted = (attention.detach() * gradient)[0].clamp(min=0).mean(dim=0)
         relevance = relevance + weighted @ relevance
     num_prefix = backbone.num_prefix_tokens
-    if num_tokens - num_prefix != rows * columns:
-        raise refusal(network, f"its {num_tokens - num_prefix} patches do not form a grid of {rows} x {columns}")
     # Relevance for the class token; for all patches where the network averages them instead.
     averages_patches = getattr(backbone, "global_pool", "token") != "token" or num_prefix == 0
     relevance = relevance - identity

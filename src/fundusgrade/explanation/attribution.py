@@ -26,6 +26,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -38,15 +39,16 @@ from fundusgrade.explanation.cam import cam_cells
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap, resize_map
 from fundusgrade.explanation.heat_scale import HeatScale
 from fundusgrade.explanation.integrated_gradients import blurred_baseline, integrated_gradients, smooth_attributions
-from fundusgrade.explanation.layers import find_attentions, find_layers
+from fundusgrade.explanation.layers import find_attentions, find_layers, refusal
 from fundusgrade.explanation.targets import REFERABLE, Target, resolve_target, target_scores
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.graphs import GraphBackbone
 from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.tensors import to_tensor
-from fundusgrade.options import Attribution, ColorScale
+from fundusgrade.options import Attribution, ColorScale, Layer
 from fundusgrade.photographs.pixels import Image
+from fundusgrade.text import error_text, shortened
 
 DEFAULT_METHOD = Attribution.INTEGRATED_GRADIENTS
 """The best method on every architecture measured (docs/explanations.md)."""
@@ -67,25 +69,55 @@ That of Grad-CAM and HiResCAM is one floor: 4 logits or 2 grades.
 PROBABILITY_CEILING = 0.2
 """End of that scale for referable disease, as a probability per 0.1 % of the image."""
 
+_MAX_REASON = 100
 _UNIT_FRACTION = 0.001  # integrated gradients are per 0.1 % of the image
+
+
+# What is found by trying a method is kept for as long as the network is.
+_OBSTACLES: WeakKeyDictionary[GradingNetwork, dict[tuple[Attribution, Layer], str | None]] = WeakKeyDictionary()
 
 
 def fits(network: GradingNetwork, options: ExplainOptions) -> bool:
     """Whether the method can explain the network. Raises ExplanationError for an exported graph, which none can."""
+    return find_obstacle(network, options) is None
+
+
+def find_obstacle(network: GradingNetwork, options: ExplainOptions) -> str | None:
+    """Why the method cannot explain the network; None where it can.
+
+    Methods that use feature maps or attention are tried on a gray image, once for each network: modules of the same
+    name do different things in different architectures. Raises ExplanationError for an exported graph.
+    """
     _refuse_graph(network)
+    if options.method in (Attribution.AUTO, Attribution.INTEGRATED_GRADIENTS):
+        return None
+    found = _OBSTACLES.setdefault(network, {})
+    key = (options.method, options.layer)
+    if key not in found:
+        found[key] = _try_method(network, options)
+    return found[key]
+
+
+def _try_method(network: GradingNetwork, options: ExplainOptions) -> str | None:
+    """Why a method fails on a gray image, whatever is raised: it is the network's own code that is run."""
+    device = network.mean.device
+    images = torch.full((1, 3, network.spec.size_px, network.spec.size_px), 0.5, device=device)
     try:
-        _find_modules(network, options)
-    except ExplanationError:
-        return False
-    return True
-
-
-def _find_modules(network: GradingNetwork, options: ExplainOptions) -> None:
-    """Raises ExplanationError where the network lacks the modules that the method uses."""
-    if options.method is Attribution.ATTENTION_ROLLOUT:
-        find_attentions(network)
-    elif options.method not in (Attribution.AUTO, Attribution.INTEGRATED_GRADIENTS):
-        find_layers(network, options.layer, *network.spec.input_px)
+        if options.method is Attribution.ATTENTION_ROLLOUT:
+            find_attentions(network)
+        else:
+            find_layers(network, options.layer, *network.spec.input_px)
+        with _restored_state(network, device), np.errstate(all="ignore"):
+            images = to_memory_format(network, images)
+            with torch.no_grad():
+                target = resolve_target(REFERABLE, network(images)[0].float())
+            _map_cells(network, images, target, options)
+    except ExplanationError as error:
+        return str(error)
+    except Exception as error:
+        reason = shortened(error_text(error), _MAX_REASON)
+        return str(refusal(network, f"its code fails ({reason})", supported="use --method integrated-gradients"))
+    return None
 
 
 def _refuse_graph(network: GradingNetwork) -> None:
@@ -121,9 +153,9 @@ def explain_image_by_methods(
     outline: NDArray[np.bool_] | None = None,
 ) -> list[HeatMap]:
     """As `explain_image`, by several methods, which share the forward pass that gives the score."""
-    _refuse_graph(network)
     for options in methods:
-        _find_modules(network, options)
+        if (obstacle := find_obstacle(network, options)) is not None:
+            raise ExplanationError(obstacle)
     outline = np.ones(image.shape[:2], np.bool_) if outline is None else outline
     maps = []
     with _restored_state(network, choice.device):
@@ -197,12 +229,15 @@ def _cells(
     network: GradingNetwork, image: Image, target: Target, options: ExplainOptions, choice: DeviceChoice
 ) -> NDArray[np.float32]:
     """The map (h, w) of a method that uses feature maps or attention."""
-    images = _batch(network, image, choice)
-    if options.method is Attribution.ATTENTION_ROLLOUT:
-        cells = attention_rollout(network, images, target)
-    else:
-        cells = cam_cells(network, images, target, options.method, options.layer)
+    cells = _map_cells(network, _batch(network, image, choice), target, options)
     return cells / max(float(np.maximum(cells, 0).mean()), 1e-12) if options.method in WITHOUT_UNIT else cells
+
+
+def _map_cells(network: GradingNetwork, images: Tensor, target: Target, options: ExplainOptions) -> NDArray[np.float32]:
+    """The map (h, w) of a batch of one, as the method computes it."""
+    if options.method is Attribution.ATTENTION_ROLLOUT:
+        return attention_rollout(network, images, target)
+    return cam_cells(network, images, target, options.method, options.layer)
 
 
 def _scale(method: Attribution, target: Target) -> HeatScale:

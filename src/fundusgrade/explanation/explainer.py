@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.explanation.attribution import explain_image_by_methods, fits
+from fundusgrade.explanation.attribution import explain_image_by_methods, find_obstacle, fits
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
 from fundusgrade.explanation.targets import AUTO, REFERABLE, Target, target_for_grade
 from fundusgrade.grades import REFERABLE_FROM, Prediction
@@ -121,11 +121,10 @@ def check_fit(graders: Sequence[Grader], methods: Sequence[ExplainOptions]) -> N
         )
     for method in methods:
         for grader in graders:
-            if not fits(grader.network, method):
+            if (obstacle := find_obstacle(grader.network, method)) is not None:
                 raise ExplanationError(
-                    f"--method {method.describe()} does not fit {grader.name} ({grader.description.network.arch}); "
-                    "integrated-gradients fits every network, attention-rollout plain vision transformers, and the CAM "
-                    "family the cnn, timm's convolutional networks and plain vision transformers"
+                    f"--method {method.describe()} does not fit {grader.name} ({grader.description.network.arch}): "
+                    f"{obstacle}; integrated-gradients fits every network"
                 )
 
 

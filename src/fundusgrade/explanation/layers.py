@@ -16,6 +16,8 @@ _SUPPORTED = (
     "supported are the cnn, timm's convolutional networks (ResNet, EfficientNet, ConvNeXt, DenseNet, MobileNet, ...) "
     "and plain vision transformers (ViT, DeiT, DINOv2)"
 )
+SUPPORTED_ROLLOUT = "supported are plain vision transformers (ViT, DeiT, DINOv2); use --method integrated-gradients"
+"""Which networks attention rollout can explain, and what to do with others."""
 # Where the finer feature maps are: a fraction of a transformer's blocks, or stages, before the last one.
 _BLOCKS_BEFORE = {Layer.LAST: 0.0, Layer.MIDDLE: 0.25, Layer.FINE: 0.5}
 _STAGES_BEFORE = {Layer.LAST: 0, Layer.MIDDLE: 1, Layer.FINE: 2}
@@ -51,11 +53,7 @@ def find_attentions(network: GradingNetwork) -> list[Any]:
     Raises ExplanationError for other architectures and where a module does not expose its attention.
     """
     if not is_transformer(network):
-        raise refusal(
-            network,
-            "it has no attention modules",
-            supported="supported are plain vision transformers (ViT, DeiT, DINOv2)",
-        )
+        raise refusal(network, "it has no attention modules", supported=SUPPORTED_ROLLOUT)
     backbone: Any = network.backbone
     attentions = [getattr(block, "attn", None) for block in backbone.blocks]
     if not all(hasattr(module, "fused_attn") and hasattr(module, "attn_drop") for module in attentions):
@@ -67,11 +65,13 @@ def find_attentions(network: GradingNetwork) -> list[Any]:
 
 def patch_grid(network: GradingNetwork, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of a vision transformer's patches."""
-    backbone: Any = network.backbone
-    if getattr(backbone, "dynamic_img_size", False):
-        rows, columns = backbone.patch_embed.dynamic_feat_size((height, width))
+    patches: Any = network.backbone.patch_embed
+    if getattr(network.backbone, "dynamic_img_size", False) and hasattr(patches, "dynamic_feat_size"):
+        rows, columns = patches.dynamic_feat_size((height, width))
+    elif getattr(patches, "grid_size", None) is not None:
+        rows, columns = patches.grid_size
     else:
-        rows, columns = backbone.patch_embed.grid_size
+        raise refusal(network, "its patches do not form a known grid", supported="use --method integrated-gradients")
     return int(rows), int(columns)
 
 

@@ -6,20 +6,29 @@ import difflib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from fundusgrade.errors import WeightsUnavailableError
 from fundusgrade.networks.heads import NUM_OUTPUTS
 from fundusgrade.networks.network import CNN, INITIAL_SEVERITY, GradingNetwork, NetworkSpec, SmallCnn
-from fundusgrade.networks.timm_hub import WEIGHTS_FILE, hub_file, is_hub_name, public_name, read_hub_network
+from fundusgrade.networks.timm_hub import (
+    NO_ANSWER,
+    WEIGHTS_FILE,
+    hub_file,
+    is_hub_name,
+    public_name,
+    read_hub_network,
+    silenced_libraries,
+)
+from fundusgrade.networks.weight_files import check_loaded, read_weight_file, recorded_loading
 from fundusgrade.options import Head
+from fundusgrade.text import error_text, shortened
 
 # Short names for what the reference compares; any other name is timm's own.
 _TIMM_NAMES = {"resnet50": "resnet50", "vit": "vit_base_patch16_224"}
@@ -27,6 +36,7 @@ _PLAIN_MEAN = (0.5, 0.5, 0.5)
 _PLAIN_STD = (0.25, 0.25, 0.25)
 # Networks halve the resolution four or five times: a multiple of 16 rows loses none at the edges.
 _ROW_STEP = 16
+_MAX_REASON = 200
 
 
 def network_spec(
@@ -57,10 +67,8 @@ def network_spec(
         known = ", ".join(timm.list_models(f"{base}.*", pretrained=True))
         raise WeightsUnavailableError(f"--arch {arch}: {base} has no such weights; it has {known or 'none'}") from error
     mean, std = (config.mean, config.std) if config is not None else (_PLAIN_MEAN, _PLAIN_STD)
-    rows = _rows(size_px, band_rows, _patch_px(timm_name) or _ROW_STEP)
-    return NetworkSpec(
-        arch=arch, timm_name=timm_name, size_px=size_px, mean=_rgb(mean), std=_rgb(std), head=head, rows=rows
-    )
+    spec = NetworkSpec(arch=arch, timm_name=timm_name, size_px=size_px, mean=_rgb(mean), std=_rgb(std), head=head)
+    return replace(spec, rows=_rows(size_px, band_rows, patch_side_px(spec) or _ROW_STEP))
 
 
 def _hub_spec(arch: str, size_px: int, band_rows: tuple[int, int] | None, head: Head) -> NetworkSpec:
@@ -71,17 +79,16 @@ def _hub_spec(arch: str, size_px: int, band_rows: tuple[int, int] | None, head: 
             f"--arch {arch}: its architecture {hub_network.architecture!r} is none of timm {timm.__version__}; "
             "install a timm that has it"
         )
-    patch_px = hub_network.arguments.get("patch_size") or _patch_px(hub_network.architecture)
-    return NetworkSpec(
+    spec = NetworkSpec(
         arch=public_name(arch),
         timm_name=hub_network.architecture,
         size_px=size_px,
         mean=_rgb(hub_network.mean or _PLAIN_MEAN),
         std=_rgb(hub_network.std or _PLAIN_STD),
-        rows=_rows(size_px, band_rows, patch_px if isinstance(patch_px, int) else _ROW_STEP),
         head=head,
         arguments=hub_network.arguments,
     )
+    return replace(spec, rows=_rows(size_px, band_rows, patch_side_px(spec) or _ROW_STEP))
 
 
 def _rows(size_px: int, band_rows: tuple[int, int] | None, step: int) -> tuple[int, int] | None:
@@ -93,9 +100,12 @@ def _rows(size_px: int, band_rows: tuple[int, int] | None, step: int) -> tuple[i
     return (top, top + height) if height < size_px else None
 
 
-def _patch_px(timm_name: str) -> int | None:
-    """Side of a vision transformer's patches, read from its name; None for other architectures."""
-    found = re.search(r"patch(\d+)", timm_name)
+def patch_side_px(spec: NetworkSpec) -> int | None:
+    """Side of a vision transformer's patches, from its arguments or its name; None for other architectures."""
+    given = spec.arguments.get("patch_size")
+    if isinstance(given, int):
+        return given
+    found = re.search(r"patch(\d+)", spec.timm_name or "")
     return int(found.group(1)) if found else None
 
 
@@ -109,9 +119,17 @@ def build_backbone(spec: NetworkSpec) -> nn.Module:
     return SmallCnn(NUM_OUTPUTS[spec.head]) if spec.timm_name is None else _timm_model(spec)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StartedNetwork:
+    """A network to train, and lines on how its weights were read."""
+
+    network: GradingNetwork
+    notes: tuple[str, ...] = ()
+
+
 def start_network(
     spec: NetworkSpec, *, init_weights: Path | None, pretrained: bool, hub: str | None = None
-) -> GradingNetwork:
+) -> StartedNetwork:
     """A network to train, initialized from a file, from pretrained weights, or at random.
 
     `init_weights` is a safetensors file with timm's names. The pretrained weights are timm's, or those of the folder or
@@ -120,15 +138,17 @@ def start_network(
     if spec.timm_name is None:
         if init_weights is not None:
             raise WeightsUnavailableError("--init-weights: the cnn is trained from scratch; leave the option out")
-        return build_network(spec)
+        return StartedNetwork(network=build_network(spec))
+    notes: tuple[str, ...] = ()
     if init_weights is not None:
-        return GradingNetwork(spec, zero_init_head(spec, _from_file(spec, init_weights)))
-    if not pretrained:
-        return GradingNetwork(spec, zero_init_head(spec, _timm_model(spec)))
-    if hub is not None:
-        weights = hub_file(hub, WEIGHTS_FILE)
-        return GradingNetwork(spec, zero_init_head(spec, _from_file(spec, weights, f"--arch {hub}")))
-    return GradingNetwork(spec, zero_init_head(spec, _from_hub(spec)))
+        backbone, notes = _from_file(spec, init_weights)
+    elif not pretrained:
+        backbone = _timm_model(spec)
+    elif hub is not None:
+        backbone, notes = _from_file(spec, hub_file(hub, WEIGHTS_FILE), f"--arch {hub}")
+    else:
+        backbone = _from_hub(spec)
+    return StartedNetwork(network=GradingNetwork(spec, zero_init_head(spec, backbone)), notes=notes)
 
 
 def has_fixed_input(spec: NetworkSpec) -> bool:
@@ -162,56 +182,40 @@ def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
             f"timm {timm.__version__} cannot build {spec.timm_name} with {dict(spec.arguments)} ({error}); "
             "install the version of timm that described it so"
         ) from error
-    patch_px = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    patch_px = (patch_px, patch_px) if isinstance(patch_px, int) else patch_px
-    if patch_px and any(side_px % patch for side_px, patch in zip(spec.input_px, patch_px, strict=True)):
-        raise WeightsUnavailableError(
-            f"{spec.timm_name} divides images into patches of {patch_px[0]} px, of which {spec.size_px} px is no "
-            "multiple; prepare the data with a --size that is one"
-        )
     return model
 
 
-def _from_file(spec: NetworkSpec, path: Path, option: str = "--init-weights") -> nn.Module:
-    if not path.is_file():
-        raise WeightsUnavailableError(f"{option}: no file {path}; expected a safetensors file for {spec.timm_name}")
-    if path.suffix != ".safetensors":
-        raise WeightsUnavailableError(f"{option}: {path} is not .safetensors; pickled weights are never loaded")
-    overlay = {"file": str(path), "custom_load": False}
-    # timm does not report weights that a file lacks: they are those that equal the same random weights drawn before.
-    random_state = torch.get_rng_state()
-    initial = _timm_model(spec)
-    torch.set_rng_state(random_state)
-    try:
-        model = _timm_model(spec, pretrained=True, pretrained_cfg_overlay=overlay)
-    except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
-        raise WeightsUnavailableError(f"{option}: {path} does not fit {spec.timm_name}: {error}") from error
-    missing = _random_layers(spec, model, initial)
-    if missing:
-        raise WeightsUnavailableError(
-            f"{option}: {path} does not fit {spec.timm_name}: "
-            f"it has no weights for {len(missing)} of its layers, such as {missing[0]}; "
-            "expected a safetensors file of this architecture, with timm's names"
-        )
-    return model
-
-
-def _random_layers(spec: NetworkSpec, model: nn.Module, initial: nn.Module) -> list[str]:
-    """Weights of all layers but the head that still equal the random ones of `initial`."""
+def _from_file(spec: NetworkSpec, path: Path, option: str = "--init-weights") -> tuple[nn.Module, tuple[str, ...]]:
+    """A network with the weights of a file, and lines on what of the file is not used."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        names = _timm_model(spec).state_dict().keys()
+    file = read_weight_file(path, names, option=option, network=spec.arch)
     config = timm.get_pretrained_cfg(spec.timm_name)
-    classifier = config.classifier if config is not None else ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    before = dict(initial.named_parameters())
-    return [
-        name
-        for name, weight in model.named_parameters()
-        if weight.ndim > 1 and weight.std() > 0 and not name.startswith(heads) and torch.equal(weight, before[name])
-    ]
+    classifier = () if config is None else config.classifier or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    overlay = {"state_dict": file.tensors, "custom_load": False}
+    failure: Exception | None = None
+    with recorded_loading() as calls, silenced_libraries():
+        try:
+            _timm_model(spec, pretrained=True, pretrained_cfg_overlay=overlay)
+        except Exception as error:  # timm converts names and shapes as it expects them, and fails in any way if not
+            failure = error
+    if calls:
+        model, loaded = calls[-1]
+        unused = check_loaded(model, loaded, heads, option=option, path=path, arch=spec.arch)
+        if failure is None:
+            return model, file.notes + unused
+    reason = shortened(error_text(failure), _MAX_REASON) if failure is not None else "timm does not load it"
+    raise WeightsUnavailableError(
+        f"{option}: {path} does not fit {spec.arch} ({reason}); expected a safetensors file of this architecture, with "
+        "timm's names"
+    ) from failure
 
 
 def _from_hub(spec: NetworkSpec) -> nn.Module:
     try:
-        return _timm_model(spec, pretrained=True)
+        with silenced_libraries(NO_ANSWER):
+            return _timm_model(spec, pretrained=True)
     except Exception as error:  # the hub's client raises its own, its transport's and the operating system's errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsUnavailableError(

@@ -214,9 +214,12 @@ def _description_text(metadata: Mapping[str, str] | None, path: Path) -> str:
 
 
 def _to_stored(tensor: Tensor, *, half: bool) -> Tensor:
-    """A tensor as it is written: on the CPU, contiguous, in float16 if `half`."""
+    """A copy of a tensor as it is written: on the CPU, contiguous, in float16 if `half`.
+
+    Some networks use a tensor in several places, and safetensors refuses tensors that share memory.
+    """
     tensor = tensor.detach().cpu()
-    return (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
+    return (tensor.half() if half and tensor.is_floating_point() else tensor.clone()).contiguous()
 
 
 def hash_tensors(state: Mapping[str, Tensor]) -> str:

@@ -21,9 +21,10 @@ from fundusgrade.networks.tensors import scale_pixels
 
 def to_device(network: GradingNetwork, choice: DeviceChoice) -> GradingNetwork:
     """Move a network to the chosen device, to channels-last memory format if it runs faster so."""
+    network = network.to(choice.device)
     if network.prefers_channels_last:
-        return network.to(choice.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-    return network.to(choice.device)
+        network = network.to(memory_format=torch.channels_last)
+    return network
 
 
 def to_memory_format(network: GradingNetwork, images: Tensor) -> Tensor:

@@ -107,11 +107,6 @@ class GradingNetwork(nn.Module):
         outputs: Tensor = self.backbone(self.normalized(images))
         return outputs.float()
 
-    @property
-    def has_features(self) -> bool:
-        """Whether the input of the last layer can be read: of networks of PyTorch, not of exported graphs."""
-        return all(hasattr(self.backbone, name) for name in ("forward_features", "forward_head", "get_classifier"))
-
     def outputs_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images as of `outputs` -> outputs of the head (B, n) and features (B, D), the input of its last layer.
 
@@ -120,6 +115,24 @@ class GradingNetwork(nn.Module):
         backbone: Any = self.backbone
         features = backbone.forward_head(backbone.forward_features(self.normalized(images)), pre_logits=True)
         return backbone.get_classifier()(features).float(), features.float()
+
+    @torch.inference_mode()
+    def gives_features(self) -> bool:
+        """Whether `outputs_and_features` gives the outputs of `outputs`, as tried on noise in evaluation mode.
+
+        Exported graphs have no features; some networks have two last layers, or compute something else before them.
+        """
+        was_training = self.training
+        noise = torch.Generator().manual_seed(0)
+        images = torch.rand(2, 3, self.spec.size_px, self.spec.size_px, generator=noise).to(self.mean.device)
+        self.eval()
+        try:
+            outputs, features = self.outputs_and_features(images)
+            return features.ndim == 2 and torch.allclose(outputs, self.outputs(images), rtol=1e-3, atol=1e-3)
+        except Exception:  # it is the network's own code that is run
+            return False
+        finally:
+            self.train(was_training)
 
     def normalized(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) float in [0, 1] -> normalized rows of the network (B, 3, rows, S)."""
@@ -134,5 +147,21 @@ class GradingNetwork(nn.Module):
 
     @property
     def prefers_channels_last(self) -> bool:
-        """Whether it has convolutions, which are faster in channels-last memory format; patch embeddings are not."""
-        return any(isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in self.modules())
+        """Whether it runs faster in channels-last memory format on its device, and computes correctly.
+
+        Convolutions do, patch embeddings do not.
+        """
+        convolutions = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        if self.mean.device.type == "cpu" and any(map(_corrupts_memory, convolutions)):
+            return False
+        return any(module.kernel_size != module.stride for module in convolutions)
+
+
+def _corrupts_memory(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution's gradient would be written beyond its memory on a CPU, in channels-last memory format.
+
+    PyTorch 2.14's kernels do so for 1 x 1 kernels with a stride, of 2 to 15 input channels, which the stems of FastViT,
+    MobileOne and RepVGG have: the process crashes, or goes on with other tensors changed.
+    """
+    has_steps = convolution.kernel_size == (1, 1) and max(convolution.stride) > 1
+    return has_steps and convolution.groups == 1 and 1 < convolution.in_channels < 16

@@ -50,7 +50,7 @@ def write_hub_folder(checkpoint: Checkpoint, folder: Path) -> tuple[Path, ...]:
         raise ExportError(
             f"{description.name} is a {network.spec.arch}, which timm does not have; use --format onnx or openvino"
         )
-    state = {name: tensor.contiguous() for name, tensor in network.backbone.state_dict().items()}
+    state = {name: tensor.contiguous().clone() for name, tensor in network.backbone.state_dict().items()}
     contents: tuple[bytes | str, ...] = (
         safetensors.torch.save(state, metadata={"format": "pt", "software": MARK}),
         _CARD_HEADER + model_card(description) + _CARD_USE + f"\n<!-- {MARK} -->\n",

@@ -5,15 +5,20 @@ Named `local-dir:FOLDER` or `hf-hub:OWNER/NAME`, with `@REVISION` appended for a
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fundusgrade.errors import WeightsUnavailableError
+from fundusgrade.terminal import message
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+NO_ANSWER = "the model hub does not answer; trying again for up to a minute"
+"""Printed once where the client of the hub tries a download again."""
 _FOLDER, _REPOSITORY = "local-dir", "hf-hub"
 # Arguments that data and head determine, not the pretrained network.
 _DETERMINED = frozenset({"num_classes", "img_size", "in_chans"})
@@ -97,13 +102,41 @@ def hub_file(arch: str, name: str) -> Path:
 
     repository, _, revision = location.partition("@")
     try:
-        return Path(hf_hub_download(repository, name, revision=revision or None))
+        with silenced_libraries(NO_ANSWER):
+            return Path(hf_hub_download(repository, name, revision=revision or None))
     except Exception as error:  # the client raises its own, its transport's and the operating system's errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsUnavailableError(
             f"--arch {arch}: {name} cannot be downloaded ({reason}); download the repository on a machine that reaches "
             "the hub, and name its folder by --arch local-dir:FOLDER"
         ) from error
+
+
+@contextlib.contextmanager
+def silenced_libraries(retrying: str | None = None) -> Iterator[None]:
+    """A block in which timm and the hub's client log nothing: their errors say what matters.
+
+    Where the client tries a download again, `retrying` is printed, once.
+    """
+
+    class Once(logging.Handler):
+        is_said = False
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if retrying is not None and not self.is_said and "retry" in record.getMessage().lower():
+                self.is_said = True
+                message(retrying)
+
+    handler = Once()
+    loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub")]
+    before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.handlers, logger.propagate = [handler], False
+        yield
+    finally:
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
 
 
 def _is_plain(value: object) -> bool:

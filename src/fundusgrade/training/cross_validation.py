@@ -37,7 +37,7 @@ from fundusgrade.training.runs import (
     record_launch,
     run_training,
 )
-from fundusgrade.training.state import STATE_FILE
+from fundusgrade.training.state import STATE_FILE, started_network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,7 @@ def cross_validate(
     options, name = request.options, _checked_name(request, dataset)
     folds = range(1, options.num_folds + 1)
     if request.overwrite and options.fold is None:
+        started_network(dataset, options.filled(), resume=False)  # fails before anything is discarded
         if not request.resume and process_group().is_main_process:
             _discard_folds(name, folds)
         request = replace(request, overwrite=False)

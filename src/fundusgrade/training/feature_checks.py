@@ -87,8 +87,11 @@ def add_feature_checks(request: ChecksRequest, choice: DeviceChoice) -> ChecksPr
     path = store.resolve_model(request.model)
     checkpoint = load_checkpoint(path)
     network = to_device(checkpoint.network, choice)
-    if not network.has_features:
-        raise TrainingError(f"{path}: the features of {network.spec.arch} cannot be read; use a network of timm")
+    if not network.gives_features():
+        raise TrainingError(
+            f"{path}: the features of {network.spec.arch} cannot be read, because its outputs are not those of one "
+            "last layer; train another network, such as efficientnet_lite0"
+        )
     dataset = open_training_data(checkpoint.description, request.data)
     train, held_out = (_features_of(network, dataset, dataset.graded_rows(split), choice) for split in _SPLITS)
     reference = fit_reference(train, held_out)

@@ -70,16 +70,16 @@ def train(
     *,
     observer: TrainingObserver,
     resume: bool = False,
+    start: RunState | None = None,
 ) -> TrainResult:
     """Train on the training split and keep the epoch of best validation kappa in `directory`.
 
-    Ctrl-C ends the run after its last complete epoch. Raises TrainingError where a run cannot be started or resumed, or
-    the loss is no longer finite.
+    `start` is what `start_run` gave for them, if it was called. Ctrl-C ends the run after its last complete epoch.
+    Raises TrainingError where a run cannot be started or resumed, or the loss is no longer finite.
     """
     options = options.filled()
     options.check()
-    torch.manual_seed(options.seed)
-    run, group = start_run(dataset, options, choice, resume=resume), process_group()
+    run, group = start or start_run(dataset, options, choice, resume=resume), process_group()
     if resume:
         load_state(run, directory / STATE_FILE, dataset, options)
     settings = f"{options.recorded()} {choice.device.type} {choice.precision} {choice.compiled}"

@@ -28,6 +28,25 @@ def epoch_size_px(size_px: int, epoch: int, num_epochs: int) -> int:
     return size_px
 
 
+def training_shapes(full_px: int, rows: tuple[int, int] | None, num_epochs: int) -> list[tuple[int, int]]:
+    """Heights and widths, in px, of the images of all epochs; the full ones have full_px a side and these rows."""
+    sizes = sorted({epoch_size_px(full_px, epoch, num_epochs) for epoch in range(1, num_epochs + 1)})
+    shapes = []
+    for size_px in sizes:
+        top, bottom = (rows if size_px == full_px else _scaled_rows(rows, full_px, size_px)) or (0, size_px)
+        shapes.append((bottom - top, size_px))
+    return shapes
+
+
+def _scaled_rows(rows: tuple[int, int] | None, full_px: int, size_px: int) -> tuple[int, int] | None:
+    """Rows of images that are scaled from full_px to size_px a side: a multiple of 16 around the middle."""
+    if rows is None:
+        return None
+    height = max(_ROW_STEP, round((rows[1] - rows[0]) * size_px / full_px / _ROW_STEP) * _ROW_STEP)
+    top = (size_px - height) // 2
+    return top, top + height
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frame:
     """What augmentation computes of an image: its width, the rows, all if None, and the outline, if there is one."""
@@ -45,10 +64,7 @@ def scaled_frame(images: LabeledImages, size_px: int | None, device: torch.devic
     rows, outline, full_px = images.rows, images.outline, images.stored.shape[3]
     size_px = size_px or full_px
     if size_px != full_px:
-        if rows is not None:
-            height = max(_ROW_STEP, round((rows[1] - rows[0]) * size_px / full_px / _ROW_STEP) * _ROW_STEP)
-            top = (size_px - height) // 2
-            rows = (top, top + height)
+        rows = _scaled_rows(rows, full_px, size_px)
         if outline is not None:
             outline = functional.interpolate(outline[None, None].float(), (size_px, size_px), mode="area")[0, 0] > 0.5
     return Frame(size_px=size_px, rows=rows, outline=None if outline is None else outline.to(device))

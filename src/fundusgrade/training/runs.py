@@ -20,7 +20,7 @@ from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.networks.checkpoint import read_description
 from fundusgrade.networks.description import CheckpointDescription
-from fundusgrade.networks.device import choose_device
+from fundusgrade.networks.device import DeviceChoice, choose_device
 from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.timm_hub import short_name
 from fundusgrade.options import DeviceName, FoldsBy, Precision
@@ -30,7 +30,7 @@ from fundusgrade.training.history import draw_training_curves
 from fundusgrade.training.loop import TrainResult, train
 from fundusgrade.training.observers import TrainingProgress, check_event_log, log_events
 from fundusgrade.training.options import TrainOptions
-from fundusgrade.training.state import STATE_FILE
+from fundusgrade.training.state import STATE_FILE, RunState, start_run
 
 _LAUNCH_FILE = "launch"
 _BEFORE_TRAINING = (_LAUNCH_FILE, store.CONFIG_FILE, "train_batch.jpg")
@@ -151,24 +151,18 @@ def default_name(dataset: PreparedDataset, options: TrainOptions) -> str:
 def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, console: Console) -> FinishedRun:
     """Train, install the best epoch in the store with its model card and curves, and remove the run if it is finished.
 
-    Of several processes that train together, the main one does all but the training. Raises TrainingError where a split
-    has one grade only, or where no epoch had a validation kappa above 0: then nothing is installed.
+    Nothing is written or removed before the network and its weights are there. Of several processes that train
+    together, the main one does all but the training. Raises TrainingError where a split has one grade only, or where no
+    epoch had a validation kappa above 0: then nothing is installed.
     """
     check_grades(plan.dataset)
+    plan.options.check()
     group, choice = process_group(), replace(choose_device(device, precision), compiled=plan.compiled)
+    start = start_run(plan.dataset, plan.options, choice, resume=plan.resume)
     group.barrier()  # all processes have made their plan: from here on the store changes
     check_event_log(plan.events)
     if group.is_main_process:
-        if not plan.resume:
-            clear_run(plan.directory)
-        make_folder(plan.directory)
-        record_launch(plan.directory)
-        if plan.config is not None:
-            write_atomically(plan.directory / store.CONFIG_FILE, plan.config)
-        shared = f", {group.size} processes" if group.size > 1 else ""
-        pixel_cache_warning = write_pixel_cache(plan.dataset)
-        lines = [f"device: {choice.describe()}{shared}", *_describe_plan(plan)]
-        for line in [*lines, pixel_cache_warning] if pixel_cache_warning else lines:
+        for line in _prepare_run(plan, choice, start):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
     group.barrier()
     with (
@@ -176,7 +170,9 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
         TrainingProgress(console, plan.options.epochs or 0) as progress,
         log_events(progress, plan.events if group.is_main_process else None, plan.name, resume=plan.resume) as observer,
     ):
-        result = train(plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume)
+        result = train(
+            plan.dataset, plan.options, choice, plan.directory, observer=observer, resume=plan.resume, start=start
+        )
     if not result.is_interrupted and not result.has_learned:
         if group.is_main_process:
             draw_training_curves(result.history, result.best_epoch, result.directory / "curves.png")
@@ -187,6 +183,21 @@ def run_training(plan: RunPlan, *, device: DeviceName, precision: Precision, con
     if not finished.interrupted:
         group.barrier()
     return finished
+
+
+def _prepare_run(plan: RunPlan, choice: DeviceChoice, start: RunState) -> list[str]:
+    """Make the run's folder and the pixel cache; returns lines that describe the run."""
+    if not plan.resume:
+        clear_run(plan.directory)
+    make_folder(plan.directory)
+    record_launch(plan.directory)
+    if plan.config is not None:
+        write_atomically(plan.directory / store.CONFIG_FILE, plan.config)
+    num_processes = process_group().size
+    shared = f", {num_processes} processes" if num_processes > 1 else ""
+    pixel_cache_warning = write_pixel_cache(plan.dataset)
+    lines = [f"device: {choice.describe()}{shared}", *_describe_plan(plan), *start.notes]
+    return [*lines, pixel_cache_warning] if pixel_cache_warning else lines
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import write_atomically
-from fundusgrade.networks.build import build_network, has_fixed_input, network_spec, start_network
+from fundusgrade.networks.build import StartedNetwork, build_network, network_spec, start_network
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device
+from fundusgrade.networks.input_shape import fit_input, takes_shapes
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.timm_hub import is_hub_name
 from fundusgrade.options import Precision
@@ -27,6 +28,7 @@ from fundusgrade.training.distributed import average_gradients
 from fundusgrade.training.history import METRICS_FILE, EpochRecord
 from fundusgrade.training.optimizer import build_optimizer
 from fundusgrade.training.options import TrainOptions
+from fundusgrade.training.resizing import training_shapes
 
 STATE_FILE = "state.safetensors"
 
@@ -37,6 +39,7 @@ class RunState:
 
     `learner` is the network as a training step calls it: images -> outputs of the head, perhaps compiled, with
     gradients averaged over all processes. `average` holds the exponential moving average of the network's weights.
+    `notes` say what people should know about the network's start.
     """
 
     network: GradingNetwork
@@ -45,6 +48,7 @@ class RunState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     history: list[EpochRecord] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     @property
     def averaged_network(self) -> GradingNetwork:
@@ -79,30 +83,48 @@ class WeightAverage(ModelEmaV3):  # type: ignore[misc]  # timm has no type hints
 
 
 def start_run(dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice, *, resume: bool) -> RunState:
-    """The state before the first step; a run that is resumed reads no pretrained weights.
+    """The state before the first step, of filled options; a run that is resumed reads no pretrained weights.
 
-    Raises TrainingError where progressive resizing is asked of a network of fixed input size.
+    Raises WeightsUnavailableError and TrainingError as `started_network`.
     """
-    assert options.head is not None, "options are filled before use"
-    recipe = dataset.recipe
-    spec = network_spec(options.arch, recipe.size_px, band_rows=recipe.band_rows, head=options.head)
-    if options.progressive and has_fixed_input(spec):
-        raise TrainingError(
-            f"--progressive: {options.arch} takes images of one size only; train it without --progressive"
-        )
-    init = Path(options.init_weights) if options.init_weights else None
-    hub = options.arch if is_hub_name(options.arch) else None
-    pretrained = options.pretrained
-    start = build_network(spec) if resume else start_network(spec, init_weights=init, pretrained=pretrained, hub=hub)
-    synchronize_batch_norm(start)
-    network = to_device(start, choice)
+    start = started_network(dataset, options, resume=resume)
+    synchronize_batch_norm(start.network)
+    network = to_device(start.network, choice)
     average = WeightAverage(network, decay=options.ema_decay)
     learner = average_gradients(_Learner(network))
     optimizer = build_optimizer(network, options, choice.device)
     scaler = torch.amp.GradScaler(choice.device.type, enabled=choice.precision is Precision.FLOAT16)
     if choice.compiled:
         learner.compile()
-    return RunState(network=network, learner=learner, average=average, optimizer=optimizer, scaler=scaler)
+    return RunState(
+        network=network, learner=learner, average=average, optimizer=optimizer, scaler=scaler, notes=start.notes
+    )
+
+
+def started_network(dataset: PreparedDataset, options: TrainOptions, *, resume: bool) -> StartedNetwork:
+    """The network that a run starts from, and lines on its input and its weights; random weights are those of the seed.
+
+    Raises WeightsUnavailableError where it does not take the data's images, or its weights cannot be had, and
+    TrainingError where progressive resizing is asked of a network that takes one size only.
+    """
+    assert options.head is not None, "options are filled before use"
+    torch.manual_seed(options.seed)
+    recipe = dataset.recipe
+    fitted = fit_input(network_spec(options.arch, recipe.size_px, band_rows=recipe.band_rows, head=options.head))
+    spec, notes = fitted.spec, () if fitted.note is None else (fitted.note,)
+    if options.progressive and not takes_shapes(spec, training_shapes(spec.size_px, spec.rows, options.num_epochs)):
+        raise TrainingError(
+            f"--progressive: {options.arch} takes images of one size only; train it without --progressive"
+        )
+    if resume:
+        return StartedNetwork(network=build_network(spec), notes=notes)
+    start = start_network(
+        spec,
+        init_weights=Path(options.init_weights) if options.init_weights else None,
+        pretrained=options.pretrained,
+        hub=options.arch if is_hub_name(options.arch) else None,
+    )
+    return replace(start, notes=notes + start.notes)
 
 
 class _Learner(nn.Module):
