@@ -316,7 +316,8 @@ def test_commands_read_archives_and_write_only_to_the_paths_given(
     assert run(["explain", "eyes.zip"]) == 3
     written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert written - {"work/.out.csv.lock"} == {
-        *("work/eyes.zip", "work/out.csv", "work/out.csv.json", "work/eyes.zip-explained/index.html"),
+        *("work/eyes.zip", "work/out.csv", "work/out.csv.json", "work/out.csv.config.yaml"),
+        *(f"work/eyes.zip-explained/{name}" for name in ("index.html", "explanations.jsonl", "config.yaml")),
         "work/eyes.zip-explained/eyes.zip/left/eye-explained.jpg",
         "work/eyes.zip-explained/eyes.zip/right/eye.png-explained.jpg",
         "work/eyes.zip-explained/eyes.zip/right/eye.jpg-explained.jpg",

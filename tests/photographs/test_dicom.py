@@ -628,6 +628,8 @@ def test_explain_names_the_figure_of_a_dicom_after_it(tmp_path: Path, monkeypatc
         assert CliRunner().invoke(app, ["explain", name, "--model", "tiny", "--device", "cpu"]).exit_code == 0
     assert Path("eye-explained.png").is_file()
     assert sorted(path.name for path in Path("scan.dcm-explained").iterdir()) == [
+        "config.yaml",
+        "explanations.jsonl",
         "index.html",
         "scan.dcm#1-explained.jpg",
         "scan.dcm#2-explained.jpg",
