@@ -33,7 +33,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: install
 	mkdir -p $(DEMO)
 	$(BIN)/fundusgrade predict $(SAMPLES) --csv $(DEMO)/grades.csv
-	$(BIN)/fundusgrade explain $(SAMPLES) --model aptos-cnn --model efficientnet-lite2 --out $(DEMO)/maps --overwrite
+	$(BIN)/fundusgrade explain $(SAMPLES) --model aptos-cnn --model efficientnet-lite2 --model vit-small --out $(DEMO)/maps --overwrite
 	@echo "Grades are in $(DEMO)/grades.csv, heat maps in $(DEMO)/maps/index.html."
 	@echo "Most samples are drawn eyes: their grades mean nothing clinically (docs/samples/README.md)."
 

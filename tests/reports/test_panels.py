@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fundusgrade.options import ColorScale
 from fundusgrade.reports.overlay import MarkedRegion, blend, red_free
 from fundusgrade.reports.panel_layout import Column, KeyEntry, Panel, PanelFigure, PanelRow, Symbol
 from fundusgrade.reports.panels import panel_figure
-from fundusgrade.reports.sheet import Style, rasterize, text_width, wrap
+from fundusgrade.reports.sheet import Style, drawable, rasterize, text_width, wrap
 
 SCALE = HeatScale(unit="logits per 0.1 % of the image", ceiling=0.5)
 LONG = "vit_small_patch14_dinov2_" * 8 + "$\\frac{1}$_%"
@@ -225,6 +226,20 @@ def test_text_is_wrapped_to_its_width_and_no_word_is_lost(width_px: int) -> None
     assert wrap("", style, width_px) == []
     assert len(wrap(words, style, width_px, max_lines=1)) == 1
     assert text_width(wrap(LONG, style, 100)[0], style) <= 100
+
+
+def test_characters_that_the_font_lacks_become_boxes() -> None:
+    assert drawable("網膜 eye α ⚠ ≥ −1") == "□□ eye α ⚠ ≥ −1"
+
+
+def test_figures_are_drawn_by_several_threads_at_once() -> None:
+    names = (LONG, "網膜 眼底写真", "cnn")
+
+    def draw(number: int) -> bytes:
+        return rasterize(make_figure((60, 90), num_models=1, names=names)).tobytes()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(draw, range(6)))) == 1
 
 
 def test_text_is_legible_in_the_column_of_a_paper() -> None:

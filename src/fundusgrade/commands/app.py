@@ -76,10 +76,17 @@ class _ErrorBoundary(TyperGroup):
             raise typer.Exit(EXIT_ERROR) from None
 
 
+_HELP = (
+    "Grade diabetic retinopathy in fundus photographs, and highlight the regions that drove the grade.\n\n"
+    "Data sets and models are kept in the user data directory, or in the folder that the environment variable "
+    "FUNDUSGRADE_HOME names.\n\n"
+    "Results go to standard output or files, messages to standard error. Exit codes: 0 done, 1 error, 2 invalid "
+    "command line, 3 finished with photographs that could not be graded."
+)
 app = typer.Typer(
     cls=_ErrorBoundary,
     name="fundusgrade",
-    help="Grade diabetic retinopathy in fundus photographs, and highlight the regions that drove the grade.",
+    help=_HELP,
     epilog=epilog(""),
     context_settings=CONTEXT,
     no_args_is_help=True,

@@ -16,7 +16,7 @@ from fundusgrade.errors import DatasetError
 from fundusgrade.photographs.images import read_image
 from fundusgrade.photographs.sources import PhotographSource, find_files
 
-LESION_NAMES = {"MA": "microaneurysms", "HE": "haemorrhages", "EX": "hard exudates", "SE": "soft exudates"}
+LESION_NAMES = {"MA": "microaneurysms", "HE": "hemorrhages", "EX": "hard exudates", "SE": "soft exudates"}
 """The kinds of lesions, by the suffix of their masks' names."""
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +13,6 @@ from fundusgrade.photographs.pixels import Image
 from fundusgrade.plots import blank_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
@@ -27,6 +23,7 @@ LINE_HEIGHT = 1.32
 
 _FONT = "DejaVu Sans"  # comes with Matplotlib, so that a figure looks the same everywhere
 _ASCENT = 0.98
+_BOX = "\N{WHITE SQUARE}"
 _POINTS_PER_INCH = 72
 
 
@@ -61,8 +58,7 @@ def text_width(text: str, style: Style) -> float:
     properties = FontProperties(
         family=_FONT, size=style.size_px * _POINTS_PER_INCH / DPI, weight="bold" if style.is_bold else "normal"
     )
-    with quiet_about_glyphs():
-        return float(_renderer().get_text_width_height_descent(text, properties, False)[0])
+    return float(_renderer().get_text_width_height_descent(text, properties, False)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +85,7 @@ def block(paragraphs: Sequence[str], style: Style, width_px: float, max_lines: i
 def wrap(text: str, style: Style, width_px: float, max_lines: int = 100) -> list[str]:
     """The text in lines that are no wider; a word that is, and what exceeds `max_lines`, is shortened in its middle."""
     lines: list[str] = []
-    for word in text.split():
+    for word in drawable(text).split():
         joined = f"{lines[-1]} {word}" if lines else word
         if lines and text_width(joined, style) <= width_px:
             lines[-1] = joined
@@ -108,12 +104,20 @@ def _shortened(line: str, style: Style, width_px: float) -> str:
     return shown
 
 
-@contextmanager
-def quiet_about_glyphs() -> Iterator[None]:
-    """A name in a script that the font lacks is shown as boxes, without warnings; index and CSV have it in full."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        yield
+def drawable(text: str) -> str:
+    """The text with a box for each character that the font lacks, as those of other scripts; index and CSV have them.
+
+    Matplotlib would draw boxes as well, but with warnings, which no thread can silence for itself.
+    """
+    return "".join(character if ord(character) in _characters() else _BOX for character in text)
+
+
+@functools.cache
+def _characters() -> frozenset[int]:
+    """Code points that the font has, and white space."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont(_FONT)).get_charmap()) | {ord(" ")}
 
 
 @functools.cache
@@ -166,6 +170,5 @@ class Sheet:
 def rasterize(figure: Figure) -> Image:
     """The pixels (H, W, 3) of a figure."""
     canvas: Any = figure.canvas
-    with quiet_about_glyphs():
-        canvas.draw()
+    canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]

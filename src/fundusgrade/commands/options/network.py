@@ -37,7 +37,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="NAME",
-        help="Model, by name or path (default: the shipped model).",
+        help="Model, by name or path, also of an exported graph (.onnx, .xml) (default: the shipped model).",
         autocompletion=complete_models,
         rich_help_panel=MODEL,
     ),
