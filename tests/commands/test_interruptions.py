@@ -62,7 +62,8 @@ def test_two_processes_that_install_one_name_leave_one_whole_model(workplace: Pa
 def prepared(folder: Path, name: str) -> dict[str, bytes]:
     """The files of a finished data set, but for times, the journal's order and hidden files, which a kill may leave."""
     directory = store.dataset_directory(name)
-    names = [path for path in visible_files(directory) if path != "records.jsonl" and "/." not in f"/{path}"]
+    differing = ("records.jsonl", store.CONFIG_FILE)  # by order, and by name and time
+    names = [path for path in visible_files(directory) if path not in differing and "/." not in f"/{path}"]
     files = {path: (directory / path).read_bytes() for path in names}
     described = json.loads(files.pop(store.DATASET_FILE))
     kept = {key: value for key, value in described.items() if key not in ("created", "name")}

@@ -109,7 +109,7 @@ def test_one_command_holds_out_each_data_set_and_the_next_scores_them(
     trained = Outcome(f"{words} --data north --data south --name away --folds-by source")
     assert trained.code == 0, trained.stderr
     assert "out of fold: 50 photographs" in trained.stdout
-    evaluated = Outcome("fundusgrade evaluate --predictions away --resamples 100 --report report.html")
+    evaluated = Outcome("fundusgrade evaluate --predictions away --resamples 100 --report report.html --verbose")
     assert evaluated.code == 0, evaluated.stderr
     assert "away: each data set" in evaluated.stdout and "away: decision rules" in evaluated.stdout
     page = Path("report.html").read_text(encoding="utf-8")

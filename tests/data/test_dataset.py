@@ -291,12 +291,16 @@ def test_the_contact_sheet_is_evenly_spaced_over_a_section(tmp_path: Path) -> No
     assert shown[0] == 0 and shown[-1] >= 180 and (np.diff(shown) > 0).all()
 
 
-def test_the_contact_sheet_of_no_images_is_white(small: Path) -> None:
+def test_the_contact_sheet_of_no_images_is_white() -> None:
+    assert (draw_contact_sheet([]) == 255).all()
+
+
+def test_where_nothing_can_be_prepared_there_is_no_data_set(small: Path) -> None:
     for path in (small / "train_images").iterdir():
         path.write_bytes(b"")
-    dataset = prepare(small)
-    assert all(row.error for row in dataset.rows)
-    assert (read_image(dataset.directory / CONTACT_SHEET_FILE) == 255).all()
+    with pytest.raises(DatasetError, match=r"none of 5 photographs can be prepared, .* \(5: the file is empty"):
+        prepare(small)
+    assert store.dataset_names() == []
 
 
 # Repeating no work

@@ -151,9 +151,9 @@ def evaluate(
         sensitivity=sensitivity,
         threshold=threshold,
     )
+    _show_assessment(assessment, candidates, out)
     if out is not None:
         settings.write(out, data=names or dataset.source_names)
-    _show_assessment(assessment, candidates, out)
     audits = _audit_candidates(candidates, dataset, split, out) if audit else []
     if report is not None:
         _write_report(report, candidates, dataset, assessment, images, audits)

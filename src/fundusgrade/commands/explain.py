@@ -134,8 +134,8 @@ def explain(
     is_resumed = _is_resumed(out, resume=resume, overwrite=overwrite)
     check_outputs(planned, inputs=read, overwrite=overwrite or is_resumed)
     if several:
-        settings.write(out)
         num_ungraded = _explain_several(found, request, out, workers, resume=is_resumed)
+        settings.write(out)
     else:
         num_ungraded = _explain_one(found[0], request, out)
     if faithfulness:
