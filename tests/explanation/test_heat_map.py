@@ -17,6 +17,8 @@ from fundusgrade.options import Attribution, Layer
         ("grad-cam++@fine", (Attribution.GRAD_CAM_PLUS_PLUS, Layer.FINE)),
         ("layercam@all", (Attribution.LAYER_CAM, Layer.ALL)),
         ("attention-rollout", (Attribution.ATTENTION_ROLLOUT, Layer.LAST)),
+        ("integrated", (Attribution.INTEGRATED_GRADIENTS, Layer.LAST)),
+        ("layer@fine", (Attribution.LAYER_CAM, Layer.FINE)),
     ],
 )
 def test_methods_are_named_with_their_layer(text: str, expected: tuple[Attribution, Layer]) -> None:
@@ -24,7 +26,7 @@ def test_methods_are_named_with_their_layer(text: str, expected: tuple[Attributi
 
 
 @pytest.mark.parametrize(
-    "text", ["", "gradcam", "grad-cam@first", "integrated-gradients@fine", "attention-rollout@all", "eigen-cam"]
+    "text", ["", "grad", "gradcam", "grad-cam@first", "integrated-gradients@fine", "attention-rollout@all", "eigen-cam"]
 )
 def test_an_unknown_method_lists_what_exists(text: str) -> None:
     with pytest.raises(ExplanationError, match=r"integrated-gradients, grad-cam|only the CAM family has layers"):

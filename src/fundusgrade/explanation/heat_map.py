@@ -50,12 +50,15 @@ class HeatMap:
 
 
 def parse_method(text: str) -> tuple[Attribution, Layer]:
-    """Read the name of a method; one of the CAM family may end in "@last", "@middle", "@fine" or "@all".
+    """Read the name of a method, or its beginning where no other begins so, as "integrated"; one of the CAM family may
+    end in "@last", "@middle", "@fine" or "@all".
 
     Raises ExplanationError for anything else.
     """
     name, _, layer = text.strip().casefold().partition("@")
     names, layers = [each.value for each in Attribution], [each.value for each in Layer]
+    begun = [each for each in names if name and each.startswith(name)]
+    name = begun[0] if len(begun) == 1 else name
     if name not in names or (layer or "last") not in layers:
         raise ExplanationError(
             f"unknown attribution method {text!r}; use {', '.join(names)}; methods of the CAM family may end in "
