@@ -22,7 +22,7 @@ def test_faithfulness_of_a_folder_of_lesions(workplace: Path) -> None:
     outcome = Outcome("fundusgrade faithfulness --lesions idrid --method grad-cam --target referable --out study")
     assert outcome.code == 0, outcome.stderr
     assert "lesions: idrid, explained: referable" in outcome.stdout
-    assert "haemorrhages: idrid" in outcome.stdout
+    assert "hemorrhages: idrid" in outcome.stdout
     assert "idrid-lesions.png" in outcome.stderr
     outcome = Outcome("fundusgrade faithfulness gone --lesions nowhere")
     assert "no photographs with lesion masks in nowhere" in outcome.stderr

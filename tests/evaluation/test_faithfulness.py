@@ -161,7 +161,7 @@ def test_lesions_are_tested_by_kind_beside_baselines(tmp_path: Path) -> None:
     options = StudyOptions(target=REFERABLE, methods=(GRAD_CAM,), num_resamples=100)
     found = study_lesions(graders, tmp_path / "lesions", options)
     tests = {each.test for each in found.findings}
-    assert {"lesions", "haemorrhages", "hard exudates"} <= tests and "microaneurysms" not in tests
+    assert {"lesions", "hemorrhages", "hard exudates"} <= tests and "microaneurysms" not in tests
     lifts = {
         each.method: each.mean.value
         for each in found.findings

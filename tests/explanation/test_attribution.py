@@ -156,6 +156,7 @@ def test_several_methods_give_the_maps_that_each_gives_alone(image: NDArray[np.u
 
 def test_several_methods_share_the_forward_pass_of_the_score(image: NDArray[np.uint8]) -> None:
     network = build("test_resnet")
+    assert fits(network, ExplainOptions(method=Attribution.GRAD_CAM)), "tried once for each network, before it explains"
     counts = []
     for methods in ([Attribution.GRAD_CAM], [Attribution.GRAD_CAM] * 3):
         calls: list[None] = []

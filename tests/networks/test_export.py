@@ -96,7 +96,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert row in done.stdout
     predicted = Outcome("fundusgrade predict images --model tiny.xml")
     assert (predicted.code, predicted.stdout.count("tiny-openvino")) == (0, 2)
-    assert re.search(r"model tiny-openvino; cpu, OpenVINO (b?float(16|32)): an exported graph", predicted.stderr)
+    assert re.search(r"model tiny-openvino\ncpu, OpenVINO (b?float(16|32)): an exported graph", predicted.stderr)
     evaluated = Outcome("fundusgrade evaluate --model tiny.xml --model tiny --data drawn --resamples 100")
     assert evaluated.code == 0 and "tiny-openvino" in evaluated.stdout
     refused = Outcome("fundusgrade explain images/eye00.png --model tiny.xml")

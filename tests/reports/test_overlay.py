@@ -157,7 +157,7 @@ def test_regions_are_outlined_in_their_colors() -> None:
     image = np.full((60, 60, 3), 120, np.uint8)
     mask = np.zeros((60, 60), np.bool_)
     mask[20:40, 20:40] = True
-    drawn = outline_regions(image, [MarkedRegion(name="haemorrhages", mask=mask, color=(0, 0, 255))])
+    drawn = outline_regions(image, [MarkedRegion(name="hemorrhages", mask=mask, color=(0, 0, 255))])
     assert (drawn[20, 20:40] == (0, 0, 255)).all()
     assert np.array_equal(drawn[25:35, 25:35], image[25:35, 25:35])
     assert np.array_equal(drawn[:15], image[:15])
