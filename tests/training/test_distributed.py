@@ -246,8 +246,8 @@ def test_two_processes_end_as_one(shared_home: Path) -> None:
 def test_torchrun_restarts_a_run_whose_process_is_killed_to_the_same_weights(shared_home: Path) -> None:
     done = torchrun(shared_home, *EFFICIENTNET, "--name", "restarted", restarts=1, killed_at="2,1")
     assert done.returncode == 0, done.stderr
-    assert "exitcode: -9" in done.stderr
-    assert "2 processes" in done.stderr
+    # Which of the two processes torchrun reports depends on which ends first: the other notices within milliseconds.
+    assert done.stderr.count("2 processes") == 2, "started, and again after the kill"
     assert done.stdout.count("model restarted: ") == 1
     assert_alike(shared_home, "two", "restarted", 0)
 
