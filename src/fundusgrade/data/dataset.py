@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,9 +89,8 @@ class PreparedDataset:
             return self._with_source_held_out(fold, num_folds)
         if folds_by is FoldsBy.TRAINING:
             return self._with_training_held_out(fold, num_folds)
-        _check_fold(fold, num_folds)
         rows = self.graded_rows()
-        folds = assign_folds([row.group for row in rows], [_grade_of(row) for row in rows], num_folds, self.seed)
+        folds = self._assigned_folds(rows, fold, num_folds)
         rest = [row for row, number in zip(rows, folds, strict=True) if number != fold - 1]
         parts = split_groups(
             [row.group for row in rest], [_grade_of(row) for row in rest], FOLD_FRACTIONS, self.seed + 1 + fold
@@ -101,17 +101,26 @@ class PreparedDataset:
             row.source: "test" if row.source in in_fold else "validation" if row.source in is_validation else "train"
             for row in rows
         }
+        return self._with_splits(splits)
+
+    def _assigned_folds(self, rows: Sequence[ManifestRow], fold: int, num_folds: int) -> tuple[int, ...]:
+        """The fold of each row, from 0. Raises DatasetError where there is no fold `fold`, which counts from 1."""
+        if not 1 <= fold <= num_folds or num_folds < 2:
+            raise DatasetError(f"there is no fold {fold} of {num_folds}; expected 1 to {num_folds}, of at least 2")
+        return assign_folds([row.group for row in rows], [_grade_of(row) for row in rows], num_folds, self.seed)
+
+    def _with_splits(self, splits: Mapping[str, str | None]) -> PreparedDataset:
+        """The same data set with the splits of these sources; the others have none."""
         return replace(self, rows=tuple(replace(row, split=splits.get(row.source)) for row in self.rows))
 
     def _with_training_held_out(self, fold: int, num_folds: int) -> PreparedDataset:
-        _check_fold(fold, num_folds)
         rows = self.graded_rows("train")
-        folds = assign_folds([row.group for row in rows], [_grade_of(row) for row in rows], num_folds, self.seed)
+        folds = self._assigned_folds(rows, fold, num_folds)
         splits = {
             row.source: "test" if number == fold - 1 else "train" for row, number in zip(rows, folds, strict=True)
         }
         splits |= {row.source: "validation" for row in self.graded_rows("validation")}
-        return replace(self, rows=tuple(replace(row, split=splits.get(row.source)) for row in self.rows))
+        return self._with_splits(splits)
 
     def _with_source_held_out(self, fold: int, num_folds: int) -> PreparedDataset:
         names = self.source_names
@@ -136,12 +145,7 @@ class PreparedDataset:
                     "prepare data sets of more labeled photographs"
                 )
         split_of = {row.source: split for row, split in zip(rows, splits, strict=True)}
-        return replace(self, rows=tuple(replace(row, split=split_of.get(row.source)) for row in self.rows))
-
-
-def _check_fold(fold: int, num_folds: int) -> None:
-    if not 1 <= fold <= num_folds or num_folds < 2:
-        raise DatasetError(f"there is no fold {fold} of {num_folds}; expected 1 to {num_folds}, of at least 2")
+        return self._with_splits(split_of)
 
 
 def _grade_of(row: ManifestRow) -> Grade:
