@@ -1,6 +1,6 @@
 # make demo        install, grade and explain the sample photographs with the shipped weights
 # make test        install what tests need, then ruff, mypy and pytest
-# make docs        write docs/api.md from the docstrings, and run docs/notebook.ipynb
+# make docs        write the references, run the notebook, and build the documentation site, site/index.html
 # make pictures    the pictures of heat maps in the documents
 # make test-avx2   the numeric tests as on a processor without AVX-512
 PYTHON ?= python3
@@ -45,7 +45,9 @@ test: install-dev
 
 docs: install-dev
 	$(BIN)/python docs/programs/api_reference.py
+	$(BIN)/python docs/programs/command_reference.py
 	$(BIN)/python docs/programs/run_notebook.py
+	$(BIN)/python docs/programs/build_site.py
 
 pictures: install
 	$(BIN)/python docs/programs/pictures.py
@@ -54,4 +56,4 @@ test-avx2: install-dev
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest --numprocesses $(WORKERS) $(NUMERIC)
 
 clean:
-	rm -rf $(VENV) $(DEMO) dist build
+	rm -rf $(VENV) $(DEMO) dist build site .cache

@@ -43,9 +43,18 @@ def test_every_command_is_understood(document: Path, tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
-    for link in links:
-        assert link.startswith("http") or (document.parent / link).exists(), f"{document.name}: {link}"
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", document.read_text(encoding="utf-8"))
+    for link, heading in links:
+        target = document.parent / link if link else document
+        assert link.startswith("http") or target.exists(), f"{document.name}: {link}"
+        if heading and target.suffix == ".md":
+            assert heading in anchors(target), f"{document.name}: {link}#{heading}"
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings as hosts of code make them; the site's builder makes its own."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 def test_the_readme_lists_every_package_and_nothing_that_is_not_there() -> None:
