@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from PIL import Image as PilImage
 
-from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.labels import find_samples
-from fundusgrade.data.prepare import prepare_dataset
-from fundusgrade.errors import DatasetError
-from fundusgrade.networks.tensors import load_images, to_pixels
-from fundusgrade.photographs.images import read_image, write_image
 from fundusgrade.photographs.pixels import Image
-from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from fundusgrade.training import degrade as degrade_module
-from fundusgrade.training.batches import with_degraded
-from fundusgrade.training.degrade import SMALLEST_SCALE, SMALLEST_SIDE_PX, degrade, degraded_images
+from fundusgrade.training.degrade import SMALLEST_SCALE, SMALLEST_SIDE_PX, degrade
 from tests.drawn_eyes import healthy_eye
 from tests.models_for_tests import drawn_photograph
 
-RECIPE = PreprocessRecipe(method=Method.NATURAL, size_px=64)
 SIZE_PX = 320
 NUM_DRAWS = 12
 
@@ -45,18 +31,6 @@ def local_contrast(image: Image, inside: NDArray[np.bool_]) -> float:
 
 def degraded(photograph: Image, seed: int) -> Image:
     return degrade(photograph, np.random.default_rng(seed))
-
-
-@pytest.fixture
-def eyes(tmp_path: Path) -> PreparedDataset:
-    """Four eyes, prepared from photographs that are still there."""
-    for seed in range(4):
-        (tmp_path / "eyes" / str(seed)).mkdir(parents=True)
-        PilImage.fromarray(drawn_photograph(seed, SIZE_PX)).save(tmp_path / "eyes" / str(seed) / f"eye{seed}.png")
-    return prepare_dataset(find_samples([tmp_path / "eyes"]), name="eyes", recipe=RECIPE, num_workers=1)
-
-
-# One photograph
 
 
 def test_the_same_seed_degrades_alike_and_another_seed_otherwise() -> None:
@@ -124,49 +98,3 @@ def test_light_falls_to_one_side(monkeypatch: pytest.MonkeyPatch) -> None:
         assert abs(image.mean() - 100) < 4
         slopes.append(abs(image[:, :20].mean() - image[:, -20:].mean()) / 200)
     assert max(slopes) <= degrade_module.MAX_GRADIENT + 0.02 and max(slopes) > 0.5 * degrade_module.MAX_GRADIENT
-
-
-# A data set
-
-
-def test_each_photograph_is_degraded_in_its_own_way_that_follows_from_the_seed(eyes: PreparedDataset) -> None:
-    rows = (eyes.rows[0], eyes.rows[0], eyes.rows[1])
-    first, again, other = (degraded_images(eyes, rows, seed=seed) for seed in (5, 5, 6))
-    for one, same, different in zip(first, again, other, strict=True):
-        assert one is not None and same is not None and different is not None
-        assert one.shape == (64, 64, 3)
-        assert np.array_equal(one, same) and not np.array_equal(one, different)
-    assert first[0] is not None and first[1] is not None
-    assert not np.array_equal(first[0], first[1]), "the same photograph twice, degraded twice"
-
-
-def test_images_are_laid_out_as_those_that_were_prepared(eyes: PreparedDataset) -> None:
-    for row, image in zip(eyes.rows, degraded_images(eyes, eyes.rows, seed=1), strict=True):
-        assert image is not None
-        difference = image.astype(float) - read_image(eyes.directory / row.image)
-        assert 0 < np.abs(difference).mean() < 40
-
-
-def test_where_no_retina_is_left_there_is_no_image_and_training_takes_the_plain_one(eyes: PreparedDataset) -> None:
-    rows = eyes.graded_rows()
-    write_image(eyes.photograph_path(rows[1]), np.zeros((200, 200, 3), np.uint8))
-    found = degraded_images(eyes, rows, seed=0)
-    assert [image is None for image in found] == [False, True, False, False]
-    plain = load_images(eyes, rows)
-    both = with_degraded(plain, eyes, rows, seed=0)
-    assert both.degraded is not None
-    assert both.degraded[1].equal(plain.select_stored(torch.tensor([1]))[0])
-    assert found[0] is not None and both.degraded[0].equal(to_pixels(found[0]))
-    assert both.pixels.equal(plain.pixels)
-
-
-def test_a_photograph_that_is_gone_is_named_with_what_to_do(eyes: PreparedDataset) -> None:
-    path = eyes.photograph_path(eyes.rows[2])
-    path.unlink()
-    with pytest.raises(DatasetError, match=r"eye2\.png: the file does not exist.*--degrade needs the photographs"):
-        degraded_images(eyes, eyes.rows, seed=0)
-
-
-def test_a_data_set_that_does_not_know_its_photographs_cannot_be_degraded(eyes: PreparedDataset) -> None:
-    with pytest.raises(DatasetError, match="does not say where its photographs are"):
-        degraded_images(replace(eyes, root=None), eyes.rows, seed=0)

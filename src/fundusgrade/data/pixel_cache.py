@@ -7,11 +7,13 @@ is never used. It is rewritten when outdated, and may be deleted.
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +30,27 @@ _FORMAT = 1
 _MAX_DISK_FRACTION = 0.5  # a training run also needs space for its own files
 _NUM_THREADS = 4
 _BLOCK_IMAGES = 256
+_MAX_BYTES_IN_MEMORY = 500_000_000
+
+
+class Pixels(Protocol):
+    """Images (M, 3, S, S) uint8 RGB that are read by their positions (n,); an array of NumPy is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(M, 3, S, S)."""
+        ...
+
+    def __getitem__(self, positions: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """The images (n, 3, S, S) at these positions, in memory."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedImages:
-    """The images of some rows of a data set, in memory or in a mapped file."""
+    """The images of some rows of a data set, which stay in their files where those are mapped into memory."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     """(M, 3, S, S), RGB; it may hold other images of the data set too."""
     indices: NDArray[np.int64]
     """(N,): where in `pixels` the image of each row is."""
@@ -56,29 +72,67 @@ def write_pixel_cache(dataset: PreparedDataset) -> str | None:
 
 
 def load_decoded_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> DecodedImages:
-    """The images of these rows: from the pixel cache where there is a valid one, else decoded into memory.
+    """The images of these rows: from the pixel caches where those are valid, of each data set of a concatenation.
 
-    Raises DatasetError where an image cannot be read or has another size than the recipe's.
+    Without a cache they are decoded into memory where they are few, and else whenever they are read. Raises
+    DatasetError where an image cannot be read or has another size than the recipe's, with the last also in reading.
     """
-    caches = {part.name: pixels for part in _parts(dataset) if (pixels := _open_cache(part)) is not None}
-    places = {
-        _path(part, row): (part.name, index)
-        for part in _parts(dataset)
-        if part.name in caches
-        for index, row in enumerate(_rows_with_image(part))
-    }
-    if not dataset.parts and caches:
-        indices = np.array([places[_path(dataset, row)][1] for row in rows], np.int64)
-        return DecodedImages(pixels=caches[dataset.name], indices=indices)
+    by_part: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        by_part.setdefault((row.origin or "") if dataset.parts else dataset.name, []).append(number)
+    opened: list[Pixels] = []
+    indices, num_before = np.empty(len(rows), np.int64), 0
+    for part in _parts(dataset):
+        if own := by_part.get(part.name):
+            images = _open_images(part, dataset, [rows[number] for number in own])
+            indices[own] = num_before + images.indices
+            num_before += images.pixels.shape[0]
+            opened.append(images.pixels)
+    return DecodedImages(pixels=opened[0] if len(opened) == 1 else _Concatenated(opened), indices=indices)
 
-    def load(row: ManifestRow) -> NDArray[np.uint8]:
-        name, index = places.get(_path(dataset, row), ("", 0))
-        return caches[name][index] if name else _read(dataset, row)
 
-    side_px = dataset.recipe.size_px
-    pixels = np.empty((len(rows), 3, side_px, side_px), np.uint8)
-    _load_in_order(load, rows, lambda number, image: pixels.__setitem__(number, image))
-    return DecodedImages(pixels=pixels, indices=np.arange(len(rows)))
+def _open_images(part: PreparedDataset, dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> DecodedImages:
+    """The images of rows of `dataset` that belong to one of its parts."""
+    if (cache := _open_cache(part)) is not None:
+        place = {_path(part, row): index for index, row in enumerate(_rows_with_image(part))}
+        return DecodedImages(pixels=cache, indices=np.array([place[_path(dataset, row)] for row in rows], np.int64))
+    encoded = _Encoded(dataset, rows)
+    positions = np.arange(len(rows))
+    fits = math.prod(encoded.shape) <= _MAX_BYTES_IN_MEMORY
+    return DecodedImages(pixels=encoded[positions] if fits else encoded, indices=positions)
+
+
+class _Concatenated:
+    """The images of several data sets, one after the other."""
+
+    def __init__(self, parts: Sequence[Pixels]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+
+    def __getitem__(self, positions: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        images = np.empty((len(positions), *self.shape[1:]), np.uint8)
+        part_of = np.searchsorted(self._starts, positions, side="right") - 1
+        for number in np.unique(part_of):
+            is_own = part_of == number
+            images[is_own] = self._parts[number][positions[is_own] - self._starts[number]]
+        return images
+
+
+class _Encoded:
+    """Images that are decoded from their files whenever they are read: no memory holds all of them."""
+
+    def __init__(self, dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> None:
+        self._dataset, self._rows = dataset, rows
+        self.shape = (len(rows), 3, dataset.recipe.size_px, dataset.recipe.size_px)
+
+    def __getitem__(self, positions: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        images = np.empty((len(positions), *self.shape[1:]), np.uint8)
+        rows = [self._rows[position] for position in positions]
+        _load_in_order(
+            lambda row: _read(self._dataset, row), rows, lambda number, image: images.__setitem__(number, image)
+        )
+        return images
 
 
 def _parts(dataset: PreparedDataset) -> tuple[PreparedDataset, ...]:
@@ -132,8 +186,7 @@ def _open_cache(dataset: PreparedDataset) -> NDArray[np.uint8] | None:
             file.seek(int(np.prod(shape)))
             if file.read() != _key(dataset):
                 return None
-            # Copy-on-write, although nothing is written: PyTorch warns of read-only memory.
-            return np.memmap(file, np.uint8, mode="c", shape=shape)
+            return np.memmap(file, np.uint8, mode="r", shape=shape)
     except (OSError, ValueError):
         return None
 

@@ -48,7 +48,7 @@ def choose_concurrency(
     choice: DeviceChoice, *, size_px: int, num_workers: int | None = None, batch_size: int | None = None
 ) -> Concurrency:
     """Workers and batch size for this machine and images of `size_px`, where they are not given."""
-    num_cores, core_limit = _cores()
+    num_cores, core_limit = available_cores()
     on_cpu = choice.device.type == "cpu"
     fitting_batch = CPU_BATCH if on_cpu else max(1, round(GPU_BATCH * min(1.0, (_GPU_BATCH_PX / size_px) ** 2)))
     workers_reason = f"{num_cores} {core_limit}" if num_workers is None else "workers as requested"
@@ -89,7 +89,7 @@ def _batch_reason(*, on_cpu: bool) -> str:
     return "each worker runs the network on its own small batch" if on_cpu else "a large batch uses the GPU well"
 
 
-def _cores() -> tuple[int, str]:
+def available_cores() -> tuple[int, str]:
     """Number of cores for this process, and what limits it: the processes of a launch, a container, or the system."""
     allowed, quota = allowed_cores(), _quota()
     num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
-from fundusgrade.data.pixel_cache import load_decoded_images
+from fundusgrade.data.pixel_cache import Pixels, load_decoded_images
 from fundusgrade.errors import DatasetError
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import canonical_outline
@@ -27,13 +28,42 @@ _CHUNK = 256
 _PART = 512
 
 
+class StoredImages(Protocol):
+    """Images (M, 3, S, S) uint8 as a data set stores them, in memory or in files; a tensor is one."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(M, 3, S, S)."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where images that are read are."""
+        ...
+
+    def __getitem__(self, positions: Tensor, /) -> Tensor:
+        """The images (n, 3, S, S) at these positions (n,), which are on the same device, in memory of their own."""
+        ...
+
+
+class ImagesInFiles:
+    """Images of a data set that stay in its files until they are read; no more than those are in memory."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._pixels = pixels
+        self.shape = torch.Size(pixels.shape)
+        self.device = torch.device("cpu")
+
+    def __getitem__(self, positions: Tensor, /) -> Tensor:
+        return torch.from_numpy(self._pixels[positions.numpy()])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledImages:
     """The preprocessed images of a split with their grades, and the limits of their augmentation."""
 
-    stored: Tensor
-    """Images (M, 3, S, S) uint8 as a data set stores them, which may include others than the split's and be mapped from
-    a file."""
+    stored: StoredImages
+    """Images (M, 3, S, S) uint8 as a data set stores them, which may include others than the split's."""
     grades: Tensor
     """Grades (N,) int64; -1 where there is none."""
     fill: int
@@ -50,9 +80,8 @@ class LabeledImages:
     """Weights (N,) of the images in the loss; equal if None."""
     targets: Tensor | None = None
     """Probabilities (N, 5) of the grades that the loss takes instead of them; None without."""
-    degraded: Tensor | None = None
-    """The same images (N, 3, S, S) uint8 in worse quality, stored in the same way, used for half of the images of an
-    epoch; None without."""
+    degraded: StoredImages | None = None
+    """The split's images (N, 3, S, S) uint8 in worse quality, used for half of the images of an epoch; None without."""
 
     def __len__(self) -> int:
         return len(self.grades)
@@ -73,18 +102,16 @@ class LabeledImages:
         return self.stored[copy_to_device(indices, self.stored.device)]
 
     def to_device(self, device: torch.device) -> LabeledImages:
-        """The same images, on a GPU if they need at most half of its free memory."""
+        """The same images, on a GPU if they need at most half of its free memory; degraded ones stay where they are."""
         if device.type != "cuda":
             return self
         shape = (len(self), *self.stored.shape[1:])
-        copies = 1 if self.degraded is None else 2
-        if copies * math.prod(shape) > torch.cuda.mem_get_info(device)[0] / 2:
+        if math.prod(shape) > torch.cuda.mem_get_info(device)[0] / 2:
             return self
         stored = torch.empty(shape, dtype=torch.uint8, device=device)
         for part in torch.split(torch.arange(len(self)), _CHUNK):
             stored[part[0] : part[-1] + 1] = self.select_stored(part)
-        degraded = None if self.degraded is None else self.degraded.to(device)
-        return replace(self, stored=stored, indices=None, degraded=degraded)
+        return replace(self, stored=stored, indices=None)
 
 
 def load_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> LabeledImages:
@@ -94,7 +121,7 @@ def load_images(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Labele
     decoded = load_decoded_images(dataset, rows)
     grades = torch.tensor([-1 if row.grade is None else int(row.grade) for row in rows])
     return LabeledImages(
-        stored=torch.from_numpy(decoded.pixels),
+        stored=ImagesInFiles(decoded.pixels),
         indices=torch.from_numpy(decoded.indices),
         grades=grades,
         fill=dataset.recipe.fill,
@@ -107,17 +134,22 @@ def pixels_in_parts(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> It
     """The images of these rows (n, 3, S, S) uint8 as a network gets them, as many at a time as fit into any memory.
 
     Parts are a multiple of the usual batch sizes, so that batches are those of all images at once. Raises DatasetError
-    as `load_images`.
+    as `load_images`; of no rows there are no parts.
     """
-    for first in range(0, len(rows), _PART):
-        yield load_images(dataset, rows[first : first + _PART]).pixels
+    if rows:
+        images = load_images(dataset, rows)
+        for part in torch.split(torch.arange(len(rows)), _PART):
+            yield images.select(part)
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor in page-locked memory, from which a GPU copies without waiting; the tensor itself for other devices."""
+    return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
 def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device, to a GPU asynchronously."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+    return pinned(tensor, device).to(device, non_blocking=device.type == "cuda")
 
 
 def to_tensor(image: Image) -> Tensor:

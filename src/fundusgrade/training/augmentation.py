@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fundusgrade.networks.tensors import ANY_ROTATION, scale_pixels
+from fundusgrade.networks.tensors import ANY_ROTATION, copy_to_device, scale_pixels
 
 MAX_ZOOM = 0.1
 MAX_SHIFT_FRACTION = 0.03
@@ -64,16 +64,18 @@ def augment(
     `fill` in [0, 1] is the gray around the retina. Only `rows` of the result are computed, the first and the one after
     the last; all where None. With an outline (S, S), outside of which the result is gray, images are whole discs, which
     are continued by reflection beyond their edge: no gray enters the outline. The result is `size_px` wide, S where
-    None; `rows` and the outline are of that size.
+    None; `rows` and the outline are of that size. Changes are best on the CPU: it draws noise by them and does not wait
+    for a GPU.
     """
     size_px = size_px or pixels.shape[3]
     top, bottom = rows or (0, size_px)
-    matrix = changes[:, :6].reshape(-1, 2, 3)
+    on_device = copy_to_device(changes, pixels.device)
+    matrix = on_device[:, :6].reshape(-1, 2, 3)
     grid = functional.affine_grid(matrix, [len(pixels), 3, size_px, size_px], align_corners=False)[:, top:bottom]
     if outline is not None:
         grid = _reflected_at_edge(grid, pixels.shape[2])
     turned = functional.grid_sample(scale_pixels(pixels).sub_(fill), grid, align_corners=False).add_(fill)
-    relit = _relight(turned, fill, *changes[:, 6:9].T.reshape(3, -1, 1, 1, 1))
+    relit = _relight(turned, fill, *on_device[:, 6:9].T.reshape(3, -1, 1, 1, 1))
     noisy = _with_noise(relit, changes[:, 9], changes[:, 10], top).clamp_(0, 1)
     return noisy if outline is None else noisy.masked_fill_(~outline[top:bottom], fill)
 

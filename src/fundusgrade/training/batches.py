@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.manifest import ManifestRow
+from fundusgrade.grading.concurrency import available_cores
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.tensors import LabeledImages, copy_to_device, load_images, to_pixels
+from fundusgrade.networks.tensors import LabeledImages, copy_to_device, load_images, pinned
+from fundusgrade.training.ahead import map_ahead
 from fundusgrade.training.augmentation import MAX_NOISE_LEVELS, augment, draw_changes
-from fundusgrade.training.degrade import degraded_images
+from fundusgrade.training.degraded_images import DegradedImages
 from fundusgrade.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fundusgrade.training.losses import class_weights
 from fundusgrade.training.options import TrainOptions
@@ -26,6 +28,8 @@ DEGRADED_FRACTION = 0.5
 
 # A processor augments a few images, which its cache holds, much faster than a whole batch in newly allocated memory.
 _CPU_CHUNK = 8
+# Each thread holds a batch; more do not read faster, and what they degrade is kept after the first epochs.
+_MAX_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +55,16 @@ class Batch:
 
 
 def load_splits(
-    dataset: PreparedDataset, options: TrainOptions, choice: DeviceChoice, rows: tuple[int, int] | None
+    dataset: PreparedDataset,
+    options: TrainOptions,
+    choice: DeviceChoice,
+    rows: tuple[int, int] | None,
+    folder: Path | None = None,
 ) -> tuple[LabeledImages, LabeledImages]:
     """The training and the validation split, on the device where its memory allows.
 
-    `rows` are the image rows that the network uses, all where None. Raises DatasetError where a split is empty.
+    `rows` are the image rows that the network uses, all where None; `folder` is where degraded images are kept once
+    they are made, nowhere if None. Raises DatasetError where a split is empty.
     """
     graded = dataset.graded_rows("train")
     training = replace(_weighted(load_images(dataset, graded), dataset, options), rows=rows)
@@ -63,7 +72,8 @@ def load_splits(
         targets = soft_labels([Path(path) for path in options.teacher], dataset, options.teacher_weight)
         training = replace(training, targets=targets)
     if options.degrade:
-        training = with_degraded(training, dataset, graded, seed=options.seed)
+        degraded = DegradedImages(training, dataset, graded, seed=options.seed, folder=folder)
+        training = replace(training, degraded=degraded)
     validation = load_images(dataset, dataset.graded_rows("validation"))
     return training.to_device(choice.device), validation.to_device(choice.device)
 
@@ -76,17 +86,6 @@ def _weighted(training: LabeledImages, dataset: PreparedDataset, options: TrainO
     by_origin = torch.from_numpy(len(origins) / (len(names) * counts))[number].float()
     by_grade = class_weights(training.grades, options.class_weights)[training.grades]
     return replace(training, weights=by_grade * by_origin)
-
-
-def with_degraded(
-    images: LabeledImages, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int
-) -> LabeledImages:
-    """The images with degraded versions of them; where no retina is found after degrading, the image itself."""
-    degraded = images.select_stored(torch.arange(len(images)))
-    for index, image in enumerate(degraded_images(dataset, rows, seed=seed)):
-        if image is not None:
-            degraded[index] = to_pixels(image)
-    return replace(images, degraded=degraded)
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
@@ -107,33 +106,74 @@ def training_batches(
 ) -> Iterator[Batch]:
     """One epoch, whose order and augmentation depend only on seed and epoch, so that a run can be resumed.
 
+    Threads read the images of the next batches, and degrade them, while the network takes the current one.
+
     With `mixup` > 0 pairs of images are mixed with weights from Beta(mixup, mixup) (Zhang et al., ICLR 2018). Images
     are scaled to a width of `size_px` where that is given. Every process draws the random numbers of the whole batch,
     and computes only its own images.
     """
-    generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
-    order = torch.randperm(len(images), generator=generator)
     weights = torch.ones(len(images)) if images.weights is None else images.weights
     frame = scaled_frame(images, size_px, device)
+    drawn = _draw_steps(images, batch_size, torch.Generator().manual_seed(_epoch_seed(seed, epoch)), group)
+    load = functools.partial(_load_step, images, device)
+    for loaded in map_ahead(load, drawn, num_threads=min(_MAX_THREADS, available_cores()[0])):
+        chosen, own = loaded.drawn.chosen, loaded.drawn.chosen[loaded.drawn.own]
+        pixels = copy_to_device(loaded.pixels, device)
+        augmented = _augmented(pixels, loaded.drawn.changes, images.fill / 255, frame)
+        mixup_weight = _draw_mixup_weight(mixup, _epoch_seed(seed, epoch) + loaded.drawn.step)
+        if mixup_weight < 1:
+            augmented = mixup_weight * augmented + (1 - mixup_weight) * augmented.flip(0)
+        yield Batch(
+            images=augmented,
+            grades=copy_to_device(images.grades[own], device),
+            weights=copy_to_device(weights[own], device),
+            targets=None if images.targets is None else copy_to_device(images.targets[own], device),
+            mixup_weight=mixup_weight,
+            loss_scale=group.size * float(weights[own].sum() / weights[chosen].sum().clamp(min=1e-12)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _DrawnStep:
+    """The random choices of a step, counted from 0: images, and the changes of those that this process computes.
+
+    `chosen` (B,) are positions in the split, `own` (n,) positions in the batch; `is_degraded` (n,) and `changes`
+    (n, 11) are those of the process's own images.
+    """
+
+    step: int
+    chosen: Tensor
+    own: Tensor
+    is_degraded: Tensor | None
+    changes: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _LoadedStep:
+    """A step with the process's own images (n, 3, S, S) uint8, not yet augmented."""
+
+    drawn: _DrawnStep
+    pixels: Tensor
+
+
+def _draw_steps(
+    images: LabeledImages, batch_size: int, generator: torch.Generator, group: ProcessGroup
+) -> Iterator[_DrawnStep]:
+    """The random choices of an epoch, in order; all processes draw those of the whole batch."""
+    order = torch.randperm(len(images), generator=generator)
     max_noise = 0.0 if images.degraded is None else MAX_NOISE_LEVELS
     for step in range(num_batches(len(images), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
         own = group.batch_indices(len(chosen))
         is_degraded = None if images.degraded is None else _draw_degraded(len(chosen), generator)[own]
         changes = draw_changes(len(chosen), generator, images.max_rotation, max_noise)[own]
-        pixels = copy_to_device(_select_pixels(images, chosen[own], is_degraded), device)
-        augmented = _augmented(pixels, copy_to_device(changes, device), images.fill / 255, frame)
-        mixup_weight = _draw_mixup_weight(mixup, _epoch_seed(seed, epoch) + step)
-        if mixup_weight < 1:
-            augmented = mixup_weight * augmented + (1 - mixup_weight) * augmented.flip(0)
-        yield Batch(
-            images=augmented,
-            grades=copy_to_device(images.grades[chosen[own]], device),
-            weights=copy_to_device(weights[chosen[own]], device),
-            targets=None if images.targets is None else copy_to_device(images.targets[chosen[own]], device),
-            mixup_weight=mixup_weight,
-            loss_scale=group.size * float(weights[chosen[own]].sum() / weights[chosen].sum().clamp(min=1e-12)),
-        )
+        yield _DrawnStep(step=step, chosen=chosen, own=own, is_degraded=is_degraded, changes=changes)
+
+
+def _load_step(images: LabeledImages, device: torch.device, drawn: _DrawnStep) -> _LoadedStep:
+    """The images of a step, in a thread ahead of the network: read from their file, perhaps degraded, and pinned."""
+    pixels = _select_pixels(images, drawn.chosen[drawn.own], drawn.is_degraded)
+    return _LoadedStep(drawn=drawn, pixels=pinned(pixels, device))
 
 
 def _augmented(pixels: Tensor, changes: Tensor, fill: float, frame: Frame) -> Tensor:
@@ -154,11 +194,12 @@ def _draw_degraded(count: int, generator: torch.Generator) -> Tensor:
 
 def _select_pixels(images: LabeledImages, chosen: Tensor, is_degraded: Tensor | None) -> Tensor:
     """The chosen images (n, 3, S, S) uint8, degraded where `is_degraded` (n,) says so."""
-    if images.degraded is None or is_degraded is None:
-        return images.select_stored(chosen)
-    device = images.degraded.device
-    degraded = images.degraded[copy_to_device(chosen, device)]
-    return torch.where(copy_to_device(is_degraded, device).view(-1, 1, 1, 1), degraded, images.select_stored(chosen))
+    pixels = images.select_stored(chosen)
+    if images.degraded is not None and is_degraded is not None and is_degraded.any():
+        replaced = torch.nonzero(is_degraded)[:, 0]
+        degraded = copy_to_device(images.degraded[chosen[replaced]], pixels.device)
+        pixels.index_copy_(0, copy_to_device(replaced, pixels.device), degraded)
+    return pixels
 
 
 def _draw_mixup_weight(alpha: float, seed: int) -> float:

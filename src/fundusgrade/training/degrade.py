@@ -7,7 +7,6 @@ Networks trained on one archive adapt to its sharpness and compression, and lose
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -34,15 +33,26 @@ MAX_GRADIENT = 0.3
 MAX_NOISE_LEVELS = 2.0
 
 
-def degraded_images(dataset: PreparedDataset, rows: Sequence[ManifestRow], *, seed: int) -> list[Image | None]:
-    """Preprocessed images (S, S, 3) of degraded photographs, as a data set stores them; the seed decides how they are
+def find_photographs(dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> list[Path]:
+    """The original photographs of these rows. Raises DatasetError where one was moved or deleted."""
+    paths = [dataset.photograph_path(row) for row in rows]
+    for path in paths:
+        if not path.exists():
+            _read(path)  # says what is missing
+    return paths
+
+
+def degraded_image(photograph: Path, recipe: PreprocessRecipe, *, seed: tuple[int, int]) -> Image | None:
+    """The preprocessed image (S, S, 3) of a degraded photograph, as a data set stores it; the seed decides how it is
     degraded.
 
-    None where no retina is found after degrading. Raises DatasetError where a photograph was moved or deleted.
+    None where no retina is found after degrading. Raises DatasetError where the photograph cannot be read.
     """
-    paths = [dataset.photograph_path(row) for row in rows]
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda i: _prepare(_read(paths[i]), dataset.recipe, (seed, i)), range(len(rows))))
+    try:
+        loaded = load_pixels(degrade(_read(photograph), np.random.default_rng(seed)), recipe)
+    except UngradableError:
+        return None
+    return image_to_store(loaded.photograph, loaded.preprocessed, recipe)
 
 
 def degrade(photograph: Image, rng: np.random.Generator) -> Image:
@@ -94,11 +104,3 @@ def _read(path: Path) -> Image:
             f"{path}: {error}; --degrade needs the photographs where they were prepared: put them back there, or run "
             "`fundusgrade preprocess` again"
         ) from error
-
-
-def _prepare(photograph: Image, recipe: PreprocessRecipe, seed: tuple[int, int]) -> Image | None:
-    try:
-        loaded = load_pixels(degrade(photograph, np.random.default_rng(seed)), recipe)
-    except UngradableError:
-        return None
-    return image_to_store(loaded.photograph, loaded.preprocessed, recipe)

@@ -84,7 +84,7 @@ def train(
         load_state(run, directory / STATE_FILE, dataset, options)
     settings = f"{options.recorded()} {choice.device.type} {choice.precision} {choice.compiled}"
     group.check_same_on_all_ranks(f"{dataset.hash} {settings} {run.history}")
-    training, images = load_splits(dataset, options, choice, rows=run.network.spec.rows)
+    training, images = load_splits(dataset, options, choice, run.network.spec.rows, folder=directory)
     validation = plan_validation(dataset, training, images, options)
     group.check_batch_size(min(options.batch_size, len(training)))
     if group.is_main_process and not resume:

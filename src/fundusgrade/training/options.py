@@ -88,7 +88,7 @@ class TrainOptions:
     degrade: bool = False
     """Whether half of an epoch's photographs are downscaled, blurred, lit unevenly, veiled by haze and JPEG-compressed,
     and all get noise, for cameras and archives other than those of the data set. Default False: it needs the original
-    photographs and twice the memory."""
+    photographs, and as much disk space again as their preprocessed images."""
 
     progressive: bool = False
     """Whether the first epochs take smaller images (`training/resizing.py`), in about two thirds of the time. Default

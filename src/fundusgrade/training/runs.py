@@ -25,6 +25,7 @@ from fundusgrade.networks.model_card import model_card
 from fundusgrade.networks.timm_hub import short_name
 from fundusgrade.options import DeviceName, FoldsBy, Precision
 from fundusgrade.training.class_counts import check_grades, describe_grades, grade_warnings
+from fundusgrade.training.degraded_images import describe_too_little_space
 from fundusgrade.training.distributed import launch_id, process_group
 from fundusgrade.training.history import draw_training_curves
 from fundusgrade.training.loop import TrainResult, train
@@ -196,8 +197,9 @@ def _prepare_run(plan: RunPlan, choice: DeviceChoice, start: RunState) -> list[s
     num_processes = process_group().size
     shared = f", {num_processes} processes" if num_processes > 1 else ""
     pixel_cache_warning = write_pixel_cache(plan.dataset)
+    degraded_warning = describe_too_little_space(plan.dataset, plan.directory) if plan.options.degrade else None
     lines = [f"device: {choice.describe()}{shared}", *_describe_plan(plan), *start.notes]
-    return [*lines, pixel_cache_warning] if pixel_cache_warning else lines
+    return [*lines, *(warning for warning in (pixel_cache_warning, degraded_warning) if warning)]
 
 
 @contextlib.contextmanager
