@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import stat
@@ -107,10 +108,11 @@ def search_files(arguments: Sequence[Path], *, archives: bool = False) -> FoundP
     suffixes = PHOTOGRAPH_SUFFIXES | ({ARCHIVE_SUFFIX} if archives else set())
     found: dict[str, PhotographSource] = {}
     num_skipped: Counter[str] = Counter()
+    real_folder = functools.cache(os.path.realpath)  # once a folder: each call asks the system about all above it
     for argument in arguments:
         for path in _walk(argument, suffixes, num_skipped) if is_folder(argument) else [argument]:
             # A link to a file is not resolved: some stores of data keep equal photographs as links to one file.
-            key = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 (Path.resolve fails on loops)
+            key = os.path.join(real_folder(path.parent), path.name)  # noqa: PTH118 (Path.resolve fails on loops)
             found.setdefault(key, PhotographSource.of(path))
     return FoundPhotographs(photographs=tuple(found.values()), num_skipped=num_skipped)
 
