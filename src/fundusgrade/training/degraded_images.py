@@ -98,7 +98,7 @@ class _KeptImages:
 
     def __init__(self, shape: Sequence[int], folder: Path) -> None:
         self._folder, self._shape = folder, tuple(shape[1:])
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed with this object)
+        self._file = tempfile.TemporaryFile("w+b", dir=folder)  # noqa: SIM115  (closed with this object)
         weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
         self.has = np.zeros(shape[0], bool)
