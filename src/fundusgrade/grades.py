@@ -70,6 +70,15 @@ MOST_STATED = 0.95
 """A probability beyond this, or below 1 minus this, is not printed as a number for a photograph that is flagged."""
 
 
+def stated_probability(probability: float, *, is_flagged: bool, digits: int = 2) -> str:
+    """A probability as it is printed: "= 0.97", or "> 0.95" and "< 0.05" of a photograph that is flagged."""
+    if is_flagged and probability > MOST_STATED:
+        return f"> {MOST_STATED}"
+    if is_flagged and probability < round(1 - MOST_STATED, 2):
+        return f"< {round(1 - MOST_STATED, 2)}"
+    return f"= {probability:.{digits}f}"
+
+
 class Gradability(StrEnum):
     """Whether a photograph's quality suffices for grading."""
 
@@ -157,11 +166,7 @@ class Prediction:
 
     def stated(self, probability: float, *, digits: int = 2) -> str:
         """A probability as it is printed: "= 0.97", or "> 0.95" of a photograph that is flagged."""
-        if self.is_flagged and probability > MOST_STATED:
-            return f"> {MOST_STATED}"
-        if self.is_flagged and probability < round(1 - MOST_STATED, 2):
-            return f"< {round(1 - MOST_STATED, 2)}"
-        return f"= {probability:.{digits}f}"
+        return stated_probability(probability, is_flagged=self.is_flagged, digits=digits)
 
     @property
     def gradable(self) -> bool:

@@ -20,6 +20,14 @@ from fundusgrade.commands.options.patients import (
     report_patients,
 )
 from fundusgrade.commands.options.photographs import ListOption, PhotographsArgument, find_photographs, input_files
+from fundusgrade.commands.options.review import (
+    ReviewOption,
+    SampleOption,
+    SampleSeedOption,
+    check_review,
+    report_review,
+    review_material,
+)
 from fundusgrade.grades import Referral
 from fundusgrade.outputs import check_outputs
 from fundusgrade.terminal import message
@@ -43,6 +51,9 @@ def merge(
     patients: PatientsOption = None,
     patient_pattern: PatientPatternOption = None,
     fields: FieldsOption = None,
+    report: ReviewOption = None,
+    sample: SampleOption = None,
+    sample_seed: SampleSeedOption = None,
 ) -> None:
     """Merge the files of `predict --shard` in the order of the photographs, after checking that they are complete.
 
@@ -51,18 +62,26 @@ def merge(
     """
     from fundusgrade.grading.rows import RowFormat
     from fundusgrade.grading.shards import find_shards, merge_shards
+    from fundusgrade.networks.device import allowed_cores
+    from fundusgrade.reports.review_page import check_review_outputs
 
-    by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields)
+    by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields, report=report)
+    check_review(report, sample, sample_seed)
     found = find_photographs(photographs, list_file)
     names = [each.name for each in found]
     read = input_files(found, list_file, patients, *(shard.file(csv) for shard in find_shards(csv)))
     tables = [path for path in (csv, by_patient) if path is not None]
     check_outputs(tables, inputs=read, overwrite=overwrite, suffixes=tuple(RowFormat))
+    material = review_material(report, sample, sample_seed, found, by_patients)
+    if report is not None:
+        check_review_outputs(report, [*read, csv], overwrite=overwrite)
     num_ungraded = merge_shards(csv, names)
     message(f"wrote {len(names)} rows to {csv}: {len(names) - num_ungraded} graded, {num_ungraded} failed")
     _report_grades(csv)
     if by_patients is not None:
         report_patients(by_patients, csv, names)
+    if material is not None:
+        report_review(material, csv, allowed_cores())
     if num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
 

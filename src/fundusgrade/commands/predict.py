@@ -38,6 +38,14 @@ from fundusgrade.commands.options.referral import (
     report_coverage,
     report_operating_point,
 )
+from fundusgrade.commands.options.review import (
+    ReviewOption,
+    SampleOption,
+    SampleSeedOption,
+    check_review,
+    report_review,
+    review_material,
+)
 from fundusgrade.commands.settings import Settings, config_beside
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.options import DeviceName, Precision
@@ -50,6 +58,7 @@ if TYPE_CHECKING:
     from fundusgrade.grading.shards import Shard
     from fundusgrade.grading.writer import PredictionWriter
     from fundusgrade.photographs.sources import PhotographSource
+    from fundusgrade.reports.review_run import ReviewMaterial
 
 
 def predict(
@@ -80,6 +89,9 @@ def predict(
     patients: PatientsOption = None,
     patient_pattern: PatientPatternOption = None,
     fields: FieldsOption = None,
+    report: ReviewOption = None,
+    sample: SampleOption = None,
+    sample_seed: SampleSeedOption = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -121,11 +133,13 @@ def predict(
     from fundusgrade.grading.writer import PredictionWriter
 
     check_point(sensitivity, threshold)
-    by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields)
-    own_shard = _shard(shard, csv, resume=resume, by_patient=by_patients is not None)
+    by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields, report=report)
+    own_shard = _shard(shard, csv, resume=resume, of_all=by_patients is not None or report is not None)
     out = own_shard.file(csv) if own_shard and csv else csv
+    check_review(report, sample, sample_seed)
     found = find_photographs(photographs, list_file)
-    _check_before_grading(out, by_patients, found, [list_file, patients], model, overwrite=overwrite or resume)
+    material = review_material(report, sample, sample_seed, found, by_patients)
+    _check_before_grading(out, by_patients, found, [list_file, patients], model, report, overwrite=overwrite or resume)
     grader = Grader.load(
         model,
         device=device,
@@ -144,8 +158,10 @@ def predict(
     request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
     in_words = _begin_table(names) if _is_on_screen(out) else None
     with PredictionWriter(out, with_ranges=coverage is not None, request=request, in_words=in_words) as writer:
-        scores = _write_rows(writer, grader, chosen, settings)
+        scores = _write_rows(writer, grader, chosen, settings, material)
     _report(writer, out, names, by_patients)
+    if material is not None:
+        report_review(material, out if writer.is_file else None, grader.concurrency.num_workers)
     _report_drift(grader, scores)
     # A launcher takes any other exit code for a crash and stops the other processes; `merge` reports ungraded rows.
     if writer.num_ungraded and (shard is not None or own_shard is None):
@@ -158,6 +174,7 @@ def _check_before_grading(
     found: Sequence[PhotographSource],
     lists: Sequence[Path | None],
     model: str | None,
+    report: Path | None,
     *,
     overwrite: bool,
 ) -> None:
@@ -168,10 +185,14 @@ def _check_before_grading(
     from fundusgrade.grading.resume import provenance_file
     from fundusgrade.grading.rows import RowFormat
     from fundusgrade.grading.writer import partial_file
+    from fundusgrade.reports.review_page import check_review_outputs
 
+    read = input_files(found, *lists, models=[model])
+    if report is not None:
+        check_review_outputs(report, [*read, out], overwrite=overwrite)
     if out is not None:
-        tables = [out, *([by_patients.path] if by_patients else [])]
-        read = input_files(found, *lists, models=[model])
+        of_patients = None if by_patients is None else by_patients.path
+        tables = [path for path in (out, of_patients) if path is not None]
         check_outputs(tables, inputs=read, overwrite=overwrite, suffixes=tuple(RowFormat))
         partial = partial_file(out)
         beside = [provenance_file(out), config_beside(out), partial, provenance_file(partial)]
@@ -180,19 +201,25 @@ def _check_before_grading(
         by_patients.identify([each.name for each in found])
 
 
-def _shard(shard: str | None, csv: Path | None, *, resume: bool, by_patient: bool) -> Shard | None:
+def _shard(shard: str | None, csv: Path | None, *, resume: bool, of_all: bool) -> Shard | None:
     from fundusgrade.grading.shards import parse_shard, shard_of_launcher
 
     own_shard = parse_shard(shard) if shard is not None else shard_of_launcher()
-    if own_shard is not None and by_patient:
-        raise typer.BadParameter("--by-patient needs the rows of all shards: give it to `fundusgrade merge`")
+    if own_shard is not None and of_all:
+        raise typer.BadParameter(
+            "--by-patient and --report need the rows of all shards: give them to `fundusgrade merge`"
+        )
     if csv is None and (own_shard is not None or resume):
         raise typer.BadParameter("--shard, torchrun and --resume need a file: name one with --csv")
     return own_shard
 
 
 def _write_rows(
-    writer: PredictionWriter, grader: Grader, found: Sequence[PhotographSource], settings: Settings
+    writer: PredictionWriter,
+    grader: Grader,
+    found: Sequence[PhotographSource],
+    settings: Settings,
+    material: ReviewMaterial | None,
 ) -> list[float]:
     """Grade the photographs that have no row yet; returns P(referable DR) of these for a model that tests for drift."""
     scores: list[float] = []
@@ -202,8 +229,12 @@ def _write_rows(
     if writer.num_kept and not writer.was_finished:
         message(f"resuming after {writer.num_kept} rows")
     with progress("grading", hidden=_is_on_screen(writer.path)) as on_progress:  # it would be mixed with the rows
-        for done, result in enumerate(grader.grade_all(found[writer.num_kept :]), start=writer.num_kept + 1):
+        on_loaded = None if material is None else material.drawer(writer.num_kept)
+        results = grader.grade_all(found[writer.num_kept :], on_loaded=on_loaded)
+        for done, result in enumerate(results, start=writer.num_kept + 1):
             writer.write(result)
+            if material is not None and not writer.is_file:
+                material.add(result)
             on_progress(done, len(found))
             if tests_drift and isinstance(result, Prediction):
                 scores.append(result.referable_probability)

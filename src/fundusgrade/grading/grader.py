@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TypeVar, overload
 
@@ -45,6 +46,8 @@ from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import PhotographSource
 
 Single = TypeVar("Single", bound=Photograph)
+OnLoaded = Callable[[int, LoadedPhotograph], None]
+"""What gets the position of a photograph in its list, and the loaded photograph, in the thread that loaded it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,23 +207,35 @@ class Grader:
             return Results(self.grade_all(photograph))
         return next(self._grade_all(iter([as_source(photograph)])))
 
-    def grade_all(self, photographs: Iterable[Photograph]) -> Iterator[Prediction | Ungraded]:
+    def grade_all(
+        self, photographs: Iterable[Photograph], *, on_loaded: OnLoaded | None = None
+    ) -> Iterator[Prediction | Ungraded]:
         """Grade photographs in order, as `grade`; a bounded number of them is in memory at any time.
 
         Batches depend on the order of the photographs only, so that results are bitwise identical for any number of
-        workers. Paths are read by all workers, photographs in memory are taken one after the other. Raises TypeError
-        where a single photograph is given.
+        workers. Paths are read by all workers, photographs in memory are taken one after the other. `on_loaded` gets
+        the position of each photograph that could be loaded, and the loaded photograph, from the worker that loaded
+        it. Raises TypeError where a single photograph is given.
         """
-        return self._grade_all(as_sources(photographs))
+        return self._grade_all(as_sources(photographs), on_loaded)
 
-    def _grade_all(self, waiting: Iterator[PhotographSource | PhotographInMemory]) -> Iterator[Prediction | Ungraded]:
+    def _grade_all(
+        self, photographs: Iterator[PhotographSource | PhotographInMemory], on_loaded: OnLoaded | None = None
+    ) -> Iterator[Prediction | Ungraded]:
+        waiting = enumerate(photographs)
         max_batches = 2 + math.ceil(2 * self.concurrency.num_workers / self.batch_size)
         running: deque[Future[list[Prediction | Ungraded]]] = deque()
         following: list[_Pending] = []
         with worker_pools(self.concurrency, self.choice) as pools:
             while batch := list(islice(waiting, self.batch_size)):
                 # A batch is loaded before the network runs on the one before it, so that no worker waits for another.
-                loading, following = following, [self._submit(pools.photographs, source) for source in batch]
+                loading, following = (
+                    following,
+                    [
+                        self._submit(pools.photographs, source, on_loaded and partial(on_loaded, place))
+                        for place, source in batch
+                    ],
+                )
                 if loading:
                     running.append(pools.network.submit(self._grade_pending, loading))
                 while running and (len(running) >= max_batches or running[0].done()):
@@ -239,8 +254,13 @@ class Grader:
         loaded = [_load(photograph, self.recipe) for photograph in photographs]
         return self._grade_batch([_Ready(name=str(index), loaded=result) for index, result in enumerate(loaded)])
 
-    def _submit(self, pool: Executor, source: PhotographSource | PhotographInMemory) -> _Pending:
-        return _Pending(name=source.name, future=pool.submit(_load, source, self.recipe))
+    def _submit(
+        self,
+        pool: Executor,
+        source: PhotographSource | PhotographInMemory,
+        on_loaded: Callable[[LoadedPhotograph], None] | None,
+    ) -> _Pending:
+        return _Pending(name=source.name, future=pool.submit(_load, source, self.recipe, on_loaded))
 
     def _grade_pending(self, batch: Sequence[_Pending]) -> list[Prediction | Ungraded]:
         return self._grade_batch([_Ready(name=pending.name, loaded=pending.future.result()) for pending in batch])
@@ -335,11 +355,17 @@ class Grader:
 
 
 def _load(
-    photograph: PhotographSource | PhotographInMemory | Image, recipe: PreprocessRecipe
+    photograph: PhotographSource | PhotographInMemory | Image,
+    recipe: PreprocessRecipe,
+    on_loaded: Callable[[LoadedPhotograph], None] | None = None,
 ) -> LoadedPhotograph | GradingFailure:
     try:
         if isinstance(photograph, np.ndarray):
-            return load_pixels(photograph, recipe)
-        return load_photograph(photograph, recipe)
+            loaded = load_pixels(photograph, recipe)
+        else:
+            loaded = load_photograph(photograph, recipe)
     except UngradableError as error:
         return GradingFailure(reason=str(error), warnings=(NOT_A_FUNDUS,) if isinstance(error, NoRetinaError) else ())
+    if on_loaded is not None:
+        on_loaded(loaded)
+    return loaded

@@ -34,10 +34,11 @@ class PatientRequest:
     """Where rows by patient are written, and where patients and eyes are read from: a CSV file or a pattern.
 
     `num_fields` are the photographs that each eye needs, such as 2 for a field on the macula and one on the disc; None
-    where at least one is needed, and all that there are must be gradable.
+    where at least one is needed, and all that there are must be gradable. No rows are written where `path` is None: the
+    patients are then those of a page to review.
     """
 
-    path: Path
+    path: Path | None
     list_file: Path | None = None
     pattern: str | None = None
     num_fields: int | None = None
@@ -97,14 +98,25 @@ def write_patients(rows: Path, names: Sequence[str], request: PatientRequest) ->
 
     Raises DatasetError where a patient is not known, StoreError where a file cannot be read or written.
     """
+    assert request.path is not None, "rows by patient were asked for"
     if request.path.resolve() in {path.resolve() for path in (rows, request.list_file) if path is not None}:
         raise StoreError(f"--by-patient {request.path} would replace a file that it is made from; name another file")
-    identified = request.identify(names)
-    graded = zip(read_cells(rows), identified.photographs, strict=True)
-    photographs = [_graded(cells, identity) for cells, identity in graded]
-    results = summarize_patients(photographs, identified.missing, num_fields=request.num_fields)
+    results = patient_results(read_cells(rows), names, request)
     _write(request.path, map(patient_row, results))
     return results
+
+
+def patient_results(
+    rows: Iterable[Mapping[str, str]], names: Sequence[str], request: PatientRequest
+) -> list[PatientResult]:
+    """The result of each patient from the rows of the photographs `names`, by column as text.
+
+    Raises DatasetError where a patient is not known.
+    """
+    identified = request.identify(names)
+    graded = zip(rows, identified.photographs, strict=True)
+    photographs = [graded_photograph(cells, identity) for cells, identity in graded]
+    return summarize_patients(photographs, identified.missing, num_fields=request.num_fields)
 
 
 def summarize_patients(
@@ -223,7 +235,7 @@ def _finding(photograph: GradedPhotograph) -> str:
     return f"referable, p = {photograph.probability or 0.0:.4f} in {photograph.identity.image}"
 
 
-def _graded(cells: Mapping[str, str], identity: Identity) -> GradedPhotograph:
+def graded_photograph(cells: Mapping[str, str], identity: Identity) -> GradedPhotograph:
     """A row with the identity of its photograph; the eye of a DICOM file counts where nothing else names it."""
     probability = cells["referable_probability"]
     eye = identity.eye if identity.eye is not Eye.UNKNOWN else parse_eye(cells["laterality"])

@@ -46,13 +46,14 @@ def read_cells(path: Path) -> Iterator[dict[str, str]]:
             [cells] = csv.reader(io.StringIO(row.line.decode(), newline=""), strict=True)
             yield dict(zip(row.columns, cells, strict=True))
         else:
-            yield {name: _as_text(value) for name, value in json.loads(row.line).items()}
+            yield {name: cell_text(value) for name, value in json.loads(row.line).items()}
 
 
-def _as_text(value: object) -> str:
+def cell_text(value: object) -> str:
+    """The value of a column as text: "yes" and "no", lists joined by semicolons, "" for None."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "; ".join(value) if isinstance(value, list) else "" if value is None else str(value)
+    return "; ".join(value) if isinstance(value, list | tuple) else "" if value is None else str(value)
 
 
 def file_columns(path: Path) -> tuple[str, ...] | None:

@@ -96,9 +96,9 @@ def write_image(path: Path, image: Image, *, software: str = "") -> None:
     write_atomically(path, encoded)
 
 
-def encode_jpeg(image: Image, quality: int = 85) -> bytes:
+def encode_jpeg(image: Image, quality: int = 85, *, comment: str = "") -> bytes:
     """An image as the bytes of a JPEG file; `quality` from 1 to 95 with Pillow's subsampling of colors."""
-    return _encode(image, format="JPEG", quality=quality)
+    return _encode(image, format="JPEG", quality=quality, **({"comment": comment} if comment else {}))
 
 
 def encode_png(image: Image) -> bytes:

@@ -127,13 +127,17 @@ def referral_in_words(prediction: Prediction) -> str:
 
 
 def stated_referable(prediction: Prediction) -> tuple[str, int]:
-    """The probability of referable DR as it is printed, such as "= 0.63", and how many decimals it needs.
+    """The probability of referable DR as it is printed, such as "= 0.63", and how many decimals it needs."""
+    digits = referable_digits(prediction.referable_probability, prediction.referable_threshold)
+    return prediction.stated(prediction.referable_probability, digits=digits), digits
 
-    A probability just below the threshold, rounded like it, would seem to have reached it.
+
+def referable_digits(probability: float, threshold: float) -> int:
+    """How many decimals a probability of referable DR needs beside its threshold.
+
+    One just below the threshold, rounded like it, would seem to have reached it.
     """
-    probability, threshold = prediction.referable_probability, prediction.referable_threshold
-    digits = 2 if (round(probability, 2) >= round(threshold, 2)) == (round(probability, 4) >= threshold) else 4
-    return prediction.stated(probability, digits=digits), digits
+    return 2 if (round(probability, 2) >= round(threshold, 2)) == (round(probability, 4) >= threshold) else 4
 
 
 def decision_in_words(prediction: Prediction) -> str:

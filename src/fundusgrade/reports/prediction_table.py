@@ -26,7 +26,7 @@ class PredictionTable:
     """
 
     def __init__(self, names: Sequence[str], width: int) -> None:
-        self._folder = _shared_folder(names)
+        self._folder = shared_folder(names)
         fixed = _GRADE_WIDTH + _REFERABLE_WIDTH + _PROBABILITY_WIDTH + 4 * len(_GAP)
         longest = max((len(self._name(name)) for name in names), default=0)
         room = max(width - fixed - _LEAST_NOTES, _LEAST_NAME)
@@ -86,7 +86,7 @@ def _notes(prediction: Prediction) -> str:
     return "; ".join(filter(None, notes))
 
 
-def _shared_folder(names: Sequence[str]) -> str:
+def shared_folder(names: Sequence[str]) -> str:
     """The folder, with the separator behind it, in which all photographs are; "" of one photograph, or without one."""
     folders = {str(PurePath(name).parent) for name in names}
     if len(names) < 2 or "." in folders:

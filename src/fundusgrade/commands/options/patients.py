@@ -58,29 +58,41 @@ FieldsOption = Annotated[
 
 
 def patient_request(
-    rows: Path | None, by_patient: Path | None, patients: Path | None, pattern: str | None, num_fields: int | None
+    rows: Path | None,
+    by_patient: Path | None,
+    patients: Path | None,
+    pattern: str | None,
+    num_fields: int | None,
+    *,
+    report: Path | None = None,
 ) -> PatientRequest | None:
-    """Where and how rows by patient are written beside the file of `rows`; None where they are not asked for.
+    """Where and how rows by patient are written beside the file of `rows`; None where patients are not asked for.
 
-    Raises BadParameter for options that do not fit together.
+    With a `report` they may be those of its page only. Raises BadParameter for options that do not fit together.
     """
     from fundusgrade.grading.patients import PatientRequest
     from fundusgrade.grading.rows import row_format
 
-    if by_patient is None:
-        if patients is not None or pattern is not None or num_fields is not None:
-            raise typer.BadParameter("--patients, --patient-pattern and --fields need --by-patient FILE")
+    is_identified = patients is not None or pattern is not None
+    if by_patient is None and not (report is not None and is_identified):
+        if is_identified or num_fields is not None:
+            raise typer.BadParameter(
+                "--patients, --patient-pattern and --fields need --by-patient FILE or --report FILE"
+            )
         return None
     if (patients is None) == (pattern is None):
-        raise typer.BadParameter("--by-patient needs either --patients or --patient-pattern")
-    if rows is None:
-        raise typer.BadParameter("--by-patient needs a file of photographs too: name one with --csv")
-    row_format(by_patient)
+        raise typer.BadParameter("rows by patient need either --patients or --patient-pattern")
+    if by_patient is not None:
+        if rows is None:
+            raise typer.BadParameter("--by-patient needs a file of photographs too: name one with --csv")
+        row_format(by_patient)
     return PatientRequest(path=by_patient, list_file=patients, pattern=pattern, num_fields=num_fields)
 
 
 def report_patients(request: PatientRequest, rows: Path, names: Sequence[str]) -> None:
-    """Write the rows by patient of a finished file of rows, and print how many patients refer."""
+    """Write the rows by patient of a finished file of rows if they are wanted, and print how many patients refer."""
+    if request.path is None:
+        return
     from fundusgrade.grading.patients import write_patients
     from fundusgrade.reports.listings import patients_line
 

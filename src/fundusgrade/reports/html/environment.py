@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import re
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from fundusgrade.text import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 _PACKAGE = "fundusgrade.reports.html"
 # Control characters are not allowed in HTML, and those that change the direction of writing can disguise a file name.
@@ -35,7 +38,6 @@ def render(template: str, **values: object) -> str:
 def environment() -> Environment:
     """Jinja2 with the templates beside this module: every value is escaped, and one that is missing is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     jinja = Environment(
         loader=PackageLoader(_PACKAGE),
@@ -44,8 +46,24 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = resources.files(_PACKAGE).joinpath("style.css").read_text("utf-8")
-    jinja.globals |= {"style": Markup(style), "research_use": RESEARCH_USE, "grade_labels": GRADE_LABELS, "mark": MARK}
-    formats = (count, data_uri, interval, legend, number, describe_p_value, percent)
+    jinja.globals |= {
+        "style": read_asset("style.css"),
+        "research_use": RESEARCH_USE,
+        "grade_labels": GRADE_LABELS,
+        "mark": MARK,
+    }
+    formats = (count, csp_hash, data_uri, interval, legend, number, describe_p_value, percent)
     jinja.filters |= {function.__name__: function for function in formats}
     return jinja
+
+
+def read_asset(name: str) -> Markup:
+    """A style sheet or script of the package, as it stands in a page."""
+    from markupsafe import Markup
+
+    return Markup(resources.files(_PACKAGE).joinpath(name).read_text("utf-8"))
+
+
+def csp_hash(text: str) -> str:
+    """What allows exactly this text as the content of a script or style element in a page's content security policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
