@@ -24,7 +24,6 @@ from fundusgrade.commands.options.review import (
     ReviewOption,
     SampleOption,
     SampleSeedOption,
-    check_review,
     report_review,
     review_material,
 )
@@ -66,13 +65,12 @@ def merge(
     from fundusgrade.reports.review_page import check_review_outputs
 
     by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields, report=report)
-    check_review(report, sample, sample_seed)
     found = find_photographs(photographs, list_file)
+    material = review_material(report, sample, sample_seed, found, by_patients)
     names = [each.name for each in found]
     read = input_files(found, list_file, patients, *(shard.file(csv) for shard in find_shards(csv)))
     tables = [path for path in (csv, by_patient) if path is not None]
     check_outputs(tables, inputs=read, overwrite=overwrite, suffixes=tuple(RowFormat))
-    material = review_material(report, sample, sample_seed, found, by_patients)
     if report is not None:
         check_review_outputs(report, [*read, csv], overwrite=overwrite)
     num_ungraded = merge_shards(csv, names)
@@ -80,8 +78,7 @@ def merge(
     _report_grades(csv)
     if by_patients is not None:
         report_patients(by_patients, csv, names)
-    if material is not None:
-        report_review(material, csv, allowed_cores())
+    report_review(material, csv, allowed_cores())
     if num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
 

@@ -42,7 +42,6 @@ from fundusgrade.commands.options.review import (
     ReviewOption,
     SampleOption,
     SampleSeedOption,
-    check_review,
     report_review,
     review_material,
 )
@@ -136,7 +135,6 @@ def predict(
     by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields, report=report)
     own_shard = _shard(shard, csv, resume=resume, of_all=by_patients is not None or report is not None)
     out = own_shard.file(csv) if own_shard and csv else csv
-    check_review(report, sample, sample_seed)
     found = find_photographs(photographs, list_file)
     material = review_material(report, sample, sample_seed, found, by_patients)
     _check_before_grading(out, by_patients, found, [list_file, patients], model, report, overwrite=overwrite or resume)
@@ -160,11 +158,17 @@ def predict(
     with PredictionWriter(out, with_ranges=coverage is not None, request=request, in_words=in_words) as writer:
         scores = _write_rows(writer, grader, chosen, settings, material)
     _report(writer, out, names, by_patients)
-    if material is not None:
-        report_review(material, out if writer.is_file else None, grader.concurrency.num_workers)
+    report_review(material, out if writer.is_file else None, grader.concurrency.num_workers)
     _report_drift(grader, scores)
-    # A launcher takes any other exit code for a crash and stops the other processes; `merge` reports ungraded rows.
-    if writer.num_ungraded and (shard is not None or own_shard is None):
+    _exit(writer, is_launched=own_shard is not None and shard is None)
+
+
+def _exit(writer: PredictionWriter, *, is_launched: bool) -> None:
+    """End with the code for ungraded photographs, but not a process of a launcher, which takes it for a crash.
+
+    It would stop the other processes; `merge` reports ungraded rows.
+    """
+    if writer.num_ungraded and not is_launched:
         raise typer.Exit(EXIT_UNGRADED)
 
 

@@ -178,14 +178,14 @@ def _samples(
         raise DatasetError(f"the label file {table.path} has a header but no rows")
     check_scale(table, layout, rows, names)
     own = index if is_alone else index.of_label_file(table.path)
-    graded = [row for row in rows if row.grade is not None and not names.is_left_out(row.grade)]
-    return [_sample(row, own, table.path, names) for row in graded]
+    kept = [row for row in rows if row.without_grade or (row.grade is not None and not names.is_left_out(row.grade))]
+    return [_sample(row, own, table.path, names) for row in kept]
 
 
 def _sample(row: LabelRow, index: PhotographIndex, label_file: Path, names: GradeNames) -> Sample:
     path, error = index.find(row.image, label_file)
     grade = names.grade(row.grade or "")
-    if grade is None and error is None:
+    if grade is None and row.without_grade is None and error is None:
         error = f"{NO_GRADE} {row.grade!r} is not one of 0-4"
     return Sample(
         source=source_of(path.relative_to(index.folder)) if path else escape_controls(row.image),
@@ -194,6 +194,7 @@ def _sample(row: LabelRow, index: PhotographIndex, label_file: Path, names: Grad
         patient=_escaped(row.patient),
         eye=_escaped(row.eye),
         site=_escaped(row.site),
+        without_grade=row.without_grade,
         error=error,
     )
 

@@ -11,6 +11,13 @@ from pathlib import PurePosixPath
 from fundusgrade.data.grade_names import HOW_TO_NAME, GradeNames, parse_grade, parse_keywords
 from fundusgrade.data.label_tables import LabelTable
 from fundusgrade.data.photograph_names import PhotographIndex
+from fundusgrade.data.reviewed import (
+    REFERRED,
+    REFERRED_WITHOUT_GRADE,
+    REVIEW_COLUMNS,
+    UNGRADABLE_BY_READER,
+    read_cell,
+)
 from fundusgrade.errors import DatasetError
 
 Cells = dict[str, str]
@@ -43,6 +50,8 @@ class LabelRow:
     patient: str | None = None
     eye: str | None = None
     site: str | None = None
+    without_grade: str | None = None
+    """What a reader said instead of a grade, where the photograph is to be kept without one."""
 
 
 _APTOS = LabelColumns(image="id_code", grade="diagnosis")
@@ -50,6 +59,7 @@ _EYEPACS = LabelColumns(image="image", grade="level", patient="patient", eye="ey
 _IDRID = LabelColumns(image="Image name", grade="Retinopathy grade")
 _MESSIDOR2 = LabelColumns(image="image_id", grade="adjudicated_dr_grade")
 _LAYOUTS = {"aptos": _APTOS, "eyepacs": _EYEPACS, "idrid": _IDRID, "messidor2": _MESSIDOR2}
+_REVIEWED = {name.replace("_", "") for name in REVIEW_COLUMNS[:7]}
 _DEEPDRID = {"imageid", "lefteyedrlevel", "righteyedrlevel"}
 _ODIR = {"leftfundus", "rightfundus", "leftdiagnostickeywords", "rightdiagnostickeywords"}
 # EyePACS names its photographs by patient and eye.
@@ -70,6 +80,8 @@ def layout_of(table: LabelTable, index: PhotographIndex) -> str | None:
     for layout, columns in _LAYOUTS.items():
         if {_key(columns.image), _key(columns.grade)} <= header:
             return "messidor" if layout == "idrid" and _is_messidor(table) else layout
+    if header >= _REVIEWED:
+        return "reviewed"
     if header >= _DEEPDRID:
         return "deepdrid"
     if header >= _ODIR:
@@ -207,7 +219,24 @@ def _odir_rows(cells: Cells) -> Iterator[LabelRow]:
             yield LabelRow(image=cells[f"{eye}fundus"], grade=text, patient=cells.get("id") or None, eye=eye)
 
 
-_READERS: dict[str, Callable[[Cells], Iterator[LabelRow]]] = {"deepdrid": _deepdrid_rows, "odir": _odir_rows}
+def _reviewed_rows(cells: Cells) -> Iterator[LabelRow]:
+    """The file of a page of results has a reader's grade, or that there is none: ungradable, or referred without."""
+    grade, answer = cells["readergrade"] or None, cells["readerreferable"]
+    if cells["image"] and (grade or answer):
+        yield LabelRow(
+            image=read_cell(cells["image"]),
+            grade=grade,
+            patient=read_cell(cells["patient"]) or None,
+            eye=read_cell(cells["eye"]) or None,
+            without_grade=None if grade else REFERRED_WITHOUT_GRADE if answer == REFERRED else UNGRADABLE_BY_READER,
+        )
+
+
+_READERS: dict[str, Callable[[Cells], Iterator[LabelRow]]] = {
+    "deepdrid": _deepdrid_rows,
+    "odir": _odir_rows,
+    "reviewed": _reviewed_rows,
+}
 
 
 def _without_ungradable(row: LabelRow) -> LabelRow:

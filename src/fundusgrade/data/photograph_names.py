@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fundusgrade.photographs.sources import PHOTOGRAPH_SUFFIXES, find_files
+from fundusgrade.text import printable
 
 _SPLIT_WORD = re.compile(r"train|val|test")
 _NO_PHOTOGRAPHS = re.compile(r"mask|ground ?truth", re.IGNORECASE)
@@ -53,7 +54,7 @@ class PhotographIndex:
         part (training, validation, test) that both are named after.
         """
         named = _parts(image)
-        candidates = self._candidates(named)
+        candidates = self._written(image) or self._candidates(named)
         for rank in self._ranks(named, label_file) if len(candidates) > 1 else ():
             best = max(map(rank, candidates))
             candidates = [path for path in candidates if rank(path) == best]
@@ -71,6 +72,15 @@ class PhotographIndex:
     def _candidates(self, named: tuple[str, ...]) -> list[Path]:
         folded = _folded_parts(named)
         return [path for path in self.by_stem.get(folded[-1], []) if self._num_agreeing(path, folded) > 0]
+
+    def _written(self, image: str) -> list[Path]:
+        """The photographs whose path ends as a label of ours is written, where that is no usual name.
+
+        Such a name has a backslash, which elsewhere divides folders, or bytes that are not UTF-8, which become one.
+        """
+        if "\\" not in image:
+            return []
+        return [path for path in self.paths if f"/{image}".endswith(f"/{printable(path.name)}")]
 
     def _num_agreeing(self, path: Path, folded: list[str]) -> int:
         below = path.relative_to(self.folder)

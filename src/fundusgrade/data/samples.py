@@ -27,6 +27,8 @@ class Sample:
     """Which eye, such as "left" or "right"."""
     site: str | None = None
     """Where the photograph was taken."""
+    without_grade: str | None = None
+    """What a reader said instead of a grade, such as "ungradable"."""
     error: str | None = None
     """Why the photograph cannot be used."""
 
@@ -37,8 +39,8 @@ class RawDataset:
 
     layout: str
     """The layout that was recognized: "aptos", "eyepacs", "idrid", "messidor2", "messidor" (mapped by the user),
-    "deepdrid", "odir", "ddr", "list" (no header), "columns" (named by the user), "folders", or "photographs"
-    without labels."""
+    "deepdrid", "odir", "reviewed" (a page of results), "ddr", "list" (no header), "columns" (named by the user),
+    "folders", or "photographs" without labels."""
     samples: tuple[Sample, ...]
     root: Path | None = None
     """The folder that `Sample.source` is relative to."""

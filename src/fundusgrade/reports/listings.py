@@ -71,6 +71,10 @@ def labels_summary(raw: RawDataset) -> str:
         lines[0] += ", left out"
     if unread:
         lines.append(f"not read as labels: {unread}")
+    answers = Counter(sample.without_grade for sample in raw.samples if sample.without_grade)
+    if answers:
+        counts = ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items()))
+        lines.append(f"photographs without a grade by the reader: {counts}; they are neither trained on nor scored")
     if raw.num_skipped:
         lines.append(skipped_line(raw.num_skipped))
     num_unknown = sum(sample.error is not None and sample.error.startswith(NO_GRADE) for sample in raw.samples)

@@ -56,14 +56,14 @@ def review_material(
     from fundusgrade.reports.review_entries import ReviewSample
     from fundusgrade.reports.review_run import ReviewMaterial, ReviewRequest
 
-    check_review(report, sample, seed)
+    _check(report, sample, seed)
     if report is None:
         return None
     drawn = None if sample is None else ReviewSample(share=sample, seed=seed or 0)
     return ReviewMaterial(photographs, ReviewRequest(page=report, patients=patients, sample=drawn))
 
 
-def check_review(report: Path | None, sample: float | None, seed: int | None) -> None:
+def _check(report: Path | None, sample: float | None, seed: int | None) -> None:
     """Raise BadParameter for options that do not fit together."""
     if sample is not None and not 0 < sample <= 1:
         raise typer.BadParameter("--sample is a proportion above 0 and up to 1, such as 0.1 for a tenth")
@@ -73,10 +73,12 @@ def check_review(report: Path | None, sample: float | None, seed: int | None) ->
         raise typer.BadParameter("--sample marks photographs on a page: name it with --report FILE")
 
 
-def report_review(material: ReviewMaterial, rows: Path | None, num_workers: int) -> None:
-    """Write the page of a finished file of rows, or of the results that were added, and say where it is."""
+def report_review(material: ReviewMaterial | None, rows: Path | None, num_workers: int) -> None:
+    """Write the page, if one is asked for, of a finished file of rows or of added results, and say where it is."""
     from fundusgrade.reports.review_page import WARNED_PAGE_BYTES
 
+    if material is None:
+        return
     written, page = material.write(rows, command(), num_workers), material.request.page
     size = f"{written.num_bytes / 1e6:.1f} MB"
     message(f"written: {page} ({size}); open it in a browser")

@@ -14,6 +14,7 @@ const shells = page.rows.map((_, index) => {
 });
 const near = new Set();
 let order = page.rows.map((_, index) => index);
+const NUM_DRAWN_AT_ONCE = 8;
 let currentPlace = null;
 const mapOf = new Map();
 
@@ -32,9 +33,11 @@ const observer = new IntersectionObserver((seen) => {
 }, { rootMargin: "1200px 0px" });
 shells.forEach((shell) => observer.observe(shell));
 
+/* The first rows are drawn at once: the observer would come a frame later. */
 function showRows(indices) {
   order = indices;
   list.replaceChildren(...indices.map((index) => shells[index]));
+  indices.slice(0, NUM_DRAWN_AT_ONCE).forEach((index) => drawRow(index));
 }
 
 function drawRow(index, again = false) {
