@@ -118,9 +118,9 @@ def test_predict_gives_one_row_per_patient_and_a_damaged_photograph_refers(workp
     ]
     assert "18_left.png: " in rows[1]["reasons"] and "right eye: no photograph" in rows[1]["reasons"]
     for options, message in (
-        ("--by-patient p.csv", "needs either --patients or --patient-pattern"),
+        ("--by-patient p.csv", "need either --patients or --patient-pattern"),
         (pattern, "need --by-patient FILE"),
-        (f"--by-patient p.csv {pattern} --shard 1/2", "give it to `fundusgrade merge`"),
+        (f"--by-patient p.csv {pattern} --shard 1/2", "give them to `fundusgrade merge`"),
     ):
         refused = Outcome(f"{predict} {options}")
         assert refused.code == 2 and message in re.sub(r"\s*\n?[│ ]+", " ", refused.stderr), options
