@@ -71,6 +71,14 @@ def test_the_readme_says_once_that_this_is_no_medical_device() -> None:
     assert README.count(RESEARCH_USE.rstrip(".")) == 1
 
 
+def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    table = README.partition("| the shipped model")[2].partition("\n\n")[0]
+    figures = re.findall(r"\d\.\d{3} \(\d\.\d{3}-\d\.\d{3}\)", table)
+    assert len(figures) == 8
+    assert [figure for figure in figures if figure not in results] == []
+
+
 def test_no_document_names_a_place_on_a_machine() -> None:
     for document in DOCUMENTS:
         assert not re.search(r"(?<![\w.])/(work|home|root|tmp)/", document.read_text(encoding="utf-8")), document

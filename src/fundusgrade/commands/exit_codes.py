@@ -1,4 +1,4 @@
-"""Exit codes of the command line; README.md lists them for users."""
+"""Exit codes of the command line; docs/guides/command-line.md lists them for users."""
 
 from __future__ import annotations
 
