@@ -44,7 +44,7 @@ def test_assessment_holds_plain_numbers_only() -> None:
         return [leaf for item in value for leaf in leaves(item)] if isinstance(value, tuple) else [value]
 
     found: Assessment = assess(two_models(), num_resamples=20, columns={"device": ["a", "b"] * 60})
-    assert {type(leaf) for leaf in leaves(dataclasses.asdict(found))} <= {int, float, str, ScoreKey, type(None)}
+    assert {type(leaf) for leaf in leaves(dataclasses.asdict(found))} <= {int, float, bool, str, ScoreKey, type(None)}
 
 
 def test_the_same_seed_says_the_same() -> None:

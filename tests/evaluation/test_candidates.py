@@ -163,7 +163,7 @@ def test_thresholds_are_not_chosen_on_a_data_set_that_did_not_select_the_model(e
 @pytest.fixture
 def predicted(eyes: PreparedDataset) -> PredictionSet:
     install_model("tiny")
-    return candidate(eyes, "all").predictions
+    return replace(candidate(eyes, "all").predictions, leakage="")
 
 
 def test_predictions_of_a_file_find_the_model_that_made_them(predicted: PredictionSet, tmp_path: Path) -> None:

@@ -216,20 +216,40 @@ def test_area_without_a_variance_has_no_bounds() -> None:
 
 
 def test_reliability_by_hand() -> None:
-    confidences = np.linspace(0.4, 1.0, 30)
-    table = np.zeros((30, 5))
+    confidences = np.linspace(0.4, 1.0, 300)
+    table = np.zeros((300, 5))
     table[:, 0], table[:, 1] = confidences, 1 - confidences
     table[confidences < 0.5] = [0.5, 0.5, 0, 0, 0]
-    photographs = scored(np.arange(30) % 3 == 0, table)
+    photographs = scored(np.arange(300) % 3 == 0, table)
     found = measure_reliability(photographs, resampled(photographs))[0]
-    # Five equal confidences stay in one bin, that of their middle.
-    assert [each.num_photographs for each in found.bins] == [5, 1] + [2] * 12
+    # 300 photographs make six bins of 50 at least.
+    assert [each.num_photographs for each in found.bins] == [50] * 6
     right = (table.argmax(axis=1) == photographs.grades).astype(float)
     assert found.bins[0].confidence == pytest.approx(0.5)
-    assert found.bins[0].observed == pytest.approx(right[:5].mean())
-    assert found.bins[-1].observed == pytest.approx(right[-2:].mean())
-    gaps = [each.num_photographs * abs(each.confidence - each.observed) for each in found.bins]
-    assert found.calibration_error.value == pytest.approx(sum(gaps) / 30)
+    assert found.bins[0].observed.value == pytest.approx(right[:50].mean())
+    assert found.bins[-1].observed.value == pytest.approx(right[-50:].mean())
+    gaps = [each.num_photographs * abs(each.confidence - (each.observed.value or 0)) for each in found.bins]
+    assert found.calibration_error.value == pytest.approx(sum(gaps) / 300)
+
+
+@pytest.mark.parametrize(
+    ("confidences", "sizes"),
+    [
+        ([0.5] * 5 + [0.9] * 20, [25]),
+        ([0.2] * 30 + [0.4] * 120 + [0.9] * 50, [150, 50]),
+        ([0.2] * 100 + [0.4] * 70 + [0.8] * 20, [100, 90]),
+        ([0.3 + 0.0001 * i for i in range(2000)], [133, 133, 134] * 5),
+    ],
+)
+def test_a_point_of_the_reliability_diagram_stands_for_fifty_photographs_or_all(
+    confidences: list[float], sizes: list[int]
+) -> None:
+    rest = (1 - np.array(confidences)) / 4
+    photographs = scored(np.zeros(len(rest)), np.stack([np.array(confidences), *[rest] * 4], axis=1))
+    found = measure_reliability(replace(photographs, predicted=photographs.grades), resampled(photographs))[0]
+    counted = [each.num_photographs for each in found.bins]
+    assert sum(counted) == len(confidences) and min(counted) >= min(50, len(confidences))
+    assert sorted(counted) == sorted(sizes)
 
 
 def test_calibration_error_of_a_calibrated_model_may_be_small() -> None:
@@ -289,7 +309,7 @@ def test_referable_reliability_bins_the_probability_of_referable() -> None:
     assert found.outcome == "referable"
     mean = sum(each.num_photographs * each.confidence for each in found.bins) / 150
     assert mean == pytest.approx(photographs.probabilities[:, 2:].sum(axis=1).mean())
-    observed = sum(each.num_photographs * each.observed for each in found.bins) / 150
+    observed = sum(each.num_photographs * (each.observed.value or 0) for each in found.bins) / 150
     assert observed == pytest.approx((photographs.grades >= 2).mean())
 
 

@@ -133,7 +133,7 @@ def _open_dataset(
     """The data set, after a message on the leakage of each model. Raises DatasetError for leakage not allowed."""
     from fundusgrade import store
     from fundusgrade.data.dataset import load_dataset
-    from fundusgrade.evaluation.candidates import check_leakage
+    from fundusgrade.evaluation.leakage import check_leakage
 
     dataset = load_dataset(store.resolve_dataset(name))
     dataset = dataset if fold is None else dataset.with_fold(fold)

@@ -84,13 +84,8 @@ def collect_fingerprints(dataset: PreparedDataset, rows: Sequence[ManifestRow]) 
 
 def find_overlap(fingerprints: TrainingFingerprints, dataset: PreparedDataset, rows: Sequence[ManifestRow]) -> Overlap:
     """Which of these photographs the model was trained or selected on, or on others of their patients."""
-    files = {row.tobytes().hex() for row in fingerprints.files}
-    patients = {row.tobytes().hex() for row in fingerprints.patients}
-    is_file = [_file_hash(row) in files for row in rows]
+    is_file, is_patient = _are_files(fingerprints, rows), _are_of_patients(fingerprints, dataset, rows)
     is_copy = _is_copy(fingerprints.fingerprints, dataset, rows)
-    is_patient = [
-        row.patient is not None and _patient_hash(_origin(dataset, row), row.patient) in patients for row in rows
-    ]
     return Overlap(
         files=tuple(row.source for row, same in zip(rows, is_file, strict=True) if same),
         copies=tuple(row.source for row, copy, same in zip(rows, is_copy, is_file, strict=True) if copy and not same),
@@ -102,10 +97,29 @@ def find_overlap(fingerprints: TrainingFingerprints, dataset: PreparedDataset, r
     )
 
 
+def shares_files_or_patients(
+    fingerprints: TrainingFingerprints, dataset: PreparedDataset, rows: Sequence[ManifestRow]
+) -> bool:
+    """Whether the model was trained or selected on any of these files, or on photographs of these patients."""
+    return any(_are_files(fingerprints, rows)) or any(_are_of_patients(fingerprints, dataset, rows))
+
+
 def count_unchecked(fingerprints: TrainingFingerprints, rows: Sequence[ManifestRow]) -> int:
     """Of how many photographs copies cannot be found, because they or the model have no perceptual fingerprints."""
     has_any = len(fingerprints.fingerprints) > 0
     return sum(row.fingerprint is None or not has_any for row in rows)
+
+
+def _are_files(fingerprints: TrainingFingerprints, rows: Sequence[ManifestRow]) -> list[bool]:
+    files = {row.tobytes().hex() for row in fingerprints.files}
+    return [_file_hash(row) in files for row in rows]
+
+
+def _are_of_patients(
+    fingerprints: TrainingFingerprints, dataset: PreparedDataset, rows: Sequence[ManifestRow]
+) -> list[bool]:
+    patients = {row.tobytes().hex() for row in fingerprints.patients}
+    return [row.patient is not None and _patient_hash(_origin(dataset, row), row.patient) in patients for row in rows]
 
 
 def _origin(dataset: PreparedDataset, row: ManifestRow) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,7 +57,9 @@ class ModelAssessment:
 
     `num_validation` counts the validation photographs of all `num_folds` folds together; without cross-validation
     `num_folds` is 1. `sources` are empty where all photographs are of one data set, `rules` without cross-validation.
-    `screening` is None where it is not known which photographs are gradable.
+    `screening` is None where it is not known which photographs are gradable. `is_inflated` says that the model was
+    trained or selected on photographs that are scored. `internal` are the data sets that it was trained on other
+    photographs of, None where that is not known.
     """
 
     model: str
@@ -75,6 +77,8 @@ class ModelAssessment:
     subgroups: tuple[Subgroup, ...]
     worst_errors: tuple[WorstError, ...]
     screening: Screening | None
+    is_inflated: bool
+    internal: tuple[str, ...] | None
 
     def score(self, key: ScoreKey) -> Estimate:
         """The score of this key with its interval. Raises KeyError where it was not estimated."""
@@ -101,11 +105,18 @@ class Assessment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Parts:
-    """Parts of the photographs that are scored by themselves: subgroups, and the data set of each photograph."""
+class _Request:
+    """What is to be scored of each model: parts of the photographs, referrals, and what is known of the models."""
 
+    resamples: Resamples
+    num_resamples: int
+    seed: int
+    coverage: float
     subgroups: Sequence[SubgroupMask]
     origins: Sequence[str]
+    conformities: Mapping[str, Conformity]
+    referrals: Referrals | None
+    internal: Mapping[str, Collection[str]]
 
 
 def assess(
@@ -119,17 +130,29 @@ def assess(
     origins: Sequence[str] = (),
     conformities: Mapping[str, Conformity] | None = None,
     referrals: Referrals | None = None,
+    internal: Mapping[str, Collection[str]] | None = None,
 ) -> Assessment:
     """Score models on the same photographs and compare all pairs of them.
 
     Grades, groups and clusters of acquisition are the first set's; `part` names what the sets' `test` holds. Of its
     photographs, `columns` give subgroups, `origins` the data sets where they are of several, `referrals` the gradable.
-    `conformities` of models, by name, give the limits of prediction sets where there are no validation photographs.
+    `conformities` of models, by name, give the limits of prediction sets where there are no validation photographs;
+    `internal` the data sets that each was trained on. Pairs with a model that has seen the photographs are not tested.
     Raises MetricsError where there is nothing to score or the sets differ in photographs or grades.
     """
     first, *others = _aligned(sets, part)
     resamples = resample(first.test.groups, num_resamples=num_resamples, seed=seed)
-    parts = _Parts(subgroups=subgroup_masks(columns or {}, len(first.test)), origins=origins)
+    request = _Request(
+        resamples=resamples,
+        num_resamples=num_resamples,
+        seed=seed,
+        coverage=coverage,
+        subgroups=subgroup_masks(columns or {}, len(first.test)),
+        origins=origins,
+        conformities=conformities or {},
+        referrals=referrals,
+        internal=internal or {},
+    )
     return Assessment(
         data=first.data,
         part=part,
@@ -138,27 +161,18 @@ def assess(
         num_resamples=num_resamples,
         coverage=coverage,
         acquisitions=acquisition_clusters(first.test),
-        models=tuple(
-            _assess_model(
-                *(predictions, resamples, coverage, parts),
-                (conformities or {}).get(predictions.model, NO_CONFORMITY),
-                referrals.screen(predictions, num_resamples=num_resamples, seed=seed) if referrals else None,
-            )
-            for predictions in (first, *others)
-        ),
+        models=tuple(_assess_model(predictions, request) for predictions in (first, *others)),
         comparisons=compare_all((first, *others), resamples),
     )
 
 
-def _assess_model(
-    predictions: PredictionSet,
-    resamples: Resamples,
-    coverage: float,
-    parts: _Parts,
-    conformity: Conformity,
-    screening: Screening | None,
-) -> ModelAssessment:
-    test = predictions.test
+def _assess_model(predictions: PredictionSet, request: _Request) -> ModelAssessment:
+    test, resamples, name, referrals = predictions.test, request.resamples, predictions.model, request.referrals
+    conformity, internal = request.conformities.get(name, NO_CONFORMITY), request.internal.get(name)
+    referred, screening = None, None
+    if referrals is not None:
+        referred = referrals.referred(predictions)
+        screening = referrals.screen(predictions, num_resamples=request.num_resamples, seed=request.seed)
     return ModelAssessment(
         model=predictions.model,
         num_validation=len(predictions.validation),
@@ -169,12 +183,14 @@ def _assess_model(
         operating_points=measure_operating_points(predictions, resamples),
         decision_curves=measure_decision_curves(test),
         risk_coverage=measure_risk_coverage(test),
-        set_coverage=measure_sets(predictions, resamples, coverage=coverage, conformity=conformity),
-        sources=score_sources(predictions, parts.origins, resamples),
+        set_coverage=measure_sets(predictions, resamples, coverage=request.coverage, conformity=conformity),
+        sources=score_sources(predictions, request.origins, resamples),
         rules=compare_rules(test, resamples),
-        subgroups=tuple(score_subgroup(subgroup, test, resamples) for subgroup in parts.subgroups),
+        subgroups=tuple(score_subgroup(subgroup, test, resamples, referred) for subgroup in request.subgroups),
         worst_errors=find_worst_errors(test),
         screening=screening,
+        is_inflated=predictions.is_inflated,
+        internal=None if internal is None else tuple(sorted(internal)),
     )
 
 

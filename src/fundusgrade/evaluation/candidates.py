@@ -10,10 +10,15 @@ import numpy as np
 
 from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset
-from fundusgrade.data.leakage import count_unchecked, find_overlap
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.errors import DatasetError
 from fundusgrade.evaluation.assessment import Assessment, assess
+from fundusgrade.evaluation.leakage import (
+    check_leakage,
+    internal_data_sets,
+    internal_data_sets_of_file,
+    leakage_of_file,
+)
 from fundusgrade.evaluation.screening import (
     ReferralRule,
     Referrals,
@@ -21,26 +26,32 @@ from fundusgrade.evaluation.screening import (
     rule_of_predictions,
     screened_photographs,
 )
-from fundusgrade.evaluation.subgroups import UNKNOWN
+from fundusgrade.evaluation.subgroups import UNKNOWN, varies
 from fundusgrade.grading.datasets import predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.conformal import Conformity
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, read_predictions, restrict_to_common
+from fundusgrade.metrics.predictive_values import PREVALENCE
 from fundusgrade.networks.checkpoint import read_description
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.options import DeviceName, Precision
 
-_NUM_NAMED = 3
+SUBGROUP_COLUMNS = ("origin", "site", "eye", "quality", "acquisition")
+"""Columns of the manifest by which photographs are divided where none are named, as far as they differ in them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidate:
-    """A model under evaluation: its predictions, the model itself where it is available, and a sentence on leakage."""
+    """A model under evaluation: its predictions, the model itself where it is available, and a sentence on leakage.
+
+    `internal` are the data sets that it was trained on other photographs of, None where that is not known.
+    """
 
     predictions: PredictionSet
     description: CheckpointDescription | None
     leakage: str
     grader: Grader | None = None
+    internal: frozenset[str] | None = None
 
 
 def candidates_from_models(
@@ -67,10 +78,11 @@ def candidates_from_models(
     leakages = [check_leakage(grader, dataset, rows, allow_leakage=allow_leakage) for grader in graders]
     return [
         Candidate(
-            predictions=predict_dataset(grader, dataset, split),
+            predictions=replace(predict_dataset(grader, dataset, split), leakage=leakage),
             description=grader.description,
             leakage=leakage,
             grader=grader,
+            internal=internal_data_sets(grader, dataset),
         )
         for grader, leakage in zip(graders, leakages, strict=True)
     ]
@@ -84,19 +96,13 @@ def candidate_from_file(name_or_path: str, part: str = "test") -> Candidate:
     predictions = _part_of(read_predictions(store.resolve_predictions(name_or_path)), part)
     path = _stored_network(predictions, fold=int(predictions.test.folds[0]))
     description = read_description(path) if path else None
-    leakage = predictions.leakage or _leakage_of_file(predictions, description)
-    return Candidate(predictions=predictions, description=description, leakage=leakage)
-
-
-def _leakage_of_file(predictions: PredictionSet, description: CheckpointDescription | None) -> str:
-    """What the networks behind stored predictions were trained without, in a sentence."""
-    if not predictions.test.folds.any():
-        return "Stored predictions: the file does not say whether these images were used to train or select the model."
-    without = "it, its copies and its patient"
-    if description is not None and description.provenance.held_out_source is not None:
-        without = "the data set that it is of, its copies and its patient"
-    num_folds = len(set(predictions.test.folds.tolist()))
-    return f"Cross-validated: each image was graded by one of {num_folds} networks, trained without {without}."
+    leakage = predictions.leakage or leakage_of_file(predictions, description)
+    return Candidate(
+        predictions=replace(predictions, leakage=leakage),
+        description=description,
+        leakage=leakage,
+        internal=internal_data_sets_of_file(predictions, description),
+    )
 
 
 def _part_of(predictions: PredictionSet, part: str) -> PredictionSet:
@@ -127,42 +133,6 @@ def explaining_grader(candidate: Candidate, fold: int) -> Grader | None:
     return None if path is None else Grader.load(str(path))
 
 
-def check_leakage(grader: Grader, dataset: PreparedDataset, rows: Sequence[ManifestRow], *, allow_leakage: bool) -> str:
-    """Which of these photographs were used to train or select the model, in a sentence.
-
-    Raises DatasetError as `candidate_from_model`.
-    """
-    fingerprints, trained_on = grader.fingerprints, grader.description.provenance.data_name
-    if not fingerprints.is_known:
-        return f"Trained on {trained_on}; the model file has no training fingerprints, so leakage cannot be checked."
-    overlap = find_overlap(fingerprints, dataset, rows)
-    training = f"Trained and selected on {len(fingerprints.files)} different files of {trained_on}"
-    if not overlap.sources:
-        none = f"{training}; none of the {len(rows)} evaluation images, their copies or their patients is among them."
-        num_unchecked = count_unchecked(fingerprints, rows)
-        if not num_unchecked:
-            return none
-        return (
-            f"{none} Copies of {num_unchecked} of them could not be looked for: the model file or the data set has no "
-            "perceptual fingerprints of this version."
-        )
-    counts = {
-        "": len(overlap.files),
-        "copies of ": len(overlap.copies),
-        "other images of the patients of ": len(overlap.patients),
-    }
-    used = " and ".join(
-        f"{relation}{count} of {len(rows)} evaluation images" for relation, count in counts.items() if count
-    )
-    if not allow_leakage:
-        named = ", ".join(overlap.sources[:_NUM_NAMED])
-        raise DatasetError(
-            f"{used} were used to train or select the model {grader.name!r}, such as {named}; scores would be "
-            "inflated. Choose another --split or --data, or add --allow-leakage, which the results will state"
-        )
-    return f"{training}; {used} were used to train or select this model: scores are inflated."
-
-
 def assess_candidates(
     candidates: Sequence[Candidate],
     dataset: PreparedDataset,
@@ -173,10 +143,12 @@ def assess_candidates(
     num_resamples: int = 1000,
     sensitivity: float | None = None,
     threshold: float | None = None,
+    prevalence: float = PREVALENCE,
 ) -> Assessment:
     """Score and compare the candidates; `columns` of the manifest make subgroups, and data sets are scored each.
 
-    `sensitivity` or `threshold` set another operating point than that of each model.
+    Without columns, those of `SUBGROUP_COLUMNS` in which the photographs differ. `sensitivity` or `threshold` set
+    another operating point than that of each model; `prevalence`, 0 to 1, is that of the predictive values.
 
     Clusters of acquisition are those of the first candidate's predictions, or of the data set where these have none.
     Raises DatasetError where two have one name, and as `assess` does.
@@ -184,7 +156,7 @@ def assess_candidates(
     check_names([candidate.predictions.model for candidate in candidates])
     sets = [_with_acquisitions(candidate.predictions, dataset) for candidate in candidates]
     sources = sets[0].test.sources
-    values, origins = manifest_columns(dataset, columns, sources), _origins(dataset, sources)
+    values, origins = _subgroup_columns(dataset, columns, sources), _origins(dataset, sources)
     rules = {each.predictions.model: _referral_rule(each, sensitivity, threshold) for each in candidates}
     return assess(
         sets,
@@ -194,7 +166,8 @@ def assess_candidates(
         columns=values,
         origins=origins,
         conformities=_conformities(candidates),
-        referrals=Referrals(photographs=screened_photographs(dataset, sources), rules=rules),
+        referrals=Referrals(photographs=screened_photographs(dataset, sources), rules=rules, prevalence=prevalence),
+        internal={each.predictions.model: each.internal for each in candidates if each.internal is not None},
     )
 
 
@@ -238,6 +211,14 @@ def _referral_rule(candidate: Candidate, sensitivity: float | None, threshold: f
 def _origins(dataset: PreparedDataset, sources: Sequence[str]) -> list[str]:
     """The data set of each photograph, where the data set is of several."""
     return [name or UNKNOWN for name in manifest_columns(dataset, ["origin"], sources)["origin"]]
+
+
+def _subgroup_columns(dataset: PreparedDataset, columns: Sequence[str], sources: Sequence[str]) -> dict[str, list[str]]:
+    """The values of the columns that were asked for, or of all in which the photographs differ."""
+    if columns:
+        return manifest_columns(dataset, columns, sources)
+    found = manifest_columns(dataset, SUBGROUP_COLUMNS, sources)
+    return {name: values for name, values in found.items() if varies(values)}
 
 
 def _is_of_one_network(predictions: PredictionSet) -> bool:

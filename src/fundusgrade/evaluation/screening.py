@@ -14,11 +14,18 @@ from numpy.typing import NDArray
 
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
-from fundusgrade.grades import NUM_GRADES, REFERABLE_DECIMALS, REFERABLE_FROM, UNSTATED_THRESHOLD
+from fundusgrade.grades import (
+    NUM_GRADES,
+    REFERABLE_DECIMALS,
+    REFERABLE_FROM,
+    SIGHT_THREATENING_FROM,
+    UNSTATED_THRESHOLD,
+)
 from fundusgrade.metrics.bootstrap import estimate_proportion, resample
 from fundusgrade.metrics.classification import probability_from_grade
 from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
+from fundusgrade.metrics.predictive_values import PREVALENCE, PredictiveValues, predictive_values
 from fundusgrade.metrics.referral import SENSITIVITY, OperatingPoint, is_referable, referral_scores, threshold_for
 
 PHOTOGRAPHS, PATIENTS = "photographs", "patients"
@@ -43,13 +50,14 @@ class ScreenedPhotographs:
 
     `gradable` (N,) says whether quality suffices; `patients` (N + M) are None where they are not all known. The true
     grades (M,) and groups (M,) of photographs that could not be prepared are empty where these cannot be told to be of
-    the evaluated split.
+    the evaluated split. `origins` (N + M) are the data sets, empty where all photographs are of one.
     """
 
     gradable: NDArray[np.bool_]
     patients: tuple[str, ...] | None
     unprepared_grades: NDArray[np.int64]
     unprepared_groups: NDArray[np.int64]
+    origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +66,8 @@ class ScreeningRates:
 
     Of everyone, who is ungradable is referred. A patient has the worst grade of his photographs, is found where one of
     them is, and is ungradable where one of them is and none is found. `num_per_grade` (5) counts true grades,
-    `num_missed` (5) those of them that were not referred; of grades 0 and 1 that is right.
+    `num_missed` (5) those of them that were not referred; of grades 0 and 1 that is right. `predictive` are the
+    predictive values at a stated prevalence.
     """
 
     unit: str
@@ -68,6 +77,7 @@ class ScreeningRates:
     num_missed: tuple[int, ...]
     sensitivity: Estimate
     specificity: Estimate
+    predictive: PredictiveValues
 
     @property
     def num_referable(self) -> int:
@@ -79,32 +89,81 @@ class ScreeningRates:
         """How many are of grade 0 or 1."""
         return sum(self.num_per_grade[:REFERABLE_FROM])
 
+    @property
+    def num_sight_threatening(self) -> int:
+        """How many are of grade 3 or 4."""
+        return sum(self.num_per_grade[SIGHT_THREATENING_FROM:])
+
+    @property
+    def num_sight_threatening_missed(self) -> int:
+        """How many of grade 3 or 4 were not referred."""
+        return sum(self.num_missed[SIGHT_THREATENING_FROM:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRates:
+    """The referrals among the photographs of one of several data sets."""
+
+    name: str
+    rates: tuple[ScreeningRates, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screening:
     """A model's referrals at its operating point; `threshold` is the mean over folds, `reason` how it was chosen.
 
-    There are no rates by patient where the patients are not known.
+    There are no rates by patient where the patients are not known. `sources` are empty where all photographs are of one
+    data set.
     """
 
     threshold: float
     reason: str
     rates: tuple[ScreeningRates, ...]
+    sources: tuple[SourceRates, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """What is referred in a program, as far as it is known: patients, or else photographs."""
+        return PATIENTS if any(of.unit == PATIENTS for of in self.rates) else PHOTOGRAPHS
+
+    def of(self, scope: str, source: str | None = None) -> ScreeningRates:
+        """The rates of this scope by `unit`, of all photographs or of those of a data set. Raises KeyError."""
+        rates = self.rates if source is None else next((of.rates for of in self.sources if of.name == source), ())
+        for each in rates:
+            if (each.unit, each.scope) == (self.unit, scope):
+                return each
+        raise KeyError(scope, source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Referrals:
-    """Which photographs are gradable and whose they are, and the rule of each model by its name."""
+    """Which photographs are gradable and whose they are, and the rule of each model by its name.
+
+    `prevalence` of referable disease, 0 to 1, is that of the predictive values.
+    """
 
     photographs: ScreenedPhotographs
     rules: Mapping[str, ReferralRule]
+    prevalence: float = PREVALENCE
 
     def screen(self, predictions: PredictionSet, *, num_resamples: int, seed: int) -> Screening | None:
         """The referrals of a model, whose predictions are in the order of the photographs; None without a rule."""
         rule = self.rules.get(predictions.model)
         if rule is None:
             return None
-        return measure_screening(predictions.test, rule, self.photographs, num_resamples=num_resamples, seed=seed)
+        return measure_screening(
+            predictions.test,
+            rule,
+            self.photographs,
+            num_resamples=num_resamples,
+            seed=seed,
+            prevalence=self.prevalence,
+        )
+
+    def referred(self, predictions: PredictionSet) -> NDArray[np.bool_] | None:
+        """Whether each scored photograph (N,) is referred, or cannot be graded; None without a rule."""
+        rule = self.rules.get(predictions.model)
+        return None if rule is None else _found(predictions.test, rule) | ~self.photographs.gradable
 
 
 def rule_of_point(point: OperatingPoint) -> ReferralRule:
@@ -153,38 +212,59 @@ def screened_photographs(dataset: PreparedDataset, sources: Sequence[str]) -> Sc
     unprepared = [row for row in dataset.rows if row.error is not None and row.grade is not None] if are_all else []
     patients = [_patient(row) for row in (*scored, *unprepared)]
     known = [patient for patient in patients if patient is not None]
+    origins = [row.origin for row in (*scored, *unprepared) if row is not None and row.origin is not None]
     return ScreenedPhotographs(
         gradable=np.array([row is None or row.quality is None or row.quality.gradable for row in scored], bool),
         patients=tuple(known) if len(known) == len(patients) else None,
         unprepared_grades=np.array([row.grade for row in unprepared], np.int64),
         unprepared_groups=np.array([row.group for row in unprepared], np.int64),
+        origins=tuple(origins) if len(origins) == len(patients) else (),
     )
 
 
 def measure_screening(
-    test: ScoredPhotographs, rule: ReferralRule, photographs: ScreenedPhotographs, *, num_resamples: int, seed: int
+    test: ScoredPhotographs,
+    rule: ReferralRule,
+    photographs: ScreenedPhotographs,
+    *,
+    num_resamples: int,
+    seed: int,
+    prevalence: float = PREVALENCE,
 ) -> Screening:
     """Referrals of scored photographs by a rule, and with them those of photographs that could not be prepared."""
-    thresholds, num_unprepared = rule.of(test), len(photographs.unprepared_grades)
-    found = is_referable(probability_from_grade(test.probabilities, REFERABLE_FROM), thresholds)
+    found, num_unprepared = _found(test, rule), len(photographs.unprepared_grades)
     table = _Referrals(
         grades=np.concatenate([test.grades, photographs.unprepared_grades]),
         found=np.concatenate([found, np.zeros(num_unprepared, bool)]),
         gradable=np.concatenate([photographs.gradable, np.zeros(num_unprepared, bool)]),
         groups=np.concatenate([test.groups, photographs.unprepared_groups]),
     )
-    tables = {PHOTOGRAPHS: table}
-    if photographs.patients is not None:
-        tables[PATIENTS] = _by_patient(table, photographs.patients)
+    drawing = _Drawing(num_resamples=num_resamples, seed=seed, prevalence=prevalence)
+    names = list(dict.fromkeys(photographs.origins))
     return Screening(
         threshold=float(np.mean(list(rule.thresholds.values()))),
         reason=rule.reason,
-        rates=tuple(
-            _rates(unit, scope, of, num_resamples=num_resamples, seed=seed)
-            for unit, of in tables.items()
-            for scope in (GRADABLE, EVERYONE)
+        rates=_all_rates(table, photographs.patients, np.ones(len(table.grades), bool), drawing),
+        sources=tuple(
+            SourceRates(name=name, rates=_all_rates(table, photographs.patients, members, drawing))
+            for name in (names if len(names) > 1 else ())
+            if (members := np.array(photographs.origins, dtype=object) == name).any()
         ),
     )
+
+
+def _found(test: ScoredPhotographs, rule: ReferralRule) -> NDArray[np.bool_]:
+    """Whether the probability of each photograph (N,) reaches the threshold of its fold."""
+    return is_referable(probability_from_grade(test.probabilities, REFERABLE_FROM), rule.of(test))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawing:
+    """How many resamples are drawn, from which seed, and the prevalence of the predictive values."""
+
+    num_resamples: int
+    seed: int
+    prevalence: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -212,18 +292,32 @@ def _by_patient(table: _Referrals, patients: Sequence[str]) -> _Referrals:
     return _Referrals(grades=grades, found=found, gradable=gradable, groups=table.groups[firsts])
 
 
-def _rates(unit: str, scope: str, table: _Referrals, *, num_resamples: int, seed: int) -> ScreeningRates:
+def _all_rates(
+    table: _Referrals, patients: Sequence[str] | None, members: NDArray[np.bool_], drawing: _Drawing
+) -> tuple[ScreeningRates, ...]:
+    """The rates among the members (N,): by photograph, then by patient where they are known, in both scopes."""
+    tables = {PHOTOGRAPHS: table.subset(members)}
+    if patients is not None:
+        chosen = [patient for patient, is_member in zip(patients, members.tolist(), strict=True) if is_member]
+        tables[PATIENTS] = _by_patient(tables[PHOTOGRAPHS], chosen)
+    return tuple(_rates(unit, scope, of, drawing) for unit, of in tables.items() for scope in (GRADABLE, EVERYONE))
+
+
+def _rates(unit: str, scope: str, table: _Referrals, drawing: _Drawing) -> ScreeningRates:
     of = table.subset(table.gradable) if scope == GRADABLE else table
     referred, positive = of.found | ~of.gradable, of.grades >= REFERABLE_FROM
-    resamples = resample(of.groups, num_resamples=num_resamples, seed=seed)
+    resamples = resample(of.groups, num_resamples=drawing.num_resamples, seed=drawing.seed)
+    sensitivity = estimate_proportion(resamples, referred, positive)
+    specificity = estimate_proportion(resamples, ~referred, ~positive)
     return ScreeningRates(
         unit=unit,
         scope=scope,
         num_ungradable=int((~of.gradable & ~of.found).sum()),
         num_per_grade=tuple(np.bincount(of.grades, minlength=NUM_GRADES).tolist()),
         num_missed=tuple(np.bincount(of.grades[~referred], minlength=NUM_GRADES).tolist()),
-        sensitivity=estimate_proportion(resamples, referred, positive),
-        specificity=estimate_proportion(resamples, ~referred, ~positive),
+        sensitivity=sensitivity,
+        specificity=specificity,
+        predictive=predictive_values(sensitivity, specificity, drawing.prevalence),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from fundusgrade.errors import MetricsError
 from fundusgrade.grades import NUM_GRADES, REFERABLE_FROM
 from fundusgrade.metrics.auc import weighted_aucs
-from fundusgrade.metrics.bootstrap import Resamples, estimate
+from fundusgrade.metrics.bootstrap import Resamples, estimate, estimate_proportion
 from fundusgrade.metrics.classification import probability_from_grade
-from fundusgrade.metrics.estimates import Estimate
+from fundusgrade.metrics.estimates import UNDEFINED, Estimate
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.metrics.scores import estimate_kappa, proportion_off_by
 
@@ -23,14 +24,21 @@ OTHER, UNKNOWN = "other", "unknown"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subgroup:
-    """Scores of the photographs with one value in a column of the manifest."""
+    """Scores of the photographs with one value in a column of the manifest.
+
+    Sensitivity and specificity are those of the referrals at the model's operating point, with whatever cannot be
+    graded; undefined where these are not known.
+    """
 
     column: str
     value: str
     num_photographs: int
+    num_referable: int
     kappa: Estimate
     accuracy: Estimate
     referable_auc: Estimate
+    sensitivity: Estimate
+    specificity: Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +81,12 @@ def acquisition_clusters(test: ScoredPhotographs) -> tuple[AcquisitionCluster, .
     )
 
 
+def varies(values: Sequence[str]) -> bool:
+    """Whether at least two values of a column, unknown ones aside, have `MIN_SUBGROUP` photographs each."""
+    counts = Counter(value.strip() for value in values if value.strip() not in ("", UNKNOWN))
+    return sum(count >= MIN_SUBGROUP for count in counts.values()) > 1
+
+
 def subgroup_masks(columns: Mapping[str, Sequence[str]], num_photographs: int) -> list[SubgroupMask]:
     """The values of each column in order; those of fewer than `MIN_SUBGROUP` photographs together as "other", last.
 
@@ -97,19 +111,25 @@ def subgroup_masks(columns: Mapping[str, Sequence[str]], num_photographs: int) -
     return masks
 
 
-def score_subgroup(subgroup: SubgroupMask, test: ScoredPhotographs, resamples: Resamples) -> Subgroup:
-    """Scores of a subgroup, with intervals from the resamples of all photographs."""
+def score_subgroup(
+    subgroup: SubgroupMask, test: ScoredPhotographs, resamples: Resamples, referred: NDArray[np.bool_] | None = None
+) -> Subgroup:
+    """Scores of a subgroup, with intervals from the resamples of all photographs.
+
+    `referred` (N,) says of all photographs whether they are; None where that is not known.
+    """
     members, resamples = test.subset(subgroup.members), resamples.subset(subgroup.members)
-    areas = weighted_aucs(
-        resamples.weights,
-        members.grades >= REFERABLE_FROM,
-        probability_from_grade(members.probabilities, REFERABLE_FROM),
-    )
+    positive = members.grades >= REFERABLE_FROM
+    areas = weighted_aucs(resamples.weights, positive, probability_from_grade(members.probabilities, REFERABLE_FROM))
+    called = None if referred is None else referred[subgroup.members]
     return Subgroup(
         column=subgroup.column,
         value=subgroup.value,
         num_photographs=len(members),
+        num_referable=int(positive.sum()),
         kappa=estimate_kappa(members.grades, members.predicted, resamples),
         accuracy=proportion_off_by(members, resamples, range(1)),
         referable_auc=estimate(areas, resamples),
+        sensitivity=UNDEFINED if called is None else estimate_proportion(resamples, called, positive),
+        specificity=UNDEFINED if called is None else estimate_proportion(resamples, ~called, ~positive),
     )

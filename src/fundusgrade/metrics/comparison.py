@@ -47,6 +47,9 @@ class Disagreement:
 class PairedComparison:
     """Two models on the same photographs; p-values are corrected by Holm over all pairs, each kind of test separately.
 
+    There are none where one of the two was trained or selected on photographs that are scored (`is_inflated`): a test
+    would compare memory with skill.
+
     Differences are the first model's score less the second's. `agreement` (5, 5) counts photographs by the first
     model's grade (row) and the second's (column), `agreement_kappa` is their kappa. `num_first_only` counts photographs
     that only the first grades right. Differences within acquisition are undefined where it is not known.
@@ -59,7 +62,7 @@ class PairedComparison:
     accuracy_difference: Estimate
     num_first_only: int
     num_second_only: int
-    mcnemar_p: float
+    mcnemar_p: float | None
     auc_difference: Estimate
     auc_p: float | None
     kappa_difference_within_acquisition: Estimate
@@ -67,19 +70,22 @@ class PairedComparison:
     agreement_kappa: float | None
     agreement: tuple[tuple[int, ...], ...]
     disagreements: tuple[Disagreement, ...]
+    is_inflated: bool = False
 
 
 def compare_all(sets: Sequence[PredictionSet], resamples: Resamples) -> tuple[PairedComparison, ...]:
     """All pairs of models on the same test photographs in the same order, with Holm's correction."""
     matrices = [weighted_matrices(resamples, model.test.grades, model.test.predicted) for model in sets]
     pairs = [
-        _compare(sets[i], sets[j], matrices[i], matrices[j], resamples) for i, j in combinations(range(len(sets)), 2)
+        _without_tests(pair) if sets[i].is_inflated or sets[j].is_inflated else pair
+        for i, j in combinations(range(len(sets)), 2)
+        for pair in [_compare(sets[i], sets[j], matrices[i], matrices[j], resamples)]
     ]
     kappa_ps = correct_by_holm([pair.kappa_p for pair in pairs])
     auc_ps = correct_by_holm([pair.auc_p for pair in pairs])
     mcnemar_ps = correct_by_holm([pair.mcnemar_p for pair in pairs])
     return tuple(
-        replace(pair, kappa_p=kappa_p, auc_p=auc_p, mcnemar_p=1.0 if mcnemar_p is None else mcnemar_p)
+        replace(pair, kappa_p=kappa_p, auc_p=auc_p, mcnemar_p=mcnemar_p)
         for pair, kappa_p, auc_p, mcnemar_p in zip(pairs, kappa_ps, auc_ps, mcnemar_ps, strict=True)
     )
 
@@ -115,6 +121,10 @@ def _compare(
         agreement=tuple(tuple(row) for row in confusion_matrix(one.predicted, other.predicted).tolist()),
         disagreements=find_disagreements(one, other),
     )
+
+
+def _without_tests(pair: PairedComparison) -> PairedComparison:
+    return replace(pair, kappa_p=None, auc_p=None, mcnemar_p=None, is_inflated=True)
 
 
 def _within_difference(

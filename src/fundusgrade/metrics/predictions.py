@@ -34,6 +34,8 @@ LEAKAGE_COLUMN = "seen"
 """The last column, which files of others may lack: which of the photographs trained the model, in a sentence."""
 HEADER = (*_LABELS, MOST_PROBABLE_COLUMN, *_OUTPUTS, ACQUISITION_COLUMN, LEAKAGE_COLUMN)
 """The columns as they are written; they are read in any order."""
+INFLATED = "scores are inflated"
+"""Words of a sentence on leakage that say so: the model has seen photographs that are scored."""
 
 # Files of others may hold fewer digits; beyond this something else than rounding is wrong.
 _TOLERANCE = 1e-3
@@ -97,6 +99,11 @@ class PredictionSet:
     test: ScoredPhotographs
     validation: ScoredPhotographs
     leakage: str = ""
+
+    @property
+    def is_inflated(self) -> bool:
+        """Whether the model was trained or selected on photographs that are scored."""
+        return INFLATED in self.leakage
 
 
 def concatenate(parts: Sequence[ScoredPhotographs]) -> ScoredPhotographs:

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.grades import REFERABLE_FROM
-from fundusgrade.metrics.bootstrap import TAILS, Resamples
+from fundusgrade.metrics.bootstrap import TAILS, Resamples, estimate_proportion
 from fundusgrade.metrics.classification import probability_from_grade
 from fundusgrade.metrics.estimates import Estimate, ratio
 from fundusgrade.metrics.predictions import ScoredPhotographs
 
-NUM_BINS = 15
+MAX_BINS, MIN_PER_BIN = 15, 50
+"""At most so many bins, each of so many photographs at least: the fraction observed among fewer says little."""
 _NUM_SIMULATIONS = 200
 
 
@@ -23,7 +24,7 @@ class ReliabilityBin:
 
     num_photographs: int
     confidence: float
-    observed: float
+    observed: Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +56,7 @@ def _reliability(
     outcome: str, confidence: NDArray[np.float64], right: NDArray[np.bool_], resamples: Resamples
 ) -> Reliability:
     """Bins of equally many photographs, equal confidences together; every photograph keeps its bin in all resamples."""
-    from scipy.stats import rankdata
-
-    bins = ((rankdata(confidence) - 0.5) * NUM_BINS / len(confidence)).astype(int)
+    bins = _assign_bins(confidence)
     members = bins[:, None] == np.unique(bins)
     counts = resamples.totals(members)
     confident = resamples.totals(members * confidence[:, None])
@@ -69,10 +68,32 @@ def _reliability(
         calibration_error=_inflated_estimate(errors, by_chance),
         by_chance=by_chance,
         bins=tuple(
-            ReliabilityBin(num_photographs=int(count), confidence=float(total / count), observed=float(hits / count))
-            for count, total, hits in zip(counts[0], confident[0], observed[0], strict=True)
+            ReliabilityBin(
+                num_photographs=int(count),
+                confidence=float(total / count),
+                observed=estimate_proportion(resamples, right, among),
+            )
+            for count, total, among in zip(counts[0], confident[0], members.T, strict=True)
         ),
     )
+
+
+def _assign_bins(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The bin of each confidence (N,), from the lowest; a bin of too few photographs joins a neighbor."""
+    from scipy.stats import rankdata
+
+    num_bins = min(max(len(confidence) // MIN_PER_BIN, 1), MAX_BINS)
+    bins = ((rankdata(confidence) - 0.5) * num_bins / len(confidence)).astype(np.int64)
+    names, counts = np.unique(bins, return_counts=True)
+    merged, number, held = {}, 0, 0
+    for name, count in zip(names.tolist(), counts.tolist(), strict=True):
+        if held >= MIN_PER_BIN:
+            number, held = number + 1, 0
+        merged[name] = number
+        held += count
+    if held < MIN_PER_BIN and number:
+        merged = {name: min(of, number - 1) for name, of in merged.items()}
+    return np.array([merged[name] for name in bins.tolist()], np.int64)
 
 
 def _expected_error(confidence: NDArray[np.float64], members: NDArray[np.bool_]) -> float:

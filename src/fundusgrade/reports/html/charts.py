@@ -41,12 +41,16 @@ _MARKER_SIGNS = "●■▲◆▼★"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """A line through points; a `series` of None is drawn thin and gray, for reference, with its label at the end."""
+    """A line through points; a `series` of None is drawn thin and gray, for reference, with its label at the end.
+
+    `bounds` are those of each point's interval, drawn as a vertical line; empty for none.
+    """
 
     series: int | None
     x: tuple[float, ...]
     y: tuple[float | None, ...]
     label: str = ""
+    bounds: tuple[tuple[float | None, float | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,11 @@ def lines_chart(lines: Sequence[Series], frame: Frame, description: str) -> Mark
     figure, axes = _new_chart(300, left=52, right=42, top=30)
     many = max((len(line.x) for line in lines), default=0) > 20
     for line in lines:
-        axes.plot(line.x, [math.nan if y is None else y for y in line.y], **_line_style(line.series, many))
+        style = _line_style(line.series, many)
+        axes.plot(line.x, [math.nan if y is None else y for y in line.y], **style)
+        for x, (low, high) in zip(line.x, line.bounds, strict=False):
+            if low is not None and high is not None:
+                axes.plot([x, x], [low, high], color=style["color"], linewidth=1, alpha=0.6)
     _finish(axes, frame)
     axes.set_ylabel(frame.y_label, fontsize=_TEXT, color=_INK)
     _label_ends(axes, lines)

@@ -54,8 +54,13 @@ def calibration_charts(models: Sequence[ReportedModel]) -> tuple[Markup, ...]:
 
 
 def _reliability_diagram(series: int, name: str, reliability: Reliability) -> Markup:
-    points = sorted((group.confidence, group.observed) for group in reliability.bins)
-    line = Series(series=series, x=tuple(x for x, _ in points), y=tuple(y for _, y in points))
+    groups = sorted(reliability.bins, key=lambda group: group.confidence)
+    line = Series(
+        series=series,
+        x=tuple(group.confidence for group in groups),
+        y=tuple(group.observed.value for group in groups),
+        bounds=tuple((group.observed.low, group.observed.high) for group in groups),
+    )
     frame = Frame(
         title=f"{name}: {reliability.outcome}",
         x_label="predicted",
