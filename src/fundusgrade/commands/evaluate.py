@@ -21,7 +21,7 @@ from fundusgrade.commands.options.network import (
 from fundusgrade.commands.options.output import OverwriteOption
 from fundusgrade.commands.options.panels import DATA, GRADING, MODEL, OUTPUT
 from fundusgrade.commands.options.photographs import input_files
-from fundusgrade.commands.options.referral import SensitivityOption, ThresholdOption, check_point
+from fundusgrade.commands.options.referral import PrevalenceOption, SensitivityOption, ThresholdOption, check_point
 from fundusgrade.commands.settings import Settings
 from fundusgrade.files import write_atomically
 from fundusgrade.options import DeviceName, Precision, Split
@@ -58,13 +58,15 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="COLUMN",
-            help="Also evaluate subgroups: quality, eye, site, origin (data set); repeat for several (default: none).",
+            help="Evaluate subgroups by this column; repeat for several (default: origin (data set), site, eye, "
+            "quality and acquisition, where photographs differ in them).",
             rich_help_panel=DATA,
         ),
     ] = None,
     allow_leakage: AllowLeakageOption = False,
     sensitivity: SensitivityOption = None,
     threshold: ThresholdOption = None,
+    prevalence: PrevalenceOption = 0.1,
     tta: TtaOption = False,
     coverage: Annotated[
         float,
@@ -150,6 +152,7 @@ def evaluate(
         num_resamples=resamples,
         sensitivity=sensitivity,
         threshold=threshold,
+        prevalence=prevalence,
     )
     _show_assessment(assessment, candidates, out)
     if out is not None:

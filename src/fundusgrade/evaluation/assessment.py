@@ -143,16 +143,10 @@ def assess(
     first, *others = _aligned(sets, part)
     resamples = resample(first.test.groups, num_resamples=num_resamples, seed=seed)
     request = _Request(
-        resamples=resamples,
-        num_resamples=num_resamples,
-        seed=seed,
-        coverage=coverage,
-        subgroups=subgroup_masks(columns or {}, len(first.test)),
-        origins=origins,
-        conformities=conformities or {},
-        referrals=referrals,
-        internal=internal or {},
-    )
+        resamples=resamples, num_resamples=num_resamples, seed=seed, coverage=coverage, origins=origins,
+        subgroups=subgroup_masks(columns or {}, len(first.test)), conformities=conformities or {},
+        referrals=referrals, internal=internal or {},
+    )  # fmt: skip
     return Assessment(
         data=first.data,
         part=part,

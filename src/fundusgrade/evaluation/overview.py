@@ -71,16 +71,16 @@ class ModelOverview:
         return self.rows[0]
 
     @property
-    def num_goals(self) -> int:
-        """How many of the two goals are reached."""
-        return (self.sensitivity_goal is Goal.REACHED) + (self.specificity_goal is Goal.REACHED)
+    def reaches_goals(self) -> bool:
+        """Whether both goals are reached: one alone is reached by referring everybody, or nobody."""
+        return self.sensitivity_goal is self.specificity_goal is Goal.REACHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
     """All models, and the one that the verdict is on: the best at its operating point; None where none has one.
 
-    Best is who reaches more of the two goals, then who has the higher sum of sensitivity and specificity; a model that
+    Best is who reaches both goals, then who has the higher sum of sensitivity and specificity; a model that
     has seen the photographs is not considered.
     """
 
@@ -95,10 +95,10 @@ def overview(assessment: Assessment) -> Overview:
     return Overview(models=models, best=max(judged, key=_rank, default=None))
 
 
-def _rank(of: ModelOverview) -> tuple[int, float]:
+def _rank(of: ModelOverview) -> tuple[bool, float]:
     everyone = of.all.everyone
     assert everyone is not None, "only models with referrals are ranked"
-    return of.num_goals, (everyone.sensitivity.value or 0.0) + (everyone.specificity.value or 0.0)
+    return of.reaches_goals, (everyone.sensitivity.value or 0.0) + (everyone.specificity.value or 0.0)
 
 
 def _model_overview(model: ModelAssessment, assessment: Assessment) -> ModelOverview:

@@ -21,7 +21,7 @@ from fundusgrade.metrics.classification import (
     quadratic_weighted_kappa,
 )
 from fundusgrade.metrics.confusion import accuracies, kappas
-from fundusgrade.metrics.estimates import UNDEFINED, Estimate
+from fundusgrade.metrics.estimates import UNDEFINED, Estimate, describe_p_value
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs
 from fundusgrade.metrics.scores import aucs_within_acquisition, kappas_within_acquisition, weighted_matrices
 
@@ -71,6 +71,10 @@ class PairedComparison:
     agreement: tuple[tuple[int, ...], ...]
     disagreements: tuple[Disagreement, ...]
     is_inflated: bool = False
+
+    def describe_p(self, p: float | None) -> str:
+        """One of the p-values for people: "0.012", or why there is none."""
+        return "not tested" if self.is_inflated else describe_p_value(p)
 
 
 def compare_all(sets: Sequence[PredictionSet], resamples: Resamples) -> tuple[PairedComparison, ...]:

@@ -20,6 +20,8 @@ from fundusgrade.errors import FundusgradeError
 from fundusgrade.evaluation.assessment import Assessment, WorstError
 from fundusgrade.evaluation.audit import Audit, conclusion
 from fundusgrade.evaluation.candidates import Candidate, explaining_grader, network_names
+from fundusgrade.evaluation.confusion_cells import DifferenceCell, confusion_cells, difference_cells
+from fundusgrade.evaluation.flow import study_flow
 from fundusgrade.explanation.explainer import Explanation, explain
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import grade_target
@@ -71,7 +73,18 @@ def report_context(
         conclusion=conclusion(*audits) if audits else "",
         gallery=_gallery(candidates, dataset, assessment, num_images),
         commands=(command,),
+        flow=study_flow(dataset, candidates[0].predictions.test.sources),
+        cells=tuple(confusion_cells(candidate.predictions.test) for candidate in candidates),
+        difference=_difference(candidates),
     )
+
+
+def _difference(candidates: Sequence[Candidate]) -> tuple[DifferenceCell, ...]:
+    """The difference of the confusion matrices of two models; empty for one, or more than two."""
+    if len(candidates) != 2:
+        return ()
+    first, second = candidates
+    return difference_cells(first.predictions.test, second.predictions.test)
 
 
 def _versions() -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,6 @@ from rich.text import Text
 from fundusgrade.evaluation.assessment import Assessment, ModelAssessment
 from fundusgrade.evaluation.screening import EVERYONE, ScreeningRates
 from fundusgrade.grades import SIGHT_THREATENING_FROM
-from fundusgrade.metrics.estimates import describe_p_value
 from fundusgrade.metrics.score_keys import BINARY_DECISIONS, ScoreKey
 from fundusgrade.text import printable
 
@@ -53,7 +52,7 @@ def differences_table(assessment: Assessment) -> Table:
         table.add_column(column, overflow="fold")
     for pair in assessment.comparisons:
         name = Text(printable(f"{pair.first} - {pair.second}"))
-        table.add_row(name, pair.kappa_difference.describe(), describe_p_value(pair.kappa_p))
+        table.add_row(name, pair.kappa_difference.describe(), pair.describe_p(pair.kappa_p))
     return table
 
 

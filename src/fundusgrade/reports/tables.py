@@ -18,7 +18,7 @@ from fundusgrade.evaluation.robustness import InterventionEffect
 from fundusgrade.evaluation.screening import EVERYONE, Screening
 from fundusgrade.files import write_atomically
 from fundusgrade.grades import GRADE_LABELS, REFERABLE_FROM, RESEARCH_USE, Grade
-from fundusgrade.metrics.estimates import describe_number, describe_p_value
+from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import PredictionSet, write_predictions
 from fundusgrade.metrics.score_keys import BINARY_DECISIONS, F1_KEYS, WITHIN_ACQUISITION_KEYS, ScoreKey
 from fundusgrade.reports.figures import ModelEvaluation, draw_audit, draw_confusion_matrices
@@ -253,9 +253,9 @@ def comparisons_table(assessment: Assessment) -> Table:
     for pair in assessment.comparisons:
         table.add_row(
             Text(printable(f"{pair.first} - {pair.second}")),
-            *(pair.kappa_difference.describe(), describe_p_value(pair.kappa_p)),
+            *(pair.kappa_difference.describe(), pair.describe_p(pair.kappa_p)),
             pair.kappa_difference_within_acquisition.describe(),
-            *(pair.accuracy_difference.describe(), describe_p_value(pair.mcnemar_p)),
+            *(pair.accuracy_difference.describe(), pair.describe_p(pair.mcnemar_p)),
             *(f"{pair.num_first_only}, {pair.num_second_only}", describe_number(pair.agreement_kappa)),
         )
     return table

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
 
@@ -16,146 +15,18 @@ import pytest
 from markupsafe import Markup
 
 from fundusgrade.evaluation.assessment import Assessment, assess
-from fundusgrade.evaluation.audit import Audit
-from fundusgrade.evaluation.interventions import Role
-from fundusgrade.evaluation.robustness import InterventionEffect
 from fundusgrade.evaluation.screening import ReferralRule, Referrals, ScreenedPhotographs
-from fundusgrade.evaluation.shortcuts import ShortcutProbe
-from fundusgrade.evaluation.visibility import UnseenLesions
 from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
 from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.metrics.estimates import Estimate
-from fundusgrade.metrics.predictions import PredictionSet
 from fundusgrade.metrics.score_keys import ScoreKey
-from fundusgrade.photographs.images import encode_jpeg
 from fundusgrade.reports.html import section_charts
-from fundusgrade.reports.html.context import (
-    DataDescription,
-    GalleryHeatMap,
-    GalleryItem,
-    KappaCurve,
-    ModelDescription,
-    ReportContext,
-)
 from fundusgrade.reports.html.formats import number
 from fundusgrade.reports.html.page import report_html
+from tests.reports.html.drawn_report import Page, audit, context, image, sets
 from tests.scored import draw_photographs, grade_again, prediction_set, scored
 
-VOID = {"meta", "img", "br", "hr"}
 HOSTILE = '<script>alert("x")</script>&\u202e'
-
-
-class Page(HTMLParser):
-    """Elements of a page with their attributes, and its text; fails where one is closed that is not open."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self._rows: list[list[list[str]]] = []
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == [], f"never closed: {self._open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-        if tag == "tr":
-            self._rows.append([])
-        elif tag in ("th", "td"):
-            self._rows[-1].append([])
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open and self._open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] not in ("style", "script"):
-            self.words.append(data)
-        if {"th", "td"} & set(self._open):
-            self._rows[-1][-1].append(data)
-
-    def values(self, attribute: str) -> list[str]:
-        return [found[attribute] or "" for _, found in self.elements if attribute in found]
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """The cells of all rows of all tables."""
-        return [[" ".join("".join(cell).split()) for cell in row] for row in self._rows]
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """The last cell of each row by the first; of rows with one name, that of the last."""
-        return {row[0]: row[-1] for row in self.rows}
-
-
-def sets(num_models: int = 2, *, with_validation: bool = True) -> list[PredictionSet]:
-    test, validation = draw_photographs(150, 0), draw_photographs(120, 50)
-    return [
-        prediction_set(
-            grade_again(test, 9 + i, skill=1.2 + i),
-            grade_again(validation, 70 + i, skill=1.2 + i) if with_validation else None,
-            model=f"model-{i}",
-        )
-        for i in range(num_models)
-    ]  # fmt: skip
-
-
-def image() -> bytes:
-    return encode_jpeg(np.full((8, 8, 3), 90, np.uint8))
-
-
-def audit() -> Audit:
-    probe = ShortcutProbe(
-        kind="outline", stage="photograph", num_photographs=150, kappa=0.63, kappa_low=0.6, kappa_high=0.66,
-        accuracy=0.7, referable_auc=0.9,
-    )  # fmt: skip
-    effect = InterventionEffect(
-        name="cut", role=Role.ACQUISITION, num_photographs=150, change=Estimate(value=0.02, low=0.01, high=0.03),
-        shift=Estimate(value=-0.015, low=-0.02, high=-0.01), outline_change=Estimate(value=1.25, low=1.2, high=1.3),
-        percentile_95=0.1, flip_fraction=0.01, num_lost=0,
-    )  # fmt: skip
-    unseen = UnseenLesions(
-        kind="hard exudates", num_photographs=10, num_lesions=432, unseen_area=0.123, unseen_lesions=0.087
-    )
-    return Audit(data="eyes", model="model-0", reach=0.7, probes=(probe,), effects=(effect,), unseen_lesions=(unseen,))
-
-
-def context(**changes: object) -> ReportContext:
-    data = DataDescription(
-        name="eyes", num_photographs=150, num_per_grade=(70, 20, 40, 8, 12), num_groups=150, part="test",
-        num_folds=0, recipe="ben-graham", manifest_hash="ab" * 32, num_ungraded=3, num_doubtful=4,
-    )  # fmt: skip
-    model = ModelDescription(
-        name="model-0", architecture="resnet50", training_data="eyes", start="random", options=(("epochs", "7"),),
-        rule="the expected grade: mild from 0.52",
-        validation_kappa=0.91, weights_hash="cd" * 32, leakage="None of these photographs.",
-        curves=(KappaCurve(name="model-0-fold1", kappas=(None, 0.5, 0.9)), KappaCurve(name="fold2", kappas=(0.1, 0.2))),
-    )  # fmt: skip
-    heat_map = GalleryHeatMap(image=image(), maximum=4.0, unit="logits")
-    made = ReportContext(
-        title="Grading of eyes", created="2026-11-24", versions=(("fundusgrade", "0.1.0"),), data=data, models=(model,),
-        audits=(audit(),), conclusion="The outline tells the grade.",
-        gallery=(
-            GalleryItem(
-                model="model-0", source="a.png", grade=4, predicted=3, image=image(), heat_map=heat_map,
-                decision="expected grade 2.99, severe from 2.58; most probable moderate, p = 0.47",
-            ),
-            GalleryItem(
-                model="model-0", source="b.png", grade=3, predicted=0, image=image(), decision="most probable, p = 0.8",
-            ),
-        ),
-        commands=("fundusgrade evaluate --report report.html",),
-    )  # fmt: skip
-    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -282,10 +153,7 @@ def test_referrals_are_reported_with_the_severe_disease_that_they_missed() -> No
     text = Page(report_html(assessed, context(audits=(), gallery=(), models=()))).text
     everyone = screening.rates[1]
     assert "referable from p = 0.6000 (given)" in text
-    assert (
-        f"Referred from p = 0.6000, with whatever cannot be graded: sensitivity {everyone.sensitivity.value:.2f}"
-        in text
-    )
+    assert "referred from p = 0.6000 of grade 2 or worse, given." in text
     assert (
         f"Of {everyone.num_per_grade[3]} severe and {everyone.num_per_grade[4]} proliferative photographs, "
         f"{everyone.num_missed[3]} and {everyone.num_missed[4]} were not referred." in text
@@ -306,7 +174,7 @@ def test_referrals_are_reported_with_the_severe_disease_that_they_missed() -> No
         (lambda: assess(sets(1), num_resamples=20), "There is only one model, so there is nothing to compare."),
         (lambda: assess(sets(with_validation=False), num_resamples=20), "no threshold could be chosen"),
         (lambda: assess(sets(), num_resamples=20), "It is not known which of these photographs are gradable"),
-        (lambda: assess(sets(), num_resamples=20), "it is not known whether the model performs worse in some patients"),
+        (lambda: assess(sets(), num_resamples=20), "the photographs differ neither in data set, site, eye"),
     ],
 )  # fmt: skip
 def test_a_part_that_has_nothing_to_say_says_why(make: Callable[[], Assessment], reason: str) -> None:
@@ -408,15 +276,12 @@ def test_scores_within_acquisition_stand_beside_those_overall() -> None:
     slopes = [model.score(ScoreKey.REFERABLE_CALIBRATION_SLOPE).value for model in assessed.models]
     assert all(number(slope) in page.text for slope in slopes)
     assert any(cells[0] == "difference of kappa within acquisition" for cells in page.rows)
-    commonest = assessed.models[0].score(ScoreKey.COMMONEST_GRADE_ACCURACY).value or 0
-    assert f"always answering the commonest grade: {100 * commonest:.1f} %" in page.text
 
 
 @pytest.mark.usefixtures("no_charts")
 def test_where_acquisition_is_not_known_the_report_says_so() -> None:
     text = Page(report_html(assess(sets(1), num_resamples=20), context())).text
     assert "It is not known how the photographs were acquired" in text
-    assert "Among photographs that were acquired alike" not in text
 
 
 def test_photographs_that_thresholds_were_chosen_on_are_counted_for_each_model() -> None:

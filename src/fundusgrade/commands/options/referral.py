@@ -49,6 +49,17 @@ ThresholdOption = Annotated[
         rich_help_panel=GRADING,
     ),
 ]
+PrevalenceOption = Annotated[
+    float,
+    typer.Option(
+        "--prevalence",
+        min=0.001,
+        max=0.999,
+        metavar="PROPORTION",
+        help="Proportion of those screened who have referable disease, for which predictive values are stated.",
+        rich_help_panel=GRADING,
+    ),
+]
 DecisionOption = Annotated[
     Decision | None,
     typer.Option(

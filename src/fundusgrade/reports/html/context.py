@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fundusgrade.evaluation.audit import Audit
+from fundusgrade.evaluation.confusion_cells import ConfusionCell, DifferenceCell
+from fundusgrade.evaluation.flow import StudyFlow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,8 @@ class ReportContext:
     """All that a report needs besides the assessment.
 
     `audits` are of the same data, each with another model; `conclusion` is their result in sentences. `created` is the
-    time, "" where it should not be shown.
+    time, "" where it should not be shown. `cells` are those of each model's confusion matrix, in the order of the
+    assessment, and `difference` those of two models; both may be empty.
     """
 
     title: str
@@ -104,3 +107,6 @@ class ReportContext:
     conclusion: str = ""
     gallery: tuple[GalleryItem, ...] = ()
     commands: tuple[str, ...] = ()
+    flow: StudyFlow | None = None
+    cells: tuple[tuple[ConfusionCell, ...], ...] = ()
+    difference: tuple[DifferenceCell, ...] = ()

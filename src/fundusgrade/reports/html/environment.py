@@ -13,7 +13,17 @@ from fundusgrade.grades import GRADE_LABELS, RESEARCH_USE
 from fundusgrade.metrics.estimates import describe_p_value
 from fundusgrade.outputs import MARK
 from fundusgrade.reports.html.charts import legend
-from fundusgrade.reports.html.formats import count, data_uri, interval, number, percent
+from fundusgrade.reports.html.formats import (
+    count,
+    data_uri,
+    interval,
+    number,
+    percent,
+    rate,
+    rate_interval,
+    readable_time,
+    signed,
+)
 from fundusgrade.text import printable
 
 if TYPE_CHECKING:
@@ -52,7 +62,10 @@ def environment() -> Environment:
         "grade_labels": GRADE_LABELS,
         "mark": MARK,
     }
-    formats = (count, csp_hash, data_uri, interval, legend, number, describe_p_value, percent)
+    formats = (
+        *(count, csp_hash, data_uri, interval, legend, number, describe_p_value, percent),
+        *(rate, rate_interval, readable_time, signed),
+    )
     jinja.filters |= {function.__name__: function for function in formats}
     return jinja
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fundusgrade.evaluation.assessment import Assessment
+from fundusgrade.evaluation.overview import SENSITIVITY_GOAL, SPECIFICITY_GOAL, overview
+from fundusgrade.metrics.referral import FEWEST_REFERABLE
 from fundusgrade.reports.html import section_charts as charts
 from fundusgrade.reports.html import sections
 from fundusgrade.reports.html.context import ReportContext
@@ -20,6 +22,7 @@ class _Charts:
     `subgroups` has one of each subgroup table, `learning` one of each described model.
     """
 
+    forest: tuple[Markup, ...]
     kappa: Markup
     f1: Markup
     calibration: tuple[Markup, ...]
@@ -37,7 +40,9 @@ def report_html(assessment: Assessment, context: ReportContext) -> str:
     models = sections.reported_models(assessment)
     subgroups = sections.subgroup_tables(assessment)
     comparisons = sections.reported_comparisons(assessment)
+    first = overview(assessment)
     drawn = _Charts(
+        forest=charts.forest_charts(first),
         kappa=charts.kappa_chart(models),
         f1=charts.f1_chart(models),
         calibration=charts.calibration_charts(models),
@@ -56,6 +61,9 @@ def report_html(assessment: Assessment, context: ReportContext) -> str:
         context=context,
         charts=drawn,
         models=models,
+        overview=first,
+        goals=(SENSITIVITY_GOAL, SPECIFICITY_GOAL),
+        fewest_referable=FEWEST_REFERABLE,
         threshold_sources=sections.threshold_sources(assessment),
         largest_calibration_error=sections.largest_calibration_error(models),
         net_benefit_ranges=sections.net_benefit_ranges(assessment),

@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
 from fundusgrade.evaluation.assessment import Assessment
 from fundusgrade.evaluation.audit import Audit
+from fundusgrade.evaluation.overview import SENSITIVITY_GOAL, SPECIFICITY_GOAL, Overview, OverviewRow
 from fundusgrade.grades import GRADE_LABELS
 from fundusgrade.metrics.estimates import UNDEFINED, Estimate
 from fundusgrade.metrics.operating_points import RiskCoverage
 from fundusgrade.metrics.reliability import Reliability
 from fundusgrade.reports.html.charts import DotRow, Frame, Series, dots_chart, lines_chart
 from fundusgrade.reports.html.context import ModelDescription
-from fundusgrade.reports.html.formats import interval, number, percent
+from fundusgrade.reports.html.formats import percent
 from fundusgrade.reports.html.sections import ReportedComparison, ReportedModel, SubgroupTable
 
 _DIAGONAL = Series(series=None, x=(0.0, 1.0), y=(0.0, 1.0), label="ideal")
 _MAX_SUBGROUPS = 12
+
+
+def forest_charts(overview: Overview) -> tuple[Markup, ...]:
+    """Kappa of each model on all photographs and on each data set; sensitivity and specificity where they are known."""
+    drawn = [
+        _forest_chart(overview, "Kappa", "quadratic weighted kappa, 95 % CI", None, lambda row: row.kappa),
+    ]
+    if all(of.all.everyone is not None for of in overview.models):
+        drawn += [
+            _forest_chart(overview, "Sensitivity", "sensitivity, 95 % CI", SENSITIVITY_GOAL, _sensitivity),
+            _forest_chart(overview, "Specificity", "specificity, 95 % CI", SPECIFICITY_GOAL, _specificity),
+        ]
+    return tuple(drawn)
+
+
+def _sensitivity(row: OverviewRow) -> Estimate:
+    return UNDEFINED if row.everyone is None else row.everyone.sensitivity
+
+
+def _specificity(row: OverviewRow) -> Estimate:
+    return UNDEFINED if row.everyone is None else row.everyone.specificity
+
+
+def _forest_chart(
+    overview: Overview, title: str, x_label: str, goal: float | None, score: Callable[[OverviewRow], Estimate]
+) -> Markup:
+    names = [row.data or "all photographs" for row in overview.models[0].rows]
+    rows = [
+        DotRow(label=name, dots=tuple(score(model.rows[i]) for model in overview.models))
+        for i, name in enumerate(names)
+    ]
+    description = f"{title} of each model with 95 % confidence intervals; the numbers are in the table above."
+    return dots_chart(rows, Frame(title=title, x_label=x_label), description, reference=goal)
 
 
 def kappa_chart(models: Sequence[ReportedModel]) -> Markup:
@@ -68,7 +102,7 @@ def _reliability_diagram(series: int, name: str, reliability: Reliability) -> Ma
         x_limits=(0, 1),
         y_limits=(0, 1),
     )
-    error = f"{number(reliability.calibration_error.value)} (95 % interval: {interval(reliability.calibration_error)})"
+    error = reliability.calibration_error.describe()
     description = f"Reliability diagram of {name}, {reliability.outcome}: expected calibration error {error}."
     return lines_chart([_DIAGONAL, line], frame, description)
 
