@@ -12,7 +12,7 @@ from fundusgrade.metrics.referral import FEWEST_REFERABLE
 from fundusgrade.reports.html import section_charts as charts
 from fundusgrade.reports.html import sections
 from fundusgrade.reports.html.context import ReportContext
-from fundusgrade.reports.html.environment import render
+from fundusgrade.reports.html.environment import read_asset, render
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,7 @@ def report_html(assessment: Assessment, context: ReportContext) -> str:
     return render(
         "report.html",
         title=context.title,
+        report_style=read_asset("report.css"),
         assessment=assessment,
         context=context,
         charts=drawn,
