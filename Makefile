@@ -1,7 +1,7 @@
 # make demo        install, grade and explain the sample photographs with the shipped weights
 # make test        install what tests need, then ruff, mypy and pytest
 # make docs        write the references, run the notebook, and build the documentation site, site/index.html
-# make pictures    the pictures of heat maps in the documents
+# make pictures    the pictures in the documents, of heat maps and of stored results
 # make test-avx2   the numeric tests as on a processor without AVX-512
 PYTHON ?= python3
 VENV ?= .venv

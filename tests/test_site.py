@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.browser import open_page, scrolls_sideways, serious_faults
+
 ROOT = Path(__file__).parents[1]
 PROGRAM: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "programs" / "build_site.py"))
 
@@ -29,13 +31,42 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_site_builds_strictly_and_every_link_in_it_leads_somewhere(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of this checkout, built without a fault."""
     pytest.importorskip("zensical")
-    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
-    assert PROGRAM["build"](tmp_path) == []
-    built = tmp_path / "site"
+    project = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "mkdocs.yml", project)
+    assert PROGRAM["build"](project) == []
+    return project / "site"
+
+
+def test_the_site_builds_strictly_and_every_link_in_it_leads_somewhere(built: Path) -> None:
     assert (built / "index.html").is_file() and (built / "docs" / "guides" / "training.html").is_file()
     assert "<h1" in (built / "docs" / "commands.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)], ids=["desktop-light", "phone-dark"])
+@pytest.mark.parametrize("name", ["index.html", "docs/guides/training.html"])
+def test_a_page_of_the_site_opens_from_disk_without_a_serious_fault(
+    built: Path, name: str, width: int, dark: bool
+) -> None:
+    with open_page(built / name, width=width, dark=dark) as page:
+        assert serious_faults(page) == []
+        assert not scrolls_sideways(page)
+
+
+def test_the_site_is_searched_from_disk(built: Path) -> None:
+    with open_page(built / "docs" / "limits.html") as page:
+        page.keyboard.press("Control+k")
+        page.wait_for_function("document.activeElement.tagName === 'DIV'")  # the box of the search, closed to scripts
+        page.keyboard.type("operating point", delay=50)
+        for _ in range(100):
+            page.keyboard.press("Enter")  # opens the first result, as soon as there is one
+            page.wait_for_timeout(200)
+            if "limits.html" not in page.url:
+                break
+        assert "screening.html" in page.url
 
 
 def test_the_builder_refuses_a_link_to_a_page_that_is_not_there(

@@ -1,33 +1,42 @@
-"""The pictures of heat maps in the documents, made again by the shipped models from photographs that are CC0.
+"""The pictures in the documents, made again: heat maps of CC0 photographs, and charts of stored results.
 
     python docs/programs/pictures.py
 
-They lie in docs/figures/ and show docs/samples/ only. Tools and models are those of the checkout.
+Those in docs/figures/ show docs/samples/ only, by the shipped models. Those in docs/results/ are drawn from the JSON
+files beside them; the commands that measure these are in docs/results.md.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from fundusgrade import store
+from fundusgrade.evaluation.audit import Audit
+from fundusgrade.evaluation.interventions import Role
+from fundusgrade.evaluation.robustness import InterventionEffect
+from fundusgrade.evaluation.shortcuts import ShortcutProbe
 from fundusgrade.explanation.explainer import DEFAULT_METHODS, explain_photograph
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import AUTO, REFERABLE, Target
 from fundusgrade.grades import GRADE_LABELS
 from fundusgrade.grading.grader import Grader
+from fundusgrade.metrics.classification import Evaluation
+from fundusgrade.metrics.estimates import Estimate
 from fundusgrade.options import Attribution
 from fundusgrade.photographs.images import write_image
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.reports.explanation_pages import marked_lesions
-from fundusgrade.reports.figures import explanation_figure
+from fundusgrade.reports.figures import ModelEvaluation, draw_audit, draw_confusion_matrices, explanation_figure
 from fundusgrade.reports.sheet import Sheet, Style, rasterize
 
 DOCS = Path(__file__).resolve().parent.parent
-SAMPLES, FIGURES = DOCS / "samples", DOCS / "figures"
+SAMPLES, FIGURES, RESULTS = DOCS / "samples", DOCS / "figures", DOCS / "results"
 WIDTH_PX = 1500
 PANEL_PX, TITLES_PX = 490, 76
 
@@ -42,6 +51,7 @@ def main() -> None:
     draw("explanation-healthy.jpg", "healthy_eye.jpg", [default])
     draw("explanation-lesions.jpg", "camera_squashed.jpg", [default], masks=SAMPLES / "masks")
     draw("models.jpg", "drawn_severe.jpg", models, target=REFERABLE)
+    draw_results()
 
 
 def draw_strip(name: str, sample: str, grader: Grader) -> None:
@@ -72,6 +82,25 @@ def draw(
     explained = explain_photograph(SAMPLES / sample, graders, default_methods(target))
     figure = explanation_figure(explained, marked=marked_lesions(explained[0][0], masks))
     write(name, reduced(rasterize(figure), WIDTH_PX))
+
+
+def draw_results() -> None:
+    """Draw the stored audit and the stored confusion matrices."""
+    audit = json.loads((RESULTS / "audit.json").read_text(encoding="utf-8"))
+    probes = [ShortcutProbe(**probe) for probe in audit["probes"]]
+    effects = [effect_of(stored) for stored in audit["effects"]]
+    names = {name: audit[name] for name in ("data", "model", "reach")}
+    draw_audit(Audit(**names, probes=tuple(probes), effects=tuple(effects)), RESULTS / "audit.png")
+    models = json.loads((RESULTS / "evaluation.json").read_text(encoding="utf-8"))["models"]
+    evaluations = [ModelEvaluation(model=each["model"], evaluation=Evaluation(**each["evaluation"])) for each in models]
+    draw_confusion_matrices(evaluations, RESULTS / "confusion.png")
+    print("written: docs/results/audit.png, docs/results/confusion.png")
+
+
+def effect_of(stored: dict[str, Any]) -> InterventionEffect:
+    """The effect of an intervention, of audit.json."""
+    estimates = {name: Estimate(**stored[name]) for name in ("change", "shift", "outline_change")}
+    return InterventionEffect(**stored | estimates | {"role": Role(stored["role"])})
 
 
 def default_methods(target: Target) -> list[ExplainOptions]:
