@@ -10,6 +10,7 @@
     ├── CheckpointError            a file is not a checkpoint this version can use
     ├── ExportError                a model cannot be exported in this format
     ├── WeightsUnavailableError    pretrained weights are not available on this machine
+    ├── EngineError                the workers of an engine cannot be started, or have failed
     ├── DeviceError                the requested device or precision is not available
     ├── TrainingError              a training run cannot be started or resumed, has diverged, or learned nothing
     ├── ExplanationError           this architecture or target has no explanation
@@ -60,6 +61,10 @@ class ExportError(FundusgradeError):
 
 class WeightsUnavailableError(FundusgradeError):
     """Pretrained starting weights can neither be downloaded nor read from the file given."""
+
+
+class EngineError(FundusgradeError):
+    """The workers of an engine cannot be started, do not have what they need, or have failed too often."""
 
 
 class DeviceError(FundusgradeError):

@@ -29,7 +29,12 @@ def hash_file(path: Path) -> str:
 
 def hash_text(text: str) -> str:
     """SHA-256 of a text in UTF-8, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hash_bytes(text.encode())
+
+
+def hash_bytes(content: bytes) -> str:
+    """SHA-256 of bytes in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def now() -> str:

@@ -43,6 +43,12 @@ class Precision(StrEnum):
     """With loss scaling during training; not on a CPU."""
 
 
+class Engine(StrEnum):
+    """What distributes photographs over several machines."""
+
+    RAY = "ray"
+
+
 class ClassWeights(StrEnum):
     """Weight of a photograph in the loss, by the number of training photographs of its grade."""
 

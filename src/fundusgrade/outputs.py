@@ -19,8 +19,10 @@ from fundusgrade.text import error_text
 MARK = "written by fundusgrade"
 """Stands in every file with a place for it: the software tag of pictures, the generator of pages, metadata."""
 
+MARK_KEY = b'"fundusgrade":'
+"""Stands in every JSON file."""
 # The last is of raw heat maps: the names of arrays stand uncompressed at the end of an .npz file.
-_MARKS = (MARK.encode(), b'"fundusgrade":', b"decided_by.npy")
+_MARKS = (MARK.encode(), MARK_KEY, b"decided_by.npy")
 # The beginning of the first line, and a column that it holds: rows by photograph, by patient, and stored predictions.
 _TABLES = (
     (b"image,grade,label,", b",referable_probability,"),

@@ -35,7 +35,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path: Path, suffix: str, aft
     assert path.read_bytes() == whole.read_bytes()
     assert writer.num_kept % 4 == 0
     assert after - 4 - bool(cut) < writer.num_kept <= after
-    counts = [(each.num_graded, each.num_ungraded, each.num_doubtful) for each in (writer, uninterrupted)]
+    counts = [vars(each.counts) for each in (writer, uninterrupted)]
     assert counts[0] == counts[1]
     names = [path.name, f"{path.name}.json", whole.name, f"{whole.name}.json"]
     assert sorted(each.name for each in tmp_path.glob("[!.]*")) == sorted(names)
@@ -76,7 +76,7 @@ def test_a_finished_file_is_not_written_again(tmp_path: Path) -> None:
     before = path.stat()
     writer = write_all(path, request(resume=True))
     assert (writer.was_finished, writer.num_kept, path.stat().st_mtime_ns) == (True, len(NAMES), before.st_mtime_ns)
-    assert writer.num_graded + writer.num_ungraded == len(NAMES)
+    assert writer.counts.num_rows == len(NAMES)
     with pytest.raises(StoreError, match="was written for other photographs"):
         write_all(path, request(NAMES[:-1], resume=True))
     with pytest.raises(StoreError, match="written with precision float32; this run has precision bfloat16"):

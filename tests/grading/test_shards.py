@@ -9,7 +9,7 @@ import pytest
 
 from fundusgrade.errors import StoreError
 from fundusgrade.grading.reader import read_rows
-from fundusgrade.grading.shards import Shard, merge_shards, parse_shard, shard_of_launcher
+from fundusgrade.grading.shards import Shard, is_launched, merge_shards, parse_shard
 from fundusgrade.grading.writer import PredictionWriter
 from tests.grading.runs import NAMES, of_an_earlier_version, request, result_of, write_all
 
@@ -21,15 +21,15 @@ def test_shards_hold_every_entry_once() -> None:
         assert max(map(len, files)) - min(map(len, files)) <= 1
 
 
-def test_a_shard_is_read_from_text_and_from_torchrun() -> None:
+def test_a_shard_is_read_from_text_and_several_processes_of_torchrun_are_noticed() -> None:
     assert parse_shard("2/4") == Shard(number=2, count=4)
     for text in ("0/4", "5/4", "2", "a/b", "-1/2", "1/0"):
         with pytest.raises(StoreError, match="expected i/n"):
             parse_shard(text)
     launched = {"RANK": "2", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}
-    assert shard_of_launcher(launched) == Shard(number=3, count=4)
-    assert shard_of_launcher({**launched, "RANK": "0", "WORLD_SIZE": "1"}) is None
-    assert shard_of_launcher({"RANK": "2", "WORLD_SIZE": "4"}) is None
+    assert is_launched(launched)
+    assert not is_launched({**launched, "RANK": "0", "WORLD_SIZE": "1"})
+    assert not is_launched({"RANK": "2", "WORLD_SIZE": "4"})
 
 
 def write_shard(path: Path, number: int, count: int = 3, model: str = "m", *, with_ranges: bool = False) -> Path:

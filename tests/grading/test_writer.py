@@ -68,7 +68,7 @@ def test_file_has_header_and_one_row_per_photograph(tmp_path: Path) -> None:
         writer.write(UNGRADED)
         assert not path.exists()
     assert path.read_bytes().decode() == HEADER + GRADED_LINE + UNGRADED_LINE
-    assert (writer.num_graded, writer.num_ungraded) == (1, 1)
+    assert (writer.counts.num_graded, writer.counts.num_ungraded) == (1, 1)
     assert [file.name for file in path.parent.glob("[!.]*")] == ["out.csv"]
 
 
@@ -93,7 +93,7 @@ def test_without_path_rows_go_to_standard_output(capfdbinary: pytest.CaptureFixt
         assert capfdbinary.readouterr().out.decode() == HEADER + GRADED_LINE
         writer.write(dataclasses.replace(UNGRADED, image="Auge_größe.png"))
     assert capfdbinary.readouterr().out == UNGRADED_LINE.replace("eyes/b.png", "Auge_größe.png").encode()
-    assert (writer.num_graded, writer.num_ungraded) == (1, 1)
+    assert (writer.counts.num_graded, writer.counts.num_ungraded) == (1, 1)
 
 
 def test_standard_output_may_be_a_text_buffer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fundusgrade import store
 from fundusgrade.commands.exit_codes import EXIT_UNGRADED
+from fundusgrade.commands.options.engine import (
+    AddressOption,
+    EngineOption,
+    check_parts_output,
+    grade_parts,
+    parts_output,
+)
 from fundusgrade.commands.options.network import (
     BatchSizeOption,
     DeviceOption,
@@ -47,11 +56,12 @@ from fundusgrade.commands.options.review import (
 )
 from fundusgrade.commands.settings import Settings, config_beside
 from fundusgrade.grades import Prediction, Ungraded
-from fundusgrade.options import DeviceName, Precision
+from fundusgrade.options import DeviceName, Engine, Precision
 from fundusgrade.outputs import check_outputs
 from fundusgrade.terminal import detail, message, progress
 
 if TYPE_CHECKING:
+    from fundusgrade.grading.engine import PartsOutcome, PartsOutput
     from fundusgrade.grading.grader import Grader
     from fundusgrade.grading.patients import PatientRequest
     from fundusgrade.grading.shards import Shard
@@ -67,8 +77,9 @@ def predict(
         typer.Option(
             "--csv",
             "--out",
-            metavar="FILE",
-            help="File to write: .csv, .jsonl or .parquet (default: CSV to standard output, or a table to a terminal).",
+            metavar="PLACE",
+            help="File to write: .csv, .jsonl or .parquet; or a folder of Parquet files; on this machine or at a URL "
+            "(default: CSV to standard output, or a table to a terminal).",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -99,6 +110,8 @@ def predict(
             rich_help_panel=SEVERAL_RUNS,
         ),
     ] = None,
+    engine: EngineOption = None,
+    address: AddressOption = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -127,59 +140,50 @@ def predict(
     `referable` is yes, no or ungradable; only "no" needs no referral. A photograph that cannot be graded is a row with
     the reason, and the exit code is 3.
     """
+    from fundusgrade.grading.engine import EngineOptions, PartsRun
     from fundusgrade.grading.grader import Grader
-    from fundusgrade.grading.resume import ResumeRequest
-    from fundusgrade.grading.writer import PredictionWriter
 
     check_point(sensitivity, threshold)
     by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields, report=report)
-    own_shard = _shard(shard, csv, resume=resume, of_all=by_patients is not None or report is not None)
+    own_shard = _shard(shard, csv, engine, resume=resume, of_all=by_patients is not None or report is not None)
     out = own_shard.file(csv) if own_shard and csv else csv
+    output = parts_output(out, engine, address, of_all=by_patients is not None or report is not None)
     found = find_photographs(photographs, list_file)
     material = review_material(report, sample, sample_seed, found, by_patients)
-    _check_before_grading(out, by_patients, found, [list_file, patients], model, report, overwrite=overwrite or resume)
-    grader = Grader.load(
-        model,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        num_workers=workers,
-        require_gradable=require_gradable,
-        tta=tta,
-        coverage=coverage,
-        sensitivity=sensitivity,
-        threshold=threshold,
-    )
+    read = input_files(found, list_file, patients, models=[model])
+    _check_before_grading(out, output, by_patients, found, read, report, resume=resume, overwrite=overwrite)
+    load = functools.partial(
+        Grader.load, device=device, precision=precision, batch_size=batch_size, num_workers=workers,
+        require_gradable=require_gradable, tta=tta, coverage=coverage, sensitivity=sensitivity, threshold=threshold,
+    )  # fmt: skip
+    grader = load(model)
     _announce(grader)
     chosen = own_shard.select(found) if own_shard else found
-    names = [each.name for each in chosen]
-    request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
-    in_words = _begin_table(names) if _is_on_screen(out) else None
-    with PredictionWriter(out, with_ranges=coverage is not None, request=request, in_words=in_words) as writer:
-        scores = _write_rows(writer, grader, chosen, settings, material)
-    _report(writer, out, names, by_patients)
-    report_review(material, out if writer.is_file else None, grader.concurrency.num_workers)
-    _report_drift(grader, scores)
-    _exit(writer, is_launched=own_shard is not None and shard is None)
-
-
-def _exit(writer: PredictionWriter, *, is_launched: bool) -> None:
-    """End with the code for ungraded photographs, but not a process of a launcher, which takes it for a crash.
-
-    It would stop the other processes; `merge` reports ungraded rows.
-    """
-    if writer.num_ungraded and not is_launched:
+    if output is None:
+        outcome = _write_file(out, grader, chosen, settings, material, resume=resume, overwrite=overwrite)
+    else:
+        run = PartsRun(
+            photographs=chosen, model=store.resolve_model(model), load=load, grader=grader, output=output,
+            options=EngineOptions(engine=engine, address=address, num_threads=workers, device=device),
+            resume=resume, overwrite=overwrite,
+        )  # fmt: skip
+        outcome = grade_parts(run, settings)
+    _report(outcome, str(output or out or "standard output"), by_patients, chosen)
+    report_review(material, outcome.file, grader.concurrency.num_workers)
+    _report_drift(grader, outcome.scores)
+    if outcome.counts.num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
 
 
 def _check_before_grading(
     out: Path | None,
+    output: PartsOutput | None,
     by_patients: PatientRequest | None,
     found: Sequence[PhotographSource],
-    lists: Sequence[Path | None],
-    model: str | None,
+    read: Sequence[Path | None],
     report: Path | None,
     *,
+    resume: bool,
     overwrite: bool,
 ) -> None:
     """Raise StoreError for a file that may not be written, DatasetError where the patient of a photograph is not known.
@@ -191,13 +195,14 @@ def _check_before_grading(
     from fundusgrade.grading.writer import partial_file
     from fundusgrade.reports.review_page import check_review_outputs
 
-    read = input_files(found, *lists, models=[model])
     if report is not None:
-        check_review_outputs(report, [*read, out], overwrite=overwrite)
-    if out is not None:
+        check_review_outputs(report, [*read, out], overwrite=resume or overwrite)
+    if out is not None and output is not None:
+        check_parts_output(output, out, read, resume=resume, overwrite=overwrite)
+    if out is not None and (output is None or output.local_file is not None):
         of_patients = None if by_patients is None else by_patients.path
         tables = [path for path in (out, of_patients) if path is not None]
-        check_outputs(tables, inputs=read, overwrite=overwrite, suffixes=tuple(RowFormat))
+        check_outputs(tables, inputs=read, overwrite=resume or overwrite, suffixes=tuple(RowFormat))
         partial = partial_file(out)
         beside = [provenance_file(out), config_beside(out), partial, provenance_file(partial)]
         check_outputs(beside, inputs=[*read, *tables], overwrite=True)
@@ -205,17 +210,47 @@ def _check_before_grading(
         by_patients.identify([each.name for each in found])
 
 
-def _shard(shard: str | None, csv: Path | None, *, resume: bool, of_all: bool) -> Shard | None:
-    from fundusgrade.grading.shards import parse_shard, shard_of_launcher
+def _shard(shard: str | None, csv: Path | None, engine: Engine | None, *, resume: bool, of_all: bool) -> Shard | None:
+    from fundusgrade.grading.shards import is_launched, parse_shard
 
-    own_shard = parse_shard(shard) if shard is not None else shard_of_launcher()
-    if own_shard is not None and of_all:
+    if is_launched():
+        raise typer.BadParameter(
+            "torchrun no longer divides photographs: use --engine ray, or --shard i/n in a process for each GPU"
+        )
+    if shard is not None and engine is not None:
+        raise typer.BadParameter("--shard and --engine both divide photographs: choose one")
+    if shard is not None and of_all:
         raise typer.BadParameter(
             "--by-patient and --report need the rows of all shards: give them to `fundusgrade merge`"
         )
-    if csv is None and (own_shard is not None or resume):
-        raise typer.BadParameter("--shard, torchrun and --resume need a file: name one with --csv")
-    return own_shard
+    if csv is None and (shard is not None or resume):
+        raise typer.BadParameter("--shard and --resume need a file: name one with --csv")
+    return None if shard is None else parse_shard(shard)
+
+
+def _write_file(
+    out: Path | None,
+    grader: Grader,
+    found: Sequence[PhotographSource],
+    settings: Settings,
+    material: ReviewMaterial | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> PartsOutcome:
+    """Grade photographs row by row into a file, or to standard output."""
+    from fundusgrade.grading.engine import PartsOutcome
+    from fundusgrade.grading.resume import ResumeRequest
+    from fundusgrade.grading.writer import PredictionWriter
+
+    names = [each.name for each in found]
+    request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
+    in_words = _begin_table(names) if _is_on_screen(out) else None
+    with_ranges = grader.coverage is not None
+    with PredictionWriter(out, with_ranges=with_ranges, request=request, in_words=in_words) as writer:
+        scores = _write_rows(writer, grader, found, settings, material)
+    file = out if writer.is_file else None
+    return PartsOutcome(counts=writer.counts, file=file, was_finished=writer.was_finished, scores=scores)
 
 
 def _write_rows(
@@ -280,23 +315,24 @@ def _announce(grader: Grader) -> None:
 
 
 def _report(
-    writer: PredictionWriter, out: Path | None, names: Sequence[str], by_patients: PatientRequest | None
+    outcome: PartsOutcome, place: str, by_patients: PatientRequest | None, found: Sequence[PhotographSource]
 ) -> None:
     from fundusgrade.reports.listings import grades_line, referral_line
 
-    counts = f"{writer.num_graded} graded, {writer.num_ungraded} failed, {writer.num_doubtful} of doubtful quality"
-    if writer.was_finished:
-        message(f"{out} is complete already ({counts}); leave --resume out to grade again")
+    counts = outcome.counts
+    in_words = f"{counts.num_graded} graded, {counts.num_ungraded} failed, {counts.num_doubtful} of doubtful quality"
+    if outcome.was_finished:
+        message(f"{place} is complete already ({in_words}); leave --resume out to grade again")
     else:
-        message(f"wrote {writer.num_rows} rows to {out or 'standard output'}: {counts}")
-    message(grades_line(writer.num_per_grade))
+        message(f"wrote {counts.num_rows} rows to {place}: {in_words}")
+    message(grades_line(counts.num_per_grade))
     message(
         referral_line(
-            num_referable=writer.num_referable,
-            num_failed=writer.num_ungraded,
-            num_doubtful=writer.num_ungradable - writer.num_ungraded,
-            num_healthy=writer.num_rows - writer.num_referable - writer.num_ungradable,
+            num_referable=counts.num_referable,
+            num_failed=counts.num_ungraded,
+            num_doubtful=counts.num_ungradable - counts.num_ungraded,
+            num_healthy=counts.num_rows - counts.num_referable - counts.num_ungradable,
         )
     )
-    if by_patients is not None and out is not None:
-        report_patients(by_patients, out, names)
+    if by_patients is not None and outcome.file is not None:
+        report_patients(by_patients, outcome.file, [each.name for each in found])

@@ -25,6 +25,7 @@ import typer
 from fundusgrade import __version__
 from fundusgrade.files import now, write_atomically
 from fundusgrade.outputs import MARK
+from fundusgrade.photographs.remote import url_of
 from fundusgrade.store import CONFIG_FILE
 from fundusgrade.text import error_text, one_line
 
@@ -160,6 +161,8 @@ def _plain(value: object) -> object:
     """A value as YAML writes it."""
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, Path) and (url := url_of(value)) is not None:
+        return url
     if isinstance(value, Path):
         return os.path.abspath(value)  # noqa: PTH100 (a link stays as it was given)
     if isinstance(value, list | tuple):

@@ -42,6 +42,7 @@ from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.inputs import Photograph, PhotographInMemory, as_source, as_sources
 from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph, load_pixels
 from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.read_ahead import read_ahead
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import PhotographSource
 
@@ -217,7 +218,7 @@ class Grader:
         the position of each photograph that could be loaded, and the loaded photograph, from the worker that loaded
         it. Raises TypeError where a single photograph is given.
         """
-        return self._grade_all(as_sources(photographs), on_loaded)
+        return self._grade_all(read_ahead(as_sources(photographs)), on_loaded)
 
     def _grade_all(
         self, photographs: Iterator[PhotographSource | PhotographInMemory], on_loaded: OnLoaded | None = None

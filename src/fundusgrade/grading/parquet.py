@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import open_atomically
@@ -33,29 +34,46 @@ def check_parquet() -> None:
 
 def write_parquet(lines: Iterable[bytes], target: Path, columns: Sequence[str]) -> None:
     """Write rows, given as lines of JSON with these columns, to a Parquet file, all or none. Raises StoreError."""
+    check_parquet()  # before a file is opened
+    with open_atomically(target) as file:
+        _write(lines, file, columns)
+
+
+def parquet_content(lines: Iterable[bytes], columns: Sequence[str]) -> bytes:
+    """The content of the Parquet file that `write_parquet` would write."""
+    content = io.BytesIO()
+    _write(lines, content, columns)
+    return content.getvalue()
+
+
+def _write(lines: Iterable[bytes], file: BinaryIO, columns: Sequence[str]) -> None:
     pyarrow, parquet = _pyarrow()
     schema = pyarrow.schema([(name, _type_of(name, pyarrow)) for name in columns], metadata={"software": MARK})
     remaining = iter(lines)
-    with open_atomically(target) as file, parquet.ParquetWriter(file, schema) as writer:
+    with parquet.ParquetWriter(file, schema) as writer:
         while group := [json.loads(line) for line in itertools.islice(remaining, _GROUP_ROWS)]:
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
 
-def parquet_rows(path: Path) -> Iterator[WrittenRow]:
-    """The rows of a Parquet file, each as a line of JSON. Raises StoreError where it is damaged or another file."""
+def parquet_rows(file: Path | BinaryIO, name: object) -> Iterator[WrittenRow]:
+    """The rows of a Parquet file, each as a line of JSON.
+
+    Raises StoreError, with the name of the file, where it is damaged or another file.
+    """
     pyarrow, parquet = _pyarrow()
     try:
-        with parquet.ParquetFile(path) as file:
-            for group in file.iter_batches(_GROUP_ROWS):
+        with parquet.ParquetFile(file) as opened:
+            for group in opened.iter_batches(_GROUP_ROWS):
                 for row in group.to_pylist():
-                    yield WrittenRow.of(row, json_line(_as_written(row)))
+                    yield WrittenRow.of(row, json_line(as_written(row)))
     except (OSError, pyarrow.ArrowException, KeyError, ValueError) as error:
         raise StoreError(
-            f"{path} is damaged or not a file of predictions; grade again with `fundusgrade predict`"
+            f"{name} is damaged or not a file of predictions; grade again with `fundusgrade predict`"
         ) from error
 
 
-def _as_written(row: Mapping[str, Any]) -> dict[str, Cell]:
+def as_written(row: Mapping[str, Any]) -> dict[str, Cell]:
+    """A row of JSON or Parquet as it was before it was written, by column."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
 
 

@@ -18,7 +18,7 @@ def read_rows(path: Path) -> Iterator[WrittenRow]:
     """The rows of a finished file in any format. Raises StoreError where it cannot be read or is no such file."""
     chosen = row_format(path)
     if chosen is RowFormat.PARQUET:
-        yield from parquet.parquet_rows(path)
+        yield from parquet.parquet_rows(path, path)
         return
     try:
         with path.open("rb") as file:
@@ -65,7 +65,7 @@ def file_columns(path: Path) -> tuple[str, ...] | None:
 def matching_rows(
     rows: Iterator[WrittenRow],
     names: Sequence[str],
-    path: Path,
+    path: Path | str,
     stored_as: RowFormat,
     *,
     complete: bool = False,

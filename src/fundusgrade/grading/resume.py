@@ -7,14 +7,14 @@ a row besides the photograph.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import write_atomically
-from fundusgrade.grades import Referral
+from fundusgrade.grading.counts import CountedRow
 from fundusgrade.grading.reader import file_columns, matching_rows, read_rows
 from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_rows, json_rows, parse_header, row_format
 
@@ -57,28 +57,25 @@ class ResumeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptRow:
-    """The summary of a row on disk that is kept in memory; small, as there may be millions."""
+    """The size and summary of a row on disk that is kept."""
 
     num_bytes: int
-    grade: int | None
-    """None where the photograph could not be graded."""
-    is_doubtful: bool
-    referable: Referral
+    counted: CountedRow
 
     @classmethod
     def of(cls, row: WrittenRow) -> KeptRow:
-        """The summary of one row, of a file with the columns of today."""
-        return cls(
-            num_bytes=len(row.line),
-            grade=row.grade,
-            is_doubtful=row.is_doubtful,
-            referable=row.referable or Referral.UNGRADABLE,
-        )
+        """Of one row, of a file with the columns of today."""
+        return cls(num_bytes=len(row.line), counted=CountedRow.of(row))
 
 
 def provenance_file(path: Path) -> Path:
     """Where the provenance of a file of rows is stored."""
-    return path.with_name(path.name + _SUFFIX)
+    return path.with_name(provenance_name(path.name))
+
+
+def provenance_name(name: str) -> str:
+    """The name of the file that holds the provenance of a file of rows."""
+    return f"{name}{_SUFFIX}"
 
 
 def write_provenance(path: Path, provenance: RowProvenance) -> None:
@@ -96,13 +93,17 @@ def provenance_text(path: Path) -> str:
 
 def check_provenance(path: Path, provenance: RowProvenance) -> None:
     """Raises StoreError where the rows in a file were not written by this model with these options."""
+    check_same_provenance(provenance_text(path), asdict(provenance), path, provenance_file(path).name)
+
+
+def check_same_provenance(text: str, expected: Mapping[str, object], path: object, file_name: str) -> None:
+    """Raises StoreError where the provenance of rows, the content of a file, differs from what this run has."""
     try:
-        written = json.loads(provenance_text(path))
-        expected = asdict(provenance)
+        written = json.loads(text)
         different = {name: written.get(name) for name, value in expected.items() if written.get(name) != value}
     except (ValueError, AttributeError):
         raise StoreError(
-            f"{path}: the provenance of its rows is unknown: {provenance_file(path).name} is missing or damaged; "
+            f"{path}: the provenance of its rows is unknown: {file_name} is missing or damaged; "
             "start over with --overwrite instead of --resume"
         ) from None
     if different:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from fundusgrade.errors import StoreError
-from fundusgrade.files import open_atomically
 from fundusgrade.grades import COLUMNS
-from fundusgrade.grading import parquet
 from fundusgrade.grading.reader import file_columns, matching_rows, read_rows
 from fundusgrade.grading.resume import provenance_text
-from fundusgrade.grading.rows import RowFormat, WrittenRow, csv_header, row_format
+from fundusgrade.grading.row_files import write_rows
+from fundusgrade.grading.rows import WrittenRow, row_format
 
 T = TypeVar("T")
 
@@ -45,11 +44,9 @@ def parse_shard(text: str) -> Shard:
     return Shard(number=number, count=count)
 
 
-def shard_of_launcher(environment: Mapping[str, str] = os.environ) -> Shard | None:
-    """The shard of this process where torchrun started several; None elsewhere."""
-    if "TORCHELASTIC_RUN_ID" not in environment or int(environment["WORLD_SIZE"]) == 1:
-        return None
-    return Shard(number=int(environment["RANK"]) + 1, count=int(environment["WORLD_SIZE"]))
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun started this process beside others."""
+    return "TORCHELASTIC_RUN_ID" in environment and int(environment["WORLD_SIZE"]) > 1
 
 
 def merge_shards(path: Path, names: Sequence[str]) -> int:
@@ -65,7 +62,7 @@ def merge_shards(path: Path, names: Sequence[str]) -> int:
             "beside them show; grade all shards with the same model and options"
         )
     rows = [_shard_rows(shard, path, names) for shard in shards]
-    return _write(_interleaved(rows, len(names), path), path, _columns(shards, path))
+    return write_rows(_interleaved(rows, len(names), path), path, _columns(shards, path))
 
 
 def find_shards(path: Path) -> list[Shard]:
@@ -106,25 +103,6 @@ def _interleaved(shards: Sequence[Iterator[WrittenRow]], num_rows: int, path: Pa
         yield row
     for shard in shards:
         next(shard, None)  # raises where a shard has more rows than photographs
-
-
-def _write(rows: Iterator[WrittenRow], path: Path, columns: tuple[str, ...]) -> int:
-    """Write rows in the format of `path`, all or none; returns the number of ungraded photographs."""
-    chosen, num_ungraded = row_format(path), 0
-
-    def lines() -> Iterator[bytes]:
-        nonlocal num_ungraded
-        for row in rows:
-            num_ungraded += not row.is_graded
-            yield row.line
-
-    if chosen is RowFormat.PARQUET:
-        parquet.write_parquet(lines(), path, columns)
-        return num_ungraded
-    with open_atomically(path) as file:
-        file.write(csv_header(columns) if chosen is RowFormat.CSV else b"")
-        file.writelines(lines())
-    return num_ungraded
 
 
 def _columns(shards: Sequence[Shard], path: Path) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +18,9 @@ from typing import BinaryIO
 
 from fundusgrade.errors import StoreError
 from fundusgrade.files import file_lock
-from fundusgrade.grades import Prediction, Referral, Ungraded
+from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading import parquet
+from fundusgrade.grading.counts import CountedRow, RowCounts
 from fundusgrade.grading.resume import (
     KeptRow,
     ResumeRequest,
@@ -60,12 +60,8 @@ class PredictionWriter:
         in_words: Callable[[Prediction | Ungraded], str] | None = None,
     ) -> None:
         self.path = path
-        self.num_per_grade: Counter[int] = Counter()
-        self.num_graded = 0
-        self.num_ungraded = 0
-        self.num_doubtful = 0
-        self.num_referable = 0
-        self.num_ungradable = 0
+        self.counts = RowCounts()
+        """Of the rows of the file, those kept from an earlier run included."""
         self.num_kept = 0
         self.was_finished = False
         streams = path is None or (os.path.lexists(path) and not os.path.isfile(path))  # noqa: PTH113 (never raises)
@@ -98,18 +94,10 @@ class PredictionWriter:
         """Whether rows are written to a file, not to a device, a pipe or standard output."""
         return self._partial is not None
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of the file, those kept from an earlier run included."""
-        return self.num_graded + self.num_ungraded
-
     def write(self, result: Prediction | Ungraded) -> None:
         """Write one row; it is in the file when this returns."""
-        line = self._line(result)
-        self._write(line)
-        grade = int(result.grade) if isinstance(result, Prediction) else None
-        doubtful = isinstance(result, Prediction) and not result.gradable
-        self._count(KeptRow(num_bytes=len(line), grade=grade, is_doubtful=doubtful, referable=result.referable))
+        self._write(self._line(result))
+        self.counts.add(CountedRow.of_result(result))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -120,7 +108,7 @@ class PredictionWriter:
             self._close()
             where = self._partial or self.path
             remedy = " Resume with --resume." if self._request is not None and self._partial is not None else ""
-            error.add_note(f"The rows written so far ({self.num_rows}) are in {where}.{remedy}")
+            error.add_note(f"The rows written so far ({self.counts.num_rows}) are in {where}.{remedy}")
             return
         with self._write_errors(), self._lock:
             self._finish(self.path)
@@ -156,24 +144,13 @@ class PredictionWriter:
 
     def _keep(self, rows: Sequence[KeptRow]) -> None:
         self.num_kept = len(rows)
-        for row in rows:
-            self._count(row)
+        self.counts = RowCounts(row.counted for row in rows)
 
     def _line(self, result: Prediction | Ungraded) -> bytes:
         if self._in_words is not None:
             return f"{self._in_words(result)}\n".encode()
         row = row_of(result, with_ranges=self._with_ranges)
         return csv_line(row) if self._format is RowFormat.CSV else json_line(row)
-
-    def _count(self, row: KeptRow) -> None:
-        is_graded = row.grade is not None
-        if row.grade is not None:
-            self.num_per_grade[row.grade] += 1
-        self.num_graded += is_graded
-        self.num_ungraded += not is_graded
-        self.num_doubtful += is_graded and row.is_doubtful
-        self.num_referable += row.referable is Referral.YES
-        self.num_ungradable += row.referable is Referral.UNGRADABLE
 
     def _write(self, line: bytes) -> None:
         if self.path is None:

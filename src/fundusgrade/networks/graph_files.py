@@ -62,6 +62,15 @@ def graph_format(path: Path) -> ExportFormat | None:
     return next((format for format, suffixes in SUFFIXES.items() if path.suffix.lower() == suffixes[0]), None)
 
 
+def files_of_model(path: Path) -> list[Path]:
+    """All files of a model or exported graph that is loaded by this path; they stand in one folder."""
+    format = graph_format(path)
+    if format is None:
+        return [path]
+    others = [path.with_suffix(suffix) for suffix in SUFFIXES[format][1:]]
+    return [path, *others, _sidecar_path(path, format)]
+
+
 def model_name(named: str | None) -> str:
     """The name of the model or exported graph of this name or path, without loading it. Raises as loading it."""
     path = store.resolve_model(named)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.text import error_text, type_name
 
 Photograph = str | os.PathLike[str] | PilImage.Image | NDArray[Any] | bytes | bytearray | memoryview | PhotographSource
-"""What is taken for a photograph: a path, a Pillow image, an array, the bytes of an image file, or a found photograph.
+"""What is taken for a photograph: a path, a URL, a Pillow image, an array, the bytes of an image file, or one found.
 
 Arrays are (height, width, 3) RGB (not BGR, as OpenCV reads files), also (height, width) gray and (height, width, 4)
 with transparency, as uint8 from 0 to 255, uint16, or floats from 0 to 1.
@@ -58,7 +57,7 @@ def as_source(photograph: Photograph | PhotographInMemory, *, index: int = 0) ->
     if isinstance(photograph, PhotographSource | PhotographInMemory):
         return photograph
     if isinstance(photograph, str | os.PathLike):
-        return PhotographSource.of(Path(photograph))
+        return PhotographSource.of(photograph)
     name = f"photograph {index}"
     if isinstance(photograph, bytes | bytearray | memoryview):
         return PhotographInMemory(name=name, content=bytes(photograph))

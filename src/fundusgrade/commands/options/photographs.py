@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 PhotographsArgument = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="PHOTOGRAPHS", help="Photographs, folders of photographs and .zip archives."),
+    typer.Argument(
+        metavar="PHOTOGRAPHS", help="Photographs, folders of photographs and .zip archives, on this machine or at URLs."
+    ),
 ]
 ListOption = Annotated[
     Path | None,
     typer.Option(
         "--list",
         metavar="FILE",
-        help="Text file with one path of a photograph or folder per line (default: none).",
+        help="Text file with one path or URL of a photograph or folder per line (default: none).",
         rich_help_panel=PHOTOGRAPHS,
     ),
 ]
@@ -63,9 +65,9 @@ def input_files(
     return [*(each.path for each in found), *others, *map(store.resolve_model, models)]
 
 
-def _read_list(path: Path) -> list[Path]:
+def _read_list(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise StoreError(f"--list {path}: {error_text(error)}; expected a text file of paths") from error
-    return [Path(line.removesuffix("\r")) for line in lines if line.strip()]
+    return [line.removesuffix("\r") for line in lines if line.strip()]
