@@ -47,6 +47,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "fundusgrade predict images/ --csv out.csv",
         "fundusgrade predict scans/ archive.zip eye.dcm --csv out.csv --resume",
         "fundusgrade predict --list photographs.txt --out out.parquet",
+        "fundusgrade predict images/ --out results/ --engine ray --resume",
         "fundusgrade predict images/ --csv out.csv --shard 2/4",
         "fundusgrade predict images/ --csv out.csv --by-patient patients.csv \\",
         "    --patient-pattern '(?P<patient>\\d+)_(?P<eye>left|right)'",
