@@ -66,7 +66,7 @@ def test_the_site_is_searched_from_disk(built: Path) -> None:
             page.wait_for_timeout(200)
             if "limits.html" not in page.url:
                 break
-        assert "screening.html" in page.url
+        assert "h=operating+point" in page.url, page.url
 
 
 def test_the_builder_refuses_a_link_to_a_page_that_is_not_there(
