@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -51,7 +52,7 @@ from tests.models_for_tests import drawn_photograph
 from tests.prepared import prepared_dataset
 
 SIZES_PX = (64, 96, 128, 160, 192, 224, 240, 256, 336)
-MAX_MEMORY = 10 * 2**30
+MAX_MEMORY = 16 * 2**30  # of addresses; VGG has 129 million parameters, of which a training state holds four copies
 METHODS = (Attribution.INTEGRATED_GRADIENTS, Attribution.GRAD_CAM, Attribution.ATTENTION_ROLLOUT)
 STEPS = ("train", "grade", "features", *METHODS, "ONNX", "hub")
 WORKS = "yes"
@@ -163,16 +164,17 @@ def examine(row: Row, folder: Path) -> None:
             inputs = checkpoint.network.normalized(pixels.float() / 255)
             expected = checkpoint.network.backbone(inputs).numpy()
         (outputs,) = session.run(None, {"images": inputs.numpy()})
-        difference = float(np.abs(outputs - expected).max())
-        return WORKS if difference < 1e-3 else f"no: outputs differ by {difference:.2g}"
+        difference = float(np.abs(outputs - expected).max()) / size_of(expected)
+        return WORKS if difference < 1e-3 else f"no: outputs differ by {difference:.2g} of the largest"
 
     def hub() -> str:
         write_hub_folder(checkpoint, folder / "hub")
         loaded = timm.create_model(f"local-dir:{folder / 'hub'}", pretrained=True).eval()
         with torch.no_grad():
             inputs = checkpoint.network.normalized(pixels.float() / 255)
-            same = torch.allclose(loaded(inputs), checkpoint.network.backbone(inputs), atol=1e-4)
-        return WORKS if same else "no: timm's network gives other outputs"
+            expected = checkpoint.network.backbone(inputs).numpy()
+            difference = float(np.abs(loaded(inputs).numpy() - expected).max()) / size_of(expected)
+        return WORKS if difference < 1e-4 else "no: timm's network gives other outputs"
 
     attempt(row, "grade", grade)
     attempt(row, "features", features)
@@ -180,6 +182,11 @@ def examine(row: Row, folder: Path) -> None:
         attempt(row, method, lambda method=method: explain(method))
     attempt(row, "ONNX", onnx)
     attempt(row, "hub", hub)
+
+
+def size_of(outputs: NDArray[np.float32]) -> float:
+    """The largest output, at least 1: after two steps from random weights some networks give outputs of 1e5."""
+    return max(1.0, float(np.abs(outputs).max()))
 
 
 def attempt(row: Row, step: str, action: Callable[[], str]) -> bool:

@@ -56,6 +56,7 @@ Y, X = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
 HOLE = np.hypot(X - 320, Y - 240) < 220
 FLAGS: dict[str, Callable[[Result], bool]] = {
     "not recognized": lambda result: NOT_A_FUNDUS in result.warnings,
+    "refused otherwise": lambda result: isinstance(result, Ungraded) and NOT_A_FUNDUS not in result.warnings,
     "unlike training": lambda result: UNLIKE_TRAINING in result.warnings,
     "near the point": lambda result: NEAR_THRESHOLD in result.warnings,
     "not gradable": lambda result: isinstance(result, Prediction) and not result.gradable,
