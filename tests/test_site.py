@@ -97,6 +97,12 @@ def test_a_page_that_the_navigation_lacks_and_one_that_is_not_there_are_found(tm
     ]
 
 
+def test_an_empty_line_goes_before_a_list_but_not_into_it_nor_into_code() -> None:
+    text = "Grades:\n- none\n  at all\n- mild\n\n```\nNo list:\n- code\n```\n"
+    assert PROGRAM["separated"](text) == text.replace("Grades:\n", "Grades:\n\n")
+    assert PROGRAM["separated"]("Of 3.\n1. first\n2. second\n") == "Of 3.\n\n1. first\n2. second\n"
+
+
 def test_a_site_without_a_fault_has_no_problems(site: Path) -> None:
     assert PROGRAM["problems"](site) == []
 
@@ -114,6 +120,7 @@ def test_a_site_without_a_fault_has_no_problems(site: Path) -> None:
             "https://example.org/x.js: would be loaded from elsewhere",
         ),
         ('<link rel="stylesheet" href="//example.org/x.css">', "//example.org/x.css: would be loaded from elsewhere"),
+        ("<p>Grades:\n- none</p>", "- none: needs an empty line before it"),
         ('<img src="https://example.org/x.png">', "https://example.org/x.png: would be loaded from elsewhere"),
     ],
 )

@@ -1,11 +1,13 @@
 """Build the documentation site, strictly and without network: python docs/programs/build_site.py
 
 Zensical reports links to pages and headings that do not exist; `problems` finds what it does not look at: pictures and
-other files that are missing, pages that the navigation lacks, and anything that a page would load from elsewhere.
+other files that are missing, pages that the navigation lacks, lists that became paragraphs, and what a page would load
+from elsewhere.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,9 @@ FILES = (
     *("LICENSE", "CITATION.cff", "Dockerfile", "docs/notebook.ipynb", "docs/site/*", "docs/figures/*"),
     *("docs/results/*", "docs/samples/**/*.jpg", "docs/samples/**/*.png", "weights/**/*.png"),
 )
+ITEM = re.compile(r"(?:[-*]|\d+\.) ")
+MARKUP = re.compile(r"^(?:[-*|] |\d+\. |```|#+ ).*", flags=re.MULTILINE)
+"""Lines that hosts of code show as a list, a table, code or a heading, though the builder left them in a paragraph."""
 LOADED = {"img": "src", "script": "src", "source": "src", "iframe": "src", "link": "href"}
 
 
@@ -61,7 +66,24 @@ def gather(folder: Path) -> None:
     for path in gathered(*PAGES, *FILES):
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, target)
+        if path.suffix == ".md":
+            target.write_text(separated((ROOT / path).read_text(encoding="utf-8")), encoding="utf-8")
+        else:
+            shutil.copyfile(ROOT / path, target)
+
+
+def separated(text: str) -> str:
+    """Markdown with an empty line before each list, which the builder of the site needs, and hosts of code do not."""
+    lines: list[str] = []
+    is_code = in_list = False
+    for line in text.splitlines():
+        is_item = bool(ITEM.match(line)) and not is_code
+        if is_item and not in_list and lines and lines[-1]:
+            lines.append("")
+        in_list = is_item or (in_list and (line.startswith(" ") or not line))
+        is_code ^= line.lstrip().startswith("```")
+        lines.append(line)
+    return "\n".join([*lines, ""])
 
 
 def gathered(*patterns: str) -> list[Path]:
@@ -89,22 +111,35 @@ def entries(navigation: Any) -> Iterator[str]:
 
 
 class Page(HTMLParser):
-    """The anchors, the links and the loaded files of a page."""
+    """The anchors, the links and the loaded files of a page, and the markup that was left in its paragraphs."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.anchors: set[str] = set()
         self.links: list[str] = []
         self.loaded: list[str] = []
+        self.unrendered: list[str] = []
+        self.paragraph: str | None = None
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
+        if tag == "p":
+            self.paragraph = ""
         self.anchors |= {values[name] for name in ("id", "name") if name in values}
         if tag == "a" and values.get("href"):
             self.links.append(values["href"])
         if values.get(LOADED.get(tag, "")) and values.get("rel") not in ("canonical", "prev", "next"):
             self.loaded.append(values[LOADED[tag]])
+
+    def handle_data(self, data: str) -> None:
+        if self.paragraph is not None:
+            self.paragraph += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "p" and self.paragraph is not None:
+            self.unrendered += MARKUP.findall(self.paragraph)
+            self.paragraph = None
 
 
 def problems(site: Path) -> list[str]:
@@ -112,9 +147,11 @@ def problems(site: Path) -> list[str]:
     pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     found = []
     for path, page in pages.items():
+        name = path.relative_to(site.resolve()).as_posix()
         for link in [*page.links, *page.loaded]:
             problem = fault(site.resolve(), path, link, pages, loaded=link in page.loaded)
-            found += [f"{path.relative_to(site.resolve()).as_posix()}: {link}: {problem}"] if problem else []
+            found += [f"{name}: {link}: {problem}"] if problem else []
+        found += [f"{name}: {line[:60]}: needs an empty line before it" for line in page.unrendered]
     return found
 
 
