@@ -36,7 +36,7 @@ def main() -> None:
         full, reduced = load_pixels(read_image(path), grader.recipe), load_photograph(path, grader.recipe)
         images += [to_pixels(each.preprocessed.image) for each in (full, reduced)]
     pixels = torch.stack(images)
-    probabilities = predict_probabilities(grader.network, pixels, grader.choice)
+    probabilities = predict_probabilities(grader.pytorch.network, pixels, grader.pytorch.choice)
     expected, grades = expected_grades(probabilities), decide_grades(probabilities, grader.description.thresholds)
     moves, flips = np.abs(expected[::2] - expected[1::2]), grades[::2] != grades[1::2]
     levels = np.abs(pixels[::2].numpy().astype(int) - pixels[1::2].numpy()).mean(axis=(1, 2, 3))

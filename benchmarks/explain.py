@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photograph = draw_photograph(Path(folder) / "eye.jpg")
         grader = Grader.load(chosen.model)
-        print(f"{grader.name}; {grader.choice.describe()}; {WIDTH} x {HEIGHT} JPEG")
+        print(f"{grader.name}; {grader.arithmetic.describe()}; {WIDTH} x {HEIGHT} JPEG")
         compare_calls(grader, photograph, chosen.repeats)
         compare_commands(chosen.model, photograph, max(3, chosen.repeats // 2))
         if chosen.count:

@@ -37,7 +37,7 @@ def main() -> None:
     for name in chosen.model:
         grader = Grader.load(name)
         for options in methods(parse_target(chosen.target)):
-            if fits(grader.network, options):
+            if fits(grader.pytorch.network, options):
                 numbers = np.array(list(agreements(grader, chosen.folder, options)))
                 cells = " | ".join(interval_text(column) for column in numbers.T)
                 print(f"{grader.name} | {options.describe()} | {cells}", flush=True)

@@ -43,6 +43,7 @@ from fundusgrade.networks.input_shape import find_obstacle as find_shape_obstacl
 from fundusgrade.networks.input_shape import fit_input
 from fundusgrade.networks.onnx_export import to_onnx
 from fundusgrade.networks.timm_folder import write_hub_folder
+from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.options import Attribution, DeviceName, Head, Precision
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.training.history import EpochRecord
@@ -128,10 +129,10 @@ def examine(row: Row, folder: Path) -> None:
     if not attempt(row, "train", train_step):
         return
     checkpoint = load_checkpoint(run / "model.safetensors")
-    grader = Grader(checkpoint, choice)
+    grader = Grader(on_pytorch(checkpoint, choice))
     photograph = drawn_photograph(3, 2 * recipe.size_px)
     pixels = torch.randint(0, 256, (2, 3, recipe.size_px, recipe.size_px), dtype=torch.uint8)
-    probabilities = predict_probabilities(grader.network, pixels, choice)
+    probabilities = predict_probabilities(grader.pytorch.network, pixels, choice)
 
     def grade() -> str:
         (prediction,) = grader.grade_images([photograph])
@@ -139,19 +140,19 @@ def examine(row: Row, folder: Path) -> None:
         return WORKS
 
     def features() -> str:
-        if not grader.network.gives_features():
+        if not grader.pytorch.network.gives_features():
             return "no: its outputs are not those of one last layer"
-        seen = predict_with_features(grader.network, pixels, choice)
+        seen = predict_with_features(grader.pytorch.network, pixels, choice)
         assert np.allclose(seen.probabilities, probabilities, atol=1e-5), "other probabilities"
         return WORKS
 
     def explain(method: Attribution) -> str:
         options = ExplainOptions(method=method)
-        obstacle = find_obstacle(grader.network, options)
+        obstacle = find_obstacle(grader.pytorch.network, options)
         if obstacle is not None:
             return f"no: {obstacle}"
         image = pixels[0].permute(1, 2, 0).numpy()
-        values = explain_image(grader.network, image, options=options, choice=choice).values
+        values = explain_image(grader.pytorch.network, image, options=options, choice=choice).values
         assert np.isfinite(values).all() and values.shape == image.shape[:2], "no map"
         return WORKS
 

@@ -119,13 +119,13 @@ def compare(
     image, outline = preprocessed.image, visible_region(grader.recipe, preprocessed)
     with torch.no_grad():
         images = torch.stack([to_tensor(image), to_tensor(blurred_baseline(image, outline))])
-        logits = grader.network(images.to(grader.choice.device)).float()
+        logits = grader.pytorch.network(images.to(grader.pytorch.choice.device)).float()
     target = resolve_target(target, logits[0])
     score, baseline_score = target_scores(target, logits).tolist()
 
     def attributions(rule: PathRule) -> np.ndarray:
         with torch.inference_mode(False), torch.enable_grad():
-            return integrated_gradients(grader.network, image, outline, target, grader.choice, rule)
+            return integrated_gradients(grader.pytorch.network, image, outline, target, grader.pytorch.choice, rule)
 
     many = f"{num_steps} square-spaced steps"
     compared = rules() | {many: square_spaced(num_steps)}

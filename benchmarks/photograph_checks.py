@@ -170,7 +170,7 @@ def measure_groups(grader: Grader, groups: Sequence[str], base: Path | None) -> 
 
 def measure_quality_check(grader: Grader, labels: Path, folder: Path) -> None:
     """Gradability by label of quality, then by grade: labeled photographs cross-validated, the others by the model."""
-    labeled = labeled_photographs(labels, folder, grader.network, grader.recipe, grader.choice)
+    labeled = labeled_photographs(labels, folder, grader.pytorch.network, grader.recipe, grader.pytorch.choice)
     assert grader.checks is not None, "add checks to the model first"
     rejects = labeled.labels == "reject"
     rows = {Path(row["image"]).stem: row for row in csv.DictReader(labels.open(newline="", encoding="utf-8"))}

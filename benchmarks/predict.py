@@ -102,7 +102,7 @@ def measure(found: Sequence[PhotographSource], chosen: argparse.Namespace) -> No
     plain = Grader.load(chosen.original, device=DeviceName.CPU, precision=Precision.FLOAT32)
     print(f"{len(found)} photographs; {next(iter(graders.values())).concurrency.describe()}")
     for grader in graders.values():
-        print(f"{grader.name}; {grader.choice.describe()}")
+        print(f"{grader.name}; {grader.arithmetic.describe()}")
     programs = {**bounds_of(next(iter(graders.values())), found), **peers_of(plain, found)}
     for name, grader in graders.items():
         programs |= {f"ours, {name}": functools.partial(grade, grader, found)}
@@ -148,7 +148,7 @@ def prepared_batches(grader: Grader, found: Sequence[PhotographSource]) -> list[
 def run_network(grader: Grader, batches: Sequence[Tensor]) -> list[int]:
     """Only the network, with as many threads as grading uses."""
     return side_by_side(
-        grader, batches, lambda batch: predict_outputs(grader.network, batch, grader.choice, len(batch))
+        grader, batches, lambda batch: predict_outputs(grader.pytorch.network, batch, grader.pytorch.choice, len(batch))
     )
 
 
@@ -174,7 +174,7 @@ def grade_by_timm(grader: Grader, found: Sequence[PhotographSource]) -> list[int
             dataset, input_size=size, batch_size=TIMM_BATCH, use_prefetcher=False, num_workers=TIMM_WORKERS
         )
         dataset.transform = AsTensor(grader.recipe)
-        return as_grades(grader, torch.cat([grader.network.outputs(batch) for batch, _ in loader]))
+        return as_grades(grader, torch.cat([grader.pytorch.network.outputs(batch) for batch, _ in loader]))
 
 
 @torch.inference_mode()
@@ -183,20 +183,20 @@ def grade_by_loop(grader: Grader, found: Sequence[PhotographSource]) -> list[int
     prepare, outputs = AsTensor(grader.recipe), []
     for each in found:
         with Image.open(each.path) as image:
-            outputs.append(grader.network.outputs(prepare(image)[None]))
+            outputs.append(grader.pytorch.network.outputs(prepare(image)[None]))
     return as_grades(grader, torch.cat(outputs))
 
 
 def as_grades(grader: Grader, outputs: Tensor) -> list[int]:
     """The head's outputs (N, n) as grades, by the model's decision rule."""
-    probabilities = to_probabilities(grader.network.spec, outputs)
+    probabilities = to_probabilities(grader.pytorch.network.spec, outputs)
     grades: list[int] = decide_grades(probabilities, grader.description.thresholds).tolist()
     return grades
 
 
 def side_by_side(grader: Grader, items: Sequence[Any], call: Callable[[Any], object]) -> list[int]:
     """Call a function with every item, in the threads that grading uses."""
-    with worker_pools(grader.concurrency, grader.choice) as threads:
+    with worker_pools(grader.concurrency, grader.pytorch.choice) as threads:
         for _ in threads.photographs.map(call, items):
             pass
     return []

@@ -24,6 +24,18 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(autouse=True)
+def _pytorch_grades(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself only PyTorch grades, as where nothing else is installed: converting networks takes seconds each."""
+    if "installed_runtimes" not in request.fixturenames:
+        monkeypatch.setattr("fundusgrade.networks.loading.is_installed", lambda package: False)
+
+
+@pytest.fixture
+def installed_runtimes() -> None:
+    """The fastest runtime that is installed grades, as for users."""
+
+
+@pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = socket.socket.connect
 

@@ -26,8 +26,15 @@ PACKAGES = (
     "reports",
     "commands",
 )
-"""Each after those that it may import; PyTorch from `networks` on. Modules at the root come before all of them."""
+"""Each after those that it may import; PyTorch in parts of `networks` and `grading`, and after them. Modules at the root come before all of them."""
 WITHOUT_TORCH = ("photographs", "data", "metrics")
+NETWORKS_WITHOUT_TORCH = (
+    *("spec", "heads", "processor", "runtime", "model", "graphs", "graph_files", "graph_store", "loading"),
+    *("feature_checks", "local_calibration", "description", "checkpoint_file"),
+)
+"""Modules of `networks` on the way from a photograph to its grade by a graph."""
+GRADING_WITH_TORCH = ("datasets",)
+"""The only module of `grading` that imports PyTorch: prepared data sets are read as tensors."""
 FORBIDDEN = {
     "click": "typer brings its own copy, whose exceptions are others",
     "pickle": "a file must never be able to run code",
@@ -148,6 +155,14 @@ def test_photographs_data_and_metrics_do_without_pytorch() -> None:
     light = [module for module in MODULES if package_of(module) in ("", *WITHOUT_TORCH) and "__main__" not in module]
     loaded = loaded_after("import " + ", ".join(light))
     assert not loaded & {"torch", "timm", "torchvision", "matplotlib"}
+
+
+def test_grading_imports_pytorch_only_where_pytorch_grades() -> None:
+    grading = [module for module in MODULES if package_of(module) == "grading"]
+    light = [module for module in grading if module.rpartition(".")[2] not in GRADING_WITH_TORCH]
+    light += [f"fundusgrade.networks.{name}" for name in NETWORKS_WITHOUT_TORCH]
+    loaded = loaded_after("import " + ", ".join(light))
+    assert not loaded & {"torch", "timm", "torchvision", "matplotlib", "scipy", "sklearn", "openvino", "onnxruntime"}
 
 
 def test_help_loads_neither_pytorch_nor_opencv() -> None:

@@ -14,6 +14,7 @@ from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.options import Precision
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from tests.drawn_eyes import DrawnEye, LesionMasks, plain_retina
@@ -31,14 +32,12 @@ def white_spot_grader() -> Grader:
     _detect_white_spots(checkpoint.network)
     spec = replace(checkpoint.network.spec, size_px=224)
     recipe = PreprocessRecipe(method=Method.NATURAL, size_px=224)
-    return Grader(
-        Checkpoint(
-            description=replace(checkpoint.description, network=spec, recipe=recipe),
-            network=GradingNetwork(spec, checkpoint.network.backbone),
-            fingerprints=checkpoint.fingerprints,
-        ),
-        CPU,
+    spots = Checkpoint(
+        description=replace(checkpoint.description, network=spec, recipe=recipe),
+        network=GradingNetwork(spec, checkpoint.network.backbone),
+        fingerprints=checkpoint.fingerprints,
     )
+    return Grader(on_pytorch(spots, CPU))
 
 
 def _detect_white_spots(network: GradingNetwork) -> None:

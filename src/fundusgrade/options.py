@@ -49,6 +49,16 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
+class RuntimeName(StrEnum):
+    """What computes a network when photographs are graded."""
+
+    AUTO = "auto"
+    """On a CPU the first of OpenVINO and ONNX Runtime that is installed, else PyTorch; PyTorch on a GPU."""
+    PYTORCH = "pytorch"
+    OPENVINO = "openvino"
+    ONNXRUNTIME = "onnxruntime"
+
+
 class ClassWeights(StrEnum):
     """Weight of a photograph in the loss, by the number of training photographs of its grade."""
 

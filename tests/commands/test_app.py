@@ -47,7 +47,7 @@ OPTIONS = {
     },
     "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--overwrite", "--device", "--precision"},
     "predict": {
-        *("--csv", "--out", "--list", "--model", "--device", "--precision", "--batch-size", "--workers"),
+        *("--csv", "--out", "--list", "--model", "--device", "--precision", "--runtime", "--batch-size", "--workers"),
         *("--require-gradable", "--tta", "--coverage", "--sensitivity", "--threshold"),
         *("--by-patient", "--patients", "--patient-pattern", "--fields", "--shard", "--resume", "--overwrite"),
     },

@@ -8,7 +8,7 @@ import pytest
 
 from fundusgrade import store
 from fundusgrade.metrics import drift
-from fundusgrade.networks.checkpoint import read_description
+from fundusgrade.networks.checkpoint_file import read_description
 from fundusgrade.networks.local_calibration import LocalCalibration
 from tests.command_line import Outcome, rows_of
 from tests.models_for_tests import install_model, save_photographs

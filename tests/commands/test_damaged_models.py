@@ -19,7 +19,8 @@ from safetensors import safe_open
 from fundusgrade import files, store
 from fundusgrade.errors import CheckpointError, StoreError
 from fundusgrade.grading.grader import Grader
-from fundusgrade.networks.checkpoint import HASH_KEY, METADATA_KEY, load_checkpoint
+from fundusgrade.networks.checkpoint import load_checkpoint
+from fundusgrade.networks.checkpoint_file import HASH_KEY, METADATA_KEY
 from tests.command_line import run
 from tests.models_for_tests import install_model, save_photographs
 

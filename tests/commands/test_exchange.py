@@ -15,7 +15,7 @@ from fundusgrade import store
 from fundusgrade.data.dataset import load_dataset
 from fundusgrade.data.leakage import collect_fingerprints, find_overlap
 from fundusgrade.grading.grader import Grader
-from fundusgrade.networks.checkpoint import read_description
+from fundusgrade.networks.checkpoint_file import read_description
 from fundusgrade.reports.listings import models_table
 from tests.command_line import TRAIN, Outcome, rows_of
 from tests.models_for_tests import install_dataset, install_model, save_photographs

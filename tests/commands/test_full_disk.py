@@ -96,7 +96,7 @@ def test_a_full_disk_is_an_error_leaves_no_partial_result_and_does_no_lasting_ha
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-@pytest.mark.parametrize("words", [["predict", "eye00.png"], ["models"]])
+@pytest.mark.parametrize("words", [["predict", "eye00.png", "--runtime", "pytorch"], ["models"]])
 def test_results_that_cannot_be_written_are_an_error_and_no_traceback(
     words: list[str], workplace: Path, home: Path
 ) -> None:

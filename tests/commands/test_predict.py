@@ -18,7 +18,7 @@ from fundusgrade.data import splits
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.referral import OperatingPoint, choose_operating_point, referral_scores
-from fundusgrade.networks.checkpoint import read_description
+from fundusgrade.networks.checkpoint_file import read_description
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.images import read_image, write_image
 from tests.command_line import COLUMNS, Outcome, rows_of

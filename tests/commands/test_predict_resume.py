@@ -108,7 +108,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 from fundusgrade.commands.app import main
 
 def run(*words):
-    sys.argv = ["fundusgrade", "predict", "--model", sys.argv[sys.argv.index("--model") + 1], *words]
+    model = sys.argv[sys.argv.index("--model") + 1]
+    sys.argv = ["fundusgrade", "predict", "--runtime", "pytorch", "--model", model, *words]
     try:
         main()
     except SystemExit as error:
@@ -135,7 +136,7 @@ def test_a_closed_pipe_and_control_c_end_predict_cleanly(workplace: Path) -> Non
         assert process.stdout.readline().strip().split(",") == COLUMNS
         process.stdout.close()
         assert process.stderr.readline() == "model tiny\n"
-        assert re.match(r"(cpu|cuda|mps), ", process.stderr.readline())
+        assert re.match(r"runtime: PyTorch [0-9.]+, \w+, (cpu|cuda|mps): ", process.stderr.readline())
         assert "referable from p = 0.5000" in process.stderr.readline()
         assert "no feature checks" in process.stderr.readline()
         assert process.stderr.readline() == "1\n"  # and not a word about the pipe

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fundusgrade import store
-from fundusgrade.networks.checkpoint import read_description
+from fundusgrade.networks.checkpoint_file import read_description
 from tests.command_line import TRAIN, Outcome, rows_of
 from tests.models_for_tests import install_dataset, install_model, save_photographs
 

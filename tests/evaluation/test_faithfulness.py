@@ -20,6 +20,7 @@ from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.bootstrap import resample
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import choose_device
+from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.options import Attribution, DeviceName, Precision
 from fundusgrade.photographs.sources import find_images
 from fundusgrade.reports.findings_tables import draw_findings, findings_tables, write_findings
@@ -33,7 +34,7 @@ def load(*names: str) -> list[Grader]:
     for seed, name in enumerate(names):
         install_model(name, arch="test_vit" if name.startswith("vit") else "cnn", seed=seed)
     choice = choose_device(DeviceName.CPU, Precision.FLOAT32)
-    return [Grader(load_checkpoint(install_model_path(name)), choice) for name in names]
+    return [Grader(on_pytorch(load_checkpoint(install_model_path(name)), choice)) for name in names]
 
 
 def install_model_path(name: str) -> Path:

@@ -18,7 +18,8 @@ from fundusgrade.evaluation.perturbation import (
 from fundusgrade.explanation.integrated_gradients import blurred_baseline
 from fundusgrade.explanation.targets import EXPECTED, REFERABLE, Target, parse_target
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.network import CNN, GradingNetwork, NetworkSpec
+from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.spec import CNN, NetworkSpec
 from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Precision
 

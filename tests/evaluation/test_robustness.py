@@ -27,6 +27,7 @@ from fundusgrade.evaluation.robustness import (
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint
 from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.recipe import BAND_FRACTION, Method, Outline, PreprocessRecipe
 from tests.drawn_eyes import healthy_eye, paint_lesions, plain_retina
@@ -102,14 +103,12 @@ def grader_of(backbone: nn.Module, outline: Outline) -> Grader:
     checkpoint = load_checkpoint(install_model("known"))
     recipe = PreprocessRecipe(method=Method.NATURAL, outline=outline, size_px=128)
     spec = replace(checkpoint.network.spec, size_px=128, mean=(0.0,) * 3, std=(1.0,) * 3, rows=None)
-    return Grader(
-        Checkpoint(
-            description=replace(checkpoint.description, network=spec, recipe=recipe),
-            network=GradingNetwork(spec, backbone).eval(),
-            fingerprints=checkpoint.fingerprints,
-        ),
-        CPU,
+    known = Checkpoint(
+        description=replace(checkpoint.description, network=spec, recipe=recipe),
+        network=GradingNetwork(spec, backbone).eval(),
+        fingerprints=checkpoint.fingerprints,
     )
+    return Grader(on_pytorch(known, CPU))
 
 
 def eyes(folder: Path, num_eyes: int, *, with_spots: bool) -> PreparedDataset:

@@ -14,7 +14,8 @@ from fundusgrade.explanation.attribution import explain_image
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
 from fundusgrade.explanation.targets import Target, parse_target
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.network import CNN, GradingNetwork, NetworkSpec, SmallCnn
+from fundusgrade.networks.network import GradingNetwork, SmallCnn
+from fundusgrade.networks.spec import CNN, NetworkSpec
 from fundusgrade.options import Attribution, Layer, Precision
 
 CPU = DeviceChoice(device=torch.device("cpu"), precision=Precision.FLOAT32, reason="exact")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fundusgrade.errors import ExplanationError
 from fundusgrade.explanation.targets import target_scores
-from fundusgrade.networks.network import CNN
+from fundusgrade.networks.spec import CNN
 from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Attribution
 from tests.explanation.small_networks import SEVERE, build, explained

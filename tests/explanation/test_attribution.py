@@ -20,7 +20,7 @@ from fundusgrade.explanation.attribution import (
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import EXPECTED, PREDICTED, REFERABLE, parse_target
 from fundusgrade.grades import Grade
-from fundusgrade.networks.network import CNN
+from fundusgrade.networks.spec import CNN
 from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Attribution
 from tests.explanation.small_networks import CPU, build, explained, head_of

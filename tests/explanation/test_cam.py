@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fundusgrade.errors import ExplanationError
 from fundusgrade.explanation.targets import REFERABLE
-from fundusgrade.networks.network import CNN
+from fundusgrade.networks.spec import CNN
 from fundusgrade.options import Attribution, Layer
 from tests.explanation.small_networks import InPlace, RedUpperLeft, Siamese, build, explained, head_of, wrap
 

@@ -16,6 +16,7 @@ from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import REFERABLE, parse_target
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.checkpoint import load_checkpoint
+from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.options import Attribution
 from tests.drawn_eyes import cut, darken, off_center, squash
 from tests.models_for_tests import install_model, save_photographs
@@ -57,7 +58,7 @@ def test_the_peak_lies_in_the_lesion_on_the_photograph(view: str, place: tuple[f
 def test_models_and_methods_make_a_grid_that_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fundusgrade.explanation import explainer
 
-    graders = [Grader(load_checkpoint(install_model(f"cnn-{seed}", seed=seed)), CPU) for seed in range(2)]
+    graders = [Grader(on_pytorch(load_checkpoint(install_model(f"cnn-{seed}", seed=seed)), CPU)) for seed in range(2)]
     (path,) = save_photographs(tmp_path, [1])
     opened: list[Path] = []
     genuine = explainer.open_photograph
@@ -76,13 +77,13 @@ def test_models_and_methods_make_a_grid_that_is_read_once(tmp_path: Path, monkey
 
 
 def test_a_method_that_does_not_fit_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    grader = Grader(load_checkpoint(install_model("cnn-a")), CPU)
+    grader = Grader(on_pytorch(load_checkpoint(install_model("cnn-a")), CPU))
     with pytest.raises(ExplanationError, match=r"--method attention-rollout does not fit cnn-a \(cnn\)"):
         explain_photograph(tmp_path / "gone.png", [grader], [ExplainOptions(method=Attribution.ATTENTION_ROLLOUT)])
 
 
 def test_what_shows_no_retina_is_named(tmp_path: Path) -> None:
-    grader = Grader(load_checkpoint(install_model()), CPU)
+    grader = Grader(on_pytorch(load_checkpoint(install_model()), CPU))
     Image.fromarray(np.zeros((200, 200, 3), np.uint8)).save(tmp_path / "black.png")
     with pytest.raises(NoRetinaError, match=r"black\.png: no retina"):
         explain_photograph(tmp_path / "black.png", [grader], [SEVERE])

@@ -19,7 +19,7 @@ from fundusgrade.explanation.integrated_gradients import (
     square_spaced,
 )
 from fundusgrade.explanation.targets import target_scores
-from fundusgrade.networks.network import CNN
+from fundusgrade.networks.spec import CNN
 from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Attribution
 from tests.explanation.small_networks import CPU, SEVERE, RedUpperLeft, build, explained, head_of, wrap

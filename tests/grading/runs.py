@@ -36,6 +36,7 @@ PROVENANCE = RowProvenance(
     model="m",
     description="0" * 64,
     device="cpu",
+    runtime="PyTorch 2.8",
     precision="float32",
     batch_size=4,
     require_gradable=False,

@@ -12,13 +12,11 @@ from fundusgrade.grades import Prediction
 from fundusgrade.grading import concurrency
 from fundusgrade.grading.concurrency import choose_concurrency, worker_pools
 from fundusgrade.grading.grader import Grader
-from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.sources import find_images
 from tests.models_for_tests import install_model, save_broken_files, save_photographs
 
-CPU = DeviceChoice(device=torch.device("cpu"), precision=Precision.FLOAT32, reason="test")
-CUDA = DeviceChoice(device=torch.device("cuda"), precision=Precision.BFLOAT16, reason="test")
+CPU, CUDA = DeviceName.CPU, DeviceName.CUDA
 
 
 @pytest.fixture

@@ -284,7 +284,7 @@ def test_a_network_of_no_numbers_is_an_error_and_not_a_grade(tmp_path: Path) -> 
     install_model()
     grader = load()
     with torch.no_grad():
-        next(grader.network.parameters()).fill_(float("nan"))
+        next(grader.pytorch.network.parameters()).fill_(float("nan"))
     with pytest.raises(CheckpointError, match="not finite"):
         grader.grade(save_photographs(tmp_path, [0])[0])
 

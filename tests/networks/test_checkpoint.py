@@ -22,15 +22,8 @@ from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import CheckpointError
 from fundusgrade.metrics.referral import choose_operating_point, referral_scores
 from fundusgrade.networks.build import build_network, network_spec
-from fundusgrade.networks.checkpoint import (
-    FINGERPRINT_TABLES,
-    HASH_KEY,
-    METADATA_KEY,
-    load_checkpoint,
-    read_description,
-    replace_description,
-    save_checkpoint,
-)
+from fundusgrade.networks.checkpoint import load_checkpoint, replace_description, save_checkpoint
+from fundusgrade.networks.checkpoint_file import FINGERPRINT_TABLES, HASH_KEY, METADATA_KEY, read_description
 from fundusgrade.networks.description import CheckpointDescription, Provenance
 from fundusgrade.networks.device import choose_device
 from fundusgrade.networks.inference import predict_probabilities

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +22,13 @@ from fundusgrade.metrics.conformal import Conformity
 from fundusgrade.networks import graphs
 from fundusgrade.networks.build import network_spec, start_network
 from fundusgrade.networks.checkpoint import load_checkpoint, save_checkpoint
-from fundusgrade.networks.device import cpu_has_bfloat16
 from fundusgrade.networks.export import ExportRequest, export_model
 from fundusgrade.networks.graph_files import graph_paths
-from fundusgrade.networks.graphs import GraphBackbone
+from fundusgrade.networks.graphs import GraphRuntime, openvino_has_bfloat16
 from fundusgrade.networks.loading import load_model
-from fundusgrade.options import Attribution, DeviceName, ExportFormat, Precision
+from fundusgrade.options import Attribution, DeviceName, ExportFormat, Precision, RuntimeName
 from tests.models_for_tests import install_model, save_photographs
-from tests.networks.exports import GRAPHS, exported, outputs_of, random_images
+from tests.networks.exports import GRAPHS, exported, graph_outputs, outputs_of, random_pixels
 
 FLOAT32 = Precision.FLOAT32
 CONFORMITY = Conformity(sets=(0.25, 0.5), set_grades=(4, 0), bounds=((0.0,), (), (0.125, 0.5), (), (0.75,)))
@@ -41,11 +41,11 @@ pytestmark = pytest.mark.usefixtures("one_core")
 def test_shipped_networks_compute_the_same_as_graphs(name: str, tmp_path: Path) -> None:
     path = store.shipped_weights() / name / store.MODEL_FILE
     original = load_checkpoint(path)
-    images = random_images(original.network, 2)
+    images = random_pixels(original.network.spec, 2)
     expected = outputs_of(original.network, images)
     for format in GRAPHS:
-        graph = load_model(exported(path, tmp_path, format), FLOAT32)
-        np.testing.assert_allclose(outputs_of(graph.network, images), expected, atol=1e-4)
+        graph = load_model(exported(path, tmp_path, format), precision=FLOAT32)
+        np.testing.assert_allclose(graph_outputs(graph, images), expected, atol=1e-4)
         assert graph.description == replace(original.description, name=f"{name}-{format.value}", checks=None)
         assert len(original.fingerprints.files) > 3000
         for table in ("files", "fingerprints", "patients"):
@@ -57,10 +57,10 @@ def test_batches_of_any_size(arch: str, tmp_path: Path) -> None:
     path = install_model(arch=arch)
     original = load_checkpoint(path).network
     for format in GRAPHS:
-        graph = load_model(exported(path, tmp_path, format), FLOAT32).network
+        graph = load_model(exported(path, tmp_path, format), precision=FLOAT32)
         for num in (1, 2, 7):
-            images = random_images(original, num, seed=num)
-            np.testing.assert_allclose(outputs_of(graph, images), outputs_of(original, images), atol=1e-4, rtol=1e-4)
+            images = random_pixels(original.spec, num, seed=num)
+            np.testing.assert_allclose(graph_outputs(graph, images), outputs_of(original, images), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("format", GRAPHS)
@@ -69,7 +69,7 @@ def test_grades_equal(format: ExportFormat, tmp_path: Path) -> None:
     files = save_photographs(tmp_path, range(8))
     original = Grader.load("tiny", device=DeviceName.CPU, precision=Precision.FLOAT32)
     graph = Grader.load(str(path), precision=FLOAT32)
-    assert graph.choice.describe().startswith(("cpu, onnxruntime float32: ", "cpu, OpenVINO float32: "))
+    assert re.match(r"runtime: (ONNX Runtime|OpenVINO) \d+\.\d+, float32, cpu: an exp", graph.arithmetic.describe())
     for file in files:
         before, after = original.grade(file), graph.grade(file)
         assert isinstance(before, Prediction) and isinstance(after, Prediction)
@@ -82,16 +82,16 @@ def test_openvino_computes_float32_graphs_in_bfloat16_if_requested(tmp_path: Pat
     model = install_model(arch="test_efficientnet")
     file = exported(model, tmp_path, ExportFormat.OPENVINO)
     plain = Grader.load(str(file), precision=FLOAT32)
-    if not cpu_has_bfloat16():
+    if not openvino_has_bfloat16("test"):
         with pytest.raises(DeviceError, match="this processor has no bfloat16 instructions"):
             Grader.load(str(file), precision=Precision.BFLOAT16)
         return
     short = Grader.load(str(file), precision=Precision.BFLOAT16)
-    assert [each.choice.runtime for each in (plain, short)] == ["OpenVINO float32", "OpenVINO bfloat16"]
-    images = random_images(plain.network, 3)
-    expected = outputs_of(plain.network, images)
-    np.testing.assert_allclose(outputs_of(short.network, images), expected, atol=0.05 * np.abs(expected).max())
-    with pytest.raises(DeviceError, match="this graph runs as onnxruntime float32"):
+    assert [each.arithmetic.number_format for each in (plain, short)] == ["float32", "bfloat16"]
+    images = random_pixels(plain.description.network, 3)
+    expected = graph_outputs(plain.model, images)
+    np.testing.assert_allclose(graph_outputs(short.model, images), expected, atol=0.05 * np.abs(expected).max())
+    with pytest.raises(DeviceError, match=r"this graph runs as ONNX Runtime .* float32"):
         Grader.load(str(exported(model, tmp_path)), precision=Precision.BFLOAT16)
 
 
@@ -128,7 +128,7 @@ def test_one_changed_bit_in_any_file_is_refused(format: ExportFormat, number: in
         with pytest.raises(CheckpointError, match="hash differs"):
             load_model(path)
     file.write_bytes(data)
-    assert isinstance(load_model(path).network.backbone, GraphBackbone)
+    assert isinstance(load_model(path).runtime, GraphRuntime)
 
 
 @pytest.mark.parametrize(("format", "number"), FILES)
@@ -177,12 +177,12 @@ def test_files_contain_no_path_of_this_machine(format: ExportFormat, tmp_path: P
 
 @pytest.mark.parametrize("format", GRAPHS)
 def test_several_threads_compute_what_one_does(format: ExportFormat, tmp_path: Path) -> None:
-    network = load_model(exported(install_model(arch="test_efficientnet"), tmp_path, format)).network
-    batches = [random_images(network, 1 + seed % 5, seed) for seed in range(24)]
-    expected = [outputs_of(network, batch) for batch in batches]
+    graph = load_model(exported(install_model(arch="test_efficientnet"), tmp_path, format))
+    batches = [random_pixels(graph.description.network, 1 + seed % 5, seed) for seed in range(24)]
+    expected = [graph_outputs(graph, batch) for batch in batches]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
-            found = list(pool.map(lambda batch: outputs_of(network, batch), batches))
+            found = list(pool.map(lambda batch: graph_outputs(graph, batch), batches))
             for one, other in zip(expected, found, strict=True):
                 np.testing.assert_array_equal(one, other)
 
@@ -192,8 +192,10 @@ def test_what_a_graph_cannot_do(tmp_path: Path) -> None:
     for device in (DeviceName.CUDA, DeviceName.MPS):
         with pytest.raises(DeviceError, match=f"--device {device.value}: an exported graph runs on the CPU"):
             Grader.load(str(path), device=device)
-    with pytest.raises(DeviceError, match="this graph runs as onnxruntime float32"):
+    with pytest.raises(DeviceError, match=r"this graph runs as ONNX Runtime .* float32"):
         Grader.load(str(path), precision=Precision.BFLOAT16)
+    with pytest.raises(DeviceError, match="--runtime pytorch: an exported graph of the format onnx runs in onnxrun"):
+        Grader.load(str(path), runtime=RuntimeName.PYTORCH)
     grader = Grader.load(str(path), device=DeviceName.CPU, precision=Precision.FLOAT32)
     photograph = save_photographs(tmp_path, [0])[0]
     for method in (Attribution.AUTO, Attribution.GRAD_CAM):

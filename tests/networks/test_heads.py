@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import logistic
 
+from fundusgrade.networks.head_logits import grade_logits
 from fundusgrade.networks.heads import (
     MARGIN,
     MIDPOINTS,
@@ -19,7 +20,7 @@ from fundusgrade.networks.heads import (
     NUM_OUTPUTS,
     UNCALIBRATED,
     Calibration,
-    grade_logits,
+    grade_probabilities,
 )
 from fundusgrade.options import Head
 
@@ -45,6 +46,13 @@ def outputs_of(head: Head, *, spread: float = 2.0) -> NDArray[np.float64]:
 def probabilities_of(
     head: Head, outputs: NDArray[np.float64], calibration: Calibration = UNCALIBRATED
 ) -> NDArray[np.float64]:
+    """Those of NumPy, by which photographs are graded, equal to those that have gradients."""
+    probabilities = grade_probabilities(head, outputs, calibration)
+    assert probabilities == pytest.approx(with_gradients(head, outputs, calibration), abs=1e-12)
+    return probabilities
+
+
+def with_gradients(head: Head, outputs: NDArray[np.float64], calibration: Calibration) -> NDArray[np.float64]:
     logits = grade_logits(head, torch.from_numpy(outputs), calibration)
     assert logits.shape == (len(outputs), 5)
     return np.asarray(torch.softmax(logits, dim=1).numpy(), np.float64)

@@ -10,7 +10,7 @@ import torch
 from fundusgrade.errors import WeightsUnavailableError
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.input_shape import find_obstacle, fit_input, takes_shapes
-from fundusgrade.networks.network import NetworkSpec
+from fundusgrade.networks.spec import NetworkSpec
 from fundusgrade.options import Head
 from fundusgrade.photographs.recipe import PreprocessRecipe
 

@@ -16,6 +16,7 @@ from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import parse_target
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.checkpoint import load_checkpoint
+from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.options import Attribution, Layer
 from fundusgrade.photographs.images import read_image
 from fundusgrade.photographs.sources import PhotographSource
@@ -86,7 +87,7 @@ def test_no_figure_replaces_another() -> None:
 
 
 def test_the_index_page_shows_figures_and_reasons(tmp_path: Path) -> None:
-    grader = Grader(load_checkpoint(install_model()), CPU)
+    grader = Grader(on_pytorch(load_checkpoint(install_model()), CPU))
     (path,) = save_photographs(tmp_path, [1])
     entries = [
         entry_of("<eye> #1.png", "a b/<eye> #1-explained.jpg", [grader.grade(path)]),

@@ -13,7 +13,8 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import logistic
 from sklearn.linear_model import LogisticRegression
 
-from fundusgrade.networks.heads import NO_OFFSETS, NUM_OUTPUTS, UNCALIBRATED, Calibration, grade_logits
+from fundusgrade.networks.head_logits import grade_logits
+from fundusgrade.networks.heads import NO_OFFSETS, NUM_OUTPUTS, UNCALIBRATED, Calibration
 from fundusgrade.options import Head
 from fundusgrade.training.calibration import fit_calibration, frequency_offsets
 from tests.scored import MIX

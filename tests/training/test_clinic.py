@@ -21,6 +21,7 @@ from fundusgrade.metrics.local_calibration import score_patients
 from fundusgrade.metrics.predictions import ScoredPhotographs
 from fundusgrade.networks.checkpoint import load_checkpoint, save_checkpoint
 from fundusgrade.networks.model_card import model_card
+from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from fundusgrade.training.clinic import CalibrationRequest, calibrate_for_clinic, find_participants
 from tests.models_for_tests import SIZE_PX, install_model
@@ -54,7 +55,7 @@ def give_fingerprints(path: Path, rows: list[ManifestRow], dataset: PreparedData
 
 def graded(model: str, dataset: PreparedDataset) -> ScoredPhotographs:
     checkpoint = load_checkpoint(store.resolve_model(model))
-    return score_rows(Grader(checkpoint, FLOAT32), dataset, dataset.rows)
+    return score_rows(Grader(on_pytorch(checkpoint, FLOAT32)), dataset, dataset.rows)
 
 
 def test_the_stored_point_refers_exactly_the_patients_of_the_certificate(clinic: PreparedDataset) -> None:
@@ -87,7 +88,9 @@ def test_a_single_photograph_gets_the_probabilities_and_the_grade_of_the_data_se
     axis = np.arange(200) - 99.5
     for number, photograph in enumerate(photographs):
         photograph[axis**2 + axis[:, None] ** 2 < 90**2] = (200 - 60 * number, 80, 40)
-    parent, own = (Grader(load_checkpoint(store.resolve_model(name)), FLOAT32) for name in ("tiny", "my-clinic"))
+    parent, own = (
+        Grader(on_pytorch(load_checkpoint(store.resolve_model(name)), FLOAT32)) for name in ("tiny", "my-clinic")
+    )
     for before, after in zip(parent.grade_images(photographs), own.grade_images(photographs), strict=True):
         assert after.grade == before.grade  # type: ignore[union-attr]
         assert after.before_recalibration == before.probabilities  # type: ignore[union-attr]
@@ -151,7 +154,7 @@ def test_a_model_of_a_clinic_is_neither_calibrated_again_nor_replaced_unasked(cl
 def test_test_time_augmentation_would_leave_the_certificate_behind(clinic: PreparedDataset) -> None:
     found = calibrate_for_clinic(REQUEST, FLOAT32)
     with pytest.raises(CheckpointError, match="--tta"):
-        Grader(load_checkpoint(found.path), FLOAT32, tta=True)
+        Grader(on_pytorch(load_checkpoint(found.path), FLOAT32), tta=True)
 
 
 def test_patients_take_part_only_with_all_their_photographs(clinic: PreparedDataset) -> None:

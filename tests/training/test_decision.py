@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.networks.build import network_spec
 from fundusgrade.networks.heads import UNCALIBRATED
-from fundusgrade.networks.network import NetworkSpec
+from fundusgrade.networks.spec import NetworkSpec
 from fundusgrade.options import Decision, Head, Recipe
 from fundusgrade.training import decision
 from fundusgrade.training.decision import DecisionRule, RatedOutputs, cross_fit, fit_rule, grade_outputs

@@ -14,7 +14,8 @@ from sklearn.metrics import log_loss
 from torch import Tensor
 
 from fundusgrade.errors import TrainingError
-from fundusgrade.networks.heads import NUM_OUTPUTS, grade_logits
+from fundusgrade.networks.head_logits import grade_logits
+from fundusgrade.networks.heads import NUM_OUTPUTS
 from fundusgrade.options import ClassWeights, Head, Loss
 from fundusgrade.training.losses import DISTANCE_WEIGHT, HEAD_LOSSES, class_weights, graded_loss, resolve_head_and_loss
 

@@ -18,7 +18,7 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.errors import DatasetError, TrainingError
 from fundusgrade.grades import Grade
 from fundusgrade.metrics.predictions import PredictionSet, ScoredPhotographs, read_predictions, write_predictions
-from fundusgrade.networks.checkpoint import read_description
+from fundusgrade.networks.checkpoint_file import read_description
 from fundusgrade.options import DeviceName, FoldsBy, Head, Loss, Precision
 from fundusgrade.training import runs
 from fundusgrade.training.batches import load_splits, training_batches

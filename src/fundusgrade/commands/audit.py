@@ -72,7 +72,7 @@ def audit(
     from fundusgrade import store
     from fundusgrade.data.dataset import load_dataset
     from fundusgrade.evaluation.audit import audit_dataset, conclusion
-    from fundusgrade.grading.grader import Grader
+    from fundusgrade.grading.datasets import load_for_figures
     from fundusgrade.reports.tables import audit_files, audit_tables, write_audit
 
     dataset = load_dataset(store.resolve_dataset(data))
@@ -80,7 +80,7 @@ def audit(
         check_folder(out, [dataset.directory, dataset.root, lesions])
         read = input_files(models=[] if model is None else [model])
         check_outputs([*audit_files(out), out / CONFIG_FILE], inputs=read, overwrite=overwrite)
-    grader = None if model is None else Grader.load(model, device=device, precision=precision)
+    grader = None if model is None else load_for_figures(model, device=device, precision=precision)
     with progress("auditing") as on_progress:
         audits = audit_dataset(dataset, [grader], split.value, limit=limit, lesions=lesions, on_progress=on_progress)
     for table in audit_tables(audits):

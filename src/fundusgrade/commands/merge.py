@@ -61,7 +61,7 @@ def merge(
     """
     from fundusgrade.grading.rows import RowFormat
     from fundusgrade.grading.shards import find_shards, merge_shards
-    from fundusgrade.networks.device import allowed_cores
+    from fundusgrade.networks.processor import allowed_cores
     from fundusgrade.reports.review_page import check_review_outputs
 
     by_patients = patient_request(csv, by_patient, patients, patient_pattern, fields, report=report)

@@ -37,7 +37,7 @@ def list_models() -> None:
 def show_model(model: ModelArgument) -> None:
     """Show what a model is: network, training data, options, scores, decision rule, operating point, checks."""
     from fundusgrade import store
-    from fundusgrade.networks.checkpoint import read_description
+    from fundusgrade.networks.checkpoint_file import read_description
     from fundusgrade.reports.details import model_details
 
     path = store.resolve_model(model)

@@ -25,6 +25,7 @@ from fundusgrade.commands.options.network import (
     DeviceOption,
     ModelOption,
     PrecisionOption,
+    RuntimeOption,
     TtaOption,
     WorkersOption,
 )
@@ -56,7 +57,7 @@ from fundusgrade.commands.options.review import (
 )
 from fundusgrade.commands.settings import Settings, config_beside
 from fundusgrade.grades import Prediction, Ungraded
-from fundusgrade.options import DeviceName, Engine, Precision
+from fundusgrade.options import DeviceName, Engine, Precision, RuntimeName
 from fundusgrade.outputs import check_outputs
 from fundusgrade.terminal import detail, message, progress
 
@@ -132,6 +133,7 @@ def predict(
     batch_size: BatchSizeOption = None,
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = Precision.AUTO,
+    runtime: RuntimeOption = RuntimeName.AUTO,
     *,
     settings: Settings,
 ) -> None:
@@ -153,7 +155,7 @@ def predict(
     read = input_files(found, list_file, patients, models=[model])
     _check_before_grading(out, output, by_patients, found, read, report, resume=resume, overwrite=overwrite)
     load = functools.partial(
-        Grader.load, device=device, precision=precision, batch_size=batch_size, num_workers=workers,
+        Grader.load, device=device, precision=precision, runtime=runtime, batch_size=batch_size, num_workers=workers,
         require_gradable=require_gradable, tta=tta, coverage=coverage, sensitivity=sensitivity, threshold=threshold,
     )  # fmt: skip
     grader = load(model)
@@ -307,7 +309,7 @@ def _report_drift(grader: Grader, scores: Sequence[float]) -> None:
 def _announce(grader: Grader) -> None:
     """What grades, where, and from which probability it refers."""
     message(f"model {grader.name}")
-    message(grader.choice.describe())
+    message(grader.arithmetic.describe())
     detail(grader.concurrency.describe())
     report_coverage(grader)
     report_operating_point(grader)

@@ -27,12 +27,12 @@ from fundusgrade.evaluation.screening import (
     screened_photographs,
 )
 from fundusgrade.evaluation.subgroups import UNKNOWN, varies
-from fundusgrade.grading.datasets import predict_dataset
+from fundusgrade.grading.datasets import load_for_figures, predict_dataset
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.conformal import Conformity
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, fold_name, read_predictions, restrict_to_common
 from fundusgrade.metrics.predictive_values import PREVALENCE
-from fundusgrade.networks.checkpoint import read_description
+from fundusgrade.networks.checkpoint_file import read_description
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.options import DeviceName, Precision
 
@@ -69,7 +69,7 @@ def candidates_from_models(
     Raises DatasetError where photographs of the split, copies of them or other photographs of their patients were used
     to train or select a model, unless `allow_leakage`, and where the data set was preprocessed for other models.
     """
-    graders = [Grader.load(model, device=device, precision=precision, tta=tta) for model in models]
+    graders = [load_for_figures(model, device=device, precision=precision, tta=tta) for model in models]
     rows = dataset.graded_rows(split)
     if models and not rows:
         raise DatasetError(f"--split {split}: the data set {dataset.name!r} has no graded photographs in this split")
@@ -130,7 +130,7 @@ def explaining_grader(candidate: Candidate, fold: int) -> Grader | None:
     if candidate.grader is not None:
         return candidate.grader
     path = _stored_network(candidate.predictions, fold)
-    return None if path is None else Grader.load(str(path))
+    return None if path is None else load_for_figures(str(path))
 
 
 def assess_candidates(

@@ -69,7 +69,7 @@ class ExplanationTester:
         model_case = make_model_case(case, self._graders[0], self._plan.methods[0].target)
         for grader in self._graders:
             model_case = replace(model_case, grader=grader, target=self._target(case, grader))
-            for options in [method for method in self._plan.methods if fits(grader.network, method)]:
+            for options in [method for method in self._plan.methods if fits(grader.pytorch.network, method)]:
                 heat_map = _explain(model_case, model_case.preprocessed, options)
                 name = replace(options, method=heat_map.method).describe()
                 model_map = _ModelMap(model=grader.name, values=heat_map.values)
@@ -131,9 +131,9 @@ class ExplanationTester:
         """A randomized copy of the model for each depth, made at the first photograph and kept."""
         grader = model_case.grader
         if grader.name not in self._randomized:
-            images = to_tensor(model_case.preprocessed.image)[None].to(grader.choice.device)
+            images = to_tensor(model_case.preprocessed.image)[None].to(grader.pytorch.choice.device)
             mirrored = torch.cat([images, images.flip(2), images.flip(3), images.flip(2, 3)])
-            self._randomized[grader.name] = [randomized(grader.network, depth, mirrored) for depth in DEPTHS]
+            self._randomized[grader.name] = [randomized(grader.pytorch.network, depth, mirrored) for depth in DEPTHS]
         return self._randomized[grader.name]
 
 
@@ -173,7 +173,7 @@ def _explain_randomized(model_case: ModelCase, network: GradingNetwork, options:
         network,
         model_case.preprocessed.image,
         options=replace(options, target=model_case.target),
-        choice=model_case.grader.choice,
+        choice=model_case.grader.pytorch.choice,
         outline=model_case.outline,
     )
 

@@ -57,12 +57,12 @@ def perturbation_measures(model_case: ModelCase, values: NDArray[np.float32]) ->
     """Deletion, insertion and ROAD in the order of heat (S, S)."""
     grader = model_case.grader
     test = PerturbationInput(
-        network=grader.network,
+        network=grader.pytorch.network,
         image=model_case.preprocessed.image,
         outline=model_case.outline,
         heat=values,
         target=model_case.target,
-        choice=grader.choice,
+        choice=grader.pytorch.choice,
     )
     curves, road = measure_curves(test), measure_road(test)
     early = FRACTIONS.index(_EARLY)

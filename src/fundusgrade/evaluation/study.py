@@ -166,7 +166,7 @@ def _methods(graders: Sequence[Grader], options: StudyOptions, on_skipped: Skipp
     )
     fitting = []
     for method in methods:
-        obstacles = {grader.name: find_obstacle(grader.network, method) for grader in graders}
+        obstacles = {grader.name: find_obstacle(grader.pytorch.network, method) for grader in graders}
         for name, obstacle in obstacles.items():
             if obstacle is not None:
                 on_skipped(f"{method.describe()} of {name}: {obstacle}")
@@ -183,7 +183,7 @@ def _check(graders: Sequence[Grader], options: StudyOptions) -> None:
     check_fit(graders, ())
     check_comparable(graders)
     for method in options.methods:
-        obstacles = [find_obstacle(grader.network, method) for grader in graders]
+        obstacles = [find_obstacle(grader.pytorch.network, method) for grader in graders]
         if None not in obstacles:
             names = ", ".join(grader.name for grader in graders)
             raise ExplanationError(f"--method {method.describe()} fits none of {names}: {obstacles[0]}")

@@ -42,7 +42,6 @@ from fundusgrade.explanation.integrated_gradients import blurred_baseline, integ
 from fundusgrade.explanation.layers import find_attentions, find_layers, refusal
 from fundusgrade.explanation.targets import REFERABLE, Target, resolve_target, target_scores
 from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.graphs import GraphBackbone
 from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.tensors import to_tensor
@@ -88,7 +87,6 @@ def find_obstacle(network: GradingNetwork, options: ExplainOptions) -> str | Non
     Methods that use feature maps or attention are tried on a gray image, once for each network: modules of the same
     name do different things in different architectures. Raises ExplanationError for an exported graph.
     """
-    _refuse_graph(network)
     if options.method in (Attribution.AUTO, Attribution.INTEGRATED_GRADIENTS):
         return None
     found = _OBSTACLES.setdefault(network, {})
@@ -118,14 +116,6 @@ def _try_method(network: GradingNetwork, options: ExplainOptions) -> str | None:
         reason = shortened(error_text(error), _MAX_REASON)
         return str(refusal(network, f"its code fails ({reason})", supported="use --method integrated-gradients"))
     return None
-
-
-def _refuse_graph(network: GradingNetwork) -> None:
-    if isinstance(network.backbone, GraphBackbone):
-        raise ExplanationError(
-            f"an exported graph ({network.backbone.arithmetic}) cannot be explained: it has no gradients and no "
-            "feature maps; explain the safetensors model that it was exported from"
-        )
 
 
 def explain_image(

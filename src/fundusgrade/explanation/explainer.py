@@ -121,7 +121,7 @@ def check_fit(graders: Sequence[Grader], methods: Sequence[ExplainOptions]) -> N
         )
     for method in methods:
         for grader in graders:
-            if (obstacle := find_obstacle(grader.network, method)) is not None:
+            if (obstacle := find_obstacle(grader.pytorch.network, method)) is not None:
                 raise ExplanationError(
                     f"--method {method.describe()} does not fit {grader.name} ({grader.description.network.arch}): "
                     f"{obstacle}; integrated-gradients fits every network"
@@ -134,7 +134,7 @@ def choose_methods(
     """Those methods that fit all models, and a sentence on each of the others."""
     fitting, notes = [], []
     for method in methods:
-        unfit = [grader.name for grader in graders if not fits(grader.network, method)]
+        unfit = [grader.name for grader in graders if not fits(grader.pytorch.network, method)]
         if not unfit:
             fitting.append(method)
         else:
@@ -155,7 +155,7 @@ def check_comparable(graders: Sequence[Grader]) -> None:
 def _heat_maps(grader: Grader, preprocessed: PreprocessedImage, methods: Sequence[ExplainOptions]) -> list[HeatMap]:
     outline = visible_region(grader.recipe, preprocessed)
     return explain_image_by_methods(
-        grader.network, preprocessed.image, methods=methods, choice=grader.choice, outline=outline
+        grader.pytorch.network, preprocessed.image, methods=methods, choice=grader.pytorch.choice, outline=outline
     )
 
 

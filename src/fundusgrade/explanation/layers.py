@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.networks.network import CNN, GradingNetwork
+from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.spec import CNN
 from fundusgrade.options import Layer
 
 _SUPPORTED = (

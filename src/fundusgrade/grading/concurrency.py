@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import torch
 
-from fundusgrade.networks.device import CPU_BATCH, DeviceChoice, allowed_cores
+from fundusgrade.networks.processor import CPU_BATCH, allowed_cores
+from fundusgrade.options import DeviceName
 
 # A large batch uses a GPU well; this one fits the memory of a small GPU at 224 px, and is reduced for larger images.
 GPU_BATCH = 64
@@ -45,11 +46,11 @@ class WorkerPools:
 
 
 def choose_concurrency(
-    choice: DeviceChoice, *, size_px: int, num_workers: int | None = None, batch_size: int | None = None
+    device: str, *, size_px: int, num_workers: int | None = None, batch_size: int | None = None
 ) -> Concurrency:
-    """Workers and batch size for this machine and images of `size_px`, where they are not given."""
+    """Workers and batch size for a device of this machine and images of `size_px`, where they are not given."""
     num_cores, core_limit = available_cores()
-    on_cpu = choice.device.type == "cpu"
+    on_cpu = device == DeviceName.CPU
     fitting_batch = CPU_BATCH if on_cpu else max(1, round(GPU_BATCH * min(1.0, (_GPU_BATCH_PX / size_px) ** 2)))
     workers_reason = f"{num_cores} {core_limit}" if num_workers is None else "workers as requested"
     batch_reason = "batch size as requested" if batch_size is not None else _batch_reason(on_cpu=on_cpu)
@@ -61,14 +62,14 @@ def choose_concurrency(
 
 
 @contextlib.contextmanager
-def worker_pools(concurrency: Concurrency, choice: DeviceChoice) -> Iterator[WorkerPools]:
+def worker_pools(concurrency: Concurrency, device: str) -> Iterator[WorkerPools]:
     """Pools of worker threads for the block; tasks that have not started when it ends are cancelled.
 
     During the block OpenCV, and on a CPU PyTorch within these threads, use one core each: photographs in parallel use
     all cores without threads that wait for each other, and results do not depend on the number of workers.
     """
-    on_cpu = choice.device.type == "cpu"
-    num_threads, num_opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    on_cpu = device == DeviceName.CPU
+    num_threads, num_opencv_threads = _num_torch_threads(), cv2.getNumThreads()
     cv2.setNumThreads(1)
     photographs = ThreadPoolExecutor(concurrency.num_workers, initializer=_use_one_core if on_cpu else None)
     network = photographs if on_cpu else ThreadPoolExecutor(1)
@@ -78,11 +79,23 @@ def worker_pools(concurrency: Concurrency, choice: DeviceChoice) -> Iterator[Wor
         for pool in {photographs, network}:
             pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(num_opencv_threads)
-        torch.set_num_threads(num_threads)
+        _set_torch_threads(num_threads)
 
 
 def _use_one_core() -> None:
-    torch.set_num_threads(1)
+    _set_torch_threads(1)
+
+
+def _num_torch_threads() -> int:
+    """The number of PyTorch's threads, 1 where it is not imported: then another runtime grades."""
+    torch = sys.modules.get("torch")
+    return 1 if torch is None else int(torch.get_num_threads())
+
+
+def _set_torch_threads(number: int) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(number)
 
 
 def _batch_reason(*, on_cpu: bool) -> str:

@@ -5,14 +5,33 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusgrade import store
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import decide_grades
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, ScoredPhotographs
-from fundusgrade.networks.inference import predict_probabilities
+from fundusgrade.networks.graph_files import graph_format
 from fundusgrade.networks.tensors import pixels_in_parts
+from fundusgrade.options import DeviceName, Precision, RuntimeName
+
+
+def load_for_figures(
+    model: str | None = None,
+    *,
+    device: DeviceName = DeviceName.AUTO,
+    precision: Precision = Precision.AUTO,
+    tta: bool = False,
+    coverage: float | None = None,
+) -> Grader:
+    """A model in PyTorch, so that figures do not depend on what else is installed; an exported graph in its runtime.
+
+    Raises as `Grader.load`.
+    """
+    is_graph = graph_format(store.resolve_model(model)) is not None
+    runtime = RuntimeName.AUTO if is_graph else RuntimeName.PYTORCH
+    return Grader.load(model, device=device, precision=precision, runtime=runtime, tta=tta, coverage=coverage)
 
 
 def predict_dataset(grader: Grader, dataset: PreparedDataset, split: str, *, fold: int = 0) -> PredictionSet:
@@ -39,8 +58,7 @@ def predict_rows(grader: Grader, dataset: PreparedDataset, rows: tuple[ManifestR
     """
     dataset.check_recipe(grader.recipe, grader.name)
     probabilities = [
-        predict_probabilities(grader.network, pixels, grader.choice, grader.batch_size, tta=grader.tta)
-        for pixels in pixels_in_parts(dataset, rows)
+        grader.predict_images(pixels.permute(0, 2, 3, 1).numpy()) for pixels in pixels_in_parts(dataset, rows)
     ]
     return np.concatenate(probabilities) if probabilities else np.zeros((0, NUM_GRADES))
 

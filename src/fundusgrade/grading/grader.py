@@ -8,22 +8,21 @@ for result in grader.grade_all(find_images("images")):
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import islice
-from typing import TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fundusgrade import __version__, store
-from fundusgrade.errors import CheckpointError, NoRetinaError, UngradableError
+from fundusgrade.errors import CheckpointError, ExplanationError, NoRetinaError, UngradableError
 from fundusgrade.files import hash_text
 from fundusgrade.grades import REFERABLE_FROM, GradeRange, Prediction, Ungraded
 from fundusgrade.grading.concurrency import Concurrency, choose_concurrency, worker_pools
@@ -32,19 +31,19 @@ from fundusgrade.grading.grade_ranges import conformal_limits, grade_ranges
 from fundusgrade.grading.results import Results
 from fundusgrade.grading.resume import RowProvenance
 from fundusgrade.metrics.conformal import KnownCoverage
-from fundusgrade.networks.checkpoint import Checkpoint
-from fundusgrade.networks.device import DeviceChoice, choose_device, choose_for_graph
-from fundusgrade.networks.graphs import GraphBackbone
-from fundusgrade.networks.inference import predict_probabilities, predict_with_features, to_device
 from fundusgrade.networks.loading import load_model
-from fundusgrade.networks.tensors import to_pixels
-from fundusgrade.options import DeviceName, Precision
+from fundusgrade.networks.model import Model
+from fundusgrade.networks.runtime import Arithmetic, Graded, Pixels, predict
+from fundusgrade.options import DeviceName, Precision, RuntimeName
 from fundusgrade.photographs.inputs import Photograph, PhotographInMemory, as_source, as_sources
 from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph, load_pixels
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.read_ahead import read_ahead
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import PhotographSource
+
+if TYPE_CHECKING:
+    from fundusgrade.networks.torch_runtime import TorchRuntime
 
 Single = TypeVar("Single", bound=Photograph)
 OnLoaded = Callable[[int, LoadedPhotograph], None]
@@ -79,12 +78,11 @@ class _Ready:
 
 
 class Grader:
-    """A model on one device; it grades photographs after the same preprocessing that it was trained with."""
+    """A model in one runtime; it grades photographs after the same preprocessing that it was trained with."""
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
-        choice: DeviceChoice,
+        model: Model,
         concurrency: Concurrency | None = None,
         *,
         require_gradable: bool = False,
@@ -93,12 +91,12 @@ class Grader:
         sensitivity: float | None = None,
         threshold: float | None = None,
     ) -> None:
-        self.description = checkpoint.description
-        self.fingerprints = checkpoint.fingerprints
-        self.checks = checkpoint.checks
-        self.choice = choice
-        self.network = to_device(checkpoint.network, choice).eval()
-        self.concurrency = concurrency or choose_concurrency(choice, size_px=self.recipe.size_px)
+        self.model = model
+        self.description = model.description
+        self.fingerprints = model.fingerprints
+        self.checks = model.checks
+        device, size_px = self.arithmetic.device, self.recipe.size_px
+        self.concurrency = concurrency or choose_concurrency(device, size_px=size_px)
         self.tta = tta
         self._require_gradable = require_gradable
         self.coverage = coverage
@@ -118,6 +116,7 @@ class Grader:
         *,
         device: DeviceName = DeviceName.AUTO,
         precision: Precision = Precision.AUTO,
+        runtime: RuntimeName = RuntimeName.AUTO,
         batch_size: int | None = None,
         num_workers: int | None = None,
         require_gradable: bool = False,
@@ -128,24 +127,25 @@ class Grader:
     ) -> Grader:
         """Load a model or exported graph by name or path, the shipped model if None.
 
-        Batch size and number of workers are chosen for this machine where they are None. `require_gradable` reports
+        `runtime` computes the network: `auto` is PyTorch on a GPU, and on a CPU OpenVINO or ONNX Runtime where one is
+        installed, for which the model is converted once, and kept in the store. Batch size and number of workers are
+        chosen for this machine where they are None. `require_gradable` reports
         photographs of doubtful quality as ungraded. `tta` averages the outputs for each photograph and its mirror
         images (test-time augmentation). `coverage`, 0 to 1, adds the range of grades that contains the true grade with
         that probability, and an upper bound. `sensitivity`, 0 to 1, or `threshold`, a probability of referable DR, sets
         another operating point than the model's own. Raises StoreError for an unknown name, CheckpointError for a
-        damaged file, and for a range or a sensitivity that the model cannot give, DeviceError for a missing device.
+        damaged file or a missing package, and for a range or a sensitivity that the model cannot give, DeviceError for
+        a missing device, ExportError where a runtime that was asked for cannot compute the network.
         """
-        checkpoint = load_model(store.resolve_model(model), precision)
-        backbone = checkpoint.network.backbone
-        choice = (
-            choose_for_graph(backbone.arithmetic, device, precision)
-            if isinstance(backbone, GraphBackbone)
-            else choose_device(device, precision)
+        loaded = load_model(store.resolve_model(model), device=device, precision=precision, runtime=runtime)
+        concurrency = choose_concurrency(
+            loaded.runtime.arithmetic.device,
+            size_px=loaded.description.recipe.size_px,
+            num_workers=num_workers,
+            batch_size=batch_size,
         )
-        size_px = checkpoint.description.recipe.size_px
-        concurrency = choose_concurrency(choice, size_px=size_px, num_workers=num_workers, batch_size=batch_size)
         return cls(
-            checkpoint, choice, concurrency, require_gradable=require_gradable, tta=tta, coverage=coverage,
+            loaded, concurrency, require_gradable=require_gradable, tta=tta, coverage=coverage,
             sensitivity=sensitivity, threshold=threshold,
         )  # fmt: skip
 
@@ -153,6 +153,38 @@ class Grader:
     def name(self) -> str:
         """The model's name, as it is written in results."""
         return self.description.name
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Which runtime computes the network, and how."""
+        return self.model.runtime.arithmetic
+
+    @cached_property
+    def pytorch(self) -> TorchRuntime:
+        """The network in PyTorch, which computes gradients: what grades, or loaded now beside another runtime.
+
+        Raises ExplanationError for an exported graph, which has no gradients.
+        """
+        from fundusgrade.networks.torch_runtime import TorchRuntime, load_on_pytorch
+
+        if isinstance(self.model.runtime, TorchRuntime):
+            return self.model.runtime
+        if self.model.checkpoint is None:
+            raise ExplanationError(
+                f"{self.name} is an exported graph ({self.arithmetic.runtime}) and cannot be explained: it has no "
+                "gradients and no feature maps; explain the safetensors model that it was exported from"
+            )
+        return load_on_pytorch(self.model.checkpoint, DeviceName.CPU)
+
+    def with_own_network(self) -> Grader:
+        """The same grader with a copy of PyTorch's network: heat maps hook into modules, one thread at a time."""
+        from fundusgrade.networks.torch_runtime import TorchRuntime
+
+        copied = copy.copy(self)
+        copied.pytorch = TorchRuntime(copy.deepcopy(self.pytorch.network), self.pytorch.choice)
+        if self.model.runtime is self.pytorch:
+            copied.model = replace(self.model, runtime=copied.pytorch)
+        return copied
 
     @property
     def batch_size(self) -> int:
@@ -177,8 +209,9 @@ class Grader:
             fundusgrade=__version__,
             model=self.name,
             description=hash_text(self.description.to_json()),
-            device=self.choice.device.type,
-            precision=self.choice.runtime or self.choice.precision.value,
+            device=self.arithmetic.device,
+            runtime=self.arithmetic.runtime,
+            precision=self.arithmetic.number_format,
             batch_size=self.batch_size,
             require_gradable=self._require_gradable,
             tta=self.tta,
@@ -227,7 +260,7 @@ class Grader:
         max_batches = 2 + math.ceil(2 * self.concurrency.num_workers / self.batch_size)
         running: deque[Future[list[Prediction | Ungraded]]] = deque()
         following: list[_Pending] = []
-        with worker_pools(self.concurrency, self.choice) as pools:
+        with worker_pools(self.concurrency, self.arithmetic.device) as pools:
             while batch := list(islice(waiting, self.batch_size)):
                 # A batch is loaded before the network runs on the one before it, so that no worker waits for another.
                 loading, following = (
@@ -306,12 +339,12 @@ class Grader:
     def _predict(self, names: Sequence[str], loaded: Sequence[LoadedPhotograph]) -> list[Prediction]:
         if not loaded:
             return []
-        pixels = torch.stack([to_pixels(photograph.preprocessed.image) for photograph in loaded])
-        before, features = self._run(pixels)
+        graded = self._run(np.stack([photograph.preprocessed.image for photograph in loaded]))
+        before = graded.probabilities
         probabilities, deciding = self.description.recalibrated(before), self.description.deciding(before)
         decides_otherwise = deciding is before and probabilities is not before
         ranges = self._ranges(deciding)
-        doubts = find_doubts(loaded, self.checks, features, near_threshold=self._are_near(probabilities))
+        doubts = find_doubts(loaded, self.checks, graded.features, near_threshold=self._are_near(probabilities))
         return [
             Prediction(
                 image=name,
@@ -335,12 +368,20 @@ class Grader:
             )
         ]
 
-    def _run(self, pixels: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
-        """Probabilities (N, 5), before a clinic's recalibration, and the features (N, D) where checks need them."""
-        if self.checks is None:
-            return predict_probabilities(self.network, pixels, self.choice, self.batch_size, tta=self.tta), None
-        graded = predict_with_features(self.network, pixels, self.choice, self.batch_size, tta=self.tta)
-        return graded.probabilities, graded.features
+    def predict_images(self, images: Pixels) -> NDArray[np.float64]:
+        """Probabilities (N, 5), before a clinic's recalibration, of preprocessed images (N, S, S, 3) uint8."""
+        return self._run(images).probabilities
+
+    def _run(self, pixels: Pixels) -> Graded:
+        """Probabilities, before a clinic's recalibration, and the features where checks need them."""
+        return predict(
+            self.model.runtime,
+            self.description.network,
+            pixels,
+            batch_size=self.batch_size,
+            tta=self.tta,
+            with_features=self.checks is not None,
+        )
 
     def _are_near(self, probabilities: NDArray[np.float64]) -> list[bool]:
         """Whether the probability of referable DR is near the threshold; never where the model stores no scores."""

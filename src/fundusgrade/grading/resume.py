@@ -34,6 +34,7 @@ class RowProvenance:
     model: str
     description: str
     device: str
+    runtime: str
     precision: str
     batch_size: int
     require_gradable: bool

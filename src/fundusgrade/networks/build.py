@@ -16,7 +16,8 @@ from torch import nn
 
 from fundusgrade.errors import WeightsUnavailableError
 from fundusgrade.networks.heads import NUM_OUTPUTS
-from fundusgrade.networks.network import CNN, INITIAL_SEVERITY, GradingNetwork, NetworkSpec, SmallCnn
+from fundusgrade.networks.network import INITIAL_SEVERITY, GradingNetwork, SmallCnn
+from fundusgrade.networks.spec import CNN, NetworkSpec
 from fundusgrade.networks.timm_hub import (
     NO_ANSWER,
     WEIGHTS_FILE,
@@ -172,6 +173,11 @@ def zero_init_head(spec: NetworkSpec, backbone: Any) -> nn.Module:
 
 def _timm_model(spec: NetworkSpec, **arguments: object) -> nn.Module:
     """timm's model at our input size (only models with a fixed input size take `img_size`)."""
+    # For other names, such as "hf-hub:...", timm would download a description.
+    if spec.timm_name is None or not timm.is_model(spec.timm_name.split(".")[0]):
+        raise WeightsUnavailableError(
+            f"timm {timm.__version__} has no network {spec.timm_name!r}; install a version of timm that has it"
+        )
     if has_fixed_input(spec):
         arguments["img_size"] = spec.input_px
     arguments = {"pretrained": False, "num_classes": NUM_OUTPUTS[spec.head], **spec.arguments, **arguments}

@@ -5,9 +5,7 @@ One file, so that one atomic write replaces both; `model.json` beside it is a co
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,28 +13,28 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fundusgrade import store
-from fundusgrade.data.fingerprints import FINGERPRINT_BYTES
-from fundusgrade.data.leakage import HASH_BYTES, TrainingFingerprints
+from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import CheckpointError, WeightsUnavailableError
 from fundusgrade.files import hash_text, write_atomically
 from fundusgrade.networks.build import build_backbone, build_network
-from fundusgrade.networks.description import CheckpointDescription, parse_description
-from fundusgrade.networks.feature_checks import FeatureChecks, checks_from_tensors
-from fundusgrade.networks.network import GradingNetwork, NetworkSpec
-
-METADATA_KEY = "fundusgrade"
-# SHA-256 of the description: one wrong digit of a mean would change grades without a trace.
-HASH_KEY = "fundusgrade_sha256"
-FINGERPRINT_TABLES = {"files": HASH_BYTES, "fingerprints": FINGERPRINT_BYTES, "patients": HASH_BYTES}
-"""The tables of TrainingFingerprints, and the length of a row of each in bytes."""
-# Tensors that are those tables, not weights, start so: a name of the file format, which shipped models use.
-_FINGERPRINT_PREFIX = "seen."
-# Tensors of the feature checks start so.
-_CHECKS_PREFIX = "checks."
+from fundusgrade.networks.checkpoint_file import (
+    CHECKS_PREFIX,
+    FINGERPRINT_PREFIX,
+    FINGERPRINT_TABLES,
+    HASH_KEY,
+    METADATA_KEY,
+    hash_arrays,
+    open_safetensors,
+    read_checkpoint_file,
+)
+from fundusgrade.networks.description import CheckpointDescription
+from fundusgrade.networks.feature_checks import FeatureChecks
+from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.spec import NetworkSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +66,7 @@ def save_checkpoint(
     """
     state = {name: _to_stored(tensor, half=half) for name, tensor in network.state_dict().items()}
     for name in FINGERPRINT_TABLES if fingerprints is not None else ():
-        state[_FINGERPRINT_PREFIX + name] = torch.from_numpy(getattr(fingerprints, name).copy())
+        state[FINGERPRINT_PREFIX + name] = torch.from_numpy(getattr(fingerprints, name).copy())
     _write_checks(state, checks)
     if checks is None:
         description = replace(description, checks=None)
@@ -80,10 +78,10 @@ def replace_description(path: Path, description: CheckpointDescription, *, check
 
     Raises CheckpointError where the file is not a checkpoint, StoreError where it cannot be written.
     """
-    with _open_safetensors(path) as file:
-        state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (not a dict)
+    with open_safetensors(path) as file:
+        state = {name: torch.from_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  (not a dict)
     if checks is not None:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(_CHECKS_PREFIX)}
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(CHECKS_PREFIX)}
         _write_checks(state, checks)
     _write(path, state, replace(description, weights_sha256=hash_tensors(state)))
 
@@ -91,7 +89,7 @@ def replace_description(path: Path, description: CheckpointDescription, *, check
 def _write_checks(state: dict[str, Tensor], checks: FeatureChecks | None) -> None:
     """Add the tensors of feature checks, which are never halved: the weights of 16 bits would move their limits."""
     for name, values in (checks.tensors() if checks is not None else {}).items():
-        state[_CHECKS_PREFIX + name] = torch.from_numpy(values)
+        state[CHECKS_PREFIX + name] = torch.from_numpy(values)
 
 
 def _write(path: Path, state: Mapping[str, Tensor], description: CheckpointDescription) -> None:
@@ -101,42 +99,27 @@ def _write(path: Path, state: Mapping[str, Tensor], description: CheckpointDescr
     write_atomically(path.with_name(store.MODEL_JSON), text)
 
 
-def read_description(path: Path) -> CheckpointDescription:
-    """Read a checkpoint's description from the file's header; weights are neither read nor verified.
-
-    Raises CheckpointError as `load_checkpoint`.
-    """
-    with _open_safetensors(path) as file:
-        metadata = file.metadata()
-    return parse_description(_description_text(metadata, path), path)
-
-
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Raises CheckpointError where the file is not one, is damaged, or is of another version.
     """
-    with _open_safetensors(path) as file:
-        metadata = file.metadata()
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    description = parse_description(_description_text(metadata, path), path)
-    if hash_tensors(state) != description.weights_sha256:
-        raise CheckpointError(
-            f"the weights in {path} are not those that were saved (hash differs); copy the file again"
-        )
-    fingerprints, checks = _pop_fingerprints(state, path), _pop_checks(state, path)
+    stored = read_checkpoint_file(path)
+    description = stored.description
     # Building and loading fail in many ways where the description is correct JSON, but of a network unknown here.
     try:
-        network = _network_with_weights(description.network, state)
+        network = _network_with_weights(description.network, stored.weights)
     except (RuntimeError, ValueError, TypeError, AssertionError, WeightsUnavailableError) as error:
         raise CheckpointError(
             f"the weights in {path} do not fit {description.network.arch} as timm {timm.__version__} builds it "
             f"({error}); install timm {description.provenance.versions.get('timm')}, or copy the file again"
         ) from error
-    return Checkpoint(description=description, network=network.eval(), fingerprints=fingerprints, checks=checks)
+    return Checkpoint(
+        description=description, network=network.eval(), fingerprints=stored.fingerprints, checks=stored.checks
+    )
 
 
-def _network_with_weights(spec: NetworkSpec, state: Mapping[str, Tensor]) -> GradingNetwork:
+def _network_with_weights(spec: NetworkSpec, state: Mapping[str, NDArray[Any]]) -> GradingNetwork:
     """The network with these weights, in float32. Raises ValueError where their names or shapes are not its own.
 
     It is built without memory for its weights, on the meta device: a wrong description could ask for many gigabytes.
@@ -147,70 +130,20 @@ def _network_with_weights(spec: NetworkSpec, state: Mapping[str, Tensor]) -> Gra
     _check_shapes(network, state)
     if any(buffer.is_meta and name not in state for name, buffer in network.named_buffers()):
         network = build_network(spec)  # some networks compute tables that are not stored, such as relative positions
-    # Copies: safetensors maps the file into memory, and Windows cannot replace a mapped file.
-    copies = {
-        name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
-        for name, tensor in state.items()
-    }
-    network.load_state_dict(copies, assign=True)
+    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+    weights = {name: each.float() if each.is_floating_point() else each for name, each in tensors.items()}
+    network.load_state_dict(weights, assign=True)
     return network
 
 
-def _check_shapes(network: GradingNetwork, state: Mapping[str, Tensor]) -> None:
+def _check_shapes(network: GradingNetwork, state: Mapping[str, NDArray[Any]]) -> None:
     expected = network.state_dict()
-    different = [name for name, tensor in expected.items() if name not in state or state[name].shape != tensor.shape]
+    different = [
+        name for name, tensor in expected.items() if name not in state or state[name].shape != tuple(tensor.shape)
+    ]
     different += sorted(state.keys() - expected.keys())
     if different:
         raise ValueError(f"{len(different)} tensors differ, the first is {different[0]}")
-
-
-def _pop_fingerprints(state: dict[str, Tensor], path: Path) -> TrainingFingerprints:
-    """The training fingerprints, taken out of the tensors; none where the file has none."""
-    tables = {}
-    for name, num_bytes in FINGERPRINT_TABLES.items():
-        table = state.pop(_FINGERPRINT_PREFIX + name, torch.zeros((0, num_bytes), dtype=torch.uint8))
-        if table.dtype != torch.uint8 or table.ndim != 2 or table.shape[1] != num_bytes:
-            raise CheckpointError(f"the training fingerprints in {path} are damaged; copy the file again")
-        tables[name] = table.numpy().copy()
-    return TrainingFingerprints(**tables)
-
-
-def _pop_checks(state: dict[str, Tensor], path: Path) -> FeatureChecks | None:
-    """The feature checks, taken out of the tensors; None where there are none."""
-    names = [name for name in state if name.startswith(_CHECKS_PREFIX)]
-    try:
-        return checks_from_tensors({name.removeprefix(_CHECKS_PREFIX): state.pop(name).numpy() for name in names})
-    except ValueError as error:
-        raise CheckpointError(
-            f"the feature checks in {path} are damaged, or of another version ({error}); copy the file again, or add "
-            "them again with `fundusgrade add-checks`"
-        ) from error
-
-
-@contextlib.contextmanager
-def _open_safetensors(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); copy it again or train the model again"
-        ) from error
-
-
-def _description_text(metadata: Mapping[str, str] | None, path: Path) -> str:
-    """The description's JSON from a file's metadata. Raises CheckpointError without it, or where its hash differs."""
-    text = (metadata or {}).get(METADATA_KEY)
-    if metadata is None or text is None:
-        raise CheckpointError(
-            f"{path} holds weights, but no description by fundusgrade; "
-            "use it as a start with `fundusgrade train --init-weights`"
-        )
-    if metadata.get(HASH_KEY) != hash_text(text):
-        raise CheckpointError(
-            f"the description in {path} is not the one that was saved (hash differs); copy the file again"
-        )
-    return text
 
 
 def _to_stored(tensor: Tensor, *, half: bool) -> Tensor:
@@ -223,10 +156,5 @@ def _to_stored(tensor: Tensor, *, half: bool) -> Tensor:
 
 
 def hash_tensors(state: Mapping[str, Tensor]) -> str:
-    """SHA-256, in hexadecimal, over names, types, shapes and bytes of tensors in the order of names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    """SHA-256 of tensors, as of `checkpoint_file.hash_arrays`."""
+    return hash_arrays({name: tensor.contiguous().numpy() for name, tensor in state.items()})

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 from numpy.typing import NDArray
 
 from fundusgrade import __version__, store
@@ -22,7 +21,7 @@ from fundusgrade.metrics.referral import UNSTATED_POINT, OperatingPoint
 from fundusgrade.networks.feature_checks import ChecksProvenance
 from fundusgrade.networks.heads import NUM_CUTS, Calibration
 from fundusgrade.networks.local_calibration import LocalCalibration
-from fundusgrade.networks.network import NetworkSpec
+from fundusgrade.networks.spec import NetworkSpec
 from fundusgrade.options import DecideFor, FoldsBy, Head
 from fundusgrade.photographs.recipe import RECIPE_VERSION, PreprocessRecipe
 
@@ -197,9 +196,6 @@ def _network(described: dict[str, Any]) -> NetworkSpec:
         arguments=dict(described["arguments"]),
     )
     top, bottom = spec.rows or (0, spec.size_px)
-    # For other names, such as "hf-hub:...", timm would download a description.
-    if spec.timm_name is not None and not timm.is_model(spec.timm_name.split(".")[0]):
-        raise ValueError(f"timm {timm.__version__} has no network {spec.timm_name!r}")
     if spec.size_px != int(described["recipe"]["size_px"]) or not 0 <= top < bottom <= spec.size_px:
         raise ValueError(f"rows {top} to {bottom} of {spec.size_px} px are not those of its preprocessed images")
     if min(spec.std) <= 0:

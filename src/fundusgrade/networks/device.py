@@ -11,24 +11,18 @@ import torch
 from fundusgrade.errors import DeviceError
 from fundusgrade.options import DeviceName, Precision
 
-# Images per batch on a CPU, where each worker runs a batch of its own on one core: a few images use its vector units
-# fully, and with small batches all workers finish at nearly the same time.
-CPU_BATCH = 8
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceChoice:
     """The device and precision to use (never "auto"), with the reason in words.
 
-    `compiled` says whether training compiles the network. `runtime` names the runtime and number format of an exported
-    graph, as "onnxruntime int8"; None where PyTorch computes.
+    `compiled` says whether training compiles the network.
     """
 
     device: torch.device
     precision: Precision
     reason: str
     compiled: bool = False
-    runtime: str | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """A context in which PyTorch computes at the chosen precision."""
@@ -39,8 +33,7 @@ class DeviceChoice:
 
     def describe(self) -> str:
         """One line for people."""
-        arithmetic = self.runtime or f"{self.precision.value}{', compiled' if self.compiled else ''}"
-        return f"{self.device.type}, {arithmetic}: {self.reason}"
+        return f"{self.device.type}, {self.precision.value}{', compiled' if self.compiled else ''}: {self.reason}"
 
 
 def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO) -> DeviceChoice:
@@ -77,31 +70,6 @@ def _local_device(device: DeviceName) -> torch.device:
             f"torchrun --nproc-per-node={num_devices}, or --device cpu"
         )
     return torch.device(device.value, local_rank)
-
-
-def choose_for_graph(
-    runtime: str, device: DeviceName = DeviceName.AUTO, precision: Precision = Precision.AUTO
-) -> DeviceChoice:
-    """The only choice for an exported graph: the CPU, at the precision of `runtime`, as "onnxruntime int8".
-
-    Raises DeviceError where another device or precision is requested.
-    """
-    if device not in (DeviceName.AUTO, DeviceName.CPU):
-        raise DeviceError(
-            f"--device {device.value}: an exported graph runs on the CPU; leave the option out, or use the model's "
-            "safetensors file"
-        )
-    if precision is not Precision.AUTO and precision.value != runtime.split()[-1]:
-        raise DeviceError(
-            f"--precision {precision.value}: this graph runs as {runtime}; leave the option out, or use the "
-            "model's safetensors file"
-        )
-    return DeviceChoice(
-        device=torch.device("cpu"),
-        precision=Precision.FLOAT32,  # of what PyTorch computes before and after the graph
-        reason="an exported graph runs as it was exported",
-        runtime=runtime,
-    )
 
 
 def _choose_precision(device: DeviceName, requested: Precision) -> tuple[Precision, str]:
@@ -146,8 +114,3 @@ def cpu_overflows_int8() -> bool:
 def _cpu_capabilities() -> dict[str, object]:
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return capabilities
-
-
-def allowed_cores() -> int:
-    """Number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,10 +15,12 @@ from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.manifest import ManifestRow
 from fundusgrade.metrics.classification import decide_grades, quadratic_weighted_kappa
 from fundusgrade.networks.checkpoint import Checkpoint
-from fundusgrade.networks.device import CPU_BATCH, DeviceChoice, choose_device, choose_for_graph
-from fundusgrade.networks.graphs import GraphBackbone
-from fundusgrade.networks.inference import predict_probabilities, to_device
+from fundusgrade.networks.device import choose_device
+from fundusgrade.networks.model import Model
+from fundusgrade.networks.processor import CPU_BATCH
+from fundusgrade.networks.runtime import predict
 from fundusgrade.networks.tensors import LabeledImages, load_images
+from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.options import DeviceName, Precision
 
 MAX_KAPPA_LOSS = 0.005
@@ -79,7 +81,7 @@ class ExportCheck:
 
 def check_export(
     original: Checkpoint,
-    exported: Checkpoint,
+    exported: Model,
     dataset: PreparedDataset,
     split: str,
     rows: Sequence[ManifestRow],
@@ -91,14 +93,13 @@ def check_export(
 
     Raises DatasetError where the data set was prepared otherwise than the model's training data, or `rows` is empty.
     """
-    backbone = exported.network.backbone
-    assert isinstance(backbone, GraphBackbone), "an export is a graph"
     dataset.check_recipe(original.description.recipe, original.description.name)
     images = load_images(dataset, rows)
     with _one_core():
-        reference = _measure(original, choose_device(DeviceName.CPU, Precision.FLOAT32), images, original_bytes)
-        usual = _measure(original, choose_device(DeviceName.CPU), images, original_bytes)
-        export = _measure(exported, choose_for_graph(backbone.arithmetic), images, export_bytes)
+        in_float32 = on_pytorch(original, choose_device(DeviceName.CPU, Precision.FLOAT32))
+        reference = _measure(in_float32, images, original_bytes)
+        usual = _measure(on_pytorch(original, choose_device(DeviceName.CPU)), images, original_bytes)
+        export = _measure(exported, images, export_bytes)
     return ExportCheck(
         data=dataset.name,
         split=split,
@@ -121,16 +122,16 @@ class _Measured:
     result: RuntimeResult
 
 
-def _measure(checkpoint: Checkpoint, choice: DeviceChoice, images: LabeledImages, num_bytes: int) -> _Measured:
-    network, pixels = to_device(checkpoint.network, choice).eval(), images.pixels
-    predict_probabilities(network, pixels[:1], choice)  # what is computed only once is not timed
+def _measure(model: Model, images: LabeledImages, num_bytes: int) -> _Measured:
+    pixels, description = images.pixels.permute(0, 2, 3, 1).numpy(), model.description
+    arithmetic, spec = model.runtime.arithmetic, description.network
+    predict(model.runtime, spec, pixels[:1], batch_size=1)  # what is computed only once is not timed
     started = time.perf_counter()
-    probabilities = predict_probabilities(network, pixels, choice, CPU_BATCH)
+    probabilities = predict(model.runtime, spec, pixels, batch_size=CPU_BATCH).probabilities
     seconds = time.perf_counter() - started
-    description = checkpoint.description
     grades = decide_grades(description.deciding(probabilities), description.thresholds)
     result = RuntimeResult(
-        arithmetic=choice.runtime or f"PyTorch {choice.precision.value}",
+        arithmetic=f"{arithmetic.runtime} {arithmetic.number_format}",
         kappa=quadratic_weighted_kappa(images.grades.numpy(), grades),
         ms_per_image=_MS_PER_SECOND * seconds / len(pixels),
         size_mb=num_bytes / _BYTES_PER_MB,

@@ -23,12 +23,18 @@ from fundusgrade import __version__, store
 from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.errors import CheckpointError, DeviceError
 from fundusgrade.files import write_atomically
-from fundusgrade.networks.checkpoint import FINGERPRINT_TABLES, Checkpoint, read_description
+from fundusgrade.networks.checkpoint_file import FINGERPRINT_TABLES, read_description
 from fundusgrade.networks.description import CheckpointDescription, parse_description
-from fundusgrade.networks.device import cpu_has_bfloat16, cpu_overflows_int8
-from fundusgrade.networks.graphs import onnx_backbone, openvino_backbone
-from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.options import ExportFormat, Precision
+from fundusgrade.networks.graphs import (
+    GraphRuntime,
+    LoadedGraph,
+    load_onnx_graph,
+    load_openvino_graph,
+    openvino_has_bfloat16,
+)
+from fundusgrade.networks.model import Model
+from fundusgrade.networks.runtime import Arithmetic
+from fundusgrade.options import DeviceName, ExportFormat, Precision, RuntimeName
 from fundusgrade.text import error_text
 
 SUFFIXES = {ExportFormat.ONNX: (".onnx",), ExportFormat.OPENVINO: (".xml", ".bin")}
@@ -101,26 +107,81 @@ def read_graph(path: Path, format: ExportFormat) -> ExportedGraph:
     return _parse(content, format, contents, path)
 
 
-def open_graph(graph: ExportedGraph, name: str, precision: Precision = Precision.AUTO) -> Checkpoint:
-    """The graph as a network, ready to use on the CPU; `name` names it in errors.
+def open_graph(
+    graph: ExportedGraph,
+    name: str,
+    *,
+    device: DeviceName = DeviceName.AUTO,
+    precision: Precision = Precision.AUTO,
+    runtime: RuntimeName = RuntimeName.AUTO,
+) -> Model:
+    """The graph as a model, ready to grade on the CPU; `name` names it in errors.
 
     OpenVINO computes a graph of float32 in bfloat16 where `precision` is bfloat16, or where it is `auto` and the
     processor is fast at it. Raises CheckpointError where its runtime is not installed or cannot run it, DeviceError
-    where this processor lacks the instructions for its number format.
+    where another device, precision or runtime is requested than it has, or where this processor lacks the instructions
+    for its number format.
     """
-    if graph.number_format == "int8" and cpu_overflows_int8():
+    _check_runtime(graph.format, device, runtime)
+    if graph.number_format == "int8" and _overflows_int8():
         raise DeviceError(
             f"{name} computes in 8 bits, and sums of 8-bit products overflow on this processor (no VNNI instructions); "
             "use a graph that was exported without --int8"
         )
-    if graph.format is ExportFormat.ONNX:
-        (model,) = graph.contents
-        backbone = onnx_backbone(model, graph.number_format, name)
-    else:
-        xml, weights = graph.contents
-        backbone = openvino_backbone(xml, weights, _openvino_number_format(graph, precision), name)
-    network = GradingNetwork(graph.description.network, backbone).eval()
-    return Checkpoint(description=graph.description, network=network, fingerprints=graph.fingerprints)
+    number_format = graph.number_format
+    if graph.format is ExportFormat.OPENVINO:
+        number_format = _openvino_number_format(graph, precision, name)
+    loaded = load_graph(graph.format, graph.contents, number_format, name)
+    _check_precision(number_format, precision, loaded.name)
+    arithmetic = Arithmetic(
+        runtime=loaded.name,
+        number_format=number_format,
+        device=DeviceName.CPU.value,
+        reason="an exported graph runs as it was exported",
+    )
+    return Model(
+        description=graph.description,
+        fingerprints=graph.fingerprints,
+        checks=None,
+        runtime=GraphRuntime(loaded, graph.description.network, arithmetic, normalizes=True),
+    )
+
+
+def load_graph(format: ExportFormat, contents: tuple[bytes, ...], number_format: str, name: str) -> LoadedGraph:
+    """The contents of a graph's files in its runtime; `name` names it in errors. Raises as `open_graph`."""
+    if format is ExportFormat.ONNX:
+        return load_onnx_graph(contents[0], name)
+    return load_openvino_graph(contents[0], contents[1], number_format, name)
+
+
+def _check_runtime(format: ExportFormat, device: DeviceName, runtime: RuntimeName) -> None:
+    """Raise DeviceError where a graph is to run elsewhere than it can."""
+    if device not in (DeviceName.AUTO, DeviceName.CPU):
+        raise DeviceError(
+            f"--device {device.value}: an exported graph runs on the CPU; leave the option out, or use the model's "
+            "safetensors file"
+        )
+    own = RuntimeName.ONNXRUNTIME if format is ExportFormat.ONNX else RuntimeName.OPENVINO
+    if runtime not in (RuntimeName.AUTO, own):
+        raise DeviceError(
+            f"--runtime {runtime.value}: an exported graph of the format {format.value} runs in {own.value}; leave the "
+            "option out, or use the model's safetensors file"
+        )
+
+
+def _check_precision(number_format: str, precision: Precision, runtime: str) -> None:
+    """Raise DeviceError where another number format is requested than that of the graph."""
+    if precision is not Precision.AUTO and precision.value != number_format:
+        raise DeviceError(
+            f"--precision {precision.value}: this graph runs as {runtime} {number_format}; leave the option out, or "
+            "use the model's safetensors file"
+        )
+
+
+def _overflows_int8() -> bool:
+    from fundusgrade.networks.device import cpu_overflows_int8  # PyTorch knows the processor's instructions
+
+    return cpu_overflows_int8()
 
 
 def write_graph(graph: ExportedGraph, path: Path) -> tuple[Path, ...]:
@@ -159,12 +220,12 @@ def _read(path: Path, graph: Path) -> bytes:
         ) from error
 
 
-def _openvino_number_format(graph: ExportedGraph, precision: Precision) -> str:
+def _openvino_number_format(graph: ExportedGraph, precision: Precision, name: str) -> str:
     if graph.number_format != Precision.FLOAT32.value or precision is Precision.FLOAT32:
         return graph.number_format
-    if precision is Precision.BFLOAT16 and not cpu_has_bfloat16():
+    if precision is Precision.BFLOAT16 and not openvino_has_bfloat16(name):
         raise DeviceError("--precision bfloat16: this processor has no bfloat16 instructions; use --precision auto")
-    return Precision.BFLOAT16.value if cpu_has_bfloat16() else graph.number_format
+    return Precision.BFLOAT16.value if openvino_has_bfloat16(name) else graph.number_format
 
 
 def _sidecar_content(graph: ExportedGraph) -> dict[str, Any]:

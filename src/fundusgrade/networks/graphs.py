@@ -1,46 +1,66 @@
-"""Exported graphs as backbones: networks that another runtime, onnxruntime or OpenVINO, computes on the CPU."""
+"""Graphs: networks that another runtime, OpenVINO or ONNX Runtime, computes on the CPU, without PyTorch."""
 
 from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from fundusgrade.errors import CheckpointError
-from fundusgrade.networks.device import allowed_cores
+from fundusgrade.networks.processor import allowed_cores
+from fundusgrade.networks.runtime import ONNX_RUNTIME, OPENVINO, Arithmetic, Outputs, Pixels
+from fundusgrade.networks.spec import NetworkSpec
 from fundusgrade.options import Precision
 
 # Several threads call at once; with one stream of OpenVINO they would wait for each other.
 _MAX_STREAMS = 8
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Run = Callable[[NDArray[Any]], Sequence[NDArray[np.float32]]]
 
 
-class GraphBackbone(nn.Module):
-    """A graph in the place of a backbone; `arithmetic` names runtime and number format, as "onnxruntime int8".
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedGraph:
+    """A graph in its runtime: `run` maps a batch to its outputs, `name` is that of the runtime with its version.
 
     `constants` is memory that the graph reads its weights from: it must exist as long as the graph runs.
     """
 
-    def __init__(self, run: Run, arithmetic: str, *, constants: object = None) -> None:
-        super().__init__()
+    run: Run
+    name: str
+    constants: object = None
+
+
+class GraphRuntime:
+    """A graph as the runtime of a network.
+
+    The graph takes the pixels of the network's rows (B, rows, width, 3) uint8 or, where `normalizes` says that this
+    class does so, normalized images (B, 3, rows, width) float32. Its first output are the outputs of the head, its
+    second one, if any, the features.
+    """
+
+    def __init__(self, graph: LoadedGraph, spec: NetworkSpec, arithmetic: Arithmetic, *, normalizes: bool) -> None:
         self.arithmetic = arithmetic
-        self._run = run
-        self._constants = constants
+        self._graph = graph
+        self._rows = slice(*(spec.rows or (0, spec.size_px)))
+        self._mean, self._std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+        self._normalizes = normalizes
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalized images (B, 3, rows, width) -> outputs of the head (B, n), on the CPU and without gradients."""
-        return torch.from_numpy(self._run(np.ascontiguousarray(x.detach().numpy(), np.float32)))
+    def run(self, pixels: Pixels, *, with_features: bool) -> Outputs:
+        """Outputs, and features if asked for, of preprocessed images (B, S, S, 3) uint8."""
+        rows: NDArray[Any] = pixels[:, self._rows]
+        if self._normalizes:
+            rows = ((rows.astype(np.float32) / 255 - self._mean) / self._std).transpose(0, 3, 1, 2)
+        outputs, *features = self._graph.run(np.ascontiguousarray(rows))
+        return Outputs(outputs=outputs, features=features[0] if with_features and features else None)
 
 
-def onnx_backbone(model: bytes, number_format: str, name: str) -> GraphBackbone:
-    """An ONNX model as a backbone, which several threads may call at once; each call uses one core.
+def load_onnx_graph(model: bytes, name: str) -> LoadedGraph:
+    """An ONNX model in ONNX Runtime, which several threads may call at once; each call uses one core.
 
     Raises CheckpointError, which names `name`, where onnxruntime is not installed or cannot run the model.
     """
@@ -56,18 +76,17 @@ def onnx_backbone(model: bytes, number_format: str, name: str) -> GraphBackbone:
         raise CheckpointError(
             f"onnxruntime {runtime.__version__} cannot run {name} ({error}); export it again with this version"
         ) from error
-
     input_name = session.get_inputs()[0].name
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = session.run(None, {input_name: images})[0]
+    def run(batch: NDArray[Any]) -> Sequence[NDArray[np.float32]]:
+        outputs: Sequence[NDArray[np.float32]] = session.run(None, {input_name: batch})
         return outputs
 
-    return GraphBackbone(run, f"onnxruntime {number_format}")
+    return LoadedGraph(run=run, name=f"{ONNX_RUNTIME} {_short_version(runtime)}")
 
 
-def openvino_backbone(xml: bytes, weights: bytes, number_format: str, name: str) -> GraphBackbone:
-    """A model of OpenVINO (its .xml and .bin) as a backbone, which several threads may call at once.
+def load_openvino_graph(xml: bytes, weights: bytes, number_format: str, name: str) -> LoadedGraph:
+    """A model of OpenVINO (its .xml and .bin), which several threads may call at once.
 
     It computes in bfloat16 where `number_format` says so; in float32 and in 8 bits as it was exported. Each calling
     thread gets an inference request of its own, as two threads may not share one; each call uses one core. Raises
@@ -90,14 +109,22 @@ def openvino_backbone(xml: bytes, weights: bytes, number_format: str, name: str)
         ) from error
     own = threading.local()
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(batch: NDArray[Any]) -> Sequence[NDArray[np.float32]]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        outputs: NDArray[np.float32] = own.request.infer([images])[0].copy()
-        return outputs
+        return [output.copy() for output in own.request.infer([batch]).values()]
 
     # The compiled model reads its weights from this memory, but does not keep it from being freed.
-    return GraphBackbone(run, f"OpenVINO {number_format}", constants=constants)
+    return LoadedGraph(run=run, name=f"{OPENVINO} {_short_version(openvino)}", constants=constants)
+
+
+def openvino_has_bfloat16(name: str) -> bool:
+    """Whether OpenVINO finds that this processor computes bfloat16 (AVX512-BF16 or AMX).
+
+    Raises CheckpointError, which names `name`, where OpenVINO is not installed.
+    """
+    openvino = optional_package("openvino", "openvino", name)
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def optional_package(package: str, extra: str, needed_by: str) -> Any:
@@ -111,3 +138,8 @@ def optional_package(package: str, extra: str, needed_by: str) -> Any:
         raise CheckpointError(
             f"{needed_by} needs {package}, which is not installed; `pip install 'fundusgrade[{extra}]'`"
         ) from error
+
+
+def _short_version(package: Any) -> str:
+    """The version's first two numbers: those after them mend defects."""
+    return ".".join(str(package.__version__).split(".")[:2])

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from fundusgrade.grades import NUM_GRADES
 from fundusgrade.options import Head
@@ -30,7 +30,8 @@ NO_SLOPES = (1.0,) * NUM_CUTS
 NO_INTERCEPTS = (0.0,) * NUM_CUTS
 # Scale of the logistic distribution of a severity before calibration.
 SEVERITY_SCALE = 0.25
-_SMALLEST_PROBABILITY = 1e-7
+SMALLEST_PROBABILITY = 1e-7
+"""Least probability of a grade before probabilities are normalized."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,30 +53,32 @@ class Calibration:
 UNCALIBRATED = Calibration()
 
 
-def grade_logits(head: Head, outputs: Tensor, calibration: Calibration = UNCALIBRATED) -> Tensor:
-    """Outputs (B, n) of a head, n by NUM_OUTPUTS -> calibrated logits (B, 5): their softmax are the probabilities."""
+def grade_probabilities(
+    head: Head, outputs: NDArray[np.floating], calibration: Calibration = UNCALIBRATED
+) -> NDArray[np.float64]:
+    """Outputs (B, n) of a head, n by NUM_OUTPUTS -> probabilities (B, 5) float64.
+
+    They are the softmax of `head_logits.grade_logits`, which has gradients.
+    """
+    values = outputs.astype(np.float64)
     if head is Head.SOFTMAX:
-        return (outputs + _like(outputs, calibration.offsets)) / calibration.temperature
+        logits = (values + np.array(calibration.offsets)) / calibration.temperature
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float64)
     if head is Head.REGRESSION:
         scale = SEVERITY_SCALE * calibration.temperature
-        return log_grade_probabilities(torch.sigmoid((outputs - _like(outputs, calibration.cutpoints)) / scale))
-    logits = outputs * _like(outputs, calibration.slopes) + _like(outputs, calibration.intercepts)
-    return log_grade_probabilities(torch.sigmoid(_falling(logits)))
+        return _from_cumulative(_sigmoid((values - np.array(calibration.cutpoints)) / scale))
+    logits = values * np.array(calibration.slopes) + np.array(calibration.intercepts)
+    steps = MARGIN * np.arange(NUM_CUTS)
+    return _from_cumulative(_sigmoid(np.minimum.accumulate(logits + steps, axis=1) - steps))
 
 
-def _falling(logits: Tensor) -> Tensor:
-    """Cumulative logits (B, 4), each lowered to at least `MARGIN` below the one before it."""
-    steps = MARGIN * torch.arange(NUM_CUTS, dtype=logits.dtype, device=logits.device)
-    return (logits + steps).cummin(dim=1).values - steps
+def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-x)), written so that nothing overflows."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float64)
 
 
-def _like(outputs: Tensor, values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values, dtype=outputs.dtype, device=outputs.device)
-
-
-def log_grade_probabilities(cumulative: Tensor) -> Tensor:
-    """log P(grade = k) (B, 5) from P(grade > k), k = 0 to 3 (B, 4): that of differences of neighbors, kept finite."""
-    ones, zeros = torch.ones_like(cumulative[:, :1]), torch.zeros_like(cumulative[:, :1])
-    probabilities = torch.cat([ones, cumulative], dim=1) - torch.cat([cumulative, zeros], dim=1)
-    clamped = probabilities.clamp(min=_SMALLEST_PROBABILITY)
-    return (clamped / clamped.sum(dim=1, keepdim=True)).log()
+def _from_cumulative(cumulative: NDArray[np.float64]) -> NDArray[np.float64]:
+    """P(grade = k) (B, 5) from P(grade > k), k = 0 to 3 (B, 4)."""
+    clamped = np.maximum(-np.diff(cumulative, axis=1, prepend=1.0, append=0.0), SMALLEST_PROBABILITY)
+    return np.asarray(clamped / clamped.sum(axis=1, keepdims=True), np.float64)

@@ -17,7 +17,7 @@ from torch import nn
 from fundusgrade.errors import WeightsUnavailableError
 from fundusgrade.networks.build import build_backbone, patch_side_px
 from fundusgrade.networks.heads import NUM_OUTPUTS
-from fundusgrade.networks.network import NetworkSpec
+from fundusgrade.networks.spec import NetworkSpec
 from fundusgrade.photographs.recipe import MAX_SIZE_PX, MIN_SIZE_PX
 from fundusgrade.text import shortened
 

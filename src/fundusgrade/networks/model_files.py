@@ -10,7 +10,8 @@ from fundusgrade import store
 from fundusgrade.data.transfer import ZIP_SUFFIX, Unpacked, move_into_store, pack, public_config, unpacked
 from fundusgrade.errors import StoreError
 from fundusgrade.files import file_lock, write_atomically
-from fundusgrade.networks.checkpoint import load_checkpoint, read_description, replace_description
+from fundusgrade.networks.checkpoint import load_checkpoint, replace_description
+from fundusgrade.networks.checkpoint_file import read_description
 from fundusgrade.networks.model_folder import write_card
 from fundusgrade.outputs import check_outputs
 

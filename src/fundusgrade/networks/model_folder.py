@@ -7,7 +7,8 @@ from pathlib import Path
 from fundusgrade import store
 from fundusgrade.data.leakage import TrainingFingerprints
 from fundusgrade.files import make_folder, write_atomically
-from fundusgrade.networks.checkpoint import Checkpoint, read_description, save_checkpoint
+from fundusgrade.networks.checkpoint import Checkpoint, save_checkpoint
+from fundusgrade.networks.checkpoint_file import read_description
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.model_card import model_card
 

@@ -1,48 +1,20 @@
-"""The network: its specification, the small CNN, and a backbone with a grading head."""
+"""The network: the small CNN, and a backbone with a grading head."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fundusgrade.grades import NUM_GRADES
-from fundusgrade.networks.heads import UNCALIBRATED, Calibration, grade_logits
-from fundusgrade.options import Head
-
-CNN = "cnn"
+from fundusgrade.networks.head_logits import grade_logits
+from fundusgrade.networks.heads import Calibration
+from fundusgrade.networks.spec import NetworkSpec
 
 # Initial bias of a regression head: near the mean grade of the usual data sets.
 INITIAL_SEVERITY = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkSpec:
-    """Everything needed to build a network again.
-
-    `arch` is the architecture as the user names it, `timm_name` timm's name, None for the small CNN. Images are
-    size_px x size_px; of them the network uses rows `rows[0]` to `rows[1]` (exclusive), all if None. `mean` and `std`
-    normalize each color channel. `arguments` are passed to timm beside the name: numbers, strings and lists of them.
-    """
-
-    arch: str
-    timm_name: str | None
-    size_px: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    rows: tuple[int, int] | None = None
-    head: Head = Head.SOFTMAX
-    calibration: Calibration = UNCALIBRATED
-    arguments: Mapping[str, object] = field(default_factory=dict)
-
-    @property
-    def input_px(self) -> tuple[int, int]:
-        """Height and width of the network's input, in px."""
-        top, bottom = self.rows or (0, self.size_px)
-        return bottom - top, self.size_px
 
 
 class SmallCnn(nn.Module):

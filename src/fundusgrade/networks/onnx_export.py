@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from fundusgrade.errors import ExportError
 from fundusgrade.networks.graphs import optional_package
 from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.spec import NetworkSpec
 
 INPUT_NAME, OUTPUT_NAME = "images", "outputs"
 """Names of a graph's input, normalized images (B, 3, rows, width), and of its output, outputs of the head (B, n)."""
@@ -31,24 +33,29 @@ def to_onnx(network: GradingNetwork) -> Any:
 
     Raises ExportError where PyTorch cannot trace the architecture, CheckpointError where a package is missing.
     """
+    example = torch.zeros(2, 3, *network.spec.input_px)
+    return trace_to_onnx(network.backbone, example, [OUTPUT_NAME], network.spec)
+
+
+def trace_to_onnx(module: nn.Module, example: Tensor, output_names: list[str], spec: NetworkSpec) -> Any:
+    """A module as an ONNX model for batches of any size of inputs like the example. Raises as `to_onnx`."""
     for package in ("onnx", "onnxscript"):
         optional_package(package, "onnx", _EXPORTING)
-    example = torch.zeros(2, 3, *network.spec.input_px)
     try:
         program: Any = torch.onnx.export(
-            network.backbone,
+            module,
             (example,),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
+            output_names=output_names,
             external_data=False,
             verbose=False,
         )
     except Exception as error:  # tracing runs the network's code with other types, and may fail in any way
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ExportError(
-            f"PyTorch {torch.__version__} cannot export {network.spec.timm_name or network.spec.arch} ({reason}); "
+            f"PyTorch {torch.__version__} cannot export {spec.timm_name or spec.arch} ({reason}); "
             "use its safetensors file, or --format hub"
         ) from error
     return _without_traces(program.model_proto)
@@ -112,12 +119,18 @@ def to_openvino(model: bytes) -> tuple[bytes, bytes]:
     Raises ExportError where OpenVINO cannot convert it, CheckpointError where OpenVINO is not installed.
     """
     openvino = optional_package("openvino", "openvino", f"{_EXPORTING} --format openvino")
+    try:
+        return openvino_files(openvino.Core().read_model(model))
+    except RuntimeError as error:
+        raise ExportError(
+            f"OpenVINO {openvino.__version__} cannot convert this network ({error}); use --format onnx"
+        ) from error
+
+
+def openvino_files(model: Any) -> tuple[bytes, bytes]:
+    """A model of OpenVINO as the contents of its two files, .xml and .bin. Raises RuntimeError where it cannot."""
+    openvino = optional_package("openvino", "openvino", f"{_EXPORTING} --format openvino")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.xml"
-        try:
-            openvino.save_model(openvino.Core().read_model(model), path, compress_to_fp16=False)
-        except RuntimeError as error:
-            raise ExportError(
-                f"OpenVINO {openvino.__version__} cannot convert this network ({error}); use --format onnx"
-            ) from error
+        openvino.save_model(model, path, compress_to_fp16=False)
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()

@@ -8,7 +8,6 @@ of several photographs at once would mix. Results do not depend on the number of
 
 from __future__ import annotations
 
-import copy
 import json
 import queue
 from collections.abc import Generator, Iterator, Sequence
@@ -21,7 +20,7 @@ from fundusgrade import __version__
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
 from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.grading.concurrency import choose_concurrency, worker_pools
-from fundusgrade.grading.grader import Grader
+from fundusgrade.options import DeviceName
 from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.explanation_files import FigureRequest, figure_files, write_figure
 from fundusgrade.reports.explanation_pages import (
@@ -109,9 +108,9 @@ def _entries(
     num_workers: int | None,
 ) -> Iterator[IndexEntry]:
     """All entries in order; those that are not kept are made by workers, a few photographs ahead."""
-    choice, size_px = request.graders[0].choice, max(grader.recipe.size_px for grader in request.graders)
-    on_cpu = choice.device.type == "cpu"
-    concurrency = choose_concurrency(choice, size_px=size_px, num_workers=num_workers or (None if on_cpu else 1))
+    device, size_px = request.graders[0].arithmetic.device, max(grader.recipe.size_px for grader in request.graders)
+    on_cpu = device == DeviceName.CPU
+    concurrency = choose_concurrency(device, size_px=size_px, num_workers=num_workers or (None if on_cpu else 1))
     requests: queue.SimpleQueue[FigureRequest] = queue.SimpleQueue()
     for number in range(concurrency.num_workers):
         requests.put(request if number == 0 else _copy(request))
@@ -123,7 +122,7 @@ def _entries(
         finally:
             requests.put(own)
 
-    with worker_pools(concurrency, choice) as pools:
+    with worker_pools(concurrency, device) as pools:
         waiting: list[Future[IndexEntry] | IndexEntry] = []
         for photograph, name in zip(photographs, figure_names(photographs), strict=True):
             waiting.append(kept[name] if name in kept else pools.photographs.submit(explain, photograph, name))
@@ -139,13 +138,7 @@ def _result(each: Future[IndexEntry] | IndexEntry) -> IndexEntry:
 
 def _copy(request: FigureRequest) -> FigureRequest:
     """The request with copies of the networks: what is not changed is shared."""
-
-    def own(grader: Grader) -> Grader:
-        copied = copy.copy(grader)
-        copied.network = copy.deepcopy(grader.network)
-        return copied
-
-    return replace(request, graders=[own(grader) for grader in request.graders])
+    return replace(request, graders=[grader.with_own_network() for grader in request.graders])
 
 
 def _entry(photograph: PhotographSource, name: str, request: FigureRequest, folder: Path) -> IndexEntry:

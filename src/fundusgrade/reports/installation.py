@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from fundusgrade import __version__, store
-from fundusgrade.networks.device import DeviceChoice, allowed_cores
+from fundusgrade.networks.device import DeviceChoice
+from fundusgrade.networks.processor import allowed_cores
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "dicom": ("pydicom",),

@@ -231,7 +231,7 @@ def calibration_line(model: str, calibration: LocalCalibration, *, is_certified:
     if precision != calibration.precision:
         line += (
             f". Scores were computed in {calibration.precision} then and are in {precision} now, which moves some of "
-            f"them: use --precision {calibration.precision}, or calibrate again"
+            f"them: use --runtime pytorch --precision {calibration.precision}, or calibrate again"
         )
     return one_line(line)
 

@@ -19,7 +19,7 @@ from fundusgrade.networks.checkpoint import load_checkpoint, save_checkpoint
 from fundusgrade.networks.description import CheckpointDescription, Provenance
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device
-from fundusgrade.networks.network import CNN
+from fundusgrade.networks.spec import CNN
 from fundusgrade.networks.timm_hub import is_hub_name, public_name
 from fundusgrade.training.decision import RatedOutputs, fit_rule, grade_outputs
 from fundusgrade.training.operating_point import RatedProbabilities, fit_operating_point

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.autograd import functional
 
 from fundusgrade.metrics.recalibration import fit_recalibration
-from fundusgrade.networks.heads import MIDPOINTS, SEVERITY_SCALE, Calibration, grade_logits, log_grade_probabilities
+from fundusgrade.networks.head_logits import grade_logits, log_grade_probabilities
+from fundusgrade.networks.heads import MIDPOINTS, SEVERITY_SCALE, Calibration
 from fundusgrade.options import Head
 
 # Fractions of the class weights' effect that are undone; 1 undoes it wholly.

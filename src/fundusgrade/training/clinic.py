@@ -35,6 +35,7 @@ from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.local_calibration import LocalCalibration
 from fundusgrade.networks.model_folder import save_derived_model
+from fundusgrade.networks.torch_runtime import on_pytorch
 
 _NUM_NAMED = 3
 
@@ -99,14 +100,14 @@ def calibrate_for_clinic(request: CalibrationRequest, choice: DeviceChoice) -> C
     participants = find_participants(dataset)
     _check_unseen(parent, dataset, participants.rows)
     _check_certifiable(request, participants.rows)
-    before = score_rows(Grader(parent, choice), dataset, participants.rows)
+    before = score_rows(Grader(on_pytorch(parent, choice)), dataset, participants.rows)
     thresholds, changes_grades = parent.description.thresholds, request.changes_grades
     recalibration = recalibrate_referable(before)
     fitted = recalibrated(before, recalibration, thresholds, grades=changes_grades)
     after = cross_recalibrated(before, thresholds, grades=changes_grades)
     certificate = certify_patients(fitted, sensitivity=request.sensitivity, confidence=request.confidence)
     assert isinstance(certificate, Certificate), "there are enough referable patients"
-    precision = choice.runtime or choice.precision.value
+    precision = choice.precision.value
     description = _describe(request, parent.description, dataset, fitted, recalibration, certificate, precision)
     if changes_grades:
         conformity = measure_conformity(after.probabilities, after.grades, after.predicted)

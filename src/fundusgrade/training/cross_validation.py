@@ -20,9 +20,11 @@ from fundusgrade.grading.grader import Grader
 from fundusgrade.metrics.classification import quadratic_weighted_kappa
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import TTA_SUFFIX, PredictionSet, concatenate, fold_name, write_predictions
-from fundusgrade.networks.checkpoint import load_checkpoint, read_description
+from fundusgrade.networks.checkpoint import load_checkpoint
+from fundusgrade.networks.checkpoint_file import read_description
 from fundusgrade.networks.description import Provenance
 from fundusgrade.networks.device import DeviceChoice, choose_device
+from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.options import DeviceName, FoldsBy, Precision
 from fundusgrade.training.class_counts import check_grades
 from fundusgrade.training.distributed import process_group
@@ -219,7 +221,7 @@ def _grade_fold(
     path = store.model_directory(fold_name(name, fold)) / store.MODEL_FILE
     checkpoint = load_checkpoint(path)
     _check_same_data(name, checkpoint.description.provenance, dataset, fold, folds)
-    grader = Grader(checkpoint, choice, tta=tta)
+    grader = Grader(on_pytorch(checkpoint, choice), tta=tta)
     return predict_dataset(grader, dataset.with_fold(fold, folds.number, folds.by), "test", fold=fold)
 
 

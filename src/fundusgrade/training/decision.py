@@ -14,7 +14,7 @@ from fundusgrade.metrics.classification import decide_grades, expected_grades
 from fundusgrade.metrics.thresholds import fit_thresholds
 from fundusgrade.networks.heads import UNCALIBRATED, Calibration
 from fundusgrade.networks.inference import to_probabilities
-from fundusgrade.networks.network import NetworkSpec
+from fundusgrade.networks.spec import NetworkSpec
 from fundusgrade.options import DecideFor, Decision
 from fundusgrade.training.calibration import fit_calibration
 from fundusgrade.training.losses import CLASS_WEIGHT_POWERS

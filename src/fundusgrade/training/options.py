@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fundusgrade.errors import TrainingError
-from fundusgrade.networks.network import CNN
+from fundusgrade.networks.spec import CNN
 from fundusgrade.networks.timm_hub import public_name
 from fundusgrade.options import NUM_FOLDS, ClassWeights, DecideFor, Decision, FoldsBy, Head, Loss, Recipe
 from fundusgrade.training.losses import CLASS_WEIGHT_POWERS, resolve_head_and_loss

@@ -25,7 +25,8 @@ from fundusgrade.metrics.conformal import measure_conformity
 from fundusgrade.metrics.estimates import describe_number
 from fundusgrade.metrics.predictions import fold_name
 from fundusgrade.metrics.referral import OperatingPoint
-from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint, read_description
+from fundusgrade.networks.checkpoint import Checkpoint, load_checkpoint
+from fundusgrade.networks.checkpoint_file import read_description
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device
 from fundusgrade.networks.model_folder import save_derived_model

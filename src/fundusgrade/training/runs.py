@@ -18,7 +18,7 @@ from fundusgrade.data.splits import FEWEST_TO_HALVE
 from fundusgrade.errors import TrainingError
 from fundusgrade.files import make_folder, write_atomically
 from fundusgrade.metrics.estimates import describe_number
-from fundusgrade.networks.checkpoint import read_description
+from fundusgrade.networks.checkpoint_file import read_description
 from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.device import DeviceChoice, choose_device
 from fundusgrade.networks.model_card import model_card

@@ -9,7 +9,7 @@ import typer
 
 from fundusgrade.commands.options.names import complete_models
 from fundusgrade.commands.options.panels import COMPUTING, GRADING, MODEL
-from fundusgrade.options import DeviceName, Precision
+from fundusgrade.options import DeviceName, Precision, RuntimeName
 
 if TYPE_CHECKING:
     from fundusgrade.grading.grader import Grader
@@ -29,6 +29,16 @@ PrecisionOption = Annotated[
         "--precision",
         metavar="FORMAT",
         help="Floating-point format of the network: auto (16 bits where that is fast), float32, bfloat16 or float16.",
+        rich_help_panel=COMPUTING,
+    ),
+]
+RuntimeOption = Annotated[
+    RuntimeName,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="What computes the network: auto (on a CPU the fastest that is installed), pytorch, openvino or "
+        "onnxruntime.",
         rich_help_panel=COMPUTING,
     ),
 ]
@@ -90,7 +100,9 @@ def chosen_models(named: Sequence[str] | None) -> Sequence[str | None]:
 def load_graders(
     named: Sequence[str] | None, device: DeviceName, precision: Precision, coverage: float | None = None
 ) -> list[Grader]:
-    """A grader for each model of `ModelsOption`. Raises as `Grader.load`."""
-    from fundusgrade.grading.grader import Grader
+    """A grader in PyTorch for each model of `ModelsOption`. Raises as `Grader.load`."""
+    from fundusgrade.grading.datasets import load_for_figures
 
-    return [Grader.load(name, device=device, precision=precision, coverage=coverage) for name in chosen_models(named)]
+    return [
+        load_for_figures(name, device=device, precision=precision, coverage=coverage) for name in chosen_models(named)
+    ]

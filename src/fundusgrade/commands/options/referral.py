@@ -107,11 +107,14 @@ def report_coverage(grader: Grader) -> None:
 
 def report_operating_point(grader: Grader) -> None:
     """Print from which probability a grader refers; what that finds on the validation photographs is a detail."""
+    from fundusgrade.networks.runtime import PYTORCH
     from fundusgrade.reports.listings import calibration_line, operating_point_line
 
     calibration, point = grader.description.local_calibration, grader.operating_point
     is_certified = calibration is not None and point.threshold <= calibration.certificate.threshold
-    precision = grader.provenance().precision
+    arithmetic = grader.arithmetic
+    is_pytorch = arithmetic.runtime.startswith(PYTORCH)
+    precision = arithmetic.number_format if is_pytorch else f"{arithmetic.runtime} {arithmetic.number_format}"
     if calibration is not None:
         message(calibration_line(grader.name, calibration, is_certified=is_certified, precision=precision))
     if not is_certified:
