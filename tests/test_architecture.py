@@ -26,7 +26,8 @@ PACKAGES = (
     "reports",
     "commands",
 )
-"""Each after those that it may import; PyTorch in parts of `networks` and `grading`, and after them. Modules at the root come before all of them."""
+"""Each after those that it may import; modules at the root come before all of them. PyTorch is imported in parts of
+`networks` and `grading`, and after these."""
 WITHOUT_TORCH = ("photographs", "data", "metrics")
 NETWORKS_WITHOUT_TORCH = (
     *("spec", "heads", "processor", "runtime", "model", "graphs", "graph_files", "graph_store", "loading"),

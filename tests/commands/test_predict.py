@@ -40,7 +40,7 @@ def test_predict_verbatim(workplace: Path) -> None:
         assert float(row["expected_grade"]) == pytest.approx(sum(g * p for g, p in enumerate(numbers)), abs=1e-3)
         assert float(row["referable_probability"]) == pytest.approx(sum(numbers[2:]), abs=3e-4)
         assert (row["model"], row["error"]) == ("tiny", "")
-    assert re.search(r"^model tiny\n(cpu|cuda|mps), ", outcome.stderr)
+    assert re.search(r"^model tiny\nruntime: PyTorch [0-9.]+, \w+, (cpu|cuda|mps): ", outcome.stderr)
     assert "wrote 3 rows to out.csv: 3 graded, 0 failed, 0 of doubtful quality" in outcome.stderr
 
 

@@ -22,8 +22,8 @@ from tests.models_for_tests import install_model, save_photographs
 def interrupted_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     grade_all = Grader.grade_all
 
-    def stop(self: Grader, photographs: object) -> Iterator[object]:
-        results = grade_all(self, photographs)  # type: ignore[arg-type]
+    def stop(self: Grader, photographs: object, **options: object) -> Iterator[object]:
+        results = grade_all(self, photographs, **options)  # type: ignore[arg-type]
         for _ in range(count):
             yield next(results)
         raise KeyboardInterrupt
