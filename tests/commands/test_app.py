@@ -50,8 +50,12 @@ OPTIONS = {
         *("--csv", "--out", "--list", "--model", "--device", "--precision", "--runtime", "--batch-size", "--workers"),
         *("--require-gradable", "--tta", "--coverage", "--sensitivity", "--threshold"),
         *("--by-patient", "--patients", "--patient-pattern", "--fields", "--shard", "--resume", "--overwrite"),
+        *("--report", "--sample", "--sample-seed"),
     },
-    "merge": {"--csv", "--out", "--list", "--by-patient", "--patients", "--patient-pattern", "--fields", "--overwrite"},
+    "merge": {
+        *("--csv", "--out", "--list", "--by-patient", "--patients", "--patient-pattern", "--fields", "--overwrite"),
+        *("--report", "--sample", "--sample-seed"),
+    },
     "explain": {
         *("--out", "--model", "--target", "--method", "--masks", "--arrays", "--faithfulness", "--scale"),
         *("--coverage", "--resume", "--overwrite", "--workers", "--device", "--precision"),
