@@ -40,7 +40,7 @@ from fundusgrade.photographs import remote
 from fundusgrade.photographs.sources import PhotographSource
 
 _PARTS = ".parts"
-_OF_DEVICES = ("device", "precision", "batch_size")
+_OF_DEVICES = ("device", "runtime", "precision", "batch_size")
 _REMEDY = "rerun with the same photographs, or start over with --overwrite instead of --resume"
 
 

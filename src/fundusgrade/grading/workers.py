@@ -148,5 +148,5 @@ def _check_provenance(own: RowProvenance, expected: RowProvenance) -> None:
             + ", ".join(f"{name} {mine[name]}" for name in different)
             + "; expected "
             + ", ".join(f"{name} {theirs[name]}" for name in different)
-            + "; use machines of one kind with the same packages, or set --device and --precision"
+            + "; use machines of one kind with the same packages, or set --device, --precision and --runtime"
         )
