@@ -138,7 +138,7 @@ def main() -> None:
     found = list(itertools.islice(itertools.cycle(gradable), chosen.count))
     found = [PhotographSource(path=each.path, name=f"{number:05d}") for number, each in enumerate(found)]
     grader = Grader.load(chosen.model)
-    print(f"{len(found)} photographs ({len(gradable)} different); {grader.name}; {grader.choice.describe()}")
+    print(f"{len(found)} photographs ({len(gradable)} different); {grader.name}; {grader.arithmetic.describe()}")
     programs = preparing(found, grader.recipe, chosen.automorph)
     programs["ours, all cores"] = bounds_of(grader, found)[LOAD]
     report("preparing", take_turns(programs, chosen.rounds), len(found))
