@@ -97,9 +97,10 @@ def test_a_page_that_the_navigation_lacks_and_one_that_is_not_there_are_found(tm
     ]
 
 
-def test_an_empty_line_goes_before_a_list_but_not_into_it_nor_into_code() -> None:
+def test_an_empty_line_goes_before_a_list_and_a_table_but_not_into_it_nor_into_code() -> None:
     text = "Grades:\n- none\n  at all\n- mild\n\n```\nNo list:\n- code\n```\n"
     assert PROGRAM["separated"](text) == text.replace("Grades:\n", "Grades:\n\n")
+    assert PROGRAM["separated"]("Of 3:\n| a |\n|---|\n| b |\n") == "Of 3:\n\n| a |\n|---|\n| b |\n"
     assert PROGRAM["separated"]("Of 3.\n1. first\n2. second\n") == "Of 3.\n\n1. first\n2. second\n"
 
 

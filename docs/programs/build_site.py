@@ -73,12 +73,14 @@ def gather(folder: Path) -> None:
 
 
 def separated(text: str) -> str:
-    """Markdown with an empty line before each list, which the builder of the site needs, and hosts of code do not."""
+    """Markdown with an empty line before lists and tables: the builder of the site needs it, hosts of code do not."""
     lines: list[str] = []
     is_code = in_list = False
     for line in text.splitlines():
+        before = lines[-1] if lines else ""
         is_item = bool(ITEM.match(line)) and not is_code
-        if is_item and not in_list and lines and lines[-1]:
+        begins_table = line.startswith("|") and not is_code and not before.startswith("|")
+        if before and (begins_table or (is_item and not in_list)):
             lines.append("")
         in_list = is_item or (in_list and (line.startswith(" ") or not line))
         is_code ^= line.lstrip().startswith("```")
