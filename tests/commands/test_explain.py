@@ -157,7 +157,8 @@ def test_explain_makes_a_folder_with_an_index_also_of_failures(workplace: Path) 
     figures = ["clinic/eye01-explained.jpg", "clinic/eye02-explained.jpg"]
     assert files == [*figures, "config.yaml", "explanations.jsonl", "index.html"]
     page = Path("maps/index.html").read_text()
-    assert page.count("<img ") == 2 and "the file is empty" in page
+    assert page.count('"figure":"clinic/eye') == 2 and "the file is empty" in page
+    assert "explained: 2; not explained: 1" in page
     assert "fundusgrade" in page
 
 
@@ -239,7 +240,7 @@ def test_an_interrupted_folder_keeps_and_reports_what_is_done(workplace: Path, m
     monkeypatch.setattr(explanation_run, "write_figure", write_one)
     outcome = Outcome("fundusgrade explain images --out maps --workers 1")
     assert (outcome.code, outcome.stdout.count(" gap "), "Interrupted." in outcome.stderr) == (130, 1, True)
-    assert Path("maps/index.html").read_text().count("<img ") == 1
+    assert Path("maps/index.html").read_text().count('"figure":"eye') == 1
 
 
 def test_explain_with_coverage_gives_sets_bounds_and_their_coverage_by_grade(workplace: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,22 +13,15 @@ from fundusgrade.errors import DatasetError
 from fundusgrade.explanation.explainer import Explanations, explain_photograph
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import parse_target
-from fundusgrade.grading.grader import Grader
-from fundusgrade.networks.checkpoint import load_checkpoint
-from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.options import Attribution, Layer
 from fundusgrade.photographs.images import read_image
 from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.explanation_pages import (
-    IndexEntry,
     draw_figure,
-    entry_of,
     figure_names,
-    index_html,
     write_arrays,
 )
-from tests.models_for_tests import install_model, save_photographs
-from tests.white_spots import CPU, SIZE_PX, eye_with_white_spot, white_spot_grader
+from tests.white_spots import SIZE_PX, eye_with_white_spot, white_spot_grader
 
 SEVERE = ExplainOptions(target=parse_target("severe"))
 FINE_GRAD_CAM = replace(SEVERE, method=Attribution.GRAD_CAM, layer=Layer.FINE)
@@ -84,21 +76,3 @@ def test_no_figure_replaces_another() -> None:
         "eye.jpg-explained.jpg",
         "other-explained.jpg",
     ]
-
-
-def test_the_index_page_shows_figures_and_reasons(tmp_path: Path) -> None:
-    grader = Grader(on_pytorch(load_checkpoint(install_model()), CPU))
-    (path,) = save_photographs(tmp_path, [1])
-    entries = [
-        entry_of("<eye> #1.png", "a b/<eye> #1-explained.jpg", [grader.grade(path)]),
-        IndexEntry(name="bad.png", reason="bad.png: <empty>"),
-    ]
-    page = index_html(entries, title="Explanations of 2 photographs", command="fundusgrade explain 'a b'")
-    assert '<img src="a b/&lt;eye&gt; %231-explained.jpg"' in page
-    assert IndexEntry(name="", figure="javascript:1.jpg").link == "javascript%3A1.jpg", "a path, not a scheme"
-    assert re.search(r"grade \d .*\(tiny\)", page)
-    assert "bad.png: &lt;empty&gt;" in page and "<eye>" not in page
-    assert "explained: 1; not explained: 1" in page
-    assert page.count("&lt;eye&gt; #1.png") == 2, "the name is given once, and in the description of the figure"
-    assert "Research software, not a medical device." in page
-    assert "http" not in page.replace("http-equiv", "")

@@ -85,7 +85,7 @@ def test_a_reader_filters_looks_at_maps_grades_undoes_and_downloads_labels(tmp_p
     assert {(each.source, each.grade, each.patient, each.eye, each.without_grade) for each in read.samples} == {
         ("1_right.png", Grade.MODERATE, "1", "right", None),
         ("1_left.png", Grade.NONE, "1", "left", None),
-        ("2_right.png", None, "2", "right", "to be referred, without a grade"),
+        ("2_right.png", None, "2", "right", "to be referred without a grade"),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fundusgrade.commands.options.data import LabelsOption
 from fundusgrade.commands.options.names import complete_datasets, complete_models
 from fundusgrade.commands.options.network import DeviceOption, PrecisionOption
 from fundusgrade.commands.options.panels import DATA, OUTPUT
@@ -31,6 +32,7 @@ def calibrate(
         ),
     ],
     name: Annotated[str, typer.Option(metavar="NAME", help="Name of the new model.", rich_help_panel=OUTPUT)],
+    labels: LabelsOption = None,
     sensitivity: Annotated[
         float,
         typer.Option(
@@ -89,6 +91,7 @@ def calibrate(
     request = CalibrationRequest(
         model=model,
         data=tuple(data),
+        labels=labels,
         name=name,
         sensitivity=sensitivity,
         confidence=confidence,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fundusgrade.commands.options.data import AllowLeakageOption, DataOption, SplitOption
+from fundusgrade.commands.options.data import AllowLeakageOption, DataOption, LabelsOption, SplitOption, with_labels
 from fundusgrade.commands.options.names import complete_predictions
 from fundusgrade.commands.options.network import (
     DeviceOption,
@@ -50,6 +50,7 @@ def evaluate(
     ] = None,
     data: DataOption = None,
     split: SplitOption = Split.TEST,
+    labels: LabelsOption = None,
     common: Annotated[
         bool,
         typer.Option("--common", help="Evaluate only the photographs that all models graded.", rich_help_panel=DATA),
@@ -135,7 +136,8 @@ def evaluate(
     models = chosen_models(model) if model or not files else ()
     # Stored predictions do not depend on splits: of folds by source, copies may be in two of them.
     names = data or [file.predictions.data for file in files[:1]]
-    dataset = open_dataset(names, check_splits=bool(model) or not files)
+    _check_labels(labels, files)
+    dataset = with_labels(open_dataset(names, check_splits=bool(model) or not files), labels)
     _check_report(report, predictions or (), models, overwrite=overwrite)
     _check_folder(out, predictions or (), files, models, dataset, audit=audit, overwrite=overwrite)
     _check_compared(files, models, subgroup or (), tta=tta)
@@ -160,6 +162,12 @@ def evaluate(
     audits = _audit_candidates(candidates, dataset, split, out) if audit else []
     if report is not None:
         _write_report(report, candidates, dataset, assessment, images, audits)
+
+
+def _check_labels(labels: Path | None, files: Sequence[Candidate]) -> None:
+    """Raise BadParameter for labels of stored predictions, which hold the grades that they are scored by."""
+    if labels is not None and files:
+        raise typer.BadParameter("--labels needs --model: stored predictions hold their own grades")
 
 
 def _check_report(

@@ -27,6 +27,7 @@ from fundusgrade.commands.options.network import (
 )
 from fundusgrade.commands.options.output import OverwriteOption
 from fundusgrade.commands.options.panels import HEAT_MAPS, OUTPUT
+from fundusgrade.commands.options.patients import PatientPatternOption, PatientsOption, patients_of_page
 from fundusgrade.commands.options.photographs import find_photographs, input_files
 from fundusgrade.commands.options.referral import CoverageOption, report_coverage
 from fundusgrade.commands.settings import Settings
@@ -39,7 +40,7 @@ from fundusgrade.terminal import command, message, progress
 if TYPE_CHECKING:
     from fundusgrade.photographs.sources import PhotographSource
     from fundusgrade.reports.explanation_files import FigureRequest
-    from fundusgrade.reports.explanation_pages import IndexEntry
+    from fundusgrade.reports.explanation_index import IndexEntry
 
 
 def explain(
@@ -88,6 +89,8 @@ def explain(
         ),
     ] = False,
     coverage: CoverageOption = None,
+    patients: PatientsOption = None,
+    patient_pattern: PatientPatternOption = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -117,7 +120,8 @@ def explain(
     out = out or Path(
         f"{photographs[0].resolve().name}-explained" if several else f"{found[0].path.stem}-explained.png"
     )
-    read = input_files(found, masks, models=model or ())
+    by_patients = patients_of_page(patients, patient_pattern, [each.name for each in found])
+    read = input_files(found, masks, patients, models=model or ())
     _check_place(out, [*read, *photographs], several=several)
     if masks is not None:
         num_masked = check_masks([each.name for each in found], masks)
@@ -129,7 +133,10 @@ def explain(
     check_fit(graders, methods)
     if faithfulness:
         check_comparable(graders)
-    request = FigureRequest(graders=graders, methods=methods, masks=masks, arrays=arrays, scale=scale, notes=notes)
+    request = FigureRequest(
+        graders=graders, methods=methods, masks=masks, arrays=arrays, scale=scale, notes=notes,
+        patients=by_patients,
+    )  # fmt: skip
     planned = [*planned_files(found, request, out), out / CONFIG_FILE] if several else figure_files(request, out)
     is_resumed = _is_resumed(out, resume=resume, overwrite=overwrite)
     check_outputs(planned, inputs=read, overwrite=overwrite or is_resumed)

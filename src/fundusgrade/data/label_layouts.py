@@ -109,6 +109,16 @@ def read_rows(table: LabelTable, layout: str, columns: LabelColumns | None, inde
     return [_with_no_grade(row) for row in rows] if layout == "messidor2" else rows
 
 
+def reviewed_rows(table: LabelTable) -> list[LabelRow]:
+    """The rows of the file of a page of results. Raises DatasetError for another file."""
+    if not set(map(_key, table.header)) >= _REVIEWED:
+        raise DatasetError(
+            f"{table.path} is no reviewed.csv: it has the columns {', '.join(filter(None, table.header))}; expected "
+            f"{', '.join(REVIEW_COLUMNS[:7])}, as a page of results downloads it (`fundusgrade predict --report`)"
+        )
+    return list(dict.fromkeys(row for cells in _cells(table) for row in _reviewed_rows(cells)))
+
+
 def check_scale(table: LabelTable, layout: str, rows: list[LabelRow], names: GradeNames) -> None:
     """Raise DatasetError where grades are of another scale than ICDR's 0-4 and the user has not said what they mean."""
     if names.given:

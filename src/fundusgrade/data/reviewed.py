@@ -16,7 +16,7 @@ reader saw the model's answer before giving one; `sampled` whether the photograp
 REFERRED = "yes"
 """`reader_referable` of a photograph that is to be referred; with an empty `reader_grade` no grade was given."""
 UNGRADABLE_BY_READER = "ungradable"
-REFERRED_WITHOUT_GRADE = "to be referred, without a grade"
+REFERRED_WITHOUT_GRADE = "to be referred without a grade"
 """What a reader says of a photograph instead of a grade, for messages."""
 
 # Spreadsheets evaluate a cell that begins with one of these characters, after blanks and control characters. Some split

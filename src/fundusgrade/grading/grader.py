@@ -323,6 +323,10 @@ class Grader:
         )
         return self._ungraded(prediction.image, failure)
 
+    def ungraded(self, name: str, reason: str) -> Ungraded:
+        """The result of a photograph that cannot be graded for this reason."""
+        return self._ungraded(name, GradingFailure(reason=reason))
+
     def _ungraded(self, name: str, failure: GradingFailure) -> Ungraded:
         return Ungraded(
             image=name,

@@ -40,6 +40,7 @@ def calibration_lines(calibrated: Calibrated) -> list[str]:
     grades = "grades follow from them" if calibration.changes_grades else "grades stay as they were"
     return [
         calibration.describe(),
+        *([] if calibrated.relabeled is None else [f"labels: {calibrated.relabeled.describe()}"]),
         *_left_out(participants),
         calibration.certificate.describe(),
         "it holds if",

@@ -17,6 +17,7 @@ from fundusgrade.photographs.pixels import Image
 from fundusgrade.reports.listings import doubts_in_words, referral_in_words
 from fundusgrade.reports.overlay import MarkedRegion
 from fundusgrade.reports.panel_layout import Column, KeyEntry, Panel, PanelFigure, PanelRow, Symbol
+from fundusgrade.reports.thumbnails import crop_to_retina
 from fundusgrade.text import one_line, significant
 
 _METHODS = {
@@ -31,7 +32,6 @@ _SCALES = {
     ColorScale.RELATIVE: ("relative scale", "colors of each map from 0 to its own maximum: compare places, not maps"),
     ColorScale.ABSOLUTE: ("absolute scale", "the same colors on every photograph"),
 }
-_MARGIN = 0.02  # around the field of view, of its size
 _MOST_UNCUT = 0.95
 _OUTWEIGHED_FLOORS = 0.125
 
@@ -73,18 +73,8 @@ def visible_box(explanation: Explanation) -> tuple[slice, slice]:
     """Rows and columns of the photograph that show its field of view, and a narrow margin."""
     height, width = explanation.photograph.shape[:2]
     fov, placement = explanation.preprocessed.field_of_view, explanation.preprocessed.placement
-    factor_x, factor_y = width / placement.photograph_width, height / placement.photograph_height
-    margin_x, margin_y = _MARGIN * 2 * fov.radius_x, _MARGIN * 2 * fov.radius_y
-
-    def span(low: float, high: float, factor: float, size: int) -> slice:
-        return slice(int(max(0, np.floor(low * factor))), int(min(size, np.ceil(high * factor) + 1)))
-
-    top, bottom = max(fov.top, fov.center_y - fov.radius_y), min(fov.bottom, fov.center_y + fov.radius_y)
-    left, right = max(fov.left, fov.center_x - fov.radius_x), min(fov.right, fov.center_x + fov.radius_x)
-    return (
-        span(top - margin_y, bottom + margin_y, factor_y, height),
-        span(left - margin_x, right + margin_x, factor_x, width),
-    )
+    crop = crop_to_retina(fov, height=placement.photograph_height, width=placement.photograph_width)
+    return crop.box(height=height, width=width)
 
 
 def _column(explanation: Explanation, *, is_named: bool) -> Column:
@@ -109,20 +99,22 @@ def _row(row: Sequence[Explanation], box: tuple[slice, slice], chosen: ColorScal
     scale = first.heat_map.scale
     on_scale = chosen or scale.default
     return PanelRow(
-        title=_method_name(first),
+        title=method_name(first),
         note=_SCALES[on_scale][0],
-        panels=[_panel(explanation, box, on_scale) for explanation in row],
+        panels=[describe_panel(explanation, box, on_scale) for explanation in row],
         scale=scale,
         chosen=on_scale,
     )
 
 
-def _method_name(explanation: Explanation) -> str:
+def method_name(explanation: Explanation) -> str:
+    """The name of the method of a heat map, for people."""
     layer = explanation.options.layer
     return _METHODS[explanation.options.method][0] + ("" if layer is Layer.LAST else f", layer {layer}")
 
 
-def _panel(explanation: Explanation, box: tuple[slice, slice], on_scale: ColorScale) -> Panel:
+def describe_panel(explanation: Explanation, box: tuple[slice, slice], on_scale: ColorScale) -> Panel:
+    """What is shown of a heat map in a part of the photograph; where nothing is, a message says so and heat is 0."""
     heat = explanation.heat[box]
     shown = explanation.heat_map.scale.shown(heat, on_scale)
     is_drawn = shown.draws(heat) and not _is_uniform(explanation)
@@ -193,7 +185,7 @@ def _key(
     for row in rows:
         on_scale = chosen or row[0].heat_map.scale.default
         meaning = _METHODS[row[0].options.method][1]
-        methods.append(f"{_method_name(row[0])}: {meaning}; {_SCALES[on_scale][1]}.")
+        methods.append(f"{method_name(row[0])}: {meaning}; {_SCALES[on_scale][1]}.")
     return [
         KeyEntry(
             text=f"Color marks what raised the score {score}; it does not outline lesions, and retina without color "

@@ -12,9 +12,11 @@ from fundusgrade.explanation.explainer import explain_photograph
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
+from fundusgrade.grading.patients import PatientRequest
 from fundusgrade.options import ColorScale
 from fundusgrade.photographs.loading import DECODING_MARGIN
 from fundusgrade.photographs.sources import PhotographSource
+from fundusgrade.reports.explanation_index import map_pictures
 from fundusgrade.reports.explanation_pages import (
     INDEX_FILE,
     JOURNAL_FILE,
@@ -24,6 +26,8 @@ from fundusgrade.reports.explanation_pages import (
     gap_line,
     write_arrays,
 )
+from fundusgrade.reports.review_entries import ReviewPicture
+from fundusgrade.reports.review_page import present_pictures
 
 _DRAWING = threading.Lock()
 """Matplotlib is not made for several threads."""
@@ -36,7 +40,8 @@ class FigureRequest:
     """The content of figures: a column for each model, a row for each method, outlines of the lesions in `masks`.
 
     `scale` is the color scale of all methods, by default that of each; `notes` are sentences for the figures' key. With
-    `arrays` the heat maps are written as .npz files beside the figures.
+    `arrays` the heat maps are written as .npz files beside the figures. The index page has a row for each of
+    `patients`, or for each photograph.
     """
 
     graders: Sequence[Grader]
@@ -45,15 +50,18 @@ class FigureRequest:
     arrays: bool = False
     scale: ColorScale | None = None
     notes: tuple[str, ...] = ()
+    patients: PatientRequest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenFigure:
-    """The prediction of each model, a line on the gap of each map that has one, and the files, the figure first."""
+    """The prediction of each model, a line on the gap of each map that has one, the files, the figure first, and small
+    pictures of photograph and maps."""
 
     predictions: tuple[Prediction, ...]
     gap_lines: tuple[str, ...]
     paths: tuple[Path, ...]
+    pictures: tuple[ReviewPicture, ...]
 
 
 def figure_files(request: FigureRequest, figure: Path) -> list[Path]:
@@ -64,7 +72,7 @@ def figure_files(request: FigureRequest, figure: Path) -> list[Path]:
 
 
 def planned_files(photographs: Sequence[PhotographSource], request: FigureRequest, folder: Path) -> list[Path]:
-    """The files that `write_figures` writes, the index page last; none of photographs that are known to be unreadable,
+    """The files that `write_figures` writes; none of photographs that are known to be unreadable,
     whose names in an archive may be equal."""
     named = zip(photographs, figure_names(photographs), strict=True)
     names = [name for photograph, name in named if photograph.problem is None]
@@ -72,6 +80,7 @@ def planned_files(photographs: Sequence[PhotographSource], request: FigureReques
         *(file for name in names for file in figure_files(request, folder / name)),
         folder / JOURNAL_FILE,
         folder / INDEX_FILE,
+        *present_pictures(folder / INDEX_FILE),
     ]
 
 
@@ -90,6 +99,7 @@ def write_figure(photograph: PhotographSource, request: FigureRequest, path: Pat
         predictions=tuple(explanation.prediction for explanation in explained[0]),
         gap_lines=tuple(line for line in lines if line is not None),
         paths=(path, *arrays),
+        pictures=map_pictures(explained, request.scale),
     )
 
 

@@ -1,4 +1,4 @@
-"""Files of explanations: figures, heat maps as arrays, and the index page of a folder."""
+"""Files of explanations: figures, and heat maps as arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,11 @@ from fundusgrade.explanation.attribution import DEFAULT_METHOD
 from fundusgrade.explanation.explainer import Explanation, Explanations
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.files import write_atomically
-from fundusgrade.grades import Prediction
 from fundusgrade.options import Attribution, ColorScale
 from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.figures import draw_explanations
-from fundusgrade.reports.html.environment import render
-from fundusgrade.reports.listings import prediction_line
 from fundusgrade.reports.overlay import MarkedRegion
-from fundusgrade.text import one_line, printable
+from fundusgrade.text import printable
 
 # File systems allow 255 bytes; names of arrays beside a figure add those of model and method.
 _LONGEST_NAME_BYTES = 150
@@ -33,29 +30,6 @@ JOURNAL_FILE = "explanations.jsonl"
 """What the figures of a folder were made with, and a line for each photograph."""
 # Cool colors, which heat never has; of different lightness, so that color-blind readers and gray print tell them apart.
 _LESION_COLORS = {"MA": (120, 230, 255), "HE": (70, 120, 255), "EX": (0, 190, 120), "SE": (200, 170, 255)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexEntry:
-    """A photograph on the index page: its name, and either its figure and predictions or the reason for having none.
-
-    `figure` is a path relative to the page; `lines` are the predictions in words.
-    """
-
-    name: str
-    figure: str = ""
-    lines: tuple[str, ...] = ()
-    reason: str | None = None
-
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """The lines without the photograph's name before them, for a page that gives it once."""
-        return tuple(line.removeprefix(one_line(f"{self.name}: ")) for line in self.lines)
-
-    @property
-    def link(self) -> str:
-        """The path of the figure as a link of the page."""
-        return _quoted(self.figure)
 
 
 def draw_figure(
@@ -156,19 +130,6 @@ def _full_path(found: PhotographSource) -> Path:
     return path if found.frame is None else path.with_name(f"{path.name}#{found.frame}")
 
 
-def index_html(entries: Sequence[IndexEntry], *, title: str, command: str, notes: Sequence[str] = ()) -> str:
-    """The index page: figures and predictions of photographs, then a table of those without a figure and the reason.
-
-    `notes` are sentences about all of them, such as the coverage of prediction sets.
-    """
-    return render("explanations.html", title=title, entries=entries, notes=notes, command=command)
-
-
-def entry_of(name: str, figure: str, predictions: Sequence[Prediction], gap_lines: Sequence[str] = ()) -> IndexEntry:
-    """The index entry of an explained photograph: its figure, each model's prediction, and the gaps of its maps."""
-    return IndexEntry(name=name, figure=figure, lines=(*map(prediction_line, predictions), *gap_lines))
-
-
 def gap_line(explanation: Explanation) -> str | None:
     """One line for people on how far a map's attributions miss the change of the score; None without a gap."""
     heat_map = explanation.heat_map
@@ -180,11 +141,3 @@ def gap_line(explanation: Explanation) -> str | None:
         f"sum to {change + heat_map.gap:.2f}, the {explanation.target.score_name} changes by {change:.2f} from the "
         f"blurred baseline, gap {heat_map.gap:+.2f} ({explanation.prediction.model})"
     )
-
-
-def _quoted(path: str) -> str:
-    """A relative path as a link: only what would end the link, or make its beginning a scheme, is escaped."""
-    quoted = printable(path)
-    for character in "%#?\\:":
-        quoted = quoted.replace(character, f"%{ord(character):02X}")
-    return quoted

@@ -18,20 +18,15 @@ from typing import Any
 
 from fundusgrade import __version__
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
-from fundusgrade.files import make_folder, write_atomically
+from fundusgrade.files import make_folder
 from fundusgrade.grading.concurrency import choose_concurrency, worker_pools
 from fundusgrade.options import DeviceName
 from fundusgrade.photographs.sources import PhotographSource
 from fundusgrade.reports.explanation_files import FigureRequest, figure_files, write_figure
-from fundusgrade.reports.explanation_pages import (
-    INDEX_FILE,
-    JOURNAL_FILE,
-    IndexEntry,
-    entry_of,
-    figure_names,
-    index_html,
-)
-from fundusgrade.reports.listings import coverage_line
+from fundusgrade.reports.explanation_index import IndexEntry, explained_entry, failed_entry, write_index
+from fundusgrade.reports.explanation_pages import INDEX_FILE, JOURNAL_FILE, figure_names
+from fundusgrade.reports.listings import coverage_line, prediction_line
+from fundusgrade.reports.review_page import link_to_photograph
 from fundusgrade.text import error_text, printable
 
 _MADE_WITH = "made_with"
@@ -94,10 +89,22 @@ def kept_entries(
         fields = _parsed(line)
         if fields is None or fields.get("reason") is not None or names.get(fields.get("figure", "")) != fields["name"]:
             continue
-        entry = IndexEntry(name=fields["name"], figure=fields["figure"], lines=tuple(fields["lines"]))
+        entry = _entry_of_line(fields)
         if all(path.is_file() for path in figure_files(request, folder / entry.figure)):
             kept[entry.figure] = entry
     return kept
+
+
+def _entry_of_line(fields: dict[str, Any]) -> IndexEntry:
+    return IndexEntry(
+        name=fields["name"],
+        figure=fields["figure"],
+        lines=tuple(fields["lines"]),
+        rows=tuple(fields["rows"]),
+        labels=tuple(fields["labels"]),
+        pictures=tuple(fields["pictures"]),
+        photograph=fields["photograph"],
+    )
 
 
 def _entries(
@@ -146,8 +153,15 @@ def _entry(photograph: PhotographSource, name: str, request: FigureRequest, fold
     try:
         written = write_figure(photograph, request, folder / name)
     except (UngradableError, DatasetError) as error:
-        return IndexEntry(name=photograph.name, reason=str(error))
-    return entry_of(photograph.name, name, written.predictions, written.gap_lines)
+        return failed_entry(photograph, request.graders, str(error))
+    return explained_entry(
+        photograph.name,
+        name,
+        written.predictions,
+        [*map(prediction_line, written.predictions), *written.gap_lines],
+        written.pictures,
+        link_to_photograph(photograph, folder / INDEX_FILE),
+    )
 
 
 def _made_with(request: FigureRequest) -> dict[str, Any]:
@@ -182,5 +196,4 @@ def _write_index(entries: Sequence[IndexEntry], request: FigureRequest, folder: 
         for grader in request.graders
         if grader.coverage is not None
     ]
-    title = f"Explanations of {len(entries)} photographs"
-    write_atomically(folder / INDEX_FILE, index_html(entries, title=title, notes=notes, command=command))
+    write_index(folder / INDEX_FILE, entries, command=command, notes=notes, patients=request.patients)

@@ -32,7 +32,8 @@ class ReviewEntry:
 
     `results` are the rows of each model, by column as text, the first model's first. `patient` is None where it is not
     known. `pictures` begin with the photograph; there are none of one that cannot be read. `photograph` and `figure`
-    are links of the page to the file and to the figure of its explanation, "" where there are none.
+    are links of the page to the file and to the figure of its explanation, "" where there are none; `notes` are
+    sentences about it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ReviewEntry:
     pictures: tuple[ReviewPicture, ...] = ()
     photograph: str = ""
     figure: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def referable(self) -> Referral:
@@ -118,6 +120,7 @@ def entry_values(entry: ReviewEntry, *, folder: str, is_sampled: bool) -> dict[s
         "eye": entry.eye.value,
         "photograph": entry.photograph,
         "figure": entry.figure,
+        "notes": [one_line(note) for note in entry.notes],
         "sampled": is_sampled,
         "labels": [one_line(picture.label) for picture in entry.pictures],
         "models": [_result_values(cells) for cells in entry.results],

@@ -71,10 +71,15 @@ def pictures_folder(page: Path) -> Path:
 
 def check_review_outputs(page: Path, inputs: Iterable[Path | None], *, overwrite: bool) -> None:
     """Decide before anything is computed whether page and pictures may be written. Raises StoreError."""
+    read = list(inputs)
+    check_outputs([page], inputs=read, overwrite=overwrite, suffixes=(".html", ".htm"))
+    check_outputs(present_pictures(page), inputs=read, overwrite=overwrite)
+
+
+def present_pictures(page: Path) -> list[Path]:
+    """What is there already where the pictures of a page may be written."""
     folder = pictures_folder(page)
-    there = sorted(folder.iterdir()) if folder.is_dir() else [folder] if os.path.lexists(folder) else []
-    check_outputs([page], inputs=inputs, overwrite=overwrite, suffixes=(".html", ".htm"))
-    check_outputs(there, inputs=inputs, overwrite=overwrite)
+    return sorted(folder.iterdir()) if folder.is_dir() else [folder] if os.path.lexists(folder) else []
 
 
 def link_to_photograph(source: PhotographSource, page: Path) -> str:

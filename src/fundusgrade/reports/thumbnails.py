@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,24 +22,21 @@ from fundusgrade.photographs.sources import PhotographSource
 THUMBNAIL_PX = 200
 """The longer side of a thumbnail; a shorter one of the photograph is not enlarged."""
 _JPEG_QUALITY = 75
-_MARGIN = 0.02
+_MARGIN = 0.02  # around the field of view, of its size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crop:
-    """A part of a photograph: its edges as fractions, 0 to 1, of the photograph's width or height."""
+    """A part of a photograph: its edges as fractions of the photograph's width or height, below 0 or above 1 too."""
 
     left: float = 0.0
     top: float = 0.0
     right: float = 1.0
     bottom: float = 1.0
 
-    def of(self, photograph: Image | FloatImage) -> Image | FloatImage:
-        """The part of a photograph (H, W, 3), of at least one pixel."""
-        height, width = photograph.shape[:2]
-        rows = slice(int(self.top * height), max(int(self.top * height) + 1, round(self.bottom * height)))
-        columns = slice(int(self.left * width), max(int(self.left * width) + 1, round(self.right * width)))
-        return photograph[rows, columns]
+    def box(self, *, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of the part in a photograph of this size in pixels; never empty."""
+        return _span(self.top, self.bottom, height), _span(self.left, self.right, width)
 
 
 WHOLE = Crop()
@@ -46,19 +44,24 @@ WHOLE = Crop()
 
 def crop_to_retina(field_of_view: FieldOfView, *, height: int, width: int) -> Crop:
     """The part that shows the retina, with a narrow margin, of a photograph of this size in pixels."""
-    found = field_of_view
-    margin_x, margin_y = _MARGIN * found.radius_x, _MARGIN * found.radius_y
+    fov = field_of_view
+    margin_x, margin_y = _MARGIN * 2 * fov.radius_x, _MARGIN * 2 * fov.radius_y
     return Crop(
-        left=max(0.0, max(found.left, found.center_x - found.radius_x) - margin_x) / width,
-        top=max(0.0, max(found.top, found.center_y - found.radius_y) - margin_y) / height,
-        right=min(width, min(found.right, found.center_x + found.radius_x) + 1 + margin_x) / width,
-        bottom=min(height, min(found.bottom, found.center_y + found.radius_y) + 1 + margin_y) / height,
+        left=(max(fov.left, fov.center_x - fov.radius_x) - margin_x) / width,
+        top=(max(fov.top, fov.center_y - fov.radius_y) - margin_y) / height,
+        right=(min(fov.right, fov.center_x + fov.radius_x) + margin_x) / width,
+        bottom=(min(fov.bottom, fov.center_y + fov.radius_y) + margin_y) / height,
     )
+
+
+def _span(low: float, high: float, size_px: int) -> slice:
+    return slice(max(0, math.floor(low * size_px)), min(size_px, math.ceil(high * size_px) + 1))
 
 
 def draw_thumbnail(photograph: Image | FloatImage, crop: Crop = WHOLE) -> bytes:
     """A part of a photograph (H, W, 3), uint8 or float32 from 0 to 255, as a small JPEG with our mark."""
-    part = crop.of(photograph)
+    height, width = photograph.shape[:2]
+    part = photograph[crop.box(height=height, width=width)]
     height, width = part.shape[:2]
     factor = min(1.0, THUMBNAIL_PX / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))

@@ -12,6 +12,7 @@ from fundusgrade.data.concatenation import open_dataset
 from fundusgrade.data.dataset import PreparedDataset
 from fundusgrade.data.leakage import TrainingFingerprints, collect_fingerprints, find_overlap
 from fundusgrade.data.manifest import ManifestRow
+from fundusgrade.data.relabel import Relabeled, relabel
 from fundusgrade.errors import DatasetError, TrainingError
 from fundusgrade.files import now
 from fundusgrade.grades import REFERABLE_FROM
@@ -44,6 +45,7 @@ _NUM_NAMED = 3
 class CalibrationRequest:
     """A model by name or path, the clinic's data sets, and the name of the model to write.
 
+    `labels` is a `reviewed.csv` whose grades take the place of those of the data sets.
     `sensitivity` is to be certified with the probability `confidence`, both 0 to 1. `camera` is a note that is stored.
     With `changes_grades` the recalibrated probabilities decide the grades too.
     """
@@ -53,6 +55,7 @@ class CalibrationRequest:
     name: str
     sensitivity: float = 0.90
     confidence: float = 0.90
+    labels: Path | None = None
     camera: str = ""
     changes_grades: bool = False
     overwrite: bool = False
@@ -75,6 +78,7 @@ class Calibrated:
     """The file of the new model, its calibration, the patients, and their photographs before and after.
 
     `after` is cross-validated: each photograph with a recalibration that was fitted without its patient.
+    `relabeled` says how a reader's labels were used, None without any.
     `training_is_known` where the model says which photographs it was trained on, so that leakage was looked for.
     """
 
@@ -84,6 +88,7 @@ class Calibrated:
     before: ScoredPhotographs
     after: ScoredPhotographs
     training_is_known: bool
+    relabeled: Relabeled | None = None
 
 
 def calibrate_for_clinic(request: CalibrationRequest, choice: DeviceChoice) -> Calibrated:
@@ -96,6 +101,8 @@ def calibrate_for_clinic(request: CalibrationRequest, choice: DeviceChoice) -> C
     source = store.resolve_model(request.model)
     target = store.folder_of_new_model(request.name, overwrite=request.overwrite, inputs=[source])
     parent, dataset = load_checkpoint(source), open_dataset(request.data)
+    relabeled = None if request.labels is None else relabel(dataset, request.labels)
+    dataset = dataset if relabeled is None else relabeled.dataset
     check_not_calibrated(parent.description)
     participants = find_participants(dataset)
     _check_unseen(parent, dataset, participants.rows)
@@ -122,6 +129,7 @@ def calibrate_for_clinic(request: CalibrationRequest, choice: DeviceChoice) -> C
         before=before,
         after=after,
         training_is_known=parent.fingerprints.is_known,
+        relabeled=relabeled,
     )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fundusgrade.commands.options.names import complete_datasets
 from fundusgrade.commands.options.panels import DATA
 from fundusgrade.options import Split
+from fundusgrade.terminal import message
+
+if TYPE_CHECKING:
+    from fundusgrade.data.dataset import PreparedDataset
 
 SPLITS_IN_WORDS = "train, validation, test or all"
 
@@ -47,6 +51,16 @@ LesionsOption = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="reviewed.csv of a page of results: its reader's grades take the place of those of the data set "
+        "(default: none).",
+        rich_help_panel=DATA,
+    ),
+]
 AllowLeakageOption = Annotated[
     bool,
     typer.Option(
@@ -55,3 +69,14 @@ AllowLeakageOption = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+
+
+def with_labels(dataset: PreparedDataset, labels: Path | None) -> PreparedDataset:
+    """The data set with the grades of `LabelsOption`, if there is one; what has no grade is counted in a message."""
+    from fundusgrade.data.relabel import relabel
+
+    if labels is None:
+        return dataset
+    relabeled = relabel(dataset, labels)
+    message(f"{labels}: {relabeled.describe()}")
+    return relabeled.dataset

@@ -89,6 +89,22 @@ def patient_request(
     return PatientRequest(path=by_patient, list_file=patients, pattern=pattern, num_fields=num_fields)
 
 
+def patients_of_page(patients: Path | None, pattern: str | None, names: Sequence[str]) -> PatientRequest | None:
+    """Where the patients of a page of these photographs are read from; None where it is not said.
+
+    Raises BadParameter where both options are given, DatasetError where the patient of a photograph is not known.
+    """
+    from fundusgrade.grading.patients import PatientRequest
+
+    if patients is None and pattern is None:
+        return None
+    if patients is not None and pattern is not None:
+        raise typer.BadParameter("patients are named either by --patients or by --patient-pattern")
+    request = PatientRequest(path=None, list_file=patients, pattern=pattern)
+    request.identify(names)
+    return request
+
+
 def report_patients(request: PatientRequest, rows: Path, names: Sequence[str]) -> None:
     """Write the rows by patient of a finished file of rows if they are wanted, and print how many patients refer."""
     if request.path is None:

@@ -238,7 +238,7 @@ function drawView() {
   const large = $("large");
   $("view-title").textContent = labelOf(currentPlace);
   $("view-answer").textContent = isOpen(currentPlace) ? modelInWords(photograph.models[0]) : "";
-  $("view-note").textContent = map;
+  $("view-note").textContent = map ? [map, ...photograph.notes].join(". ") : "";
   $("view-figure").hidden = !photograph.figure || !isOpen(currentPlace);
   $("view-figure").href = photograph.figure;
   large.alt = map ? `Heat map of ${photograph.name}` : photograph.name;
@@ -246,7 +246,8 @@ function drawView() {
     large.onerror = null;
     showSmall(small, "The file is not where it was: this is the small picture.");
   };
-  if (photograph.photograph && !map) large.src = photograph.photograph;
+  const file = map ? photograph.figure : photograph.photograph;
+  if (file) large.src = file;
   else showSmall(small, map || "This is the small picture.");
 }
 

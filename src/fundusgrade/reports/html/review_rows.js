@@ -100,7 +100,7 @@ function drawPhotograph(place) {
   setText(article, ".name", photograph.name);
   drawPicture(article, place);
   if (isOpen(place)) drawAnswer(article, photograph);
-  else article.querySelectorAll(".answer, .score, .decided, .chips, .others").forEach((part) => part.remove());
+  else article.querySelectorAll(".answer, .score, .decided, .chips, .others, .figure").forEach((part) => part.remove());
   drawReader(article, place);
   markCurrent(article, place === currentPlace);
   return drawn;
@@ -132,9 +132,13 @@ function drawAnswer(article, photograph) {
   const model = photograph.models[0];
   setState(article.querySelector(".state"), model.referable);
   setText(article, ".grade", model.grade === null ? "" : `${model.grade} ${page.grades[model.grade]}`);
-  setText(article, ".decided", model.error ? `Not graded: ${model.error}` : model.decided);
+  const decided = model.error ? `Not graded: ${model.error}` : model.decided;
+  setText(article, ".decided", photograph.models.length > 1 ? `${model.model}: ${decided}` : decided);
   drawScore(article.querySelector(".score"), model);
   drawChips(article.querySelector(".chips"), photograph);
+  const figure = article.querySelector(".figure");
+  if (photograph.figure) figure.querySelector("a").href = photograph.figure;
+  else figure.remove();
   drawOthers(article.querySelector(".others"), photograph.models.slice(1));
 }
 
