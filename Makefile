@@ -49,8 +49,9 @@ docs: install-dev
 	$(BIN)/python docs/programs/run_notebook.py
 	$(BIN)/python docs/programs/build_site.py
 
-pictures: install
+pictures: install-dev
 	$(BIN)/python docs/programs/pictures.py
+	$(BIN)/python docs/programs/review_picture.py
 
 test-avx2: install-dev
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest --numprocesses $(WORKERS) $(NUMERIC)

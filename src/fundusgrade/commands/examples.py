@@ -51,6 +51,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "fundusgrade predict images/ --csv out.csv --shard 2/4",
         "fundusgrade predict images/ --csv out.csv --by-patient patients.csv \\",
         "    --patient-pattern '(?P<patient>\\d+)_(?P<eye>left|right)'",
+        "fundusgrade predict images/ --csv out.csv --report grades.html",
     ),
     "merge": (
         "fundusgrade merge images/ --csv out.csv",

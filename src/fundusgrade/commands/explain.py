@@ -38,6 +38,8 @@ from fundusgrade.store import CONFIG_FILE
 from fundusgrade.terminal import command, message, progress
 
 if TYPE_CHECKING:
+    from fundusgrade.explanation.heat_map import ExplainOptions
+    from fundusgrade.grading.grader import Grader
     from fundusgrade.photographs.sources import PhotographSource
     from fundusgrade.reports.explanation_files import FigureRequest
     from fundusgrade.reports.explanation_index import IndexEntry
@@ -110,8 +112,7 @@ def explain(
 
     Several photographs are written to a folder with an index page; the exit code is 3 if one cannot be graded.
     """
-    from fundusgrade.data.lesion_masks import check_masks
-    from fundusgrade.explanation.explainer import DEFAULT_METHODS, check_comparable, check_fit, choose_methods
+    from fundusgrade.explanation.explainer import DEFAULT_METHODS, choose_methods
     from fundusgrade.reports.explanation_files import FigureRequest, figure_files, planned_files
 
     methods = explain_options(method or DEFAULT_METHODS, target)
@@ -123,16 +124,12 @@ def explain(
     by_patients = patients_of_page(patients, patient_pattern, [each.name for each in found])
     read = input_files(found, masks, patients, models=model or ())
     _check_place(out, [*read, *photographs], several=several)
-    if masks is not None:
-        num_masked = check_masks([each.name for each in found], masks)
-        message(f"lesion masks of {num_masked} of {len(found)} photographs in {masks}")
+    _count_masks(masks, found)
     graders = load_graders(model, device, precision, coverage)
     for grader in graders:
         report_coverage(grader)
     methods, notes = choose_methods(graders, methods) if method is None else (methods, ())
-    check_fit(graders, methods)
-    if faithfulness:
-        check_comparable(graders)
+    _check_models(graders, methods, faithfulness=faithfulness)
     request = FigureRequest(
         graders=graders, methods=methods, masks=masks, arrays=arrays, scale=scale, notes=notes,
         patients=by_patients,
@@ -149,6 +146,24 @@ def explain(
         _test(found, request)
     if num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
+
+
+def _count_masks(masks: Path | None, found: Sequence[PhotographSource]) -> None:
+    """Say of how many photographs there are lesion masks. Raises DatasetError where there are none."""
+    from fundusgrade.data.lesion_masks import check_masks
+
+    if masks is not None:
+        num_masked = check_masks([each.name for each in found], masks)
+        message(f"lesion masks of {num_masked} of {len(found)} photographs in {masks}")
+
+
+def _check_models(graders: Sequence[Grader], methods: Sequence[ExplainOptions], *, faithfulness: bool) -> None:
+    """Raise ExplanationError where a method does not fit a model, or models to be tested cannot be compared."""
+    from fundusgrade.explanation.explainer import check_comparable, check_fit
+
+    check_fit(graders, methods)
+    if faithfulness:
+        check_comparable(graders)
 
 
 def _is_resumed(out: Path, *, resume: bool, overwrite: bool) -> bool:
