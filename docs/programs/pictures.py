@@ -38,7 +38,7 @@ from fundusgrade.reports.sheet import Sheet, Style, rasterize
 DOCS = Path(__file__).resolve().parent.parent
 SAMPLES, FIGURES, RESULTS = DOCS / "samples", DOCS / "figures", DOCS / "results"
 WIDTH_PX = 1500
-PANEL_PX, TITLES_PX = 490, 76
+PANEL_PX, TITLES_PX, MARGIN_PX = 484, 88, 12
 
 
 def main() -> None:
@@ -66,11 +66,11 @@ def draw_strip(name: str, sample: str, grader: Grader) -> None:
         ("Grad-CAM", "coarse regions that raise the score"),
         ("Evidence map", "what each place adds to the score"),
     )
-    sheet = Sheet(WIDTH_PX, PANEL_PX + TITLES_PX)
+    sheet = Sheet(WIDTH_PX, PANEL_PX + TITLES_PX + MARGIN_PX)
     for number, (image, (title, note)) in enumerate(zip(panels, texts, strict=True)):
-        left = number * (WIDTH_PX - PANEL_PX) // (len(texts) - 1)
-        sheet.write(title, Style(size_px=26, is_bold=True), left, 4)
-        sheet.write(note, Style(size_px=22, color="0.3"), left, 40)
+        left = MARGIN_PX + number * (PANEL_PX + MARGIN_PX)
+        sheet.write(title, Style(size_px=26, is_bold=True), left, 12)
+        sheet.write(note, Style(size_px=22, color="0.3"), left, 48)
         sheet.show(reduced(image, PANEL_PX), left, TITLES_PX)
     write(name, rasterize(sheet.figure))
 
