@@ -132,13 +132,13 @@ def entry_values(entry: ReviewEntry, *, folder: str, is_sampled: bool) -> dict[s
     }
 
 
-def row_values(row: ReviewRow, entries: Sequence[ReviewEntry], *, is_sampled: bool) -> dict[str, Json]:
-    """A row for the page's script: positions of photographs by eye, and the answer."""
+def row_values(row: ReviewRow, entries: Sequence[ReviewEntry], *, folder: str, is_sampled: bool) -> dict[str, Json]:
+    """A row for the page's script: positions of photographs by eye, and the answer; names are those below `folder`."""
     of_eye = {eye: [place for place in row.places if entries[place].eye is eye] for eye in Eye}
     return {
         "patient": None if row.patient is None else one_line(row.patient),
         "referable": row.referable.value,
-        "reasons": [one_line(reason) for reason in row.reasons],
+        "reasons": [one_line(reason.replace(folder, "") if folder else reason) for reason in row.reasons],
         "sampled": is_sampled,
         "right": of_eye[Eye.RIGHT],
         "left": of_eye[Eye.LEFT],

@@ -163,7 +163,7 @@ def _page_html(
             for place, entry in enumerate(content.entries)
         ],
         "rows": [
-            row_values(row, content.entries, is_sampled=drawn)
+            row_values(row, content.entries, folder=folder, is_sampled=drawn)
             for row, drawn in zip(content.rows, are_sampled, strict=True)
         ],
         "grades": grade_names(),

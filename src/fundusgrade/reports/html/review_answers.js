@@ -78,9 +78,10 @@ function differs(place) {
   return model.grade !== Number(given);
 }
 
-/* A cell that no spreadsheet evaluates as a formula; cells of names were made so when the page was. */
+/* A cell that no spreadsheet evaluates as a formula, by the rule of fundusgrade.data.reviewed, which wrote the cells of
+   names. */
 function safeCell(text) {
-  const guarded = /^['\s]*[=+\-@＝＋－＠]|^'*[\t\r]/.test(text) ? `'${text}` : text;
+  const guarded = text.replace(/(^|[;\t\r\n])(?=['\s]*[=+\-@＝＋－＠]|'*[\t\r])/g, "$1'");
   return `"${guarded.replaceAll('"', '""')}"`;
 }
 

@@ -95,8 +95,7 @@ function drawPhotograph(place) {
   const article = drawn.querySelector("article");
   article.dataset.place = place;
   article.setAttribute("aria-label", labelOf(place));
-  const eye = EYES[photograph.eye || "unknown"];
-  setText(article, ".eye", eye + (photograph.sampled && page.rows[rowOfPlace[place]].patient === null ? " sample" : ""));
+  drawEye(article.querySelector(".eye"), place);
   setText(article, ".name", photograph.name);
   drawPicture(article, place);
   if (isOpen(place)) drawAnswer(article, photograph);
@@ -104,6 +103,19 @@ function drawPhotograph(place) {
   drawReader(article, place);
   markCurrent(article, place === currentPlace);
   return drawn;
+}
+
+/* The eye, and in a row of one photograph, whether it was drawn for a second reading. */
+function drawEye(line, place) {
+  const { eye, sampled } = page.photographs[place];
+  line.textContent = EYES[eye || "unknown"];
+  if (sampled && page.rows[rowOfPlace[place]].patient === null) {
+    const chip = document.createElement("span");
+    chip.className = "chip sample";
+    chip.textContent = "sample";
+    line.append(" ", chip);
+  }
+  if (!line.textContent) line.remove();
 }
 
 function drawPicture(article, place) {
