@@ -11,6 +11,7 @@ import pytest
 from fundusgrade.errors import NoRetinaError
 from fundusgrade.photographs.field_of_view import FieldOfView
 from fundusgrade.photographs.loading import load_pixels
+from fundusgrade.photographs.local_mean import local_mean
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.preprocess import (
     GRAHAM_GAIN,
@@ -18,7 +19,6 @@ from fundusgrade.photographs.preprocess import (
     Placement,
     canonical_outline,
     image_to_store,
-    local_mean,
     preprocess,
     within_outline,
 )

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.files import write_atomically
+from fundusgrade.photographs.local_mean import local_mean
 from fundusgrade.photographs.pixels import Image
-from fundusgrade.photographs.preprocess import local_mean
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 
 # One for all data sets, so that duplicates and splits do not depend on the recipe of the images.

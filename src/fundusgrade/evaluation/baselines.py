@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.evaluation.landmarks import Landmarks, Spot, disc_map, vessel_map
-from fundusgrade.photographs.preprocess import PreprocessedImage, local_mean
+from fundusgrade.photographs.local_mean import local_mean
+from fundusgrade.photographs.preprocess import PreprocessedImage
 
 RANDOM = "random"
 CENTER = "center"

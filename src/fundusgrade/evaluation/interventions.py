@@ -14,8 +14,8 @@ from fundusgrade.evaluation.visibility import visible_reach
 from fundusgrade.photographs.decoding import decode_image
 from fundusgrade.photographs.field_of_view import FieldOfView
 from fundusgrade.photographs.images import encode_jpeg
+from fundusgrade.photographs.local_mean import local_mean
 from fundusgrade.photographs.pixels import Image
-from fundusgrade.photographs.preprocess import local_mean
 from fundusgrade.photographs.recipe import PreprocessRecipe
 
 CUT_FRACTIONS = (0.75, 0.65, 0.60, 0.50)

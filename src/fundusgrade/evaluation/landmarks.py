@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusgrade.photographs.local_mean import local_mean
 from fundusgrade.photographs.pixels import Image
-from fundusgrade.photographs.preprocess import PreprocessedImage, local_mean
+from fundusgrade.photographs.preprocess import PreprocessedImage
 
 DISC_RADIUS_FRACTION = 0.13
 """Radius of the optic disc as a fraction of that of the field of view, in photographs of 45 to 50 degrees."""

@@ -24,8 +24,8 @@ from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.tensors import to_tensor
+from fundusgrade.photographs.local_mean import local_mean
 from fundusgrade.photographs.pixels import Image
-from fundusgrade.photographs.preprocess import local_mean
 
 BASELINE_SIGMA_FRACTION = 1 / 28
 """Standard deviation of the baseline's blur, of the image's side: a third of the optic disc's diameter."""

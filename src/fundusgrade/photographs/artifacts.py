@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.photographs.edges import quantile_level
-from fundusgrade.photographs.pixels import FloatImage, Image
-from fundusgrade.photographs.preprocess import PreprocessedImage, local_mean
+from fundusgrade.photographs.edges import count_levels, quantile_level, strongest_channel
+from fundusgrade.photographs.local_mean import local_mean
+from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.quality import Disc
 
 # Brightness is a mean over this neighborhood, in px of a disc 224 px wide: wider than a vessel, narrower than a shadow.
 _SHADOW_SIGMA_PX = 8.0
@@ -68,50 +69,50 @@ class Artifacts:
         return tuple(reason for reason, holds in checks.items() if holds)
 
 
-def measure_artifacts(photograph: Image, disc: PreprocessedImage) -> Artifacts:
-    """Measure a photograph (H, W, 3) uint8; `disc` is it as `quality.MEASURING_RECIPE` shows it."""
-    (height, width), field_of_view = photograph.shape[:2], disc.field_of_view
+def measure_artifacts(photograph: Image, disc: Disc) -> Artifacts:
+    """Measure a photograph (H, W, 3) uint8, of which the disc is given."""
+    (height, width), field_of_view = photograph.shape[:2], disc.preprocessed.field_of_view
     area = np.pi * field_of_view.radius_x * field_of_view.radius_y * field_of_view.visible_fraction
-    inner = _inside(disc.mask, 1.0)
-    central = inner & _inside(disc.mask, _CENTRAL_FRACTION)
-    values = disc.image.astype(np.float32)
-    brightness = _mean(values.max(axis=2), disc.mask, _SHADOW_SIGMA_PX)[central]
-    luminance = _mean(cv2.cvtColor(values, cv2.COLOR_RGB2GRAY), disc.mask, _GLARE_SIGMA_PX)[inner]
+    image, mask, central = disc.preprocessed.image, disc.preprocessed.mask, _central(disc.inner)
+    gray = np.asarray(cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2GRAY), np.float32)
+    brightness = _mean(strongest_channel(image).astype(np.float32), mask, _SHADOW_SIGMA_PX)[central]
+    luminance = _mean(gray, mask, _GLARE_SIGMA_PX)[disc.inner]
+    # The root mean square of fine structure around each pixel, in levels.
+    detail = np.sqrt(np.maximum(_mean(disc.detail**2, mask, _DETAIL_SIGMA_PX)[central], 0))
     measured = {
-        "shadow_fraction": (brightness < _SHADOW_BELOW * np.quantile(brightness, 0.75)).mean(),
-        "glare_fraction": (luminance > _GLARE_ABOVE * np.median(luminance)).mean(),
-        "hazy_fraction": (_local_detail(values[..., 1], disc.mask)[central] < _NO_DETAIL_BELOW).mean(),
+        "shadow_fraction": _fraction(brightness < _SHADOW_BELOW * np.quantile(brightness, 0.75)),
+        "glare_fraction": _fraction(luminance > _GLARE_ABOVE * np.median(luminance)),
+        "hazy_fraction": _fraction(detail < _NO_DETAIL_BELOW),
         "frame_fraction": min(1.0, area / (height * width)),
         "second_region": field_of_view.second_region,
     }
     return Artifacts(**{name: round(float(value), 4) for name, value in measured.items()})
 
 
-def lacks_blue(disc: PreprocessedImage) -> bool:
+def lacks_blue(disc: Disc) -> bool:
     """Whether a retina has green but no blue: its 90th percentile is next to nothing beside the median of green.
 
-    Two lasers, red and green, make the pictures of ultra-widefield scanners. `disc` is as in `measure_artifacts`.
+    Two lasers, red and green, make the pictures of ultra-widefield scanners.
     """
-    pixels = disc.image[::4, ::4][disc.mask[::4, ::4]]
-    red, green = (quantile_level(pixels[:, channel], 0.5) for channel in (0, 1))
-    blue = quantile_level(pixels[:, 2], 0.9)
+    shown = disc.preprocessed.mask[::4, ::4].astype(np.uint8)
+    red, green, blue = (
+        quantile_level(count_levels(channel[::4, ::4], shown), fraction)
+        for channel, fraction in ((disc.red, 0.5), (disc.green, 0.5), (disc.blue, 0.9))
+    )
     return green > _GREEN_FROM * red and blue < _BLUE_BELOW * green
 
 
-def _mean(values: FloatImage, mask: NDArray[np.bool_], sigma_px: float) -> NDArray[np.float32]:
-    return local_mean(np.asarray(values, np.float32), mask, sigma_px, min_reduced_sigma_px=2)
+def _mean(values: NDArray[np.float32], mask: NDArray[np.bool_], sigma_px: float) -> NDArray[np.float32]:
+    return local_mean(values, mask, sigma_px, min_reduced_sigma_px=2)
 
 
-def _local_detail(green: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Root mean square of fine structure around each pixel, in levels."""
-    detail = cv2.GaussianBlur(green, (0, 0), 1) - _mean(green, mask, 4)
-    return np.sqrt(np.maximum(_mean(detail**2, mask, _DETAIL_SIGMA_PX), 0))
+def _fraction(holds: NDArray[np.bool_]) -> float:
+    return np.count_nonzero(holds) / holds.size
 
 
-def _inside(mask: NDArray[np.bool_], fraction: float) -> NDArray[np.bool_]:
-    """Pixels of the visible retina within this fraction of the disc's radius, without its outermost pixels."""
-    side = mask.shape[0]
+def _central(inner: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The part of the inner pixels (S, S) of a disc that is not near its edge; all where there is no such part."""
+    side = len(inner)
     offset = np.arange(side) - (side - 1) / 2
-    inner = cv2.erode(mask.astype(np.uint8), np.ones((9, 9), np.uint8), borderValue=0) > 0
-    within = np.asarray((inner if inner.any() else mask) & (np.hypot(offset, offset[:, None]) <= fraction * side / 2))
-    return within if within.any() else mask
+    central = inner & (offset**2 + offset[:, None] ** 2 <= (_CENTRAL_FRACTION * side / 2) ** 2)
+    return np.asarray(central if central.any() else inner)

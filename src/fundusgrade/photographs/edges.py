@@ -77,9 +77,10 @@ def bright_regions(small: Image) -> BrightRegions:
     Brightness is the strongest channel, because the retina is red and not gray. Raises NoRetinaError where nothing is
     bright.
     """
-    value = cv2.medianBlur(_strongest_channel(small), 5)
+    value = cv2.medianBlur(strongest_channel(small), 5)
     inner = _without_black_margin(value)
-    dark, bright = quantile_level(inner, 0.005), quantile_level(inner, 0.9)
+    counts = count_levels(inner)
+    dark, bright = quantile_level(counts, 0.005), quantile_level(counts, 0.9)
     if bright - dark < MIN_CONTRAST:
         raise NoRetinaError(
             f"no retina found: the photograph is nearly uniform (brightness {dark:.0f} to {bright:.0f} of 255); "
@@ -95,14 +96,21 @@ def bright_regions(small: Image) -> BrightRegions:
     return BrightRegions(labels=np.asarray(labels, np.int32), areas=np.asarray(stats[1:, cv2.CC_STAT_AREA], np.int64))
 
 
-def quantile_level(values: NDArray[np.uint8], fraction: float) -> float:
-    """The level, 0-255, that this fraction of the pixels does not exceed, from a histogram."""
-    cumulated = np.cumsum(np.bincount(values.ravel(), minlength=256))
+def count_levels(values: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None) -> NDArray[np.int64]:
+    """How many pixels of (h, w) have each level, (256,): all pixels, or those where the mask (h, w) is not 0."""
+    return np.asarray(cv2.calcHist([values], [0], mask, [256], [0, 256]).ravel(), np.int64)
+
+
+def quantile_level(counts: NDArray[np.int64], fraction: float) -> float:
+    """The level, 0-255, that this fraction of the counted pixels does not exceed."""
+    cumulated = np.cumsum(counts)
     return float(np.searchsorted(cumulated, fraction * cumulated[-1]))
 
 
-def _strongest_channel(small: Image) -> NDArray[np.uint8]:
-    return np.asarray(cv2.max(cv2.max(small[..., 0], small[..., 1]), small[..., 2]), np.uint8)
+def strongest_channel(image: Image) -> NDArray[np.uint8]:
+    """The largest of each pixel's three values, (h, w)."""
+    red, green, blue = cv2.split(image)
+    return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
 
 
 def _without_black_margin(value: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -154,7 +162,7 @@ def edge_points(ellipse: Ellipse, small: Image, bounds: VisibleBounds) -> Points
     places = places[((places >= low) & (places <= high)).all(axis=(1, 2))]
     if len(places) == 0:
         return np.zeros((0, 2))
-    brightness = cv2.GaussianBlur(_strongest_channel(small).astype(np.float32), (0, 0), 0.7)
+    brightness = cv2.GaussianBlur(strongest_channel(small).astype(np.float32), (0, 0), 0.7)
     profile = cv2.remap(
         brightness, places[..., 0].astype(np.float32), places[..., 1].astype(np.float32), cv2.INTER_LINEAR
     )

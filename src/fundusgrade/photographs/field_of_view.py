@@ -260,9 +260,8 @@ def _visible_fraction(ellipse: Ellipse, bounds: VisibleBounds) -> float:
     """Fraction of the ellipse's area inside the bounds, counted on a grid over the ellipse."""
     center_x, center_y, radius_x, radius_y = ellipse
     grid = (np.arange(128) + 0.5) / 64 - 1
-    unit_x, unit_y = np.meshgrid(grid, grid)
-    disc = unit_x**2 + unit_y**2 <= 1
-    x, y = center_x + radius_x * unit_x, center_y + radius_y * unit_y
+    disc = grid[None] ** 2 + grid[:, None] ** 2 <= 1
+    x, y = center_x + radius_x * grid, center_y + radius_y * grid
     inside_x = (x >= bounds.left - 0.5) & (x <= bounds.right + 0.5)
-    inside = inside_x & (y >= bounds.top - 0.5) & (y <= bounds.bottom + 0.5)
-    return float((disc & inside).sum() / disc.sum())
+    inside_y = (y >= bounds.top - 0.5) & (y <= bounds.bottom + 0.5)
+    return float(np.count_nonzero(disc[inside_y][:, inside_x]) / np.count_nonzero(disc))

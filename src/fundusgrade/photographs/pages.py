@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusgrade.photographs.edges import strongest_channel
 from fundusgrade.photographs.pixels import Image
 
 # The page has one color in at least three corners, lighter than the ground of a camera and not as red as a retina.
@@ -81,7 +82,7 @@ def find_bright_windows(small: Image) -> list[Window]:
 
     None that is nearly all of the picture.
     """
-    value = cv2.medianBlur(np.asarray(small.max(axis=2), np.uint8), 3)
+    value = cv2.medianBlur(strongest_channel(small), 3)
     _, binary = cv2.threshold(value, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     _, _, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=4)
     regions = stats[1:][np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")]

@@ -149,13 +149,21 @@ def to_rgb(opened: PilImage.Image, kind: str) -> Image:
     has_alpha = opened.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in opened.info
     if not has_alpha and opened.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
         raise UnreadableImageError(f"{kind} with pixels of type {opened.mode!r} is not supported; save it as 8-bit RGB")
+    blocks = list(_row_blocks(opened.height, opened.width))
+    if len(blocks) == 1:
+        return np.array(_block_to_rgb(opened, has_alpha=has_alpha))
     image = np.empty((opened.height, opened.width, 3), np.uint8)
-    for rows in _row_blocks(opened.height, opened.width):
+    for rows in blocks:
         block = opened.crop((0, rows.start, opened.width, rows.stop))
-        if block.mode == "La":
-            block = block.convert("LA")
-        image[rows] = on_black(np.asarray(block.convert("RGBA"))) if has_alpha else np.asarray(block.convert("RGB"))
+        image[rows] = _block_to_rgb(block, has_alpha=has_alpha)
     return image
+
+
+def _block_to_rgb(block: PilImage.Image, *, has_alpha: bool) -> Image:
+    if not has_alpha:
+        return np.asarray(block if block.mode == "RGB" else block.convert("RGB"))
+    with_alpha = block.convert("LA") if block.mode == "La" else block
+    return on_black(np.asarray(with_alpha.convert("RGBA")))
 
 
 def _row_blocks(height: int, width: int) -> Iterator[slice]:

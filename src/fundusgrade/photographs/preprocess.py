@@ -9,7 +9,9 @@ be mapped back to the photograph's pixels.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.photographs.field_of_view import FieldOfView
 from fundusgrade.photographs.images import halved
+from fundusgrade.photographs.local_mean import GaussianWindow
 from fundusgrade.photographs.pixels import FloatImage, Image, rounded
 from fundusgrade.photographs.recipe import BAND_FRACTION, MIDDLE_GRAY, Method, Outline, PreprocessRecipe
 
@@ -26,8 +29,6 @@ GRAHAM_SIGMA_FRACTION = 1 / 30
 
 GRAHAM_GAIN = 4.0
 MIN_ANTIALIASING_SIGMA_PX = 0.3
-# A Gaussian window is applied to a copy that is reduced as far as its sigma keeps this many pixels.
-MIN_REDUCED_SIGMA_PX = 4.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +85,24 @@ def preprocess(
     photograph: Image | FloatImage, field_of_view: FieldOfView, recipe: PreprocessRecipe
 ) -> PreprocessedImage:
     """Preprocess a photograph (H, W, 3), uint8 or float32 from 0 to 255, whose field of view is known, by a recipe."""
+    return preprocess_by_recipes(photograph, field_of_view, [recipe])[0]
+
+
+def preprocess_by_recipes(
+    photograph: Image | FloatImage, field_of_view: FieldOfView, recipes: Sequence[PreprocessRecipe]
+) -> list[PreprocessedImage]:
+    """As `preprocess`, by several recipes, which share the photograph in float32 and its reduced copies."""
+    retina = _VisibleRetina(photograph, field_of_view)
+    return [_preprocess(photograph, retina, field_of_view, recipe) for recipe in recipes]
+
+
+def _preprocess(
+    photograph: Image | FloatImage, retina: _VisibleRetina, field_of_view: FieldOfView, recipe: PreprocessRecipe
+) -> PreprocessedImage:
     placement = _placement(photograph, field_of_view, recipe)
     visible = _VisibleRect.of(placement, field_of_view, recipe)
-    disc = _warp(photograph, field_of_view, placement, recipe.size_px)
-    outline = canonical_outline(recipe)
+    disc = _warp(retina, placement, recipe.size_px)
+    outline = _outline(recipe)
     mask = outline & visible.mask(recipe.size_px)
     if recipe.has_fixed_outline:
         disc = visible.filled_by_reflection(disc)
@@ -102,6 +117,12 @@ def preprocess(
 
 def canonical_outline(recipe: PreprocessRecipe) -> NDArray[np.bool_]:
     """Pixels (S, S) in which a preprocessed image may show retina, the same for every photograph."""
+    return _outline(recipe).copy()
+
+
+@functools.lru_cache(maxsize=4)
+def _outline(recipe: PreprocessRecipe) -> NDArray[np.bool_]:
+    """As `canonical_outline`, kept for the next photograph: not to be changed."""
     axis = np.arange(recipe.size_px, dtype=np.float64) - (recipe.size_px - 1) / 2
     outline: NDArray[np.bool_] = axis[None] ** 2 + axis[:, None] ** 2 <= (recipe.size_px / 2) ** 2
     if recipe.outline is Outline.BAND:
@@ -187,32 +208,46 @@ def _placement(photograph: Image | FloatImage, field_of_view: FieldOfView, recip
     )
 
 
-def _warp(photograph: Image | FloatImage, field_of_view: FieldOfView, placement: Placement, size_px: int) -> FloatImage:
-    """Resample to the preprocessed image; halved and blurred as far as sampling would alias.
+class _VisibleRetina:
+    """The part of a photograph that shows retina, in float32, and reduced copies, each made when it is first needed.
 
     Only the visible retina is used: a dark bar beside it would be averaged into its last row.
     """
-    left, top = max(0, round(field_of_view.left)), max(0, round(field_of_view.top))
-    visible = photograph[top : round(field_of_view.bottom) + 1, left : round(field_of_view.right) + 1].astype(
-        np.float32
-    )
-    height, width = visible.shape[:2]
-    needed_width, needed_height = width * placement.scale_x, height * placement.scale_y
-    while (
-        visible.shape[1] > 2.1 * needed_width and visible.shape[0] > 2.1 * needed_height and min(visible.shape[:2]) > 1
-    ):
-        visible = halved(visible)
+
+    def __init__(self, photograph: Image | FloatImage, field_of_view: FieldOfView) -> None:
+        self.left, self.top = max(0, round(field_of_view.left)), max(0, round(field_of_view.top))
+        right, bottom = round(field_of_view.right) + 1, round(field_of_view.bottom) + 1
+        visible = photograph[self.top : bottom, self.left : right]
+        self.height, self.width = visible.shape[:2]
+        self._copies: list[FloatImage] = [visible.astype(np.float32, copy=False)]
+
+    def reduced(self, *, least_width: float, least_height: float) -> FloatImage:
+        """The smallest of the copies, each half as large as the one before, whose sides are not below these."""
+        level = 0
+        while self._copies[level].shape[1] > least_width and self._copies[level].shape[0] > least_height:
+            if min(self._copies[level].shape[:2]) <= 1:
+                break
+            level += 1
+            if level == len(self._copies):
+                self._copies.append(halved(self._copies[-1]))
+        return self._copies[level]
+
+
+def _warp(retina: _VisibleRetina, placement: Placement, size_px: int) -> FloatImage:
+    """Resample to the preprocessed image; halved and blurred as far as sampling would alias."""
+    needed_width, needed_height = retina.width * placement.scale_x, retina.height * placement.scale_y
+    visible = retina.reduced(least_width=2.1 * needed_width, least_height=2.1 * needed_height)
     sigma_x, sigma_y = (
         _antialiasing_sigma_px(visible.shape[1] / needed_width),
         _antialiasing_sigma_px(visible.shape[0] / needed_height),
     )
     if max(sigma_x, sigma_y) > MIN_ANTIALIASING_SIGMA_PX:
         visible = np.asarray(cv2.GaussianBlur(visible, (0, 0), max(sigma_x, 0.1), sigmaY=max(sigma_y, 0.1)), np.float32)
-    factor_x, factor_y = width / visible.shape[1], height / visible.shape[0]
+    factor_x, factor_y = retina.width / visible.shape[1], retina.height / visible.shape[0]
     # Reduced pixel u stands at photograph x = left + (u + 0.5) factor - 0.5.
     scale_x, scale_y = placement.scale_x * factor_x, placement.scale_y * factor_y
-    offset_x = placement.offset_x + placement.scale_x * (left + 0.5 * factor_x - 0.5)
-    offset_y = placement.offset_y + placement.scale_y * (top + 0.5 * factor_y - 0.5)
+    offset_x = placement.offset_x + placement.scale_x * (retina.left + 0.5 * factor_x - 0.5)
+    offset_y = placement.offset_y + placement.scale_y * (retina.top + 0.5 * factor_y - 0.5)
     matrix = np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]], np.float64)
     warped = cv2.warpAffine(
         visible, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
@@ -231,36 +266,21 @@ def _ben_graham(disc: FloatImage, mask: NDArray[np.bool_], recipe: PreprocessRec
     The local mean is taken at the target scale and over visible retina only (normalized convolution, Knutsson and
     Westin 1993): blurring across the edge of the disc or of a cut would draw a bright rim.
     """
-    sigma_px = recipe.radius_px * GRAHAM_SIGMA_FRACTION
-    mean = local_mean(disc, mask, sigma_px)
+    window = _graham_window(recipe)
+    weight = _weight_of_fixed_outline(recipe) if recipe.has_fixed_outline else window.total_weight(mask)
+    mean = window.mean(disc, mask, weight)
     contrast = cv2.addWeighted(disc, GRAHAM_GAIN, mean, -GRAHAM_GAIN, MIDDLE_GRAY, dtype=cv2.CV_8U)
     return np.asarray(contrast, np.uint8)
 
 
-def local_mean(
-    values: NDArray[np.float32],
-    mask: NDArray[np.bool_],
-    sigma_px: float,
-    *,
-    min_reduced_sigma_px: float = MIN_REDUCED_SIGMA_PX,
-) -> NDArray[np.float32]:
-    """Mean of `values` (H, W) or (H, W, 3) around each pixel over those in the mask, in a Gaussian window.
+def _graham_window(recipe: PreprocessRecipe) -> GaussianWindow:
+    return GaussianWindow.of(recipe.radius_px * GRAHAM_SIGMA_FRACTION)
 
-    A wide window is applied to a reduced copy, on which its sigma is still `min_reduced_sigma_px`, for speed.
-    """
-    weight = mask.astype(np.float32)
-    weighted = values * (weight[..., None] if values.ndim == 3 else weight)
-    factor = max(1, int(sigma_px / min_reduced_sigma_px))
-    size = (mask.shape[1] // factor, mask.shape[0] // factor)
-    if factor > 1:
-        weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)
-        weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-    blurred = cv2.GaussianBlur(weighted, (0, 0), sigma_px / factor)
-    total_weight = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma_px / factor), 1e-6)
-    mean = blurred / (total_weight[..., None] if values.ndim == 3 else total_weight)
-    if factor > 1:
-        mean = cv2.resize(mean, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(mean, np.float32)
+
+@functools.lru_cache(maxsize=4)
+def _weight_of_fixed_outline(recipe: PreprocessRecipe) -> NDArray[np.float32]:
+    """The total weight of Ben Graham's window at each pixel, kept for the next photograph: not to be changed."""
+    return _graham_window(recipe).total_weight(_outline(recipe))
 
 
 def _natural(disc: FloatImage, mask: NDArray[np.bool_], recipe: PreprocessRecipe) -> Image:

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import NoRetinaError
-from fundusgrade.photographs.edges import quantile_level
+from fundusgrade.photographs.edges import count_levels, quantile_level, strongest_channel
 from fundusgrade.photographs.field_of_view import FieldOfView
+from fundusgrade.photographs.local_mean import local_mean
 from fundusgrade.photographs.pixels import FloatImage, Image
-from fundusgrade.photographs.preprocess import PreprocessedImage, local_mean, preprocess
+from fundusgrade.photographs.preprocess import PreprocessedImage, preprocess
 from fundusgrade.photographs.recipe import Method, Outline, PreprocessRecipe
 
 MEASURING_RECIPE = PreprocessRecipe(method=Method.NATURAL, outline=Outline.DISC, size_px=224)
@@ -76,38 +77,69 @@ class Quality:
         return not self.reasons
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Disc:
+    """A photograph as MEASURING_RECIPE shows it, and what several measurements of it share; all arrays are (S, S).
+
+    `inner` is the visible retina without its outermost pixels, which mix with the dark surroundings, and `detail` green
+    between 1 and 4 px of blur, the scale of vessels and lesions, in levels.
+    """
+
+    preprocessed: PreprocessedImage
+    red: NDArray[np.uint8]
+    green: NDArray[np.uint8]
+    blue: NDArray[np.uint8]
+    inner: NDArray[np.bool_]
+    detail: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, preprocessed: PreprocessedImage) -> Disc:
+        """The disc of a photograph that was preprocessed by MEASURING_RECIPE."""
+        mask = preprocessed.mask
+        kernel = np.ones((2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1), np.uint8)
+        inner = cv2.erode(mask.astype(np.uint8), kernel, borderValue=0) > 0
+        red, green, blue = (np.asarray(channel, np.uint8) for channel in cv2.split(preprocessed.image))
+        values = green.astype(np.float32)
+        return cls(
+            preprocessed=preprocessed,
+            red=red,
+            green=green,
+            blue=blue,
+            inner=inner if inner.any() else mask,
+            detail=cv2.GaussianBlur(values, (0, 0), 1) - local_mean(values, mask, 4, min_reduced_sigma_px=2),
+        )
+
+
 def measure_quality(photograph: Image | FloatImage, field_of_view: FieldOfView) -> Quality:
     """Measure a photograph (H, W, 3), uint8 or float32 from 0 to 255, with a known field of view.
 
     Raises NoRetinaError as `measure_disc`.
     """
-    return measure_disc(preprocess(photograph, field_of_view, MEASURING_RECIPE))
+    return measure_disc(Disc.of(preprocess(photograph, field_of_view, MEASURING_RECIPE)))
 
 
-def measure_disc(preprocessed: PreprocessedImage) -> Quality:
-    """Measure a photograph that was preprocessed by MEASURING_RECIPE.
+def measure_disc(disc: Disc) -> Quality:
+    """Measure a photograph on its disc.
 
     Raises NoRetinaError where a retina cannot have its color or texture: not every bright disc is a fundus photograph.
     """
-    # The outermost pixels are left out: they mix with the dark surroundings.
-    kernel = np.ones((2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1), np.uint8)
-    inner = cv2.erode(preprocessed.mask.astype(np.uint8), kernel, borderValue=0) > 0
-    if not inner.any():
-        inner = preprocessed.mask
-    channels = [channel[inner] for channel in cv2.split(preprocessed.image)]
-    luminance = cv2.cvtColor(preprocessed.image, cv2.COLOR_RGB2GRAY)[inner]
-    strongest, weakest = np.maximum.reduce(channels), np.minimum.reduce(channels)
-    red, blue = quantile_level(channels[0], 0.5), quantile_level(channels[2], 0.5)
-    detail, relative = (values[inner] for values in _fine_structure(preprocessed.image, preprocessed.mask))
+    preprocessed, inner = disc.preprocessed, disc.inner
+    shown = inner.astype(np.uint8)
+    strongest = strongest_channel(preprocessed.image)
+    weakest = cv2.min(cv2.min(disc.red, disc.green), disc.blue)
+    luminance = count_levels(np.asarray(cv2.cvtColor(preprocessed.image, cv2.COLOR_RGB2GRAY), np.uint8), shown)
+    red, blue = (quantile_level(count_levels(channel, shown), 0.5) for channel in (disc.red, disc.blue))
+    detail, relative = disc.detail[inner], _relative_detail(disc)
+    num_pixels = luminance.sum()
     measured = {
         "visible_fraction": preprocessed.field_of_view.visible_fraction,
         "brightness": quantile_level(luminance, 0.5),
-        "dark_fraction": (strongest < DARK_BELOW).mean(),
-        "overexposed_fraction": (luminance > OVEREXPOSED_FROM).mean(),
+        "dark_fraction": count_levels(strongest, shown)[:DARK_BELOW].sum() / num_pixels,
+        "overexposed_fraction": luminance[OVEREXPOSED_FROM + 1 :].sum() / num_pixels,
         "vessel_contrast": -np.partition(relative, len(relative) // 50)[len(relative) // 50],
         "detail": detail.std(),
         "redness": (red - blue) / max(red + blue, 1.0),
-        "color": quantile_level(strongest - weakest, 0.95),
+        "color": quantile_level(count_levels(strongest - weakest, shown), 0.95),
     }
     # Rounded, so that measurements read from a file give the same reasons.
     quality = Quality(**{name: round(float(value), 4) for name, value in measured.items()})
@@ -115,11 +147,10 @@ def measure_disc(preprocessed: PreprocessedImage) -> Quality:
     return quality
 
 
-def _fine_structure(image: Image, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Green between 1 and 4 px of blur, the scale of vessels and lesions; in levels, and relative to the local mean."""
-    green = image[..., 1].astype(np.float32)
-    detail = cv2.GaussianBlur(green, (0, 0), 1) - local_mean(green, mask, 4, min_reduced_sigma_px=2)
-    return detail, detail / np.maximum(local_mean(green, mask, 6, min_reduced_sigma_px=2), 8)
+def _relative_detail(disc: Disc) -> NDArray[np.float32]:
+    """Fine structure of the inner pixels (N,), relative to the local mean of green."""
+    mean = local_mean(disc.green.astype(np.float32), disc.preprocessed.mask, 6, min_reduced_sigma_px=2)
+    return np.asarray(disc.detail[disc.inner] / np.maximum(mean[disc.inner], 8), np.float32)
 
 
 def _check_is_retina(quality: Quality) -> None:
