@@ -106,10 +106,7 @@ def _try_method(network: GradingNetwork, options: ExplainOptions) -> str | None:
         else:
             find_layers(network, options.layer, *network.spec.input_px)
         with _restored_state(network, device), np.errstate(all="ignore"):
-            images = to_memory_format(network, images)
-            with torch.no_grad():
-                target = resolve_target(REFERABLE, network(images)[0].float())
-            _map_cells(network, images, target, options)
+            _map_cells(network, to_memory_format(network, images), REFERABLE, options)
     except ExplanationError as error:
         return str(error)
     except Exception as error:
@@ -149,32 +146,31 @@ def explain_image_by_methods(
     outline = np.ones(image.shape[:2], np.bool_) if outline is None else outline
     maps = []
     with _restored_state(network, choice.device):
-        logits = _logits(network, image, choice)
-        for options in methods:
-            method = DEFAULT_METHOD if options.method is Attribution.AUTO else options.method
+        chosen = [DEFAULT_METHOD if each.method is Attribution.AUTO else each.method for each in methods]
+        integrates = Attribution.INTEGRATED_GRADIENTS in chosen
+        scored = [image, blurred_baseline(image, outline)] if integrates else [image]
+        logits = _logits(network, scored, choice)
+        for options, method in zip(methods, chosen, strict=True):
             target = resolve_target(options.target, logits[0])
             resolved = replace(options, method=method, target=target)
-            score = float(target_scores(target, logits)[0].item())
+            scores = target_scores(target, logits).tolist()
             if method is Attribution.INTEGRATED_GRADIENTS:
-                maps.append(_gradients_map(network, image, resolved, score, choice, outline))
+                attributions = integrated_gradients(network, image, outline, target, choice)
+                maps.append(_gradients_map(network, attributions, resolved, scores[0], scores[1]))
             else:
-                maps.append(_cells_map(network, image, resolved, score, choice))
+                maps.append(_cells_map(network, image, resolved, scores[0], choice))
     return maps
 
 
 def _gradients_map(
     network: GradingNetwork,
-    image: Image,
+    attributions: NDArray[np.float32],
     options: ExplainOptions,
     score: float,
-    choice: DeviceChoice,
-    outline: NDArray[np.bool_],
+    baseline_score: float,
 ) -> HeatMap:
     target = options.target
-    attributions = integrated_gradients(network, image, outline, target, choice)
-    baseline = _logits(network, blurred_baseline(image, outline), choice)
-    baseline_score = float(target_scores(target, baseline)[0].item())
-    density = _UNIT_FRACTION * _num_pixels(network, image)
+    density = _UNIT_FRACTION * _num_pixels(network, attributions)
     if target == REFERABLE:
         density *= probability_per_log_odds(baseline_score, score)
     return HeatMap(
@@ -246,17 +242,17 @@ def _batch(network: GradingNetwork, image: Image, choice: DeviceChoice) -> Tenso
     return to_memory_format(network, to_tensor(image)[None].to(choice.device))
 
 
-def _logits(network: GradingNetwork, image: Image, choice: DeviceChoice) -> Tensor:
-    """The logits (1, 5) of an image."""
+def _logits(network: GradingNetwork, images: Sequence[Image], choice: DeviceChoice) -> Tensor:
+    """The logits (B, 5) of images (S, S, 3), which go through the network at once."""
     with torch.no_grad():
-        logits: Tensor = network(_batch(network, image, choice))
+        logits: Tensor = network(torch.cat([_batch(network, image, choice) for image in images]))
         return logits.float()
 
 
-def _num_pixels(network: GradingNetwork, image: Image) -> int:
-    """Number of pixels of the rows that the network gets."""
-    top, bottom = network.spec.rows or (0, len(image))
-    return int((bottom - top) * image.shape[1])
+def _num_pixels(network: GradingNetwork, values: NDArray[np.generic]) -> int:
+    """Number of pixels of the rows that the network gets of an image (S, S, ...)."""
+    top, bottom = network.spec.rows or (0, len(values))
+    return int((bottom - top) * values.shape[1])
 
 
 def _enlarged(cells: NDArray[np.float32], network: GradingNetwork, image: Image) -> NDArray[np.float32]:

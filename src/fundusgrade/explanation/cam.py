@@ -39,6 +39,10 @@ def _layer_cells(
     """The map of one layer: the sum over channels times the number of cells (see attribution.py)."""
     num_calls = 0
 
+    def begin_gradient(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        # Nothing before the layer needs a gradient, and most of the network is before it.
+        return output.detach().requires_grad_()
+
     def pass_on_copy(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         # The next layer may work in place, which would change the feature map that pytorch-grad-cam has stored.
         nonlocal num_calls
@@ -51,10 +55,11 @@ def _layer_cells(
         return target_scores(target, logits[None])[0]
 
     with (
+        layer.module.register_forward_hook(begin_gradient),
         _cam_class(method)(network, [layer.module], reshape_transform=layer.arrange) as cam,
         layer.module.register_forward_hook(pass_on_copy),
     ):
-        cells = cam(images.requires_grad_(), [score])[0]
+        cells = cam(images, [score])[0]
     return np.asarray(cells * cells.size, np.float32)
 
 

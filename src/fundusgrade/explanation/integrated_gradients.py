@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fundusgrade.explanation.strided_gradients import FastStridedGradients
 from fundusgrade.explanation.targets import Target, target_scores
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_memory_format
@@ -115,7 +116,7 @@ def blurred_baseline(image: Image, outline: NDArray[np.bool_]) -> Image:
 def _gradients(network: GradingNetwork, images: Tensor, target: Target, choice: DeviceChoice) -> Tensor:
     """Gradients (B, 3, S, S) of the score with respect to the pixels of each image, on the CPU."""
     leaf = to_memory_format(network, images.to(choice.device)).requires_grad_()
-    with choice.autocast():
+    with choice.autocast(), FastStridedGradients():
         scores = target_scores(target, network(leaf))
     (gradients,) = torch.autograd.grad(scores.sum(), leaf)
     return gradients.float().cpu()
