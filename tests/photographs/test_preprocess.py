@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fundusgrade.errors import NoRetinaError
-from fundusgrade.photographs.field_of_view import FieldOfView
+from fundusgrade.photographs.field_of_view import FieldOfView, find_field_of_view
 from fundusgrade.photographs.loading import load_pixels
 from fundusgrade.photographs.local_mean import local_mean
 from fundusgrade.photographs.pixels import Image
@@ -20,6 +20,7 @@ from fundusgrade.photographs.preprocess import (
     canonical_outline,
     image_to_store,
     preprocess,
+    preprocess_by_recipes,
     within_outline,
 )
 from fundusgrade.photographs.recipe import (
@@ -432,6 +433,22 @@ def test_a_wide_local_mean_is_the_same_on_a_reduced_copy() -> None:
     exact = cv2.GaussianBlur(values * weight[..., None], (0, 0), 9.0)
     exact /= np.maximum(cv2.GaussianBlur(weight, (0, 0), 9.0), 1e-6)[..., None]
     assert np.abs(local_mean(values, mask, 9.0) - exact)[mask].max() < 1.0
+
+
+def test_recipes_together_and_repeated_give_the_images_of_each_alone() -> None:
+    eye = cut(plain_retina(700), top=0.2)
+    field_of_view = find_field_of_view(eye.photograph)
+    recipes = [BAND, PreprocessRecipe(size_px=300, outline=Outline.DISC), PreprocessRecipe(method=Method.NATURAL)]
+    for _ in range(2):  # the second time with what was kept of the first
+        together = preprocess_by_recipes(eye.photograph, field_of_view, recipes)
+        for recipe, shared in zip(recipes, together, strict=True):
+            alone = preprocess(eye.photograph, field_of_view, recipe)
+            assert np.array_equal(shared.image, alone.image) and np.array_equal(shared.mask, alone.mask)
+
+
+def test_a_changed_outline_changes_no_later_image() -> None:
+    canonical_outline(BAND)[:] = False
+    assert canonical_outline(BAND).any()
 
 
 def test_a_recipe_is_read_back_from_its_description() -> None:

@@ -270,3 +270,12 @@ def test_drawing_touches_no_global_state_of_matplotlib_and_needs_no_torch() -> N
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("written", ["0.25 to 0.38", "< 0.001 to 2", "\N{MINUS SIGN}3 to \N{MINUS SIGN}1.5"])
+def test_a_range_of_numbers_stays_on_one_line(written: str) -> None:
+    style = Style(size_px=20)
+    text = f"Nearly the same everywhere, {written} as it seems to be"
+    for width_px in range(round(text_width(f"{written} ", style)) + 40, 600, 7):
+        assert any(written.removeprefix("< ") in line for line in wrap(text, style, width_px))
+    assert wrap("from 3 to none", style, 1) != []

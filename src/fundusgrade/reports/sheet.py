@@ -24,6 +24,7 @@ LINE_HEIGHT = 1.32
 _FONT = "DejaVu Sans"  # comes with Matplotlib, so that a figure looks the same everywhere
 _ASCENT = 0.98
 _BOX = "\N{WHITE SQUARE}"
+MINUS = "\N{MINUS SIGN}"
 _POINTS_PER_INCH = 72
 
 
@@ -83,9 +84,12 @@ def block(paragraphs: Sequence[str], style: Style, width_px: float, max_lines: i
 
 
 def wrap(text: str, style: Style, width_px: float, max_lines: int = 100) -> list[str]:
-    """The text in lines that are no wider; a word that is, and what exceeds `max_lines`, is shortened in its middle."""
+    """The text in lines that are no wider; a word that is, and what exceeds `max_lines`, is shortened in its middle.
+
+    A range such as "0.25 to 0.38" stays on one line.
+    """
     lines: list[str] = []
-    for word in drawable(text).split():
+    for word in _words(drawable(text)):
         joined = f"{lines[-1]} {word}" if lines else word
         if lines and text_width(joined, style) <= width_px:
             lines[-1] = joined
@@ -94,6 +98,19 @@ def wrap(text: str, style: Style, width_px: float, max_lines: int = 100) -> list
     if len(lines) > max_lines:
         lines[max_lines - 1 :] = [" ".join(lines[max_lines - 1 :])]
     return [_shortened(line, style, width_px) for line in lines]
+
+
+def _words(text: str) -> list[str]:
+    """The parts of a text between which a line may end."""
+    words: list[str] = []
+    for word in text.split():
+        follows_number = words and words[-1][-1].isdigit()
+        ends_range = words and words[-1].endswith(" to") and word[0] in f"0123456789<{MINUS}"
+        if ends_range or (word == "to" and follows_number):
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
+    return words
 
 
 def _shortened(line: str, style: Style, width_px: float) -> str:
