@@ -1,6 +1,7 @@
 """The time to preprocess a photograph, compared with other programs, on one core and the same photographs.
 
     python benchmarks/preprocess.py FOLDER [FOLDER ...] [--drive DRIVE] [--size 512] [--repeats 3]
+    python benchmarks/preprocess.py FOLDER --stages --size 288     # ours only, stage by stage, as in grading
 
 The two peers are timed where they are installed: pip install retinalysis-fundusprep fundus-image-toolbox. Every program
 gets the same decoded photographs; the median over repeats is summed over the photographs. The kernel is the form of
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import resource
 import statistics
 import time
 import warnings
@@ -22,10 +25,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusgrade.errors import UngradableError
+from fundusgrade.photographs.artifacts import lacks_blue, measure_artifacts
 from fundusgrade.photographs.field_of_view import find_field_of_view
-from fundusgrade.photographs.images import read_image
-from fundusgrade.photographs.loading import load_photograph, load_pixels
+from fundusgrade.photographs.images import read_image, read_photograph
+from fundusgrade.photographs.loading import load_photograph, load_pixels, num_pixels_needed
 from fundusgrade.photographs.pixels import Image
+from fundusgrade.photographs.preprocess import preprocess_by_recipes
+from fundusgrade.photographs.quality import MEASURING_RECIPE, Disc, measure_disc
 from fundusgrade.photographs.recipe import PreprocessRecipe
 from fundusgrade.photographs.sources import find_images
 
@@ -90,6 +97,62 @@ def measure_folder(folder: Path, size_px: int, repeats: int) -> None:
     print(f"  ours with decoding / decoding in full: {totals['ours with decoding'] / totals['decoding in full']:.2f}")
 
 
+def stages_of(path: Path, recipe: PreprocessRecipe) -> dict[str, Callable[[], object]]:
+    """The steps of `load_photograph`, each with the results of those before it."""
+    read = functools.partial(read_photograph, path, at_least_px=num_pixels_needed(recipe))
+    photograph = read().image
+    field_of_view = find_field_of_view(photograph)
+    recipes = [MEASURING_RECIPE, recipe]
+    measured, _ = preprocess_by_recipes(photograph, field_of_view, recipes)
+    disc = Disc.of(measured)
+    return {
+        "reading and decoding": read,
+        "finding the field of view": lambda: find_field_of_view(photograph),
+        "the network's image and the measured disc": lambda: preprocess_by_recipes(photograph, field_of_view, recipes),
+        "quality": lambda: measure_disc(Disc.of(measured)),
+        "artifacts": lambda: (measure_artifacts(photograph, disc), lacks_blue(disc)),
+        "all of it": lambda: load_photograph(path, recipe),
+    }
+
+
+def measure_stages(folder: Path, size_px: int, repeats: int) -> None:
+    """Print milliseconds a photograph of each stage, the least of the repeats, and pages that the system had to map."""
+    recipe = PreprocessRecipe(size_px=size_px)
+    totals: dict[str, float] = {}
+    num_measured, num_pages = 0, 0
+    for path in [found.path for found in find_images([folder])]:
+        try:
+            stages = stages_of(path, recipe)
+        except UngradableError:
+            continue
+        num_measured += 1
+        pages_before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        load_photograph(path, recipe)
+        num_pages += resource.getrusage(resource.RUSAGE_SELF).ru_minflt - pages_before
+        for name, stage in stages.items():
+            totals[name] = totals.get(name, 0.0) + min(processor_times(stage, repeats))
+    print(f"\n{folder}: {num_measured} photographs, to {size_px} px; ms of processor time")
+    for name, total in totals.items():
+        print(f"  {name:44s} {1000 * total / num_measured:8.2f}")
+    print(f"  pages mapped for a photograph: {num_pages / max(1, num_measured):.0f}")
+
+
+def processor_times(call: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of processor time of a call, which hardly depend on what else the machine does."""
+    times = []
+    for _ in range(repeats):
+        before = processor_seconds()
+        call()
+        times.append(processor_seconds() - before)
+    return times
+
+
+def processor_seconds() -> float:
+    """Processor time of this process, the system's on its behalf included."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
 def masks_of(photograph: Image) -> dict[str, NDArray[np.bool_]]:
     """What each program finds to be retina, (H, W)."""
     height, width = photograph.shape[:2]
@@ -125,11 +188,13 @@ def main() -> None:
     parser.add_argument("--drive", type=Path, help="folder with images/ and fov_masks/")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--stages", action="store_true", help="the time of each stage of ours, and no other program")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
+    measure = measure_stages if arguments.stages else measure_folder
     for folder in arguments.folders:
-        measure_folder(folder, arguments.size, arguments.repeats)
+        measure(folder, arguments.size, arguments.repeats)
     if arguments.drive is not None:
         compare_on_drive(arguments.drive)
 

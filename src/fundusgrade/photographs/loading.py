@@ -89,7 +89,7 @@ def load_photograph(photograph: Photograph | PhotographInMemory, recipe: Preproc
     """
     _keep_freed_memory()
     try:
-        num_pixels = _num_pixels_needed(recipe)
+        num_pixels = num_pixels_needed(recipe)
         decoded = read_photograph(photograph, at_least_px=num_pixels)
         loaded = _load_reduced(decoded.image, recipe, num_pixels)
         finer = _num_pixels_for_small_disc(loaded, recipe, num_pixels)
@@ -116,7 +116,7 @@ def load_pixels(photograph: Image, recipe: PreprocessRecipe) -> LoadedPhotograph
 
     Raises NoRetinaError where it shows no retina, SeveralFieldsError where it shows several fields.
     """
-    num_pixels = _num_pixels_needed(recipe)
+    num_pixels = num_pixels_needed(recipe)
     loaded = _load_reduced(photograph, recipe, num_pixels)
     finer = _num_pixels_for_small_disc(loaded, recipe, num_pixels)
     is_reduced = loaded.photograph.shape != photograph.shape
@@ -163,5 +163,6 @@ def _num_pixels_for_small_disc(loaded: LoadedPhotograph, recipe: PreprocessRecip
     return 0 if radius_px >= _SMALL_DISC * recipe.radius_px else math.ceil(num_pixels * recipe.radius_px / radius_px)
 
 
-def _num_pixels_needed(recipe: PreprocessRecipe) -> int:
+def num_pixels_needed(recipe: PreprocessRecipe) -> int:
+    """How many pixels the shorter side of a photograph keeps when it is decoded for this recipe."""
     return max(MIN_DECODED_PX, math.ceil(DECODING_MARGIN * recipe.size_px))
