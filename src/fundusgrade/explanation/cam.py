@@ -41,6 +41,7 @@ def _layer_cells(
 
     def begin_gradient(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         # Nothing before the layer needs a gradient, and most of the network is before it.
+        layer.arrange(output)  # refuses what is no feature map
         return output.detach().requires_grad_()
 
     def pass_on_copy(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
