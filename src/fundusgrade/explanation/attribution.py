@@ -243,10 +243,9 @@ def _batch(network: GradingNetwork, image: Image, choice: DeviceChoice) -> Tenso
 
 
 def _logits(network: GradingNetwork, images: Sequence[Image], choice: DeviceChoice) -> Tensor:
-    """The logits (B, 5) of images (S, S, 3), which go through the network at once."""
+    """The logits (B, 5) of images (S, S, 3), one by one, so that a score does not depend on what else is explained."""
     with torch.no_grad():
-        logits: Tensor = network(torch.cat([_batch(network, image, choice) for image in images]))
-        return logits.float()
+        return torch.cat([network(_batch(network, image, choice)).float() for image in images])
 
 
 def _num_pixels(network: GradingNetwork, values: NDArray[np.generic]) -> int:
