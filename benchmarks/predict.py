@@ -1,12 +1,14 @@
 """Photographs graded per second, compared with timm's inference program, a plain loop, and upper bounds.
 
-    python benchmarks/predict.py FOLDER [FOLDER ...] [--model NAME] [--count 200] [--rounds 5]
+    python benchmarks/predict.py FOLDER [FOLDER ...] [--model NAME] [--runtime NAME] [--count 200] [--rounds 5]
 
 All programs take turns in one process and grade the same files with the same weights and the same preprocessing. Where
 the folders have fewer than COUNT photographs, those of --fill-from are added, enlarged to the size of a camera's and
 saved as JPEG; without that option, photographs are graded several times. The first round warms caches and is not
-counted. "timm" is its ImageDataset and loader with two worker processes and its network in float32, as in its inference
-program; "plain loop" reads, preprocesses and grades one photograph after the other.
+counted. Ours runs as `predict` does by itself, in the fastest runtime that is installed, or in those of --runtime.
+Shares are of the slower of its two parts, preparing and the network, on the same cores. "timm" is its ImageDataset and
+loader with two worker processes and its network in float32, as in its inference program; "plain loop" reads,
+preprocesses and grades one photograph after the other.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ from torch import Tensor
 from fundusgrade.errors import UngradableError
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.concurrency import worker_pools
+from fundusgrade.grading.datasets import load_for_figures
 from fundusgrade.grading.grader import Grader
 from fundusgrade.grading.writer import PredictionWriter
 from fundusgrade.metrics.classification import decide_grades, quadratic_weighted_kappa
-from fundusgrade.networks.inference import predict_outputs, to_probabilities
+from fundusgrade.networks.inference import to_probabilities
+from fundusgrade.networks.runtime import Pixels
 from fundusgrade.networks.tensors import scale_pixels, to_pixels
-from fundusgrade.options import DeviceName, Precision
+from fundusgrade.options import DeviceName, Precision, RuntimeName
 from fundusgrade.photographs.images import read_image
 from fundusgrade.photographs.loading import MIN_DECODED_PX, load_photograph, load_pixels
 from fundusgrade.photographs.recipe import PreprocessRecipe
@@ -65,6 +69,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--model", action="append", help="name or path; several, such as exported graphs, take turns")
+    runtimes = [name.value for name in RuntimeName]
+    parser.add_argument("--runtime", action="append", choices=runtimes, help="several take turns (default: auto)")
     parser.add_argument("--original", default=None, help="the weights that timm and the plain loop run")
     parser.add_argument("--fill-from", type=Path, help="folder of smaller photographs")
     parser.add_argument("--count", type=int, default=200)
@@ -98,8 +104,9 @@ def enlarge(found: Sequence[PhotographSource], folder: Path) -> None:
 
 def measure(found: Sequence[PhotographSource], chosen: argparse.Namespace) -> None:
     """Run all programs in turn, and print their times."""
-    graders = {grader.name: grader for grader in map(Grader.load, chosen.model or [None])}
-    plain = Grader.load(chosen.original, device=DeviceName.CPU, precision=Precision.FLOAT32)
+    loaded = itertools.product(chosen.model or [None], map(RuntimeName, chosen.runtime or [RuntimeName.AUTO]))
+    graders = {label_of(grader): grader for grader in (Grader.load(name, runtime=each) for name, each in loaded)}
+    plain = load_for_figures(chosen.original, device=DeviceName.CPU, precision=Precision.FLOAT32)
     print(f"{len(found)} photographs; {next(iter(graders.values())).concurrency.describe()}")
     for grader in graders.values():
         print(f"{grader.name}; {grader.arithmetic.describe()}")
@@ -116,6 +123,11 @@ def measure(found: Sequence[PhotographSource], chosen: argparse.Namespace) -> No
             if round_number:
                 seconds[name].append(time.perf_counter() - start)
     report(seconds, grades, len(found), list(graders))
+
+
+def label_of(grader: Grader) -> str:
+    """The model and what computes it."""
+    return f"{grader.name}, {grader.arithmetic.runtime} {grader.arithmetic.number_format}"
 
 
 def bounds_of(grader: Grader, found: Sequence[PhotographSource]) -> dict[str, Callable[[], Sequence[int]]]:
@@ -137,19 +149,18 @@ def peers_of(plain: Grader, found: Sequence[PhotographSource]) -> dict[str, Call
     }
 
 
-def prepared_batches(grader: Grader, found: Sequence[PhotographSource]) -> list[Tensor]:
+def prepared_batches(grader: Grader, found: Sequence[PhotographSource]) -> list[Pixels]:
     """As many preprocessed images as there are photographs, a few different ones repeated."""
     num = grader.concurrency.batch_size
-    few = [to_pixels(load_photograph(each.path, grader.recipe).preprocessed.image) for each in found[:num]]
-    pixels = torch.stack((few * num)[:num])
+    few = [load_photograph(each.path, grader.recipe).preprocessed.image for each in found[:num]]
+    pixels = np.stack((few * num)[:num])
     return [pixels[: min(num, len(found) - start)] for start in range(0, len(found), num)]
 
 
-def run_network(grader: Grader, batches: Sequence[Tensor]) -> list[int]:
+def run_network(grader: Grader, batches: Sequence[Pixels]) -> list[int]:
     """Only the network, with as many threads as grading uses."""
-    return side_by_side(
-        grader, batches, lambda batch: predict_outputs(grader.pytorch.network, batch, grader.pytorch.choice, len(batch))
-    )
+    with_features = grader.checks is not None
+    return side_by_side(grader, batches, lambda batch: grader.model.runtime.run(batch, with_features=with_features))
 
 
 def grade(grader: Grader, found: Sequence[PhotographSource]) -> list[int]:
@@ -196,7 +207,7 @@ def as_grades(grader: Grader, outputs: Tensor) -> list[int]:
 
 def side_by_side(grader: Grader, items: Sequence[Any], call: Callable[[Any], object]) -> list[int]:
     """Call a function with every item, in the threads that grading uses."""
-    with worker_pools(grader.concurrency, grader.pytorch.choice) as threads:
+    with worker_pools(grader.concurrency, grader.arithmetic.device) as threads:
         for _ in threads.photographs.map(call, items):
             pass
     return []
@@ -219,8 +230,9 @@ def report(seconds: dict[str, list[float]], grades: dict[str, Sequence[int]], co
             )
         for bound in (LOAD, "decode only, full size"):
             slower = [max(pair) for pair in zip(seconds[bound], seconds[f"network only, {model}"], strict=True)]
-            share = statistics.median(each / ours for each, ours in zip(slower, own, strict=True))
-            print(f"  {share:.0%} of the slower bound, {bound} or network only")
+            shares = [each / ours for each, ours in zip(slower, own, strict=True)]
+            spread = f"{statistics.median(shares):.0%} ({min(shares):.0%} - {max(shares):.0%})"
+            print(f"  {spread} of the slower bound, {bound} or network only")
 
 
 if __name__ == "__main__":

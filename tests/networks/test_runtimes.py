@@ -17,7 +17,7 @@ from fundusgrade import store
 from fundusgrade.errors import CheckpointError, DeviceError, ExportError
 from fundusgrade.grades import Prediction
 from fundusgrade.grading.grader import Grader
-from fundusgrade.networks import conversion, processor
+from fundusgrade.networks import conversion, graphs, processor
 from fundusgrade.networks.checkpoint import load_checkpoint, replace_description
 from fundusgrade.networks.conversion import check_agreement, probe_images
 from fundusgrade.networks.device import choose_device
@@ -100,13 +100,48 @@ def test_a_damaged_graph_is_converted_again(suffix: str, conversions: list[Any])
     install_model()
     load = {"precision": FLOAT32, "runtime": RuntimeName.OPENVINO}
     Grader.load("tiny", **load)  # type: ignore[arg-type]
-    [file] = [each for each in graph_files() if each.suffix == suffix]
+    [file] = [each for each in graph_files() if each.name == ("seal" if suffix == ".json" else "graph") + suffix]
     data = file.read_bytes()
     for count, damaged in enumerate((data[:-2], bytes([data[0] ^ 1]) + data[1:], None), start=2):
         file.unlink() if damaged is None else file.write_bytes(damaged)
         for _ in range(2):
             Grader.load("tiny", **load)  # type: ignore[arg-type]
             assert len(conversions) == count
+        for each in graph_files():
+            if each.name.startswith("compiled"):
+                each.unlink()
+
+
+@pytest.mark.parametrize("name", ["compiled.blob", "compiled.json"])
+def test_a_compiled_graph_is_kept_and_a_damaged_one_is_compiled_again(
+    name: str, conversions: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = install_model()
+    compile_graph, compiled = graphs.load_openvino_graph, []
+
+    def counted(*arguments: Any) -> Any:
+        compiled.append(arguments)
+        return compile_graph(*arguments)
+
+    monkeypatch.setattr("fundusgrade.networks.graph_files.load_openvino_graph", counted)
+    pixels = probe_images(load_checkpoint(path).description.network)
+
+    def outputs() -> Any:
+        runtime = load_model(path, precision=FLOAT32, runtime=RuntimeName.OPENVINO).runtime
+        return runtime.run(pixels, with_features=False).outputs
+
+    first = outputs()
+    for expected in (2, 2):  # converted, compiled for the store, and taken from there
+        np.testing.assert_array_equal(outputs(), first)
+        assert len(compiled) == expected
+    [file] = [each for each in graph_files() if each.name == name]
+    file.write_bytes(file.read_bytes()[:-5])
+    for _ in range(2):
+        np.testing.assert_array_equal(outputs(), first)
+    assert len(compiled) == 3 and len(conversions) == 1
+    monkeypatch.setattr("fundusgrade.networks.graph_store.openvino_target", lambda: "another processor")
+    outputs()
+    assert len(compiled) == 4
 
 
 def test_other_weights_under_the_same_name_are_converted_anew(conversions: list[Any]) -> None:
