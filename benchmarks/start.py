@@ -2,9 +2,9 @@
 
     python benchmarks/start.py [PHOTOGRAPH] [--model NAME] [--runs 5] [--processor]
 
-Processes take turns, after a round that warms caches, converts the model where it has to be, and is not counted. Printed
-are medians with their range, of the clock, or of processor time, which a busy machine changes less, with --processor;
-and how many times as long a command takes as importing what it needs at least.
+Processes take turns, after a round that warms caches, converts the model where it has to be, and is not counted.
+Printed are medians with their range, of the clock, or of processor time, which a busy machine changes less, with
+--processor; and how many times as long a command takes as importing what it needs at least.
 """
 
 from __future__ import annotations
