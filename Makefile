@@ -1,7 +1,7 @@
 # make demo        install, grade and explain the sample photographs with the shipped weights
 # make test        install what tests need, then ruff, mypy and pytest
 # make docs        write the references, run the notebook, and build the documentation site, site/index.html
-# make pictures    the pictures in the documents, of heat maps and of stored results
+# make pictures    the pictures in the documents: of heat maps, of the report, and of stored results
 # make test-avx2   the numeric tests as on a processor without AVX-512
 PYTHON ?= python3
 VENV ?= .venv
@@ -52,6 +52,7 @@ docs: install-dev
 pictures: install-dev
 	$(BIN)/python docs/programs/pictures.py
 	$(BIN)/python docs/programs/review_picture.py
+	$(BIN)/python docs/programs/report_pictures.py
 
 test-avx2: install-dev
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest --numprocesses $(WORKERS) $(NUMERIC)

@@ -18,6 +18,8 @@ _DPI = 150
 
 # Okabe and Ito's blue and vermilion, which every common color blindness tells apart; in gray, line and marker do.
 BLUE, VERMILION = "#0072B2", "#D55E00"
+SERIES_COLORS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colors for up to six series."""
 
 
 def blank_figure(*, width_inches: float, height_inches: float, dpi: int = _DPI) -> Figure:

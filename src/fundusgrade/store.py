@@ -2,7 +2,7 @@
 
     <home>/datasets/<name>/   dataset.json, manifest.csv, overview.png, config.yaml, pictures/, pixels.cache
     <home>/models/<name>/     model.safetensors, model.json, README.md, config.yaml, metrics.jsonl, curves.png,
-                              train_batch.jpg
+                              train_batch.jpg, worst_validation.png
     <home>/runs/<name>/       a training run that is not finished yet
     <home>/predictions/<name>.csv    predictions of cross-validation, each by the model that was not trained on it
 
@@ -36,7 +36,10 @@ CONFIG_FILE = "config.yaml"
 """The settings that repeat a run of the command line."""
 CHECKS_CONFIG_FILE = "add-checks.yaml"
 """The settings that add the same checks to a model."""
-MODEL_FILES = (MODEL_FILE, MODEL_JSON, "README.md", CONFIG_FILE, "metrics.jsonl", "curves.png", "train_batch.jpg")
+MODEL_FILES = (
+    MODEL_FILE, MODEL_JSON, "README.md", CONFIG_FILE, "metrics.jsonl", "curves.png",
+    "train_batch.jpg", "worst_validation.png",
+)  # fmt: skip
 DEFAULT_MODEL = "efficientnet-lite2"
 """The model that predict, explain and evaluate use when none is named; weights/README.md says how it was chosen."""
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")

@@ -19,6 +19,7 @@ from fundusgrade.commands.add_checks import add_checks
 from fundusgrade.commands.audit import audit
 from fundusgrade.commands.calibrate import calibrate
 from fundusgrade.commands.checks import checks
+from fundusgrade.commands.compare import compare
 from fundusgrade.commands.evaluate import evaluate
 from fundusgrade.commands.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED
 from fundusgrade.commands.explain import explain
@@ -131,6 +132,7 @@ _COMMANDS = (
     ("add-checks", add_checks, _TRAIN),
     ("calibrate", calibrate, _TRAIN),
     ("evaluate", evaluate, _TEST),
+    ("compare", compare, _TEST),
     ("audit", audit, _TEST),
     ("faithfulness", faithfulness, _TEST),
     ("export", export, _KEEP),

@@ -39,6 +39,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "fundusgrade evaluate --predictions cv-resnet50 --report report.html",
         "fundusgrade evaluate --model my-resnet --data other-hospital --split all",
     ),
+    "compare": (
+        "fundusgrade compare my-resnet my-vit my-cnn --out curves.png",
+        "fundusgrade compare aptos-cnn efficientnet-lite2 vit-small",
+    ),
     "audit": (
         "fundusgrade audit aptos2019",
         "fundusgrade audit aptos2019 --model my-resnet --lesions idrid/ --out audit/",

@@ -20,7 +20,7 @@ from fundusgrade.evaluation.subgroups import (
     subgroup_masks,
 )
 from fundusgrade.metrics.bootstrap import Resamples, resample
-from fundusgrade.metrics.classification import Evaluation, evaluate_predictions
+from fundusgrade.metrics.classification import Evaluation, evaluate_predictions, order_of_errors
 from fundusgrade.metrics.comparison import PairedComparison, compare_all
 from fundusgrade.metrics.conformal import NO_CONFORMITY, Conformity, SetCoverage, measure_sets
 from fundusgrade.metrics.estimates import Estimate
@@ -238,9 +238,7 @@ def _few(sources: Sequence[str]) -> str:
 
 def find_worst_errors(test: ScoredPhotographs, limit: int = MAX_WORST_ERRORS) -> tuple[WorstError, ...]:
     """Wrongly graded photographs: the furthest from their label first, of equals that of the least probable label."""
-    distance = np.abs(test.predicted - test.grades)
-    probability_of_label = test.probabilities[np.arange(len(test)), test.grades]
-    order = np.lexsort((probability_of_label, -distance))[:limit]
+    order = order_of_errors(test.grades, test.predicted, test.probabilities)[:limit]
     return tuple(
         WorstError(
             source=test.sources[i],
@@ -249,5 +247,4 @@ def find_worst_errors(test: ScoredPhotographs, limit: int = MAX_WORST_ERRORS) ->
             probabilities=tuple(test.probabilities[i].tolist()),
         )
         for i in order
-        if distance[i] > 0
     )

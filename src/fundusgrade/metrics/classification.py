@@ -214,3 +214,14 @@ def _checked_probabilities(probabilities: ArrayLike, *, num_photographs: int) ->
             "sum to 1. Give probabilities, not logits; a model whose output is NaN has diverged."
         )
     return array
+
+
+def order_of_errors(
+    grades: NDArray[np.int64], predicted: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Positions of the wrongly graded of N photographs: the furthest from the true grade first, of equals that whose
+    true grade was least probable. Grades are (N,), probabilities (N, 5).
+    """
+    distance = np.abs(predicted - grades)
+    order = np.lexsort((probabilities[np.arange(len(grades)), grades], -distance))
+    return np.asarray(order[: int((distance > 0).sum())], np.int64)

@@ -21,7 +21,7 @@ from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_device
 from fundusgrade.networks.spec import CNN
 from fundusgrade.networks.timm_hub import is_hub_name, public_name
-from fundusgrade.training.decision import RatedOutputs, fit_rule, grade_outputs
+from fundusgrade.training.decision import DecisionRule, GradedOutputs, RatedOutputs, fit_rule, grade_outputs
 from fundusgrade.training.operating_point import RatedProbabilities, fit_operating_point
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.state import RunState
@@ -58,11 +58,19 @@ def save_best_model(
     )
 
 
-def calibrate_model(path: Path, options: TrainOptions, validation: Validation, choice: DeviceChoice) -> None:
+def grade_validation(path: Path, validation: Validation, choice: DeviceChoice) -> GradedOutputs:
+    """The validation photographs as a saved model without a fitted rule grades them."""
+    network = to_device(load_checkpoint(path).network, choice)
+    outputs = split_outputs(network, validation.images, choice, np.arange(len(validation.chooses)))
+    return grade_outputs(network.spec, outputs, DecisionRule())
+
+
+def calibrate_model(path: Path, options: TrainOptions, validation: Validation, choice: DeviceChoice) -> GradedOutputs:
     """Fit a saved model's decision rule and operating point to the photographs that choose, and save it.
 
     Conformity scores, the rates of the operating point and the recorded validation scores are those of the photographs
-    that chose nothing; where there are none, the scores by which the epoch was chosen stay.
+    that chose nothing; where there are none, the scores by which the epoch was chosen stay. Returns all validation
+    photographs as the fitted model grades them.
     """
     checkpoint, chooses = load_checkpoint(path), validation.chooses
     network, provenance = to_device(checkpoint.network, choice), checkpoint.description.provenance
@@ -73,8 +81,9 @@ def calibrate_model(path: Path, options: TrainOptions, validation: Validation, c
     held_out = rated.subset(~chooses)
     graded = grade_outputs(network.spec, held_out.outputs, rule)
     scores = score(held_out.grades, graded) if len(held_out.grades) else None
+    graded_all = grade_outputs(network.spec, outputs, rule)
     of_all = RatedProbabilities(
-        probabilities=grade_outputs(network.spec, outputs, rule).probabilities,
+        probabilities=graded_all.probabilities,
         grades=validation.grades,
         groups=validation.groups,
         data=validation.data,
@@ -88,6 +97,7 @@ def calibrate_model(path: Path, options: TrainOptions, validation: Validation, c
         provenance=replace(provenance, metrics=provenance.metrics | _recorded(scores)),
     )
     save_checkpoint(path, network, description, fingerprints=checkpoint.fingerprints, checks=checkpoint.checks)
+    return graded_all
 
 
 def _recorded(scores: ValidationScores | None) -> dict[str, float | int | None]:

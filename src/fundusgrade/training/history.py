@@ -40,6 +40,16 @@ def read_history(path: Path) -> tuple[EpochRecord, ...]:
         return ()
 
 
+def best_epoch(records: Sequence[EpochRecord]) -> int:
+    """The epoch of highest validation kappa; of equals the one of lowest validation loss. 0 before the first."""
+    return max(records, key=_validation_rank).epoch if records else 0
+
+
+def _validation_rank(record: EpochRecord) -> tuple[float, float]:
+    """A sort key that rises with kappa, then with falling loss; an undefined kappa is lower than any."""
+    return (-2.0 if record.validation_kappa is None else record.validation_kappa, -record.validation_loss)
+
+
 def draw_training_curves(records: Sequence[EpochRecord], best_epoch: int, path: Path) -> None:
     """Plot loss and kappa over the epochs into a PNG, with the best epoch marked; an undefined kappa leaves a gap.
 

@@ -23,7 +23,7 @@ from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.tensors import LabeledImages
 from fundusgrade.training.batches import Batch, load_splits, num_batches, training_batches
-from fundusgrade.training.best_model import calibrate_model, save_best_model
+from fundusgrade.training.best_model import calibrate_model, grade_validation, save_best_model
 from fundusgrade.training.distributed import process_group
 from fundusgrade.training.history import EpochRecord
 from fundusgrade.training.losses import graded_loss
@@ -34,6 +34,7 @@ from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.resizing import epoch_size_px
 from fundusgrade.training.state import STATE_FILE, RunState, load_state, save_state, start_run
 from fundusgrade.training.validation import Validation, plan_validation, validate
+from fundusgrade.training.worst_photographs import WORST_FILE, draw_worst_photographs
 
 _MAX_GRADIENT_NORM = 1.0
 _INTERRUPTED = "interrupted"
@@ -99,9 +100,22 @@ def train(
             observer.epoch_done(record, _save_epoch(run, record, directory, dataset, options, choice))
     except KeyboardInterrupt:
         outcome = _INTERRUPTED
-    if options.calibrate and run.history and group.is_main_process:
-        calibrate_model(directory / store.MODEL_FILE, options, validation, choice)
+    if run.history and group.is_main_process:
+        _finish_model(directory, dataset, options, validation, choice)
     return TrainResult(directory=directory, history=tuple(run.history), best_epoch=run.best_epoch, outcome=outcome)
+
+
+def _finish_model(
+    directory: Path, dataset: PreparedDataset, options: TrainOptions, validation: Validation, choice: DeviceChoice
+) -> None:
+    """Fit the decision rule of the best epoch, unless none is wanted, and draw the photographs that it grades worst."""
+    path = directory / store.MODEL_FILE
+    if options.calibrate:
+        graded = calibrate_model(path, options, validation, choice)
+    else:
+        graded = grade_validation(path, validation, choice)
+    sources = [row.source for row in dataset.graded_rows("validation")]
+    draw_worst_photographs(validation.images, sources, graded, directory / WORST_FILE)
 
 
 def _run_epoch(

@@ -25,7 +25,7 @@ from fundusgrade.networks.timm_hub import is_hub_name
 from fundusgrade.options import Precision
 from fundusgrade.training.batch_norm import synchronize_batch_norm
 from fundusgrade.training.distributed import average_gradients
-from fundusgrade.training.history import METRICS_FILE, EpochRecord
+from fundusgrade.training.history import METRICS_FILE, EpochRecord, best_epoch
 from fundusgrade.training.optimizer import build_optimizer
 from fundusgrade.training.options import TrainOptions
 from fundusgrade.training.resizing import training_shapes
@@ -60,12 +60,7 @@ class RunState:
     @property
     def best_epoch(self) -> int:
         """The epoch of highest validation kappa; of equals the one of lowest validation loss. 0 before the first."""
-        return max(self.history, key=_validation_rank).epoch if self.history else 0
-
-
-def _validation_rank(record: EpochRecord) -> tuple[float, float]:
-    """A sort key that rises with kappa, then with falling loss; an undefined kappa is lower than any."""
-    return (-2.0 if record.validation_kappa is None else record.validation_kappa, -record.validation_loss)
+        return best_epoch(self.history)
 
 
 class WeightAverage(ModelEmaV3):  # type: ignore[misc]  # timm has no type hints

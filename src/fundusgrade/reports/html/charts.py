@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from fundusgrade.metrics.estimates import Estimate
-from fundusgrade.plots import blank_figure
+from fundusgrade.plots import SERIES_COLORS, blank_figure
 from fundusgrade.reports.html.formats import number
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _WIDTH, _TEXT = 380, 12  # units of the drawing; a phone shows a unit as about a CSS pixel
 _LABEL_HEIGHT, _DOT_HEIGHT, _FOOT, _LABEL_CHARACTERS = 20, 17, 44, 44
-# Colors that matplotlib writes, to be replaced by names of the style sheet; the first six are Okabe and Ito's.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Colors that matplotlib writes, in lower case, to be replaced by names of the style sheet.
+_COLORS = tuple(color.lower() for color in SERIES_COLORS)
 _INK, _FAINT = "#010203", "#040506"
 _STYLE_NAMES = {
     _INK: "currentColor",
