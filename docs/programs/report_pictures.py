@@ -41,7 +41,7 @@ def main() -> None:
         report = Path(sys.argv[1]) if len(sys.argv) > 1 else make_report(Path(folder))
         browser = playwright.chromium.launch(executable_path=next(filter(None, map(shutil.which, BROWSERS)), None))
         save("report-desktop.png", shot(browser, report, height_px=1100))
-        save("report-cell.png", shot(browser, report, "#difference-2-1"))
+        save("report-cell.png", shot(browser, report, "#difference-2-0"))
         save("report-dark.png", shot(browser, report, "#calibration", is_dark=True))
         phone = [shot(browser, report, part, width_px=390, height_px=844) for part in ("", "#confusion", "#errors")]
         save("report-phone.png", side_by_side(phone))

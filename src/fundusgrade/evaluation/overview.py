@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from fundusgrade.evaluation.assessment import Assessment, ModelAssessment
 from fundusgrade.evaluation.screening import EVERYONE, GRADABLE, Screening, ScreeningRates
-from fundusgrade.evaluation.subgroups import Subgroup
+from fundusgrade.evaluation.subgroups import OTHER, UNKNOWN, Subgroup
 from fundusgrade.metrics.estimates import UNDEFINED, Estimate
 from fundusgrade.metrics.referral import FEWEST_REFERABLE
 from fundusgrade.metrics.score_keys import ScoreKey
@@ -54,8 +54,8 @@ class OverviewRow:
 class ModelOverview:
     """A model: on all photographs, then on each data set where there are several; and the subgroup it serves worst.
 
-    `lowest` is the subgroup of the lowest sensitivity among those of `FEWEST_REFERABLE` referable photographs or more,
-    of which there are `num_subgroups`; None where there are fewer than two.
+    `lowest` is the subgroup of the lowest sensitivity among those of a known value that have `FEWEST_REFERABLE`
+    referable photographs or more, of which there are `num_subgroups`; None where there are fewer than two.
     """
 
     model: ModelAssessment
@@ -104,7 +104,11 @@ def _rank(of: ModelOverview) -> tuple[bool, float]:
 def _model_overview(model: ModelAssessment, assessment: Assessment) -> ModelOverview:
     everyone = None if model.screening is None else model.screening.of(EVERYONE)
     candidates = [
-        of for of in model.subgroups if of.num_referable >= FEWEST_REFERABLE and of.sensitivity.value is not None
+        of
+        for of in model.subgroups
+        if of.value not in (UNKNOWN, OTHER)
+        and of.num_referable >= FEWEST_REFERABLE
+        and of.sensitivity.value is not None
     ]
     return ModelOverview(
         model=model,

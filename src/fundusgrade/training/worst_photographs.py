@@ -19,7 +19,7 @@ from fundusgrade.training.decision import GradedOutputs
 
 WORST_FILE = "worst_validation.png"
 NUM_SHOWN = 12
-_PER_ROW, _CELL_INCHES, _TEXT_INCHES = 4, 2.3, 0.75
+_PER_ROW, _CELL_INCHES, _TEXT_INCHES = 4, 2.3, 0.55
 _NAME_CHARACTERS = 34
 
 
@@ -36,9 +36,9 @@ def draw_worst_photographs(images: LabeledImages, sources: Sequence[str], graded
     grades = np.asarray(images.grades.numpy(), np.int64)
     worst = worst_photographs(grades, graded)
     num_rows = max(-(-len(worst) // _PER_ROW), 1)
-    figure = new_figure(
-        width_inches=_PER_ROW * _CELL_INCHES, height_inches=0.9 + num_rows * (_CELL_INCHES + _TEXT_INCHES)
-    )
+    top, bottom = images.rows or (0, images.stored.shape[2])
+    cell_inches = _CELL_INCHES * (bottom - top) / images.stored.shape[3] + _TEXT_INCHES
+    figure = new_figure(width_inches=_PER_ROW * _CELL_INCHES, height_inches=0.9 + num_rows * cell_inches)
     num_wrong = int((graded.predicted != grades).sum())
     figure.suptitle(
         f"{num_wrong} of {len(grades)} validation photographs are graded wrongly; the worst first", fontsize=11
@@ -46,7 +46,7 @@ def draw_worst_photographs(images: LabeledImages, sources: Sequence[str], graded
     panels = np.ravel(figure.subplots(num_rows, _PER_ROW, squeeze=False))
     for panel in panels:
         panel.axis("off")
-    pixels = images.select(torch.from_numpy(worst)).permute(0, 2, 3, 1).cpu().numpy() if len(worst) else ()
+    pixels = images.select(torch.from_numpy(worst))[:, :, top:bottom].permute(0, 2, 3, 1).cpu().numpy()
     for panel, position, image in zip(panels, worst.tolist(), pixels, strict=False):
         panel.imshow(image)
         panel.set_title(

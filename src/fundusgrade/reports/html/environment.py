@@ -14,6 +14,7 @@ from fundusgrade.metrics.estimates import describe_p_value
 from fundusgrade.outputs import MARK
 from fundusgrade.reports.html.charts import legend
 from fundusgrade.reports.html.formats import (
+    column_label,
     count,
     data_uri,
     interval,
@@ -64,7 +65,7 @@ def environment() -> Environment:
     }
     formats = (
         *(count, csp_hash, data_uri, interval, legend, number, describe_p_value, percent),
-        *(rate, rate_interval, readable_time, signed),
+        *(column_label, rate, rate_interval, readable_time, signed),
     )
     jinja.filters |= {function.__name__: function for function in formats}
     return jinja

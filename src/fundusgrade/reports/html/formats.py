@@ -67,6 +67,11 @@ def readable_time(created: str) -> str:
     return day if len(created) <= len("2026-11-26") else f"{day}, {time:%H:%M} {time.tzname() or ''}".rstrip()
 
 
+def column_label(column: str) -> str:
+    """A column of the manifest by which photographs are divided, for people."""
+    return {"origin": "data set", "acquisition": "cluster of acquisition"}.get(column, column)
+
+
 def data_uri(image: bytes) -> str:
     """A JPEG or PNG as a URI that holds the image itself."""
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"

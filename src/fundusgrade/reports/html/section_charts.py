@@ -15,7 +15,7 @@ from fundusgrade.metrics.operating_points import RiskCoverage
 from fundusgrade.metrics.reliability import Reliability
 from fundusgrade.reports.html.charts import DotRow, Frame, Series, dots_chart, lines_chart
 from fundusgrade.reports.html.context import ModelDescription
-from fundusgrade.reports.html.formats import percent
+from fundusgrade.reports.html.formats import column_label, percent
 from fundusgrade.reports.html.sections import ReportedComparison, ReportedModel, SubgroupTable
 
 _DIAGONAL = Series(series=None, x=(0.0, 1.0), y=(0.0, 1.0), label="ideal")
@@ -198,8 +198,9 @@ def subgroup_chart(table: SubgroupTable) -> Markup | None:
         )
         for row in table.rows
     ]
-    frame = Frame(title=f"Kappa by {table.column}", x_label="kappa, 95 % CI")
-    return dots_chart(rows, frame, f"Quadratic weighted kappa by {table.column} with 95 % confidence intervals.")
+    name = column_label(table.column)
+    frame = Frame(title=f"Kappa by {name}", x_label="kappa, 95 % CI")
+    return dots_chart(rows, frame, f"Quadratic weighted kappa by {name} with 95 % confidence intervals.")
 
 
 def comparison_chart(comparisons: Sequence[ReportedComparison]) -> Markup | None:
