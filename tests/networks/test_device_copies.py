@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from fundusgrade.networks import inference, torch_runtime
+from fundusgrade.networks.device import choose_device
+from fundusgrade.networks.inference import predict_outputs
 from fundusgrade.networks.tensors import LabeledImages, copy_to_device, pinned
+from fundusgrade.networks.torch_runtime import TorchRuntime
+from fundusgrade.options import DeviceName, Precision
+from fundusgrade.photographs.recipe import Method, PreprocessRecipe
 from fundusgrade.training import batches
 from fundusgrade.training.batches import training_batches
 from fundusgrade.training.resizing import Frame, scaled_frame
+from tests.models_for_tests import random_network
 
 CPU, CUDA, META = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
 """`meta` stands for a device that is not the CPU: PyTorch has it everywhere."""
@@ -53,6 +61,25 @@ def test_a_copy_keeps_bytes_bytes(pins: list[str], device: torch.device) -> None
     copied = copy_to_device(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), device)
     assert copied.dtype is torch.uint8 and copied.device.type == device.type
     assert not pins
+
+
+def test_photographs_that_are_graded_go_to_the_device_as_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[torch.dtype] = []
+
+    def record(tensor: Tensor, device: torch.device) -> Tensor:
+        copied.append(tensor.dtype)
+        return tensor
+
+    for module in (inference, torch_runtime):
+        monkeypatch.setattr(module, "copy_to_device", record)
+    choice = choose_device(DeviceName.CPU, Precision.FLOAT32)
+    network = random_network("cnn", 0, PreprocessRecipe(method=Method.NATURAL, size_px=32))
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    graded = TorchRuntime(network, choice).run(images, with_features=False).outputs
+    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    evaluated = predict_outputs(network, pixels, choice, batch_size=4)
+    assert copied == [torch.uint8, torch.uint8]
+    assert np.allclose(graded, evaluated.numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_batches_of_training_go_to_the_device_as_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

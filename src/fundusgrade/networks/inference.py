@@ -19,7 +19,7 @@ from fundusgrade.networks.heads import NUM_OUTPUTS, Calibration, grade_probabili
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.runtime import check_finite
 from fundusgrade.networks.spec import NetworkSpec
-from fundusgrade.networks.tensors import scale_pixels
+from fundusgrade.networks.tensors import copy_to_device, scale_pixels
 
 
 def to_device(network: GradingNetwork, choice: DeviceChoice) -> GradingNetwork:
@@ -105,7 +105,8 @@ def _evaluating(network: GradingNetwork) -> Iterator[None]:
 def _batches(network: GradingNetwork, pixels: Tensor, choice: DeviceChoice, batch_size: int) -> Iterator[Tensor]:
     """Batches of images (B, 3, S, S) in [0, 1] on the device, in the memory format of the network."""
     for start in range(0, len(pixels), batch_size):
-        yield to_memory_format(network, scale_pixels(pixels[start : start + batch_size].to(choice.device)))
+        on_device = copy_to_device(pixels[start : start + batch_size], choice.device)
+        yield to_memory_format(network, scale_pixels(on_device))
 
 
 def _finite(network: GradingNetwork, outputs: Tensor, choice: DeviceChoice) -> Tensor:
