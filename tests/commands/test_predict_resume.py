@@ -74,11 +74,12 @@ def test_shards_are_graded_by_several_processes_and_merged(workplace: Path, monk
     assert Outcome("fundusgrade predict --list list.txt --csv out.csv --shard 1/3").code == 0
     assert Outcome("fundusgrade merge --list list.txt --csv out.csv").code == 1
     assert Outcome("fundusgrade predict --list list.txt --csv out.csv --shard 2/3").code == 3
-    for name, value in {"RANK": "2", "WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "none"}.items():
-        monkeypatch.setenv(name, value)
-    assert Outcome("fundusgrade predict --list list.txt --csv out.csv").code == 0
-    monkeypatch.setenv("RANK", "1")  # its photograph without a grade must not look like a crash to the launcher
-    assert Outcome("fundusgrade predict --list list.txt --csv out.csv --resume").code == 0
+    assert Outcome("fundusgrade predict --list list.txt --csv out.csv --shard 3/3").code == 0
+    with monkeypatch.context() as patched:
+        for name, value in {"RANK": "2", "WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "none"}.items():
+            patched.setenv(name, value)
+        launched = Outcome("fundusgrade predict --list list.txt --csv out.csv")
+    assert launched.code == 2 and "use --engine ray, or --shard i/n" in launched.stderr
     merged = Outcome("fundusgrade merge --list list.txt --csv out.csv")
     wrote, grades, referred = merged.stderr.splitlines()
     assert (merged.code, wrote) == (3, "wrote 8 rows to out.csv: 7 graded, 1 failed")
@@ -97,7 +98,7 @@ def test_shards_are_graded_by_several_processes_and_merged(workplace: Path, monk
                 assert abs(float(row[column]) - float(expected[column])) < 1e-3
             else:
                 assert row[column] == expected[column]
-    for usage in ("predict images", "predict --shard 1/2 images", "predict"):
+    for usage in ("predict --shard 1/2 images", "predict"):
         assert Outcome(f"fundusgrade {usage}").code == 2, usage
     assert "no such file" in Outcome("fundusgrade predict --list gone.txt --csv o.csv").stderr.lower()
 

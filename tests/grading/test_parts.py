@@ -273,6 +273,11 @@ def test_a_model_that_a_machine_lacks_is_sent_and_checked(run: PartsRun, home: P
     assert model.place(dict) == placed, "it is sent once"
 
 
+def test_a_file_at_a_url_needs_a_folder() -> None:
+    with pytest.raises(StoreError, match=r"name a file in a bucket or folder, such as memory://results/out\.csv"):
+        PartsOutput.of(Path("memory://out.csv"))
+
+
 def test_results_in_memory_are_a_folder_as_others_are() -> None:
     folder = result_folder("memory://somewhere/new")
     try:

@@ -54,11 +54,18 @@ class PartsOutput:
 
     @classmethod
     def of(cls, place: Path) -> PartsOutput:
-        """The output at a path or URL: a file, if its name ends in a format of rows, else a folder."""
+        """The output at a path or URL: a file, if its name ends in a format of rows, else a folder.
+
+        Raises StoreError for a file that is in no folder or bucket.
+        """
         text = remote.url_of(place) or str(place)
         if Path(text).suffix.lower() not in tuple(RowFormat):
             return cls(parts=result_folder(text), parent=result_folder(text), file=None)
         parent, name = os.path.split(text)
+        if parent.endswith(":"):
+            raise StoreError(
+                f"cannot write {text}: name a file in a bucket or folder, such as {parent}//results/{name}"
+            )
         return cls(parts=result_folder(f"{text}{_PARTS}"), parent=result_folder(parent or "."), file=name)
 
     def __str__(self) -> str:
