@@ -1,12 +1,15 @@
 """Damage photographs in every way that their formats allow, and check that each is graded or refused with a reason.
 
     python benchmarks/fuzz.py [PHOTOGRAPH OR FOLDER ...] [--count 10000] [--seed 0] [--workers 2] [--findings fuzz]
+                              [--engine ray]
 
 Each mutant (tests/mutations.py) is written to disk and loaded by a worker process along the path that grading takes,
 with a limit of processor time and of address space. Of those that pass, one in twenty is graded by the shipped model.
 Anything else than a preprocessed image or a reason (another exception, a warning, a signal, a hang) is a finding: it is
 printed, its file is kept, and the exit code is 1. What libraries of codecs write to stderr is counted, but no finding.
-Without photographs the samples of docs/samples are used. A number given to --only reproduces one mutant. Linux only.
+With --engine ray one in twenty, loaded or refused, is graded by two workers of Ray and by one process too, whose rows
+must be equal. Without photographs the samples of docs/samples are used. A number given to --only reproduces one mutant.
+Linux only.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import contextlib
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import threading
@@ -182,9 +186,9 @@ def originals_from(paths: Sequence[Path]) -> dict[str, bytes]:
 
 def fuzz(
     originals: Mapping[str, bytes], seed: int, numbers: Iterator[int], num_workers: int, findings: Path
-) -> tuple[Tally, dict[str, bytes]]:
-    """Load every mutant; returns the outcomes, and some of those that were loaded."""
-    tally, passed, lock = Tally(), {}, threading.Lock()
+) -> tuple[Tally, dict[str, bytes], dict[str, bytes]]:
+    """Load every mutant; returns the outcomes, some of those that were loaded, and some of those that were refused."""
+    tally, passed, refused, lock = Tally(), {}, {}, threading.Lock()
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -204,13 +208,15 @@ def fuzz(
                         (findings / f"{name[:150]}{path.suffix}").write_bytes(data)
                     elif outcome.kind == "loaded" and number % GRADE_EVERY == 0:
                         passed[name] = data
+                    elif number % GRADE_EVERY == 0:
+                        refused[name] = data
             worker.close()
 
     findings.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(num_workers) as pool:
         for running in [pool.submit(work) for _ in range(num_workers)]:
             running.result()
-    return tally, passed
+    return tally, passed, refused
 
 
 def grade(passed: Mapping[str, bytes], tally: Tally) -> int:
@@ -229,6 +235,28 @@ def grade(passed: Mapping[str, bytes], tally: Tally) -> int:
             else:
                 tally.findings.append(f"loaded, but not graded: {name}: {results}")
     return num_graded
+
+
+def grade_by_ray(mutants: Mapping[str, bytes], tally: Tally) -> int:
+    """Grade mutants by two workers of Ray and by one process, and compare the rows; returns their number."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "mutants")
+        place.mkdir()
+        for number, (name, data) in enumerate(mutants.items()):
+            (place / f"{number:05d}{_suffix(name)}").write_bytes(data)
+        files = []
+        for options in ([], ["--engine", "ray", "--workers", "1"]):
+            files.append(Path(folder, f"{len(options)}.csv"))
+            words = ["-m", "fundusgrade", "predict", str(place), "--csv", str(files[-1]), *options]
+            done = subprocess.run([sys.executable, *words], capture_output=True)
+            if done.returncode not in (0, 3):
+                tally.findings.append(
+                    f"predict {' '.join(options)} ended with {done.returncode}: {done.stderr[-800:]!r}"
+                )
+                return 0
+        if files[0].read_bytes() != files[1].read_bytes():
+            tally.findings.append("the rows of Ray's workers differ from those of one process")
+        return len(files[1].read_bytes().splitlines()) - 1
 
 
 def report(tally: Tally) -> None:
@@ -252,12 +280,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     parser.add_argument("--only", type=int)
+    parser.add_argument("--engine", choices=["ray"])
     arguments = parser.parse_args()
     originals = originals_from(arguments.photographs)
     numbers = iter(range(arguments.count) if arguments.only is None else [arguments.only])
-    tally, passed = fuzz(originals, arguments.seed, numbers, arguments.workers, arguments.findings)
+    tally, passed, refused = fuzz(originals, arguments.seed, numbers, arguments.workers, arguments.findings)
     report(tally)
     print(f"graded by the shipped model: {grade(passed, tally)} of {len(passed)} that were tried")
+    if arguments.engine:
+        print(f"rows of two workers of Ray: {grade_by_ray({**passed, **refused}, tally)}")
     print(f"findings: {len(tally.findings)}", *tally.findings, sep="\n  ")
     return 1 if tally.findings else 0
 

@@ -1,10 +1,11 @@
 """Kill preprocess, train and predict at random moments, resume each time, and compare with an uninterrupted run.
 
-    python benchmarks/kills.py [--kills 50] [--eyes 60] [--seed 0] [--commands preprocess train predict]
+    python benchmarks/kills.py [--kills 50] [--eyes 60] [--seed 0] [--commands preprocess train predict] [--engine ray]
 
 Works on drawn eyes in a temporary folder. Whole process groups get SIGKILL, so that no cleanup can run. Meanwhile an
 observer opens every visible file, and reports any that is incomplete. At the end manifest, images, weights, history and
-predictions must equal those of the uninterrupted run; the exit code is 1 if they do not.
+predictions must equal those of the uninterrupted run; the exit code is 1 if they do not. With --engine ray two workers
+predict, whose processes are not in the group that is killed: they end by themselves.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from pyarrow import parquet
 
 import fundusgrade
 
@@ -109,7 +111,8 @@ class Observer:
 
     def look(self) -> None:
         """One round over all files; one that a command removes meanwhile is no problem."""
-        for path in (*self.place.store.rglob("*"), self.place.folder / "out.csv"):
+        parts = (self.place.folder / "out.csv.parts").glob("part-*")
+        for path in (*self.place.store.rglob("*"), self.place.folder / "out.csv", *parts):
             if path.name.startswith(".") or path.name.endswith(".partial"):
                 continue
             try:
@@ -144,6 +147,8 @@ def check_file(path: Path) -> None:
         read_image(path)
     elif path.name == METRICS_FILE:
         [json.loads(line) for line in path.read_text().splitlines()]
+    elif path.suffix == ".parquet":
+        parquet.read_table(path)
     elif path.suffix == ".csv":
         text = path.read_text()
         rows = list(csv.reader(text.splitlines(), strict=True))
@@ -258,7 +263,9 @@ def main() -> int:
     parser.add_argument("--eyes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", nargs="+", choices=tuple(ARGUMENTS), default=list(ARGUMENTS))
+    parser.add_argument("--engine", choices=["ray"], help="of predict, with two workers")
     arguments = parser.parse_args()
+    ARGUMENTS["predict"] += ["--engine", arguments.engine, "--workers", "1"] if arguments.engine else []
     rng, problems = random.Random(arguments.seed), []
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Place(Path(folder, "whole")), Place(Path(folder, "killed"))

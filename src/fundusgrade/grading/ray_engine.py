@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,11 +83,14 @@ def ray_cluster(address: str | None) -> Iterator[list[NodeResources]]:
     if not is_begun:
         _start(ray, address or LOCAL)
     try:
-        yield [
-            NodeResources(num_cpus=int(node["Resources"].get("CPU", 0)), num_gpus=int(node["Resources"].get("GPU", 0)))
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray prints what happens to its workers
+            yield [
+                NodeResources(
+                    num_cpus=int(node["Resources"].get("CPU", 0)), num_gpus=int(node["Resources"].get("GPU", 0))
+                )
+                for node in ray.nodes()
+                if node["Alive"]
+            ]
     finally:
         if not is_begun:
             ray.shutdown()
