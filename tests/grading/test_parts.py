@@ -6,7 +6,7 @@ import functools
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fsspec
@@ -16,13 +16,13 @@ from fundusgrade import store
 from fundusgrade.errors import EngineError, StoreError
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading.engine import PartsOutput, PartsRun, grade_in_parts
-from fundusgrade.grading.folders import result_folder
+from fundusgrade.grading.folders import LocalFolder, result_folder
 from fundusgrade.grading.grader import Grader
 from fundusgrade.grading.parts import MAX_PART_SIZE, Part, attempts_name, choose_part_size, part_name
 from fundusgrade.grading.resume import ResumeRequest
 from fundusgrade.grading.workers import MAX_ATTEMPTS, GradingJob, PartGrader, SentModel
 from fundusgrade.grading.writer import PredictionWriter
-from fundusgrade.options import DeviceName, Precision
+from fundusgrade.options import DeviceName, Precision, RuntimeName
 from fundusgrade.photographs.inputs import Photograph
 from fundusgrade.photographs.sources import find_images
 from tests.models_for_tests import install_model, save_photographs
@@ -37,7 +37,9 @@ def run(tmp_path: Path) -> PartsRun:
     paths = save_photographs(tmp_path / "eyes", range(11))
     paths[5].write_bytes(b"")
     install_model("tiny")
-    load = functools.partial(Grader.load, device=DeviceName.CPU, precision=Precision.FLOAT32, batch_size=BATCH)
+    load = functools.partial(
+        Grader.load, device=DeviceName.CPU, precision=Precision.FLOAT32, runtime=RuntimeName.PYTORCH, batch_size=BATCH
+    )
     return PartsRun(
         photographs=find_images([tmp_path / "eyes"]),
         model=store.resolve_model("tiny"),
@@ -251,6 +253,24 @@ def test_a_worker_grades_a_part_once_and_gives_up_one_that_ended_it_too_often(ru
         worker.grade(part)
     grade(run, resume=True)
     assert folder.read(attempts_name(0)) is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullFolder(LocalFolder):
+    """A folder to which nothing can be written."""
+
+    def write(self, name: str, content: bytes) -> None:
+        raise StoreError(f"cannot write {name}: no space left on device")
+
+
+def test_a_worker_that_cannot_count_its_attempts_ends_the_run_instead_of_trying_for_ever(
+    run: PartsRun, tmp_path: Path
+) -> None:
+    grade(run)
+    run.output.parts.remove(part_name(0))
+    full = replace(run, output=replace(run.output, parts=FullFolder(path=tmp_path / "out")))
+    with pytest.raises(EngineError, match="no space left"):
+        worker_of(full).grade(Part(number=0, photographs=run.photographs[:4]))
 
 
 def test_a_worker_that_differs_or_sees_other_disks_is_refused(run: PartsRun, tmp_path: Path) -> None:

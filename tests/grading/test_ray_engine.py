@@ -27,7 +27,7 @@ from fundusgrade.grading.engine import EngineOptions, PartsOutcome, PartsOutput,
 from fundusgrade.grading.grader import Grader
 from fundusgrade.grading.parts import part_name
 from fundusgrade.grading.ray_engine import NodeResources, plan_workers
-from fundusgrade.options import DeviceName, Engine, Precision
+from fundusgrade.options import DeviceName, Engine, Precision, RuntimeName
 from fundusgrade.photographs.inputs import Photograph
 from fundusgrade.photographs.sources import find_images
 from tests.command_line import ENVIRONMENT
@@ -61,7 +61,9 @@ def run(tmp_path: Path) -> PartsRun:
     paths = save_photographs(tmp_path / "eyes", range(NUM_EYES))
     paths[5].write_bytes(b"")
     install_model("tiny")
-    load = functools.partial(Grader.load, device=DeviceName.CPU, precision=Precision.FLOAT32, batch_size=BATCH)
+    load = functools.partial(
+        Grader.load, device=DeviceName.CPU, precision=Precision.FLOAT32, runtime=RuntimeName.PYTORCH, batch_size=BATCH
+    )
     return PartsRun(
         photographs=find_images([tmp_path / "eyes"]),
         model=store.resolve_model("tiny"),
@@ -86,33 +88,36 @@ def of_one_process(run: PartsRun, path: Path) -> bytes:
 
 
 class DyingGrader(Grader):
-    """Ends its process in the middle of a part, once: a marker file says that it did so."""
+    """Raises an error, and later ends its process, each in the middle of a part and once: marker files say so."""
 
-    marker: Path
+    folder: Path
 
-    def grade_all(self, photographs: Iterable[Photograph]) -> Iterator[Prediction | Ungraded]:
-        for number, result in enumerate(super().grade_all(photographs)):
-            if number == BATCH and not self.marker.exists():
-                self.marker.touch()
+    def grade_all(self, photographs: Iterable[Photograph], **options: Any) -> Iterator[Prediction | Ungraded]:
+        raised, died = self.folder / "raised", self.folder / "died"
+        for number, result in enumerate(super().grade_all(photographs, **options)):
+            if number == BATCH and not raised.exists():
+                raised.touch()
+                raise RuntimeError("the connection was lost")
+            if number == BATCH and not died.exists():
+                died.touch()
                 os._exit(1)
             yield result
 
 
-def load_dying(path: str, *, marker: Path, load: Any, **options: Any) -> Grader:
-    """What loads such a grader in a worker; in the test's own process it is the usual one."""
+def load_dying(path: str, *, folder: Path, load: Any, **options: Any) -> Grader:
+    """What loads such a grader in a worker."""
     grader: Grader = load(path, **options)
     grader.__class__ = DyingGrader
-    grader.marker = marker  # type: ignore[attr-defined]
+    grader.folder = folder  # type: ignore[attr-defined]
     return grader
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_two_workers_of_which_one_dies_in_the_middle_write_the_rows_of_one_process(
+def test_two_workers_that_fail_and_die_in_the_middle_write_the_rows_of_one_process(
     cluster: Any, run: PartsRun, tmp_path: Path
 ) -> None:
-    marker = tmp_path / "died"
-    outcome = grade(replace(run, load=functools.partial(load_dying, marker=marker, load=run.load)))
-    assert marker.exists() and outcome.num_repeated == 1
+    outcome = grade(replace(run, load=functools.partial(load_dying, folder=tmp_path, load=run.load)))
+    assert (tmp_path / "raised").exists() and (tmp_path / "died").exists() and outcome.num_repeated >= 1
     assert (outcome.counts.num_rows, outcome.counts.num_ungraded) == (NUM_EYES, 1)
     assert (tmp_path / "out.csv").read_bytes() == of_one_process(run, tmp_path / "one.csv")
 
@@ -156,7 +161,18 @@ def test_a_run_that_is_killed_is_resumed_and_grades_no_finished_part_again(
         pytest.skip("process groups are of POSIX")
     folder, address = tmp_path / "out.csv.parts", cluster.get_runtime_context().gcs_address
     words = ["predict", "eyes", "--model", "tiny", "--out", "out.csv", "--engine", "ray", "--address", address]
-    options = ["--workers", "1", "--batch-size", str(BATCH), "--device", "cpu", "--precision", "float32"]
+    options = [
+        "--workers",
+        "1",
+        "--batch-size",
+        str(BATCH),
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+        "--runtime",
+        "pytorch",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "fundusgrade", *words, *options],
         cwd=tmp_path,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fundusgrade import store
-from fundusgrade.errors import EngineError
+from fundusgrade.errors import EngineError, StoreError
 from fundusgrade.files import hash_bytes, hash_file, write_atomically
 from fundusgrade.grading.counts import RowCounts
 from fundusgrade.grading.folders import ResultFolder
@@ -99,20 +99,32 @@ class PartGrader:
     def grade(self, part: Part) -> GradedPart:
         """Grade a part and write its rows, or count them where an earlier attempt has written them.
 
-        Raises EngineError where it was begun too often, and StoreError where its rows cannot be written.
+        Raises EngineError where another attempt would not help: the part was begun too often, or that cannot be
+        counted; any other error is one after which the part may be begun again.
         """
-        folder, marker = self._job.folder, attempts_name(part.number)
-        before = int(folder.read(marker) or 0)
-        counts = finished_counts(folder, part)
+        folder = self._job.folder
+        try:
+            counts, num_attempts = _begin(folder, part)
+        except StoreError as error:
+            raise EngineError(str(error)) from error
         if counts is None:
-            _check_attempts(part, before)
-            folder.write(marker, str(before + 1).encode())
             results = self._grader.grade_all(part.photographs)
             counts = write_part(folder, part, results, with_ranges=self._job.with_ranges)
-            before += 1
-        if before:
-            folder.remove(marker)
-        return GradedPart(counts=counts, num_attempts=max(1, before))
+        if num_attempts:
+            folder.remove(attempts_name(part.number))
+        return GradedPart(counts=counts, num_attempts=max(1, num_attempts))
+
+
+def _begin(folder: ResultFolder, part: Part) -> tuple[RowCounts | None, int]:
+    """The counts of a part that is finished, else None; and how often it was begun, this attempt included."""
+    marker = attempts_name(part.number)
+    num_before = int(folder.read(marker) or 0)
+    counts = finished_counts(folder, part)
+    if counts is not None:
+        return counts, num_before
+    _check_attempts(part, num_before)
+    folder.write(marker, str(num_before + 1).encode())
+    return None, num_before + 1
 
 
 def _check_attempts(part: Part, num_before: int) -> None:
