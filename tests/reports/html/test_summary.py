@@ -133,7 +133,8 @@ def test_a_model_that_has_seen_the_photographs_is_marked_and_not_tested() -> Non
     assert not re.search(r"p [<=]? ?0\.\d", page.text[: page.text.index("Data and models") + 3000])
     for test in ("p (bootstrap)", "p (McNemar)", "p (DeLong)"):
         assert page.facts[test] == "not tested"
-    assert "Best of 2 models, model-0 finds" in page.text
+    assert "model-0 finds" in page.text and "Best of" not in page.text, "only one is judged"
+    assert "Best of 2 models, model-" in page_of([honest, cheat]).text
     both = page_of([replace(each, leakage=SEEN) for each in (honest, cheat)]).text
     assert "There is no verdict: every model with an operating point has seen the photographs" in both
     assert "role" not in {name for _, found in page_of([honest]).elements for name in found if found[name] == "alert"}
