@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -214,3 +216,17 @@ def test_layercam_weights_channels_by_their_positive_gradients(image: NDArray[np
     weights = head_of(network).weight.detach()[3].clamp(min=0)
     expected = (maps[-1][0] * weights[:, None, None]).sum(dim=0).numpy()
     assert np.allclose(heat.cells, expected / expected.mean(), rtol=1e-3, atol=1e-5)
+
+
+def test_grad_cam_is_imported_without_scikit_learn_whose_classes_work_when_they_are_called() -> None:
+    program = """
+import sys
+from fundusgrade.explanation.cam import scikit_learn_on_demand
+with scikit_learn_on_demand():
+    import pytorch_grad_cam
+assert not {name for name in sys.modules if name.split(".")[0] == "sklearn"}
+from pytorch_grad_cam.utils import svd_on_activations
+from sklearn.decomposition import KernelPCA
+assert isinstance(svd_on_activations.KernelPCA(n_components=1), KernelPCA)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

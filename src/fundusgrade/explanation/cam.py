@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,9 +70,37 @@ def _layer_cells(
     return np.asarray(cells * cells.size, np.float32)
 
 
+_DECOMPOSITION = "sklearn.decomposition"
+
+
+@contextmanager
+def scikit_learn_on_demand() -> Iterator[None]:
+    """While pytorch-grad-cam is imported, its two classes of scikit-learn stand for those of the same name.
+
+    They belong to methods that are not offered here, and importing scikit-learn takes as long as importing PyTorch. It
+    is imported when one of them is first called, so that whoever uses the library beside us has all of it.
+    """
+    if _DECOMPOSITION in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(_DECOMPOSITION)
+    for name in ("KernelPCA", "NMF"):
+        setattr(stand_in, name, partial(_made_by_scikit_learn, name))
+    sys.modules[_DECOMPOSITION] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[_DECOMPOSITION]
+
+
+def _made_by_scikit_learn(name: str, *args: Any, **named: Any) -> Any:
+    return getattr(importlib.import_module(_DECOMPOSITION), name)(*args, **named)
+
+
 def _cam_class(method: Attribution) -> type[BaseCAM]:
     """The class of pytorch-grad-cam for a method, but in units of the score: the library scales every map to 0-1."""
-    import pytorch_grad_cam as cams  # takes seconds: it imports scikit-learn and pyplot
+    with scikit_learn_on_demand():
+        import pytorch_grad_cam as cams
 
     base: Any = {
         Attribution.GRAD_CAM: cams.GradCAM,
