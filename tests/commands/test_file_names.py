@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html.parser
 import io
 import json
 import os
@@ -83,24 +82,6 @@ def test_odd_names_come_back_from_the_manifest(odd: Path) -> None:
         assert read.photograph_path(row).is_file(), row.source
         assert (read.directory / row.image).resolve().is_relative_to(read.directory.resolve())
         assert row.error is None and (read.directory / row.image).is_file()
-
-
-class _Links(html.parser.HTMLParser):
-    """Checks that elements are closed in order, and collects what links lead to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.sources: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img", "br", "hr"):
-            self.open.append(tag)
-        self.sources += [value or "" for name, value in attributes if name == "src"]
-        assert tag != "b", "a name was taken for markup"
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def test_figures_of_odd_names_stay_in_their_folder_and_the_index_shows_them(odd: Path, workplace: Path) -> None:
