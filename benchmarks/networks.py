@@ -53,7 +53,6 @@ from tests.models_for_tests import drawn_photograph
 from tests.prepared import prepared_dataset
 
 SIZES_PX = (64, 96, 128, 160, 192, 224, 240, 256, 336)
-MAX_MEMORY = 16 * 2**30  # of addresses; VGG has 129 million parameters, of which a training state holds four copies
 METHODS = (Attribution.INTEGRATED_GRADIENTS, Attribution.GRAD_CAM, Attribution.ATTENTION_ROLLOUT)
 STEPS = ("train", "grade", "features", *METHODS, "ONNX", "hub")
 WORKS = "yes"
@@ -109,7 +108,6 @@ def examine(row: Row, folder: Path) -> None:
     """All steps of one network, in order; the first four depend on one another."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     row.parameters, row.network = smallest_network(row.family)
     recipe = PreprocessRecipe(size_px=input_size(row.network))
     choice = choose_device(DeviceName.CPU, Precision.FLOAT32)
@@ -202,10 +200,10 @@ def attempt(row: Row, step: str, action: Callable[[], str]) -> bool:
     return row.steps[step] == WORKS
 
 
-def in_own_process(family: str, seconds: int) -> Row:
+def in_own_process(family: str, seconds: int, max_bytes: int) -> Row:
     """The row of a family, whatever happens to the process."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(family, sender))
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(family, sender, max_bytes))
     started = time.monotonic()
     process.start()
     sender.close()
@@ -227,7 +225,8 @@ def in_own_process(family: str, seconds: int) -> Row:
     return row
 
 
-def _child(family: str, sender: Connection) -> None:
+def _child(family: str, sender: Connection, max_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
     row = Row(family=family)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -259,10 +258,11 @@ def main() -> None:
     parser.add_argument("--families", nargs="*", default=timm.list_modules())
     parser.add_argument("--out", type=Path, default=None, help="write the table, and a .json with all reasons")
     parser.add_argument("--seconds", type=int, default=600, help="longest time of a family")
+    parser.add_argument("--gibibytes", type=int, default=16, help="addresses for each; a network of 400 M weights needs 40")
     arguments = parser.parse_args()
     rows = []
     for family in arguments.families:
-        row = in_own_process(family, arguments.seconds)
+        row = in_own_process(family, arguments.seconds, arguments.gibibytes * 2**30)
         rows.append(row)
         print(f"{family:22} {row.network:32} {row.seconds:5.0f} s  {row.shape:16} "
               + " ".join(_cell(row.steps.get(step, "")) for step in STEPS), flush=True)  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 
-from fundusgrade.text import error_text, one_line, printable, significant
+from fundusgrade.text import error_text, is_out_of_memory, one_line, printable, significant
 
 
 def test_ordinary_text_stays_as_it_is() -> None:
@@ -57,3 +58,22 @@ def test_numbers_have_two_significant_digits(value: float, expected: str) -> Non
     assert significant(value) == expected
     assert significant(-value) == (expected if value == 0 else f"−{expected}")
     assert significant(0.24964, 4) == "0.2496"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12582912 bytes"), True),
+        (RuntimeError("shapes differ"), False),
+    ],
+)
+def test_an_error_of_too_little_memory_is_told_from_others(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_what_pytorch_raises_when_a_processor_has_no_memory_is_such_an_error() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)

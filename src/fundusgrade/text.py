@@ -36,6 +36,15 @@ def error_text(error: BaseException) -> str:
     return one_line(" ".join(str(error).split())) or type(error).__name__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was not enough: Python's, or PyTorch's of a processor or a GPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 def type_name(value: object) -> str:
     """The type of a value as people name it: "int", "torch.Tensor"."""
     kind = type(value)

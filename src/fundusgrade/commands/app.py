@@ -42,7 +42,7 @@ from fundusgrade.commands.registration import (
 from fundusgrade.commands.train import train
 from fundusgrade.errors import FundusgradeError
 from fundusgrade.terminal import ERROR, Verbosity, escape_unencodable, message, set_verbosity, silence_stdout
-from fundusgrade.text import error_text
+from fundusgrade.text import error_text, is_out_of_memory
 
 
 class _ErrorBoundary(TyperGroup):
@@ -66,6 +66,15 @@ class _ErrorBoundary(TyperGroup):
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             silence_stdout()
+            raise typer.Exit(EXIT_ERROR) from None
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message(
+                "this machine has too little memory for this run; use a smaller --batch-size or --size, fewer --workers, "
+                "or a smaller network",
+                lead=ERROR,
+            )
             raise typer.Exit(EXIT_ERROR) from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
