@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="*", default=timm.list_modules())
     parser.add_argument("--out", type=Path, default=None, help="write the table, and a .json with all reasons")
     parser.add_argument("--seconds", type=int, default=600, help="longest time of a family")
-    parser.add_argument("--gibibytes", type=int, default=16, help="addresses for each; a network of 400 M weights needs 40")
+    parser.add_argument("--gibibytes", type=int, default=16, help="addresses for each; 400 M weights need 40")
     arguments = parser.parse_args()
     rows = []
     for family in arguments.families:

@@ -71,8 +71,8 @@ class _ErrorBoundary(TyperGroup):
             if not is_out_of_memory(error):
                 raise
             message(
-                "this machine has too little memory for this run; use a smaller --batch-size or --size, fewer --workers, "
-                "or a smaller network",
+                "this machine has too little memory for this run; use a smaller --batch-size or --size, fewer "
+                "--workers, or a smaller network",
                 lead=ERROR,
             )
             raise typer.Exit(EXIT_ERROR) from None
