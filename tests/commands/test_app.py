@@ -38,19 +38,20 @@ OPTIONS = {
     "add-checks": {"--data", "--quality", "--photographs", "--device", "--precision"},
     "calibrate": {
         *("--data", "--name", "--sensitivity", "--confidence", "--camera", "--grades", "--overwrite"),
-        *("--device", "--precision"),
+        *("--device", "--precision", "--labels"),
     },
     "evaluate": {
         *("--model", "--predictions", "--data", "--split", "--common", "--subgroup", "--out", "--report", "--images"),
         *("--audit", "--coverage", "--tta", "--allow-leakage", "--resamples", "--device", "--precision"),
-        *("--sensitivity", "--threshold", "--overwrite"),
+        *("--sensitivity", "--threshold", "--overwrite", "--labels", "--prevalence"),
     },
+    "compare": {"--out", "--overwrite"},
     "audit": {"--model", "--split", "--limit", "--lesions", "--out", "--overwrite", "--device", "--precision"},
     "predict": {
         *("--csv", "--out", "--list", "--model", "--device", "--precision", "--runtime", "--batch-size", "--workers"),
         *("--require-gradable", "--tta", "--coverage", "--sensitivity", "--threshold"),
         *("--by-patient", "--patients", "--patient-pattern", "--fields", "--shard", "--resume", "--overwrite"),
-        *("--report", "--sample", "--sample-seed"),
+        *("--report", "--sample", "--sample-seed", "--engine", "--address"),
     },
     "merge": {
         *("--csv", "--out", "--list", "--by-patient", "--patients", "--patient-pattern", "--fields", "--overwrite"),
@@ -59,6 +60,7 @@ OPTIONS = {
     "explain": {
         *("--out", "--model", "--target", "--method", "--masks", "--arrays", "--faithfulness", "--scale"),
         *("--coverage", "--resume", "--overwrite", "--workers", "--device", "--precision"),
+        *("--patients", "--patient-pattern"),
     },
     "faithfulness": {
         *("--model", "--target", "--method", "--split", "--fold", "--limit", "--lesions", "--out", "--allow-leakage"),

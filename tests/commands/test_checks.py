@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -39,9 +40,9 @@ def test_extras_are_those_of_the_package() -> None:
     pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     listed = pyproject["project"]["optional-dependencies"]
     packages = {
-        extra: {name.split(">=")[0] for name in names if not name.startswith("fundusgrade")}
+        extra: {re.split(r">=|\[", name)[0] for name in names if not name.startswith("fundusgrade")}
         for extra, names in listed.items()
-        if extra != "dev"
+        if extra not in ("dev", "docs")
     }
     assert packages == {extra: set(names) for extra, names in EXTRAS.items()}
 

@@ -52,7 +52,7 @@ def test_auto_takes_the_fastest_device(monkeypatch: pytest.MonkeyPatch, cuda: bo
     pretend(monkeypatch, cuda=cuda, mps=mps)
     choice = choose_device()
     assert choice.device.type == expected
-    assert choice.reason.startswith(f"{expected} is the fastest device here" if cuda or mps else "no GPU is present")
+    assert choice.reason.startswith(f"{expected} is the fastest device here" if cuda or mps else "no GPU")
 
 
 def test_asking_for_the_cpu_beside_a_gpu_gives_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

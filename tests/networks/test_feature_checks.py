@@ -87,18 +87,16 @@ def test_the_probability_of_a_reject_is_the_logistic_function_of_the_weighted_in
 
 
 @pytest.mark.parametrize("arch", ["cnn", "test_efficientnet", "test_vit"])
-@pytest.mark.parametrize("tta", [False, True])
-def test_features_change_no_probability_and_give_the_outputs_through_the_last_layer(arch: str, *, tta: bool) -> None:
+def test_features_change_no_probability_and_give_the_outputs_through_the_last_layer(arch: str) -> None:
     torch.manual_seed(0)
     network, choice = build_network(network_spec(arch, 64)), choose_device(DeviceName.CPU, Precision.FLOAT32)
     pixels = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
-    graded = predict_with_features(network, pixels, choice, 2, tta=tta)
-    assert np.array_equal(graded.probabilities, predict_probabilities(network, pixels, choice, 2, tta=tta))
+    graded = predict_with_features(network, pixels, choice, 2)
+    assert np.array_equal(graded.probabilities, predict_probabilities(network, pixels, choice, 2))
     last: torch.nn.Linear = network.backbone.get_classifier()  # type: ignore[operator, assignment]
     assert graded.features.shape == (5, last.in_features)
-    if not tta:
-        outputs = last(torch.from_numpy(graded.features)).double()
-        assert torch.softmax(outputs, dim=1).detach().numpy() == pytest.approx(graded.probabilities, abs=1e-6)
+    outputs = last(torch.from_numpy(graded.features)).double()
+    assert torch.softmax(outputs, dim=1).detach().numpy() == pytest.approx(graded.probabilities, abs=1e-6)
     assert network.training
 
 

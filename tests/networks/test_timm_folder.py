@@ -17,12 +17,13 @@ from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import choose_device
 from fundusgrade.networks.export import ExportRequest, export_model
 from fundusgrade.networks.network import GradingNetwork
+from fundusgrade.networks.tensors import scale_pixels
 from fundusgrade.networks.timm_hub import public_name, read_hub_network, short_name
 from fundusgrade.options import DeviceName, ExportFormat, Precision
 from fundusgrade.training.loop import train
 from fundusgrade.training.options import TrainOptions
 from tests.models_for_tests import install_model
-from tests.networks.exports import outputs_of, random_images
+from tests.networks.exports import outputs_of, random_pixels
 from tests.prepared import prepared_dataset
 
 
@@ -37,7 +38,8 @@ def test_timm_loads_the_hub_folder(arch: str, tmp_path: Path) -> None:
     folder, original = hub_folder(arch, tmp_path / "hub")
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.inference_mode():
-        batch = original.normalized(random_images(original, 3))
+        images = torch.from_numpy(random_pixels(original.spec, 3)).permute(0, 3, 1, 2)
+        batch = original.normalized(scale_pixels(images))
         torch.testing.assert_close(loaded(batch), original.backbone(batch), rtol=0, atol=0)
     config = timm.data.resolve_model_data_config(loaded)
     assert tuple(config["input_size"]) == (3, *original.spec.input_px)
@@ -82,7 +84,7 @@ def test_training_starts_from_a_folder_that_is_gone_later(arch: str, tmp_path: P
     assert checkpoint.network.spec.arguments["drop_rate"] == 0.25
     assert str(tmp_path) not in checkpoint.description.to_json()
     assert checkpoint.description.provenance.init == "local-dir:start pretrained"
-    assert np.isfinite(outputs_of(checkpoint.network, random_images(checkpoint.network, 2))).all()
+    assert np.isfinite(outputs_of(checkpoint.network, random_pixels(checkpoint.network.spec, 2))).all()
 
 
 class Silent:

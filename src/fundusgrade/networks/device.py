@@ -46,7 +46,7 @@ def choose_device(device: DeviceName = DeviceName.AUTO, precision: Precision = P
     available = {DeviceName.CUDA: torch.cuda.is_available(), DeviceName.MPS: torch.backends.mps.is_available()}
     if device is DeviceName.AUTO:
         chosen = next((name for name, is_available in available.items() if is_available), DeviceName.CPU)
-        why = f"{chosen.value} is the fastest device here" if chosen is not DeviceName.CPU else "no GPU is present"
+        why = f"{chosen.value} is the fastest device here" if chosen is not DeviceName.CPU else "no GPU"
     elif available.get(device, True):
         chosen, why = device, "as requested"
     else:
@@ -86,7 +86,7 @@ def _choose_precision(device: DeviceName, requested: Precision) -> tuple[Precisi
             return Precision.BFLOAT16, "this GPU computes bfloat16 fast, and it needs no loss scaling"
         return Precision.FLOAT16, "this GPU lacks bfloat16"
     if device is DeviceName.CPU and cpu_has_bfloat16():
-        return Precision.BFLOAT16, "this processor has bfloat16 instructions"
+        return Precision.BFLOAT16, "the processor has bfloat16"
     return Precision.FLOAT32, "no faster format is safe here"
 
 

@@ -88,7 +88,7 @@ def predict_with_features(
 def to_probabilities(spec: NetworkSpec, outputs: Tensor, calibration: Calibration | None = None) -> NDArray[np.float64]:
     """Outputs (N, n) -> probabilities (N, 5) float64, by the network's own calibration if `calibration` is None."""
     chosen = spec.calibration if calibration is None else calibration
-    return grade_probabilities(spec.head, outputs.detach().cpu().numpy(), chosen)
+    return grade_probabilities(spec.head, outputs.detach().float().cpu().numpy(), chosen)
 
 
 @contextlib.contextmanager

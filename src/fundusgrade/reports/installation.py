@@ -23,6 +23,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
+    "ray": ("ray",),
+    "s3": ("s3fs",),
 }
 """The packages that an extra installs, as pyproject.toml lists them."""
 _LIBRARIES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "scikit-learn", "pillow", "grad-cam")

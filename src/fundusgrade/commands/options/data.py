@@ -56,7 +56,7 @@ LabelsOption = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE",
-        help="reviewed.csv of a page of results: its reader's grades take the place of those of the data set "
+        help="The reviewed.csv of a page of results: its reader's grades take the place of those of the data set "
         "(default: none).",
         rich_help_panel=DATA,
     ),
