@@ -231,8 +231,14 @@ def report(seconds: dict[str, list[float]], grades: dict[str, Sequence[int]], co
         for bound in (LOAD, "decode only, full size"):
             slower = [max(pair) for pair in zip(seconds[bound], seconds[f"network only, {model}"], strict=True)]
             shares = [each / ours for each, ours in zip(slower, own, strict=True)]
-            spread = f"{statistics.median(shares):.0%} ({min(shares):.0%} - {max(shares):.0%})"
-            print(f"  {spread} of the slower bound, {bound} or network only")
+            print(f"  {_spread(shares)} of the slower bound, {bound} or network only")
+        both = [load + network for load, network in zip(seconds[LOAD], seconds[f"network only, {model}"], strict=True)]
+        shares = [each / ours for each, ours in zip(both, own, strict=True)]
+        print(f"  {_spread(shares)} of {LOAD} and then network only, which share the cores of a CPU")
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.0%} ({min(values):.0%} - {max(values):.0%})"
 
 
 if __name__ == "__main__":
