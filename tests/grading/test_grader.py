@@ -19,7 +19,7 @@ import fundusgrade
 from fundusgrade import store
 from fundusgrade.errors import CheckpointError, DatasetError, DeviceError, StoreError, UnreadableImageError
 from fundusgrade.grades import Prediction, Ungraded
-from fundusgrade.grading import grader as grading
+from fundusgrade.grading import failures
 from fundusgrade.grading.datasets import predict_dataset, predict_rows
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.tensors import load_images, to_pixels
@@ -92,7 +92,7 @@ def test_results_come_in_order_however_long_each_photograph_takes(
         time.sleep(next(delays))
         return load_photograph(found, recipe)
 
-    monkeypatch.setattr(grading, "load_photograph", dawdle)
+    monkeypatch.setattr(failures, "load_photograph", dawdle)
     results = list(grader.grade_all(iter(found)))
     assert [result.image for result in results] == [item.name for item in found]
     assert isinstance(results[3], Ungraded)
@@ -192,7 +192,7 @@ def test_an_abandoned_run_ends_its_threads_and_leaves_the_rest_undone(
         loaded.append(found)
         raise UnreadableImageError("slow")
 
-    monkeypatch.setattr(grading, "load_photograph", dawdle)
+    monkeypatch.setattr(failures, "load_photograph", dawdle)
     threads = set(threading.enumerate())
     results = grader.grade_all(found)
     assert next(results).image == "0"
@@ -208,7 +208,7 @@ def test_an_error_of_ours_is_not_hidden_in_a_row(
     def fail(path: Path, recipe: PreprocessRecipe) -> None:
         raise ZeroDivisionError("a mistake in the program")
 
-    monkeypatch.setattr(grading, "load_photograph", fail)
+    monkeypatch.setattr(failures, "load_photograph", fail)
     threads = set(threading.enumerate())
     with pytest.raises(ZeroDivisionError):
         list(grader.grade_all([PhotographSource(path=tmp_path, name="a")] * 10))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +11,7 @@ import typer
 
 from fundusgrade import store
 from fundusgrade.commands.exit_codes import EXIT_UNGRADED
-from fundusgrade.commands.options.engine import (
-    AddressOption,
-    EngineOption,
-    check_parts_output,
-    grade_parts,
-    parts_output,
-)
+from fundusgrade.commands.options.engine import AddressOption, EngineOption, check_parts_output, parts_output
 from fundusgrade.commands.options.network import (
     BatchSizeOption,
     DeviceOption,
@@ -36,39 +28,20 @@ from fundusgrade.commands.options.patients import (
     PatientPatternOption,
     PatientsOption,
     patient_request,
-    report_patients,
 )
 from fundusgrade.commands.options.photographs import ListOption, PhotographsArgument, find_photographs, input_files
-from fundusgrade.commands.options.referral import (
-    CoverageOption,
-    SensitivityOption,
-    ThresholdOption,
-    check_point,
-    report_checks,
-    report_coverage,
-    report_operating_point,
-)
-from fundusgrade.commands.options.review import (
-    ReviewOption,
-    SampleOption,
-    SampleSeedOption,
-    report_review,
-    review_material,
-)
+from fundusgrade.commands.options.referral import CoverageOption, SensitivityOption, ThresholdOption, check_point
+from fundusgrade.commands.options.review import ReviewOption, SampleOption, SampleSeedOption, review_material
+from fundusgrade.commands.prediction_run import announce, grade_parts, grade_rows, report_outcome
 from fundusgrade.commands.settings import Settings, config_beside
-from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.options import DeviceName, Engine, Precision, RuntimeName
 from fundusgrade.outputs import check_outputs
-from fundusgrade.terminal import detail, message, progress
 
 if TYPE_CHECKING:
-    from fundusgrade.grading.engine import PartsOutcome, PartsOutput
-    from fundusgrade.grading.grader import Grader
+    from fundusgrade.grading.engine import PartsOutput
     from fundusgrade.grading.patients import PatientRequest
     from fundusgrade.grading.shards import Shard
-    from fundusgrade.grading.writer import PredictionWriter
     from fundusgrade.photographs.sources import PhotographSource
-    from fundusgrade.reports.review_run import ReviewMaterial
 
 
 def predict(
@@ -159,10 +132,10 @@ def predict(
         require_gradable=require_gradable, tta=tta, coverage=coverage, sensitivity=sensitivity, threshold=threshold,
     )  # fmt: skip
     grader = load(model)
-    _announce(grader)
+    announce(grader)
     chosen = own_shard.select(found) if own_shard else found
     if output is None:
-        outcome = _write_file(out, grader, chosen, settings, material, resume=resume, overwrite=overwrite)
+        outcome = grade_rows(out, grader, chosen, settings, material, resume=resume, overwrite=overwrite)
     else:
         run = PartsRun(
             photographs=chosen, model=store.resolve_model(model), load=load, grader=grader, output=output,
@@ -170,9 +143,7 @@ def predict(
             resume=resume, overwrite=overwrite,
         )  # fmt: skip
         outcome = grade_parts(run, settings)
-    _report(outcome, str(output or out or "standard output"), by_patients, chosen)
-    report_review(material, outcome.file, grader.concurrency.num_workers)
-    _report_drift(grader, outcome.scores)
+    report_outcome(outcome, str(output or out or "standard output"), grader, chosen, by_patients, material)
     if outcome.counts.num_ungraded:
         raise typer.Exit(EXIT_UNGRADED)
 
@@ -228,113 +199,3 @@ def _shard(shard: str | None, csv: Path | None, engine: Engine | None, *, resume
     if csv is None and (shard is not None or resume):
         raise typer.BadParameter("--shard and --resume need a file: name one with --csv")
     return None if shard is None else parse_shard(shard)
-
-
-def _write_file(
-    out: Path | None,
-    grader: Grader,
-    found: Sequence[PhotographSource],
-    settings: Settings,
-    material: ReviewMaterial | None,
-    *,
-    resume: bool,
-    overwrite: bool,
-) -> PartsOutcome:
-    """Grade photographs row by row into a file, or to standard output."""
-    from fundusgrade.grading.engine import PartsOutcome
-    from fundusgrade.grading.resume import ResumeRequest
-    from fundusgrade.grading.writer import PredictionWriter
-
-    names = [each.name for each in found]
-    request = ResumeRequest(names=names, provenance=grader.provenance(), resume=resume, overwrite=overwrite)
-    in_words = _begin_table(names) if _is_on_screen(out) else None
-    with_ranges = grader.coverage is not None
-    with PredictionWriter(out, with_ranges=with_ranges, request=request, in_words=in_words) as writer:
-        scores = _write_rows(writer, grader, found, settings, material)
-    file = out if writer.is_file else None
-    return PartsOutcome(counts=writer.counts, file=file, was_finished=writer.was_finished, scores=scores)
-
-
-def _write_rows(
-    writer: PredictionWriter,
-    grader: Grader,
-    found: Sequence[PhotographSource],
-    settings: Settings,
-    material: ReviewMaterial | None,
-) -> list[float]:
-    """Grade the photographs that have no row yet; returns P(referable DR) of these for a model that tests for drift."""
-    scores: list[float] = []
-    tests_drift = grader.description.local_calibration is not None
-    if writer.path is not None and writer.is_file:
-        settings.write_beside(writer.path)
-    if writer.num_kept and not writer.was_finished:
-        message(f"resuming after {writer.num_kept} rows")
-    with progress("grading", hidden=_is_on_screen(writer.path)) as on_progress:  # it would be mixed with the rows
-        on_loaded = None if material is None else material.drawer(writer.num_kept)
-        results = grader.grade_all(found[writer.num_kept :], on_loaded=on_loaded)
-        for done, result in enumerate(results, start=writer.num_kept + 1):
-            writer.write(result)
-            if material is not None and not writer.is_file:
-                material.add(result)
-            on_progress(done, len(found))
-            if tests_drift and isinstance(result, Prediction):
-                scores.append(result.referable_probability)
-    return scores
-
-
-def _begin_table(names: Sequence[str]) -> Callable[[Prediction | Ungraded], str]:
-    """Print the header of the table on a terminal; returns what turns results into its rows."""
-    from fundusgrade.reports.prediction_table import PredictionTable
-
-    table = PredictionTable(names, shutil.get_terminal_size().columns)
-    typer.echo(table.header())
-    return table.row
-
-
-def _is_on_screen(path: Path | None) -> bool:
-    """Whether rows without a file go to a terminal."""
-    return path is None and sys.stdout.isatty()
-
-
-def _report_drift(grader: Grader, scores: Sequence[float]) -> None:
-    """Say whether the photographs of this run score like those of the clinic that the model was calibrated for."""
-    from fundusgrade.metrics.drift import measure_drift
-    from fundusgrade.reports.listings import drift_line
-
-    calibration = grader.description.local_calibration
-    if calibration is not None and scores:
-        message(drift_line(calibration, measure_drift(scores, calibration.scores)))
-
-
-def _announce(grader: Grader) -> None:
-    """What grades, where, and from which probability it refers."""
-    message(f"model {grader.name}")
-    message(grader.arithmetic.describe())
-    detail(grader.concurrency.describe())
-    report_coverage(grader)
-    report_operating_point(grader)
-    report_checks(grader)
-
-
-def _report(
-    outcome: PartsOutcome, place: str, by_patients: PatientRequest | None, found: Sequence[PhotographSource]
-) -> None:
-    from fundusgrade.reports.listings import grades_line, referral_line
-
-    counts = outcome.counts
-    in_words = f"{counts.num_graded} graded, {counts.num_ungraded} failed, {counts.num_doubtful} of doubtful quality"
-    if outcome.was_finished:
-        message(f"{place} is complete already ({in_words}); leave --resume out to grade again")
-    else:
-        message(f"wrote {counts.num_rows} rows to {place}: {in_words}")
-    message(grades_line(counts.num_per_grade))
-    message(
-        referral_line(
-            num_referable=counts.num_referable,
-            num_failed=counts.num_ungraded,
-            num_doubtful=counts.num_ungradable - counts.num_ungraded,
-            num_healthy=counts.num_rows - counts.num_referable - counts.num_ungradable,
-        )
-    )
-    if by_patients is not None and outcome.file is not None:
-        report_patients(by_patients, outcome.file, [each.name for each in found])

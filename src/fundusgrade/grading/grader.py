@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade import __version__, store
-from fundusgrade.errors import CheckpointError, ExplanationError, NoRetinaError, UngradableError
+from fundusgrade.errors import ExplanationError
 from fundusgrade.files import hash_text
-from fundusgrade.grades import REFERABLE_FROM, GradeRange, Prediction, Ungraded
+from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading.concurrency import Concurrency, choose_concurrency, worker_pools
-from fundusgrade.grading.doubts import NEAR_THRESHOLD, NOT_A_FUNDUS, find_doubts
-from fundusgrade.grading.grade_ranges import conformal_limits, grade_ranges
+from fundusgrade.grading.failures import GradingFailure, load_or_fail
+from fundusgrade.grading.postprocess import Postprocessing
 from fundusgrade.grading.results import Results
 from fundusgrade.grading.resume import RowProvenance
 from fundusgrade.metrics.conformal import KnownCoverage
@@ -36,7 +36,7 @@ from fundusgrade.networks.model import Model
 from fundusgrade.networks.runtime import Arithmetic, Graded, Pixels, predict
 from fundusgrade.options import DeviceName, Precision, RuntimeName
 from fundusgrade.photographs.inputs import Photograph, PhotographInMemory, as_source, as_sources
-from fundusgrade.photographs.loading import LoadedPhotograph, load_photograph, load_pixels
+from fundusgrade.photographs.loading import LoadedPhotograph
 from fundusgrade.photographs.pixels import Image
 from fundusgrade.photographs.read_ahead import read_ahead
 from fundusgrade.photographs.recipe import PreprocessRecipe
@@ -48,17 +48,6 @@ if TYPE_CHECKING:
 Single = TypeVar("Single", bound=Photograph)
 OnLoaded = Callable[[int, LoadedPhotograph], None]
 """What gets the position of a photograph in its list, and the loaded photograph, in the thread that loaded it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GradingFailure:
-    """The reason why a photograph cannot be graded, with its quality reasons, eye and camera if they are known."""
-
-    reason: str
-    quality_reasons: tuple[str, ...] = ()
-    laterality: str = ""
-    camera: str = ""
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +87,12 @@ class Grader:
         device, size_px = self.arithmetic.device, self.recipe.size_px
         self.concurrency = concurrency or choose_concurrency(device, size_px=size_px)
         self.tta = tta
-        self._require_gradable = require_gradable
         self.coverage = coverage
-        self.operating_point = self.description.chosen_point(sensitivity=sensitivity, threshold=threshold)
-        self._near = self.operating_point.near_range()
-        self._limits = None if coverage is None else conformal_limits(self.description, coverage, tta=tta)
-        if tta and self.description.local_calibration is not None:
-            raise CheckpointError(
-                f"--tta: {self.name!r} was calibrated for a clinic on single views, and its certificate is for these; "
-                "leave --tta out"
-            )
+        self._postprocessing = Postprocessing.of(
+            model, require_gradable=require_gradable, tta=tta, coverage=coverage, sensitivity=sensitivity,
+            threshold=threshold,
+        )  # fmt: skip
+        self.operating_point = self._postprocessing.operating_point
 
     @classmethod
     def load(
@@ -213,7 +198,7 @@ class Grader:
             runtime=self.arithmetic.runtime,
             precision=self.arithmetic.number_format,
             batch_size=self.batch_size,
-            require_gradable=self._require_gradable,
+            require_gradable=self._postprocessing.require_gradable,
             tta=self.tta,
             coverage=self.coverage,
             referable_threshold=self.operating_point.threshold,
@@ -281,11 +266,11 @@ class Grader:
 
     def grade_loaded(self, loaded: LoadedPhotograph, name: str = "") -> Prediction:
         """Grade a photograph that was loaded with this model's recipe."""
-        return self._predict([name], [loaded])[0]
+        return self._postprocessing.predictions([name], [loaded], self._run_on([loaded]))[0]
 
     def grade_images(self, photographs: Sequence[Image]) -> list[Prediction | Ungraded]:
         """Grade photographs (H, W, 3) uint8 RGB in memory, of any sizes; each is named by its index."""
-        loaded = [_load(photograph, self.recipe) for photograph in photographs]
+        loaded = [load_or_fail(photograph, self.recipe) for photograph in photographs]
         return self._grade_batch([_Ready(name=str(index), loaded=result) for index, result in enumerate(loaded)])
 
     def _submit(
@@ -294,7 +279,7 @@ class Grader:
         source: PhotographSource | PhotographInMemory,
         on_loaded: Callable[[LoadedPhotograph], None] | None,
     ) -> _Pending:
-        return _Pending(name=source.name, future=pool.submit(_load, source, self.recipe, on_loaded))
+        return _Pending(name=source.name, future=pool.submit(load_or_fail, source, self.recipe, on_loaded))
 
     def _grade_pending(self, batch: Sequence[_Pending]) -> list[Prediction | Ungraded]:
         return self._grade_batch([_Ready(name=pending.name, loaded=pending.future.result()) for pending in batch])
@@ -302,79 +287,24 @@ class Grader:
     def _grade_batch(self, batch: Sequence[_Ready]) -> list[Prediction | Ungraded]:
         loaded = [ready.loaded for ready in batch if isinstance(ready.loaded, LoadedPhotograph)]
         names = [ready.name for ready in batch if isinstance(ready.loaded, LoadedPhotograph)]
-        predictions = iter(self._predict(names, loaded))
+        results = iter(self._postprocessing.results(names, loaded, self._run_on(loaded)) if loaded else ())
         return [
-            self._ungraded(ready.name, ready.loaded)
+            self._postprocessing.ungraded(ready.name, ready.loaded)
             if isinstance(ready.loaded, GradingFailure)
-            else self._checked(next(predictions))
+            else next(results)
             for ready in batch
         ]
 
-    def _checked(self, prediction: Prediction) -> Prediction | Ungraded:
-        """A photograph of doubtful quality counts as a failure where only gradable ones are to be graded."""
-        if not self._require_gradable or prediction.gradable:
-            return prediction
-        failure = GradingFailure(
-            reason=f"not gradable: {'; '.join(prediction.quality_reasons)}",
-            quality_reasons=prediction.quality_reasons,
-            laterality=prediction.laterality,
-            camera=prediction.camera,
-            warnings=tuple(warning for warning in prediction.warnings if warning != NEAR_THRESHOLD),
-        )
-        return self._ungraded(prediction.image, failure)
-
     def ungraded(self, name: str, reason: str) -> Ungraded:
         """The result of a photograph that cannot be graded for this reason."""
-        return self._ungraded(name, GradingFailure(reason=reason))
-
-    def _ungraded(self, name: str, failure: GradingFailure) -> Ungraded:
-        return Ungraded(
-            image=name,
-            model=self.name,
-            reason=failure.reason,
-            quality_reasons=failure.quality_reasons,
-            laterality=failure.laterality,
-            camera=failure.camera,
-            referable_threshold=self.operating_point.threshold,
-            model_hash=self.description.weights_sha256,
-            warnings=failure.warnings,
-        )
-
-    def _predict(self, names: Sequence[str], loaded: Sequence[LoadedPhotograph]) -> list[Prediction]:
-        if not loaded:
-            return []
-        graded = self._run(np.stack([photograph.preprocessed.image for photograph in loaded]))
-        before = graded.probabilities
-        probabilities, deciding = self.description.recalibrated(before), self.description.deciding(before)
-        decides_otherwise = deciding is before and probabilities is not before
-        ranges = self._ranges(deciding)
-        doubts = find_doubts(loaded, self.checks, graded.features, near_threshold=self._are_near(probabilities))
-        return [
-            Prediction(
-                image=name,
-                model=self.name,
-                probabilities=tuple(float(p) for p in row),
-                thresholds=self.description.thresholds,
-                quality_reasons=doubt.quality_reasons,
-                is_borderline=doubt.is_borderline,
-                reject_probability=doubt.reject_probability,
-                training_distance=doubt.training_distance,
-                warnings=doubt.warnings,
-                grade_range=grade_range,
-                laterality=photograph.laterality,
-                camera=photograph.camera,
-                referable_threshold=self.operating_point.threshold,
-                model_hash=self.description.weights_sha256,
-                before_recalibration=tuple(float(p) for p in deciding_row) if decides_otherwise else None,
-            )
-            for name, photograph, row, deciding_row, grade_range, doubt in zip(
-                names, loaded, probabilities, deciding, ranges, doubts, strict=True
-            )
-        ]
+        return self._postprocessing.ungraded(name, GradingFailure(reason=reason))
 
     def predict_images(self, images: Pixels) -> NDArray[np.float64]:
         """Probabilities (N, 5), before a clinic's recalibration, of preprocessed images (N, S, S, 3) uint8."""
         return self._run(images).probabilities
+
+    def _run_on(self, loaded: Sequence[LoadedPhotograph]) -> Graded:
+        return self._run(np.stack([photograph.preprocessed.image for photograph in loaded]))
 
     def _run(self, pixels: Pixels) -> Graded:
         """Probabilities, before a clinic's recalibration, and the features where checks need them."""
@@ -386,32 +316,3 @@ class Grader:
             tta=self.tta,
             with_features=self.checks is not None,
         )
-
-    def _are_near(self, probabilities: NDArray[np.float64]) -> list[bool]:
-        """Whether the probability of referable DR is near the threshold; never where the model stores no scores."""
-        if self._near is None:
-            return [False] * len(probabilities)
-        low, high = self._near
-        return [low <= probability <= high for probability in probabilities[:, REFERABLE_FROM:].sum(axis=1)]
-
-    def _ranges(self, probabilities: NDArray[np.float64]) -> Sequence[GradeRange | None]:
-        if self._limits is None or self.coverage is None:
-            return [None] * len(probabilities)
-        return grade_ranges(probabilities, self._limits, self.description.thresholds, coverage=self.coverage)
-
-
-def _load(
-    photograph: PhotographSource | PhotographInMemory | Image,
-    recipe: PreprocessRecipe,
-    on_loaded: Callable[[LoadedPhotograph], None] | None = None,
-) -> LoadedPhotograph | GradingFailure:
-    try:
-        if isinstance(photograph, np.ndarray):
-            loaded = load_pixels(photograph, recipe)
-        else:
-            loaded = load_photograph(photograph, recipe)
-    except UngradableError as error:
-        return GradingFailure(reason=str(error), warnings=(NOT_A_FUNDUS,) if isinstance(error, NoRetinaError) else ())
-    if on_loaded is not None:
-        on_loaded(loaded)
-    return loaded

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fundusgrade.commands.options.panels import SEVERAL_RUNS
-from fundusgrade.commands.settings import Settings
 from fundusgrade.options import Engine
 from fundusgrade.outputs import check_folder
-from fundusgrade.terminal import message, progress
 
 if TYPE_CHECKING:
-    from fundusgrade.grading.engine import PartsOutcome, PartsOutput, PartsRun
+    from fundusgrade.grading.engine import PartsOutput
 
 EngineOption = Annotated[
     Engine | None,
@@ -75,20 +73,3 @@ def check_parts_output(
     if output.file is None:
         check_folder(out, [*read, *{path.parent for path in read if path is not None}])
     output.check(resume=resume, overwrite=overwrite)
-
-
-def grade_parts(run: PartsRun, settings: Settings) -> PartsOutcome:
-    """Grade in parts, with a progress bar, and write the settings beside the rows."""
-    from fundusgrade.grading.engine import grade_in_parts
-
-    def begin(what: str, num_kept: int) -> None:
-        message(f"graded by {what}")
-        if num_kept:
-            message(f"resuming after {num_kept} rows")
-        run.output.write_settings(settings.text())
-
-    with progress("grading") as on_progress:
-        outcome = grade_in_parts(run, begin, on_progress)
-    if outcome.num_repeated:
-        message(f"{outcome.num_repeated} parts were begun again, because their workers ended before they were finished")
-    return outcome
