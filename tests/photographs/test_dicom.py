@@ -634,4 +634,4 @@ def test_explain_names_the_figure_of_a_dicom_after_it(tmp_path: Path, monkeypatc
         "scan.dcm#1-explained.jpg",
         "scan.dcm#2-explained.jpg",
     ]
-    assert '"figure": "scan.dcm%231-explained.jpg"' in Path("scan.dcm-explained/index.html").read_text()
+    assert '"scan.dcm%231-explained.jpg"' in Path("scan.dcm-explained/index.html").read_text()
