@@ -46,6 +46,7 @@ from fundusgrade.networks.timm_folder import write_hub_folder
 from fundusgrade.networks.torch_runtime import on_pytorch
 from fundusgrade.options import Attribution, DeviceName, Head, Precision
 from fundusgrade.photographs.recipe import PreprocessRecipe
+from fundusgrade.text import is_out_of_memory
 from fundusgrade.training.history import EpochRecord
 from fundusgrade.training.loop import train
 from fundusgrade.training.options import TrainOptions
@@ -195,6 +196,9 @@ def attempt(row: Row, step: str, action: Callable[[], str]) -> bool:
     except FundusgradeError as error:
         row.steps[step] = f"no: {error}"
     except Exception as error:
+        if is_out_of_memory(error):  # which a command says in words
+            row.steps[step] = "no: too little memory"
+            return False
         row.steps[step] = f"FAILED: {type(error).__name__}"
         row.failures.append(f"{row.family}, {row.network}, {step}: {error!r}"[:400])
     return row.steps[step] == WORKS
