@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import CheckpointError
-from fundusgrade.networks.processor import allowed_cores
+from fundusgrade.networks.processor import allowed_cores, onednn_allows_bfloat16, onednn_limit
 from fundusgrade.networks.runtime import ONNX_RUNTIME, OPENVINO, Arithmetic, Outputs, Pixels
 from fundusgrade.networks.spec import NetworkSpec
 from fundusgrade.options import Precision
@@ -125,7 +125,8 @@ def openvino_target() -> str:
     """The processor, and the number of streams, that OpenVINO compiles for here."""
     core = importlib.import_module("openvino").Core()
     features = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return f"{core.get_property('CPU', 'FULL_DEVICE_NAME')} {' '.join(features)}, {_num_streams()} streams"
+    name = f"{core.get_property('CPU', 'FULL_DEVICE_NAME')} {' '.join(features)} {onednn_limit()}"
+    return f"{name.rstrip()}, {_num_streams()} streams"
 
 
 def _openvino_graph(openvino: Any, compiled: Any, constants: object) -> LoadedGraph:
@@ -155,12 +156,12 @@ def _num_streams() -> int:
 
 
 def openvino_has_bfloat16(name: str) -> bool:
-    """Whether OpenVINO finds that this processor computes bfloat16 (AVX512-BF16 or AMX).
+    """Whether OpenVINO finds that this processor computes bfloat16 (AVX512-BF16 or AMX), and oneDNN may do so.
 
     Raises CheckpointError, which names `name`, where OpenVINO is not installed.
     """
     openvino = optional_package("openvino", "openvino", name)
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return onednn_allows_bfloat16() and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def optional_package(package: str, extra: str, needed_by: str) -> Any:
