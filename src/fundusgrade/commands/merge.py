@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ from fundusgrade.commands.options.review import (
     report_review,
     review_material,
 )
-from fundusgrade.grades import Referral
+from fundusgrade.commands.prediction_run import report_grades
 from fundusgrade.outputs import check_outputs
 from fundusgrade.terminal import message
 
@@ -85,25 +84,11 @@ def merge(
 
 def _report_grades(csv: Path) -> None:
     """How many photographs of the merged file have each grade, and how many refer (older files do not say it)."""
+    from fundusgrade.grading.counts import CountedRow, RowCounts
     from fundusgrade.grading.reader import read_rows
-    from fundusgrade.reports.listings import grades_line, referral_line
 
-    counts = Counter((row.grade, row.referable) for row in read_rows(csv))
-    per_grade: Counter[int] = Counter()
-    per_answer: Counter[Referral | None] = Counter()
-    for (grade, answer), number in counts.items():
-        per_answer[answer] += number
-        if grade is not None:
-            per_grade[grade] += number
-    message(grades_line(per_grade))
-    if None in per_answer:
-        return
-    num_failed = counts.total() - per_grade.total()
-    message(
-        referral_line(
-            num_referable=per_answer[Referral.YES],
-            num_failed=num_failed,
-            num_doubtful=per_answer[Referral.UNGRADABLE] - num_failed,
-            num_healthy=per_answer[Referral.NO],
-        )
-    )
+    counts, says_referral = RowCounts(), True
+    for row in read_rows(csv):
+        counts.add(CountedRow.of(row))
+        says_referral = says_referral and row.referable is not None
+    report_grades(counts, with_referral=says_referral)

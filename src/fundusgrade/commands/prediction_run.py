@@ -18,6 +18,7 @@ from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.terminal import detail, message, progress
 
 if TYPE_CHECKING:
+    from fundusgrade.grading.counts import RowCounts
     from fundusgrade.grading.engine import PartsOutcome, PartsRun
     from fundusgrade.grading.grader import Grader
     from fundusgrade.grading.patients import PatientRequest
@@ -137,15 +138,22 @@ def report_outcome(
 
 def _report_counts(outcome: PartsOutcome, place: str) -> None:
     """Print how many rows are where, how many photographs have each grade, and how many refer."""
-    from fundusgrade.reports.listings import grades_line, referral_line
-
     counts = outcome.counts
     in_words = f"{counts.num_graded} graded, {counts.num_ungraded} failed, {counts.num_doubtful} of doubtful quality"
     if outcome.was_finished:
         message(f"{place} is complete already ({in_words}); leave --resume out to grade again")
     else:
         message(f"wrote {counts.num_rows} rows to {place}: {in_words}")
+    report_grades(counts)
+
+
+def report_grades(counts: RowCounts, *, with_referral: bool = True) -> None:
+    """Print how many photographs have each grade, and how many refer."""
+    from fundusgrade.reports.listings import grades_line, referral_line
+
     message(grades_line(counts.num_per_grade))
+    if not with_referral:
+        return
     message(
         referral_line(
             num_referable=counts.num_referable,
