@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fundusgrade.errors import FundusgradeError
-from fundusgrade.explanation.attribution import explain_image, find_obstacle
 from fundusgrade.explanation.heat_map import ExplainOptions
+from fundusgrade.explanation.torch_gradients import explain_image, find_obstacle
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.build import network_spec
 from fundusgrade.networks.checkpoint import load_checkpoint

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fundusgrade import store
 from fundusgrade.data.dataset import load_dataset
@@ -29,9 +28,9 @@ from fundusgrade.explanation.integrated_gradients import (
     smooth_attributions,
     square_spaced,
 )
-from fundusgrade.explanation.targets import Target, parse_target, resolve_target, target_scores
+from fundusgrade.explanation.targets import Target, parse_target, resolve_target, score_values
+from fundusgrade.explanation.torch_gradients import TorchGradients
 from fundusgrade.grading.grader import Grader
-from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import DeviceName, Precision
 from fundusgrade.photographs.loading import load_photograph
 from fundusgrade.photographs.preprocess import PreprocessedImage
@@ -117,16 +116,16 @@ def compare(
 ) -> tuple[float, dict[str, Outcome]]:
     """The change of the score from baseline to image, and the outcome of each rule."""
     image, outline = preprocessed.image, visible_region(grader.recipe, preprocessed)
-    with torch.no_grad():
-        images = torch.stack([to_tensor(image), to_tensor(blurred_baseline(image, outline))])
-        logits = grader.pytorch.network(images.to(grader.pytorch.choice.device)).float()
-    target = resolve_target(target, logits[0])
-    score, baseline_score = target_scores(target, logits).tolist()
+    network, choice = grader.pytorch.network, grader.pytorch.choice
 
     def attributions(rule: PathRule) -> np.ndarray:
-        with torch.inference_mode(False), torch.enable_grad():
-            return integrated_gradients(grader.pytorch.network, image, outline, target, grader.pytorch.choice, rule)
+        with TorchGradients.of(network, choice) as source:
+            return integrated_gradients(source, image, outline, target, rule)
 
+    with TorchGradients.of(network, choice) as source:
+        logits = source.logits([image, blurred_baseline(image, outline)])
+    target = resolve_target(target, logits[0])
+    score, baseline_score = score_values(target, logits).tolist()
     many = f"{num_steps} square-spaced steps"
     compared = rules() | {many: square_spaced(num_steps)}
     found_all = {name: attributions(rule) for name, rule in compared.items()}

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from fundusgrade import store
 from fundusgrade.evaluation.randomization import UNDEFINED_SIMILARITY, compare_maps, randomized, structural_similarity
-from fundusgrade.explanation.attribution import explain_image
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import REFERABLE
+from fundusgrade.explanation.torch_gradients import explain_image
 from fundusgrade.networks.build import build_network, network_spec
 from fundusgrade.networks.checkpoint import load_checkpoint
 from fundusgrade.networks.device import DeviceChoice

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fundusgrade.explanation.attribution import explain_image
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
 from fundusgrade.explanation.targets import Target, parse_target
+from fundusgrade.explanation.torch_gradients import explain_image
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.network import GradingNetwork, SmallCnn
 from fundusgrade.networks.spec import CNN, NetworkSpec

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.explanation.targets import target_scores
+from fundusgrade.explanation.target_scores import target_scores
 from fundusgrade.networks.spec import CNN
 from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Attribution

@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.explanation.attribution import (
-    WITHOUT_UNIT,
-    explain_image_by_methods,
-    fits,
-    probability_per_log_odds,
-)
+from fundusgrade.explanation.attribution import WITHOUT_UNIT, probability_per_log_odds
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import EXPECTED, PREDICTED, REFERABLE, parse_target
+from fundusgrade.explanation.torch_gradients import explain_image_by_methods, fits
 from fundusgrade.grades import Grade
 from fundusgrade.networks.spec import CNN
 from fundusgrade.networks.tensors import to_tensor

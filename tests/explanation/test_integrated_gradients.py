@@ -18,17 +18,27 @@ from fundusgrade.explanation.integrated_gradients import (
     integrated_gradients,
     square_spaced,
 )
-from fundusgrade.explanation.targets import target_scores
+from fundusgrade.explanation.target_scores import target_scores
+from fundusgrade.explanation.torch_gradients import TorchGradients
+from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.spec import CNN
 from fundusgrade.networks.tensors import to_tensor
 from fundusgrade.options import Attribution
 from tests.explanation.small_networks import CPU, SEVERE, RedUpperLeft, build, explained, head_of, wrap
 
 
+def attributions_of(
+    network: GradingNetwork, image: NDArray[np.uint8], outline: NDArray[np.bool_], rule: PathRule = RULE
+) -> NDArray[np.float32]:
+    """Attributions to the score of grade 3, by PyTorch."""
+    with TorchGradients.of(network, CPU) as source:
+        return integrated_gradients(source, image, outline, SEVERE, rule)
+
+
 def test_attributions_of_a_linear_network_are_the_mean_over_mirror_images(image: NDArray[np.uint8]) -> None:
     """For a network that is linear in the pixels the gradients are the same all along the path."""
     network, outline = wrap(RedUpperLeft()), np.ones((160, 160), np.bool_)
-    attributions = integrated_gradients(network, image, outline, SEVERE, CPU)
+    attributions = attributions_of(network, image, outline)
     with torch.no_grad():
         scores = [
             float(target_scores(SEVERE, network(to_tensor(each)[None]))[0])
@@ -52,7 +62,7 @@ def test_attributions_add_up_to_the_difference_of_the_scores() -> None:
             float(target_scores(SEVERE, network(to_tensor(each)[None]))[0])
             for each in (symmetric, blurred_baseline(symmetric, outline))
         ]
-    attributions = integrated_gradients(network, symmetric, outline, SEVERE, CPU)
+    attributions = attributions_of(network, symmetric, outline)
     heat = explained(network, symmetric, SEVERE, Attribution.INTEGRATED_GRADIENTS)
     assert [heat.score, heat.baseline_score] == pytest.approx(difference, abs=1e-5)
     assert abs(difference[0] - difference[1]) > 0.05
@@ -129,7 +139,7 @@ def gap_of(score: Callable[[Tensor], Tensor], image: NDArray[np.uint8], rule: Pa
             float(target_scores(SEVERE, network(to_tensor(each)[None]))[0])
             for each in (image, blurred_baseline(image, outline))
         )
-    attributions = integrated_gradients(network, image, outline, SEVERE, CPU, rule)
+    attributions = attributions_of(network, image, outline, rule)
     return float(attributions.sum(dtype=np.float64)) - (last - first), last - first
 
 
@@ -158,7 +168,7 @@ def test_the_mirror_images_of_a_rule_are_those_that_it_names(
     rule = replace(RULE, flipped_axes=flipped_axes)
     outline = np.ones((160, 160), np.bool_)
     network = wrap(ScoreOf(lambda pixels: (pixels * weights).sum(dim=(1, 2, 3))))
-    found = integrated_gradients(network, image, outline, SEVERE, CPU, rule)
+    found = attributions_of(network, image, outline, rule)
     difference = to_tensor(image) - to_tensor(blurred_baseline(image, outline))
     steps = zip(rule.weights, flipped_axes * (8 // len(flipped_axes)), strict=True)
     gradient = torch.stack([weight * weights[None].flip(axes)[0] for weight, axes in steps]).sum(dim=0) / 0.25

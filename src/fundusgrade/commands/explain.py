@@ -125,7 +125,7 @@ def explain(
     read = input_files(found, masks, patients, models=model or ())
     _check_place(out, [*read, *photographs], several=several)
     _count_masks(masks, found)
-    graders = load_graders(model, device, precision, coverage)
+    graders = load_graders(model, device, precision, coverage, as_predict=not faithfulness)
     for grader in graders:
         report_coverage(grader)
     methods, notes = choose_methods(graders, methods) if method is None else (methods, ())

@@ -24,10 +24,10 @@ from fundusgrade.evaluation.map_tests import (
     perturbation_measures,
 )
 from fundusgrade.evaluation.randomization import DEPTHS, compare_maps, randomized
-from fundusgrade.explanation.attribution import explain_image, fits
 from fundusgrade.explanation.explainer import explain_preprocessed
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
 from fundusgrade.explanation.targets import AUTO, PREDICTED, Target, target_for_grade
+from fundusgrade.explanation.torch_gradients import explain_image, fits
 from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.tensors import to_tensor

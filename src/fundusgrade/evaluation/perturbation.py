@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fundusgrade.explanation.integrated_gradients import blurred_baseline
-from fundusgrade.explanation.targets import Target, target_probability
+from fundusgrade.explanation.target_scores import target_probability
+from fundusgrade.explanation.targets import Target
 from fundusgrade.networks.device import DeviceChoice
 from fundusgrade.networks.inference import to_memory_format
 from fundusgrade.networks.network import GradingNetwork

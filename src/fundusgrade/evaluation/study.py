@@ -15,10 +15,10 @@ from fundusgrade.evaluation.cases import Case
 from fundusgrade.evaluation.faithfulness import Plan, run_plan
 from fundusgrade.evaluation.findings import Findings, summarize
 from fundusgrade.evaluation.resampling import resample_independent, resample_rows
-from fundusgrade.explanation.attribution import find_obstacle
 from fundusgrade.explanation.explainer import check_comparable, check_fit
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.explanation.targets import Target
+from fundusgrade.explanation.torch_gradients import find_obstacle
 from fundusgrade.grading.grader import Grader
 from fundusgrade.options import Attribution
 from fundusgrade.photographs.loading import load_photograph, open_photograph

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fundusgrade.explanation.layers import SUPPORTED_ROLLOUT, find_attentions, patch_grid, refusal
-from fundusgrade.explanation.targets import Target, target_scores
+from fundusgrade.explanation.target_scores import target_scores
+from fundusgrade.explanation.targets import Target
 from fundusgrade.networks.network import GradingNetwork
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fundusgrade.explanation.heat_map import resize_map
 from fundusgrade.explanation.layers import MapLayer, find_layers, refusal
-from fundusgrade.explanation.targets import Target, target_scores
+from fundusgrade.explanation.target_scores import target_scores
+from fundusgrade.explanation.targets import Target
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.options import Attribution, Layer
 

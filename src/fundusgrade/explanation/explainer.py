@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.explanation.attribution import explain_image_by_methods, find_obstacle, fits
+from fundusgrade.explanation.attribution import heat_maps
 from fundusgrade.explanation.heat_map import ExplainOptions, HeatMap
+from fundusgrade.explanation.sources import graph_for, obstacle
 from fundusgrade.explanation.targets import AUTO, REFERABLE, Target, target_for_grade
 from fundusgrade.grades import REFERABLE_FROM, Prediction
 from fundusgrade.grading.grader import Grader
@@ -121,10 +122,10 @@ def check_fit(graders: Sequence[Grader], methods: Sequence[ExplainOptions]) -> N
         )
     for method in methods:
         for grader in graders:
-            if (obstacle := find_obstacle(grader.pytorch.network, method)) is not None:
+            if (reason := obstacle(grader, method)) is not None:
                 raise ExplanationError(
                     f"--method {method.describe()} does not fit {grader.name} ({grader.description.network.arch}): "
-                    f"{obstacle}; integrated-gradients fits every network"
+                    f"{reason}; integrated-gradients fits every network"
                 )
 
 
@@ -134,7 +135,7 @@ def choose_methods(
     """Those methods that fit all models, and a sentence on each of the others."""
     fitting, notes = [], []
     for method in methods:
-        unfit = [grader.name for grader in graders if not fits(grader.pytorch.network, method)]
+        unfit = [grader.name for grader in graders if obstacle(grader, method) is not None]
         if not unfit:
             fitting.append(method)
         else:
@@ -154,8 +155,14 @@ def check_comparable(graders: Sequence[Grader]) -> None:
 
 def _heat_maps(grader: Grader, preprocessed: PreprocessedImage, methods: Sequence[ExplainOptions]) -> list[HeatMap]:
     outline = visible_region(grader.recipe, preprocessed)
+    graph = graph_for(grader, methods)
+    if graph is not None:
+        return heat_maps(graph, preprocessed.image, methods, outline)
+    from fundusgrade.explanation.torch_gradients import explain_image_by_methods
+
+    runtime = grader.pytorch
     return explain_image_by_methods(
-        grader.pytorch.network, preprocessed.image, methods=methods, choice=grader.pytorch.choice, outline=outline
+        runtime.network, preprocessed.image, methods=methods, choice=runtime.choice, outline=outline
     )
 
 

@@ -15,16 +15,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from fundusgrade.explanation.strided_gradients import FastStridedGradients
-from fundusgrade.explanation.targets import Target, target_scores
-from fundusgrade.networks.device import DeviceChoice
-from fundusgrade.networks.inference import to_memory_format
-from fundusgrade.networks.network import GradingNetwork
-from fundusgrade.networks.tensors import to_tensor
+from fundusgrade.explanation.score_gradients import ScoreGradients
+from fundusgrade.explanation.targets import Target
 from fundusgrade.photographs.local_mean import local_mean
 from fundusgrade.photographs.pixels import Image
 
@@ -68,31 +62,35 @@ RULE = square_spaced(8)
 
 
 def integrated_gradients(
-    network: GradingNetwork,
+    source: ScoreGradients,
     image: Image,
     outline: NDArray[np.bool_],
     target: Target,
-    choice: DeviceChoice,
     rule: PathRule = RULE,
 ) -> NDArray[np.float32]:
     """Signed attributions (S, S) of an image (S, S, 3) to the score of a resolved target, in the target's unit.
 
-    `outline` (S, S) is where the image can show retina. Gradients must be enabled and the network in evaluation mode.
+    `outline` (S, S) is where the image can show retina.
     """
     num_steps = len(rule.points)
-    pixels = to_tensor(image)
-    difference = pixels - to_tensor(blurred_baseline(image, outline))
-    gradient = torch.zeros_like(pixels)
+    pixels = _scaled(image)
+    difference = pixels - _scaled(blurred_baseline(image, outline))
+    gradient = np.zeros_like(pixels)
     at_once = max(1, _PIXELS_AT_ONCE // image[..., 0].size)
     for first in range(0, num_steps, at_once):
         steps = range(first, min(first + at_once, num_steps))
         flips = [rule.flipped_axes[step % len(rule.flipped_axes)] for step in steps]
-        points = [(pixels - (1 - rule.points[step]) * difference)[None] for step in steps]
-        batch = torch.cat([point.flip(axes) for point, axes in zip(points, flips, strict=True)])
-        gradients = _gradients(network, batch, target, choice)
+        points = [(pixels - np.float32(1 - rule.points[step]) * difference)[None] for step in steps]
+        batch = np.concatenate([np.flip(point, axes) for point, axes in zip(points, flips, strict=True)])
+        gradients = source.gradients(batch, target)
         for step, axes, flipped in zip(steps, flips, gradients, strict=True):
-            gradient += rule.weights[step] * flipped[None].flip(axes)[0]
-    return np.asarray((difference * gradient).sum(dim=0).numpy(), np.float32)
+            gradient += np.float32(rule.weights[step]) * np.flip(flipped[None], axes)[0]
+    return np.asarray((difference * gradient).sum(axis=0), np.float32)
+
+
+def _scaled(image: Image) -> NDArray[np.float32]:
+    """An image (S, S, 3) uint8 -> (3, S, S) float32 in [0, 1]."""
+    return image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
 
 
 def smooth_attributions(attributions: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -111,12 +109,3 @@ def blurred_baseline(image: Image, outline: NDArray[np.bool_]) -> Image:
     """The image (S, S, 3) with each pixel of the outline (S, S) replaced by the local mean within the outline."""
     mean = local_mean(image.astype(np.float32), outline, BASELINE_SIGMA_FRACTION * len(image))
     return np.asarray(np.where(outline[..., None], np.rint(mean), image), np.uint8)
-
-
-def _gradients(network: GradingNetwork, images: Tensor, target: Target, choice: DeviceChoice) -> Tensor:
-    """Gradients (B, 3, S, S) of the score with respect to the pixels of each image, on the CPU."""
-    leaf = to_memory_format(network, images.to(choice.device)).requires_grad_()
-    with choice.autocast(), FastStridedGradients():
-        scores = target_scores(target, network(leaf))
-    (gradients,) = torch.autograd.grad(scores.sum(), leaf)
-    return gradients.float().cpu()

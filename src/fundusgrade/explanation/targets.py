@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from fundusgrade.errors import ExplanationError
-from fundusgrade.grades import REFERABLE_FROM, Grade
+from fundusgrade.grades import NUM_GRADES, REFERABLE_FROM, Grade
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,32 +68,23 @@ def target_for_grade(target: Target, grade: Grade) -> Target:
     return grade_target(grade) if target == PREDICTED else target
 
 
-def resolve_target(target: Target, logits: Tensor) -> Target:
+def resolve_target(target: Target, logits: NDArray[np.floating]) -> Target:
     """The target for logits (5,) of one image, of which the grade with the highest logit is taken to be predicted.
 
     Raises ExplanationError where the network's output is not finite.
     """
-    values = logits.tolist()
-    if not np.isfinite(values).all():
-        raise ExplanationError(f"the network's output is not finite ({values}): there is nothing to explain")
-    return target_for_grade(target, max(Grade, key=values.__getitem__))
+    if not np.isfinite(logits).all():
+        raise ExplanationError(f"the network's output is not finite ({logits.tolist()}): there is nothing to explain")
+    return target_for_grade(target, Grade(int(logits.argmax())))
 
 
-def target_scores(target: Target, logits: Tensor) -> Tensor:
-    """Scores (B,) of a resolved target from logits (B, 5), in the target's unit; differentiable."""
+def score_values(target: Target, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Scores (B,) of a resolved target from logits (B, 5), in the target's unit; `target_scores` has gradients."""
+    values = logits.astype(np.float64)
     if target.grade is not None:
-        return logits[:, target.grade]
+        return values[:, target.grade]
     if target == EXPECTED:
-        grades = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
-        return logits.softmax(dim=1) @ grades
-    return torch.logsumexp(logits[:, REFERABLE_FROM:], dim=1) - torch.logsumexp(logits[:, :REFERABLE_FROM], dim=1)
-
-
-def target_probability(target: Target, logits: Tensor) -> Tensor:
-    """Probabilities (B,) of a resolved target from logits (B, 5); for the expected grade a quarter of it, 0-1."""
-    probabilities = logits.softmax(dim=1)
-    if target.grade is not None:
-        return probabilities[:, target.grade]
-    if target == EXPECTED:
-        return target_scores(EXPECTED, logits) / (logits.shape[1] - 1)
-    return probabilities[:, REFERABLE_FROM:].sum(dim=1)
+        shares = np.exp(values - values.max(axis=1, keepdims=True))
+        return np.asarray(shares @ np.arange(NUM_GRADES) / shares.sum(axis=1), np.float64)
+    referable, other = values[:, REFERABLE_FROM:], values[:, :REFERABLE_FROM]
+    return np.asarray(np.logaddexp.reduce(referable, axis=1) - np.logaddexp.reduce(other, axis=1), np.float64)

@@ -159,7 +159,7 @@ class Grader:
                 f"{self.name} is an exported graph ({self.arithmetic.runtime}) and cannot be explained: it has no "
                 "gradients and no feature maps; explain the safetensors model that it was exported from"
             )
-        return load_on_pytorch(self.model.checkpoint, DeviceName.CPU)
+        return load_on_pytorch(self.model.checkpoint, DeviceName.CPU, Precision(self.arithmetic.number_format))
 
     def with_own_network(self) -> Grader:
         """The same grader with a copy of PyTorch's network: heat maps hook into modules, one thread at a time."""

@@ -21,12 +21,12 @@ from fundusgrade.options import Precision
 # Several threads call at once; with one stream of OpenVINO they would wait for each other.
 _MAX_STREAMS = 8
 
-Run = Callable[[NDArray[Any]], Sequence[NDArray[np.float32]]]
+Run = Callable[..., Sequence[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedGraph:
-    """A graph in its runtime: `run` maps a batch to its outputs, `name` is that of the runtime with its version.
+    """A graph in its runtime: `run` maps its inputs to its outputs, `name` is that of the runtime with its version.
 
     `compiled` is the graph as the runtime prepared it for this processor, None where it cannot be stored. `constants`
     is memory that the graph reads its weights from: it must exist as long as the graph runs.
@@ -34,6 +34,7 @@ class LoadedGraph:
 
     run: Run
     name: str
+    num_outputs: int
     compiled: Callable[[], bytes] | None = None
     constants: object = None
 
@@ -79,13 +80,14 @@ def load_onnx_graph(model: bytes, name: str) -> LoadedGraph:
         raise CheckpointError(
             f"onnxruntime {runtime.__version__} cannot run {name} ({error}); export it again with this version"
         ) from error
-    input_name = session.get_inputs()[0].name
+    input_names = [each.name for each in session.get_inputs()]
 
-    def run(batch: NDArray[Any]) -> Sequence[NDArray[np.float32]]:
-        outputs: Sequence[NDArray[np.float32]] = session.run(None, {input_name: batch})
+    def run(*inputs: NDArray[Any]) -> Sequence[NDArray[np.float32]]:
+        outputs: Sequence[NDArray[np.float32]] = session.run(None, dict(zip(input_names, inputs, strict=True)))
         return outputs
 
-    return LoadedGraph(run=run, name=f"{ONNX_RUNTIME} {_short_version(runtime)}")
+    name = f"{ONNX_RUNTIME} {_short_version(runtime)}"
+    return LoadedGraph(run=run, name=name, num_outputs=len(session.get_outputs()))
 
 
 def load_openvino_graph(xml: bytes, weights: bytes, number_format: str, name: str) -> LoadedGraph:
@@ -132,15 +134,16 @@ def openvino_target() -> str:
 def _openvino_graph(openvino: Any, compiled: Any, constants: object) -> LoadedGraph:
     own = threading.local()
 
-    def run(batch: NDArray[Any]) -> Sequence[NDArray[np.float32]]:
+    def run(*inputs: NDArray[Any]) -> Sequence[NDArray[np.float32]]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        return [output.copy() for output in own.request.infer([batch]).values()]
+        return [output.copy() for output in own.request.infer(list(inputs)).values()]
 
     def export() -> bytes:
         return bytes(compiled.export_model().getvalue())
 
-    return LoadedGraph(run=run, name=f"{OPENVINO} {_short_version(openvino)}", compiled=export, constants=constants)
+    name = f"{OPENVINO} {_short_version(openvino)}"
+    return LoadedGraph(run=run, name=name, num_outputs=len(compiled.outputs), compiled=export, constants=constants)
 
 
 def _openvino_settings(number_format: str) -> dict[str, object]:

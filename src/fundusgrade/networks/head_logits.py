@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,8 @@ def grade_logits(head: Head, outputs: Tensor, calibration: Calibration = UNCALIB
 def _falling(logits: Tensor) -> Tensor:
     """Cumulative logits (B, 4), each lowered to at least `MARGIN` below the one before it."""
     steps = MARGIN * torch.arange(NUM_CUTS, dtype=logits.dtype, device=logits.device)
-    return (logits + steps).cummin(dim=1).values - steps
+    # One minimum after the other: other runtimes have no cumulative one.
+    return torch.stack(list(accumulate((logits + steps).unbind(dim=1), torch.minimum)), dim=1) - steps
 
 
 def _like(outputs: Tensor, values: tuple[float, ...]) -> Tensor:

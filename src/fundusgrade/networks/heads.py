@@ -60,17 +60,27 @@ def grade_probabilities(
 
     They are the softmax of `head_logits.grade_logits`, which has gradients.
     """
-    values = outputs.astype(np.float64)
     if head is Head.SOFTMAX:
-        logits = (values + np.array(calibration.offsets)) / calibration.temperature
+        logits = calibrated_logits(head, outputs, calibration)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float64)
+    values = outputs.astype(np.float64)
     if head is Head.REGRESSION:
         scale = SEVERITY_SCALE * calibration.temperature
         return _from_cumulative(_sigmoid((values - np.array(calibration.cutpoints)) / scale))
     logits = values * np.array(calibration.slopes) + np.array(calibration.intercepts)
     steps = MARGIN * np.arange(NUM_CUTS)
     return _from_cumulative(_sigmoid(np.minimum.accumulate(logits + steps, axis=1) - steps))
+
+
+def calibrated_logits(
+    head: Head, outputs: NDArray[np.floating], calibration: Calibration = UNCALIBRATED
+) -> NDArray[np.float64]:
+    """Outputs (B, n) of a head -> calibrated logits (B, 5), as `head_logits.grade_logits`, without gradients."""
+    if head is Head.SOFTMAX:
+        shifted = outputs.astype(np.float64) + np.array(calibration.offsets)
+        return np.asarray(shifted / calibration.temperature, np.float64)
+    return np.asarray(np.log(grade_probabilities(head, outputs, calibration)), np.float64)
 
 
 def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

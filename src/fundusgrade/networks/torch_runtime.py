@@ -13,7 +13,7 @@ from fundusgrade.networks.model import Model
 from fundusgrade.networks.network import GradingNetwork
 from fundusgrade.networks.runtime import PYTORCH, Arithmetic, Outputs, Pixels
 from fundusgrade.networks.tensors import copy_to_device, scale_pixels
-from fundusgrade.options import DeviceName
+from fundusgrade.options import DeviceName, Precision
 
 
 class TorchRuntime:
@@ -45,9 +45,9 @@ class TorchRuntime:
         return Outputs(outputs=outputs.cpu().numpy(), features=features.cpu().numpy())
 
 
-def load_on_pytorch(path: Path, device: DeviceName) -> TorchRuntime:
-    """A checkpoint's network in PyTorch. Raises CheckpointError as `load_checkpoint`."""
-    return TorchRuntime(load_checkpoint(path).network, choose_device(device))
+def load_on_pytorch(path: Path, device: DeviceName, precision: Precision) -> TorchRuntime:
+    """A checkpoint's network in PyTorch. Raises as `load_checkpoint` and `choose_device`."""
+    return TorchRuntime(load_checkpoint(path).network, choose_device(device, precision))
 
 
 def on_pytorch(checkpoint: Checkpoint, choice: DeviceChoice) -> Model:

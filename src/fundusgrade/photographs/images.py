@@ -27,7 +27,7 @@ _STRIP_ROWS = 32
 _JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}
 _TIFF: dict[str, Any] = {"format": "TIFF", "compression": "tiff_adobe_deflate"}
 _FORMATS: dict[str, dict[str, Any]] = {
-    ".png": {"format": "PNG"},
+    ".png": {"format": "PNG", "compress_level": 4},  # a figure in 0.3 s instead of 0.7, and a twentieth larger
     ".webp": {"format": "WEBP", "quality": 95},
     ".jpg": _JPEG,
     ".jpeg": _JPEG,

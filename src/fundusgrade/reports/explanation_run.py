@@ -18,6 +18,7 @@ from typing import Any
 
 from fundusgrade import __version__
 from fundusgrade.errors import DatasetError, StoreError, UngradableError
+from fundusgrade.explanation.sources import for_own_thread
 from fundusgrade.files import make_folder
 from fundusgrade.grading.concurrency import choose_concurrency, worker_pools
 from fundusgrade.options import DeviceName
@@ -144,8 +145,8 @@ def _result(each: Future[IndexEntry] | IndexEntry) -> IndexEntry:
 
 
 def _copy(request: FigureRequest) -> FigureRequest:
-    """The request with copies of the networks: what is not changed is shared."""
-    return replace(request, graders=[grader.with_own_network() for grader in request.graders])
+    """The request with copies of PyTorch's networks: what is not changed is shared."""
+    return replace(request, graders=[for_own_thread(grader, request.methods) for grader in request.graders])
 
 
 def _entry(photograph: PhotographSource, name: str, request: FigureRequest, folder: Path) -> IndexEntry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -98,11 +98,28 @@ def chosen_models(named: Sequence[str] | None) -> Sequence[str | None]:
 
 
 def load_graders(
-    named: Sequence[str] | None, device: DeviceName, precision: Precision, coverage: float | None = None
+    named: Sequence[str] | None,
+    device: DeviceName,
+    precision: Precision,
+    coverage: float | None = None,
+    *,
+    as_predict: bool = False,
 ) -> list[Grader]:
-    """A grader in PyTorch for each model of `ModelsOption`. Raises as `Grader.load`."""
+    """A grader for each model of `ModelsOption`: in PyTorch, or in the runtime that predict takes if `as_predict`.
+
+    Raises as `Grader.load`.
+    """
+    load = _figures_loader() if not as_predict else _predict_loader()
+    return [load(name, device=device, precision=precision, coverage=coverage) for name in chosen_models(named)]
+
+
+def _figures_loader() -> Callable[..., Grader]:
     from fundusgrade.grading.datasets import load_for_figures
 
-    return [
-        load_for_figures(name, device=device, precision=precision, coverage=coverage) for name in chosen_models(named)
-    ]
+    return load_for_figures
+
+
+def _predict_loader() -> Callable[..., Grader]:
+    from fundusgrade.grading.grader import Grader
+
+    return Grader.load
