@@ -43,7 +43,7 @@ def commands(photograph: Path, model: list[str], out: Path) -> dict[str, list[st
 RELATIVE_TO = {
     "fundusgrade --help": ("import typer, rich", "a Typer program's --help"),
     "predict, PyTorch": ("import torch",),
-    "explain": ("import torch",),
+    "explain": ("import openvino", "import torch"),
     "predict, OpenVINO": ("import openvino",),
     "predict, ONNX Runtime": ("import onnxruntime",),
 }

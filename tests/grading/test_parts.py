@@ -12,7 +12,6 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from fundusgrade import store
 from fundusgrade.errors import EngineError, StoreError
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading.engine import PartsOutput, PartsRun, grade_in_parts
@@ -22,31 +21,18 @@ from fundusgrade.grading.parts import MAX_PART_SIZE, Part, attempts_name, choose
 from fundusgrade.grading.resume import ResumeRequest
 from fundusgrade.grading.workers import MAX_ATTEMPTS, GradingJob, PartGrader, SentModel
 from fundusgrade.grading.writer import PredictionWriter
-from fundusgrade.options import DeviceName, Precision, RuntimeName
 from fundusgrade.photographs.inputs import Photograph
 from fundusgrade.photographs.sources import find_images
-from tests.models_for_tests import install_model, save_photographs
+from tests.grading.runs_in_parts import run_of_eyes
+from tests.models_for_tests import install_model
 
 pytest.importorskip("pyarrow", reason="parts are Parquet files")
-BATCH = 2
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> PartsRun:
     """Eleven eyes, one of them broken, to be graded into a folder; parts hold four."""
-    paths = save_photographs(tmp_path / "eyes", range(11))
-    paths[5].write_bytes(b"")
-    install_model("tiny")
-    load = functools.partial(
-        Grader.load, device=DeviceName.CPU, precision=Precision.FLOAT32, runtime=RuntimeName.PYTORCH, batch_size=BATCH
-    )
-    return PartsRun(
-        photographs=find_images([tmp_path / "eyes"]),
-        model=store.resolve_model("tiny"),
-        load=load,
-        grader=load("tiny"),
-        output=PartsOutput.of(tmp_path / "out"),
-    )
+    return run_of_eyes(tmp_path, 11, "out")
 
 
 def of_one_process(run: PartsRun, path: Path) -> Path:

@@ -20,21 +20,20 @@ from typing import Any
 
 import pytest
 
-from fundusgrade import store
 from fundusgrade.errors import EngineError
 from fundusgrade.grades import Prediction, Ungraded
 from fundusgrade.grading.engine import EngineOptions, PartsOutcome, PartsOutput, PartsRun, grade_in_parts
 from fundusgrade.grading.grader import Grader
 from fundusgrade.grading.parts import part_name
 from fundusgrade.grading.ray_engine import NodeResources, plan_workers
-from fundusgrade.options import DeviceName, Engine, Precision, RuntimeName
+from fundusgrade.options import Engine
 from fundusgrade.photographs.inputs import Photograph
 from fundusgrade.photographs.sources import find_images
 from tests.command_line import ENVIRONMENT
-from tests.models_for_tests import install_model, save_photographs
+from tests.grading.runs_in_parts import BATCH, run_of_eyes
 from tests.storage import BUCKET, s3_server
 
-NUM_EYES, BATCH = 24, 2
+NUM_EYES = 24
 WAIT_SECONDS = 120
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AUTH_MODE": "disabled"}
 
@@ -58,20 +57,7 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def run(tmp_path: Path) -> PartsRun:
     """Eyes, one of them broken, to be graded by two workers of one thread each."""
-    paths = save_photographs(tmp_path / "eyes", range(NUM_EYES))
-    paths[5].write_bytes(b"")
-    install_model("tiny")
-    load = functools.partial(
-        Grader.load, device=DeviceName.CPU, precision=Precision.FLOAT32, runtime=RuntimeName.PYTORCH, batch_size=BATCH
-    )
-    return PartsRun(
-        photographs=find_images([tmp_path / "eyes"]),
-        model=store.resolve_model("tiny"),
-        load=load,
-        grader=load("tiny"),
-        output=PartsOutput.of(tmp_path / "out.csv"),
-        options=EngineOptions(engine=Engine.RAY, num_threads=1),
-    )
+    return run_of_eyes(tmp_path, NUM_EYES, "out.csv", EngineOptions(engine=Engine.RAY, num_threads=1))
 
 
 def grade(run: PartsRun) -> PartsOutcome:
