@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -50,11 +51,12 @@ def graph_for(grader: Grader, methods: Sequence[ExplainOptions]) -> GraphGradien
 
     It is there where OpenVINO grades. The network is converted once; where it cannot be, that is said.
     """
-    if not grader.arithmetic.runtime.startswith(OPENVINO) or grader.model.checkpoint is None:
+    checkpoint = grader.model.checkpoint
+    if not grader.arithmetic.runtime.startswith(OPENVINO) or checkpoint is None:
         return None
     with _LOCK:
         if grader not in _GRAPHS:
-            _GRAPHS[grader] = _load_graph(grader)
+            _GRAPHS[grader] = _load_graph(grader, checkpoint)
         graph = _GRAPHS[grader]
     return graph if graph is not None and all(map(graph.fits, methods)) else None
 
@@ -73,9 +75,7 @@ def for_own_thread(grader: Grader, methods: Sequence[ExplainOptions]) -> Grader:
     return grader if graph_for(grader, methods) is not None else grader.with_own_network()
 
 
-def _load_graph(grader: Grader) -> GraphGradients | None:
-    checkpoint = grader.model.checkpoint
-    assert checkpoint is not None, "asked before"
+def _load_graph(grader: Grader, checkpoint: Path) -> GraphGradients | None:
     request = GraphRequest(
         checkpoint=checkpoint,
         format=ExportFormat.OPENVINO,
