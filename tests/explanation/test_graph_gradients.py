@@ -129,9 +129,17 @@ def test_networks_that_work_in_place_are_traced_as_others(in_place: bool, image:
     for options in (GRAD_CAM, GRADIENTS):
         expected = explain_image_by_methods(network, image, methods=[options], choice=CPU)[0]
         found = heat_maps(graph, image, [options])[0]
-        assert map_distance(found, expected) < 1e-3
+        assert map_distance([found], [expected]) < 1e-3
         assert found.score == pytest.approx(expected.score, abs=1e-4)
         assert (found.gap or 0) == pytest.approx(expected.gap or 0, abs=1e-3)
+
+
+def test_the_distance_of_maps_is_that_of_all_together(image: NDArray[np.uint8]) -> None:
+    expected = explain_image_by_methods(build(CNN), image, methods=[GRADIENTS], choice=CPU)[0]
+    nearly_empty, doubled = (replace(expected, values=scale * expected.values) for scale in (1e-4, 2e-4))
+    assert map_distance([expected], [expected]) == 0
+    assert map_distance([doubled], [nearly_empty]) == pytest.approx(1)
+    assert map_distance([expected, doubled], [expected, nearly_empty]) == pytest.approx(1e-4, rel=1e-3)
 
 
 def test_openvino_explains_where_it_grades_and_several_threads_agree(
@@ -172,6 +180,19 @@ def test_a_graph_that_computes_something_else_explains_nothing(
         np.testing.assert_allclose(
             explain(grader, file, GRADIENTS).heat, explain(by_torch, file, GRADIENTS).heat, rtol=1e-4, atol=1e-5
         )
+
+
+def test_maps_that_bfloat16_would_move_too_far_are_computed_in_float32(
+    installed_runtimes: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install_model(arch="test_efficientnet")
+    monkeypatch.setattr(gradient_tracing, "TOLERANCES", {"float32": 0.02, "bfloat16": -1.0})
+    [file] = save_photographs(tmp_path, [1])
+    grader = Grader.load("tiny")
+    by_torch = Grader.load("tiny", precision=Precision.FLOAT32, runtime=RuntimeName.PYTORCH)
+    assert sources.graph_for(grader, [GRADIENTS]) is not None
+    found, expected = (explain(each, file, GRADIENTS) for each in (grader, by_torch))
+    assert map_distance([found.heat_map], [expected.heat_map]) < 5e-3
 
 
 def test_a_second_explanation_imports_no_pytorch(installed_runtimes: None, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fundusgrade.grading.grader import Grader
 from fundusgrade.networks.checkpoint_file import read_checkpoint_file
 from fundusgrade.networks.graph_store import ConvertedGraph, GraphRequest, converted_graph
 from fundusgrade.networks.runtime import OPENVINO
-from fundusgrade.options import ExportFormat
+from fundusgrade.options import ExportFormat, Precision
 from fundusgrade.terminal import message
 
 if TYPE_CHECKING:
@@ -76,16 +76,21 @@ def for_own_thread(grader: Grader, methods: Sequence[ExplainOptions]) -> Grader:
 
 
 def _load_graph(grader: Grader, checkpoint: Path) -> GraphGradients | None:
-    request = GraphRequest(
-        checkpoint=checkpoint,
-        format=ExportFormat.OPENVINO,
-        number_format=grader.arithmetic.number_format,
-        reason=grader.arithmetic.reason,
-        keeps_in_memory=True,
-    )
-    try:
-        graph = converted_graph(request, read_checkpoint_file(checkpoint), GradientGraph())
-    except FundusgradeError as error:
-        message(f"PyTorch computes the heat maps of {grader.name}: {error}")
-        return None
-    return GraphGradients(grader.model.runtime, graph, grader.description.network)
+    """The graph in the number format in which the grader grades or, where that moves maps too far, in float32."""
+    reasons = []
+    for number_format in dict.fromkeys((grader.arithmetic.number_format, Precision.FLOAT32.value)):
+        request = GraphRequest(
+            checkpoint=checkpoint,
+            format=ExportFormat.OPENVINO,
+            number_format=number_format,
+            reason=grader.arithmetic.reason,
+            keeps_in_memory=True,
+        )
+        try:
+            graph = converted_graph(request, read_checkpoint_file(checkpoint), GradientGraph())
+        except FundusgradeError as error:
+            reasons.append(str(error))
+        else:
+            return GraphGradients(grader.model.runtime, graph, grader.description.network)
+    message(f"PyTorch computes the heat maps of {grader.name}: {reasons[-1]}")
+    return None
