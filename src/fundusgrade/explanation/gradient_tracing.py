@@ -150,13 +150,16 @@ def check_gradients(network: GradingNetwork, converted: ConvertedGraph) -> dict[
 
     Returns the distance by method and number format. Raises ExportError where one exceeds the TOLERANCES.
     """
-    proof = load_graph(ExportFormat.OPENVINO, converted.contents, Precision.FLOAT32.value, "the graph of gradients")
-    graphs = {Precision.FLOAT32.value: proof, converted.arithmetic.number_format: converted.graph}
+    own, float32 = converted.arithmetic.number_format, Precision.FLOAT32.value
+    proof = converted.graph
+    if own != float32:
+        proof = load_graph(ExportFormat.OPENVINO, converted.contents, float32, "the graph of gradients")
     choice = choose_device(DeviceName.CPU, Precision.FLOAT32)
     grading, images = TorchRuntime(network, choice), probe_images(network.spec)[_PROBES]
+    graphs = {float32: proof, own: converted.graph}
+    sources = {name: GraphGradients(grading, graph, network.spec) for name, graph in graphs.items()}
     distances: dict[str, float] = {}
     for options in [ExplainOptions(target=REFERABLE, method=method) for method in _METHODS]:
-        sources = {name: GraphGradients(grading, graph, network.spec) for name, graph in graphs.items()}
         if not all(source.fits(options) for source in sources.values()):
             continue
         expected = [explain_image_by_methods(network, each, methods=[options], choice=choice)[0] for each in images]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fundusgrade.errors import ExplanationError
 from fundusgrade.explanation.heat_map import ExplainOptions
+from fundusgrade.explanation.score_gradients import scaled
 from fundusgrade.explanation.targets import EXPECTED, REFERABLE, Target, grade_target
 from fundusgrade.grades import Grade
 from fundusgrade.networks.graphs import LoadedGraph
@@ -67,8 +68,7 @@ class GraphGradients:
         """
         if not self.fits(options):
             raise ExplanationError(f"--method {options.describe()} needs PyTorch: this graph does not compute it")
-        pixels = image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-        _, feature_map, gradient = self._run(pixels, options.target)
+        _, feature_map, gradient = self._run(scaled(image), options.target)
         weights = gradient[0].mean(axis=(1, 2))
         cells = np.tensordot(weights, feature_map[0], axes=1)
         return np.asarray(cells * cells.size, np.float32)

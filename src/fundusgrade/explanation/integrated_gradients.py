@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusgrade.explanation.score_gradients import ScoreGradients
+from fundusgrade.explanation.score_gradients import ScoreGradients, scaled
 from fundusgrade.explanation.targets import Target
 from fundusgrade.photographs.local_mean import local_mean
 from fundusgrade.photographs.pixels import Image
@@ -73,8 +73,8 @@ def integrated_gradients(
     `outline` (S, S) is where the image can show retina.
     """
     num_steps = len(rule.points)
-    pixels = _scaled(image)
-    difference = pixels - _scaled(blurred_baseline(image, outline))
+    pixels = scaled(image)
+    difference = pixels - scaled(blurred_baseline(image, outline))
     gradient = np.zeros_like(pixels)
     at_once = max(1, _PIXELS_AT_ONCE // image[..., 0].size)
     for first in range(0, num_steps, at_once):
@@ -86,11 +86,6 @@ def integrated_gradients(
         for step, axes, flipped in zip(steps, flips, gradients, strict=True):
             gradient += np.float32(rule.weights[step]) * np.flip(flipped[None], axes)[0]
     return np.asarray((difference * gradient).sum(axis=0), np.float32)
-
-
-def _scaled(image: Image) -> NDArray[np.float32]:
-    """An image (S, S, 3) uint8 -> (3, S, S) float32 in [0, 1]."""
-    return image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
 
 
 def smooth_attributions(attributions: NDArray[np.float32]) -> NDArray[np.float32]:

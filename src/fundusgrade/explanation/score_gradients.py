@@ -14,6 +14,11 @@ from fundusgrade.networks.spec import NetworkSpec
 from fundusgrade.photographs.pixels import Image
 
 
+def scaled(image: Image) -> NDArray[np.float32]:
+    """An image (S, S, 3) uint8 -> (3, S, S) float32 in [0, 1], of which gradients are taken."""
+    return image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+
+
 class ScoreGradients(Protocol):
     """A network whose scores have gradients: by PyTorch, or by a graph of another runtime."""
 

@@ -12,7 +12,6 @@ from fundusgrade.errors import FundusgradeError
 from fundusgrade.explanation.graph_gradients import GraphGradients
 from fundusgrade.explanation.heat_map import ExplainOptions
 from fundusgrade.grading.grader import Grader
-from fundusgrade.networks.checkpoint_file import read_checkpoint_file
 from fundusgrade.networks.graph_store import ConvertedGraph, GraphRequest, converted_graph
 from fundusgrade.networks.runtime import OPENVINO
 from fundusgrade.options import ExportFormat, Precision
@@ -87,7 +86,7 @@ def _load_graph(grader: Grader, checkpoint: Path) -> GraphGradients | None:
             keeps_in_memory=True,
         )
         try:
-            graph = converted_graph(request, read_checkpoint_file(checkpoint), GradientGraph())
+            graph = converted_graph(request, grader.description, GradientGraph())
         except FundusgradeError as error:
             reasons.append(str(error))
         else:

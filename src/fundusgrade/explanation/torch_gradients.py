@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -68,7 +69,7 @@ def _try_method(network: GradingNetwork, options: ExplainOptions) -> str | None:
         else:
             find_layers(network, options.layer, *network.spec.input_px)
         with _restored_state(network, device), np.errstate(all="ignore"):
-            _map_cells(network, to_memory_format(network, images), REFERABLE, options)
+            _map_cells(network, to_memory_format(network, images), replace(options, target=REFERABLE))
     except ExplanationError as error:
         return str(error)
     except Exception as error:
@@ -145,18 +146,18 @@ class TorchGradients:
 
     def map_cells(self, image: Image, options: ExplainOptions) -> NDArray[np.float32]:
         """The signed map (h, w) of an image (S, S, 3). Raises ExplanationError as `explain_image`."""
-        return _map_cells(self._network, self._batch(image), options.target, options)
+        return _map_cells(self._network, self._batch(image), options)
 
     def _batch(self, image: Image) -> Tensor:
         """An image (S, S, 3) as a batch (1, 3, S, S) on the device."""
         return to_memory_format(self._network, to_tensor(image)[None].to(self._choice.device))
 
 
-def _map_cells(network: GradingNetwork, images: Tensor, target: Target, options: ExplainOptions) -> NDArray[np.float32]:
-    """The map (h, w) of a batch of one, as the method computes it."""
+def _map_cells(network: GradingNetwork, images: Tensor, options: ExplainOptions) -> NDArray[np.float32]:
+    """The map (h, w) of a batch of one, as the method computes it for its resolved target."""
     if options.method is Attribution.ATTENTION_ROLLOUT:
-        return attention_rollout(network, images, target)
-    return cam_cells(network, images, target, options.method, options.layer)
+        return attention_rollout(network, images, options.target)
+    return cam_cells(network, images, options.target, options.method, options.layer)
 
 
 @contextmanager

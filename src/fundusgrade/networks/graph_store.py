@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fundusgrade import __version__, store
 from fundusgrade.errors import CheckpointError, ExportError, StoreError
 from fundusgrade.files import file_lock, hash_text, make_folder, write_atomically
-from fundusgrade.networks.checkpoint_file import CheckpointFile
+from fundusgrade.networks.description import CheckpointDescription
 from fundusgrade.networks.graph_files import SUFFIXES, load_graph
 from fundusgrade.networks.graphs import (
     GraphRuntime,
@@ -106,20 +106,20 @@ class GradingGraph:
         return asdict(check_agreement(network, runtime))
 
 
-def converted_runtime(request: GraphRequest, file: CheckpointFile) -> GraphRuntime:
+def converted_runtime(request: GraphRequest, description: CheckpointDescription) -> GraphRuntime:
     """The graph that grades, of a checkpoint. Raises as `converted_graph`."""
-    graph = converted_graph(request, file, GradingGraph())
-    return GraphRuntime(graph, file.description.network, _arithmetic(request, graph), normalizes=False)
+    graph = converted_graph(request, description, GradingGraph())
+    return GraphRuntime(graph, description.network, _arithmetic(request, graph), normalizes=False)
 
 
-def converted_graph(request: GraphRequest, file: CheckpointFile, kind: GraphKind) -> LoadedGraph:
+def converted_graph(request: GraphRequest, description: CheckpointDescription, kind: GraphKind) -> LoadedGraph:
     """A graph of a checkpoint, from the store, or converted, compared with PyTorch, and kept there.
 
     One process converts, others wait for it. Raises ExportError where the network cannot be converted or computes
     something else than PyTorch, CheckpointError where a package is missing or cannot run the graph, StoreError where
     the store cannot be written to.
     """
-    expected = _identity(request, file, kind)
+    expected = _identity(request, description, kind)
     folder = store.home() / "graphs" / hash_text(json.dumps(expected))[:32]
     stored = _stored_graph(request, folder, expected)
     if stored is not None:
@@ -129,12 +129,12 @@ def converted_graph(request: GraphRequest, file: CheckpointFile, kind: GraphKind
     except StoreError:
         if not request.keeps_in_memory:
             raise
-        return _convert(request, file, kind)[0].graph
+        return _convert(request, description, kind)[0].graph
     with file_lock(folder):
         stored = _stored_graph(request, folder, expected)
         if stored is not None:
             return stored
-        return _convert_and_keep(request, file, kind, folder, expected)
+        return _convert_and_keep(request, description, kind, folder, expected)
 
 
 def _stored_graph(request: GraphRequest, folder: Path, expected: Mapping[str, Any]) -> LoadedGraph | None:
@@ -159,11 +159,15 @@ def _stored_graph(request: GraphRequest, folder: Path, expected: Mapping[str, An
 
 
 def _convert_and_keep(
-    request: GraphRequest, file: CheckpointFile, kind: GraphKind, folder: Path, expected: Mapping[str, Any]
+    request: GraphRequest,
+    description: CheckpointDescription,
+    kind: GraphKind,
+    folder: Path,
+    expected: Mapping[str, Any],
 ) -> LoadedGraph:
     """Convert, and write the graph or why it cannot be used; that a file cannot be written is said, and no error."""
     try:
-        converted, agreement = _convert(request, file, kind)
+        converted, agreement = _convert(request, description, kind)
     except ExportError as error:
         with contextlib.suppress(StoreError):
             _write_sealed(folder / _SEAL, {}, {"identity": expected, "refused": str(error)})
@@ -176,26 +180,26 @@ def _convert_and_keep(
     return converted.graph
 
 
-def _identity(request: GraphRequest, file: CheckpointFile, kind: GraphKind) -> dict[str, Any]:
+def _identity(request: GraphRequest, description: CheckpointDescription, kind: GraphKind) -> dict[str, Any]:
     """Everything that decides a converted graph."""
     package = optional_package(*_PACKAGES[request.format], "--runtime")
     return {
         "format": FORMAT_VERSION,
         "runtime": f"{_PACKAGES[request.format][0]} {package.__version__}",
         "number_format": request.number_format,
-        "weights_sha256": file.description.weights_sha256,
-        "network": json.loads(json.dumps(asdict(file.description.network))),
+        "weights_sha256": description.weights_sha256,
+        "network": json.loads(json.dumps(asdict(description.network))),
         **kind.identity,
     }
 
 
 def _convert(
-    request: GraphRequest, file: CheckpointFile, kind: GraphKind
+    request: GraphRequest, description: CheckpointDescription, kind: GraphKind
 ) -> tuple[ConvertedGraph, Mapping[str, float]]:
     """The graph, and how far it is from PyTorch."""
     from fundusgrade.networks.checkpoint import load_checkpoint
 
-    message(f"converting {file.description.name} for {_PACKAGES[request.format][0]}, once, for {kind.purpose}")
+    message(f"converting {description.name} for {_PACKAGES[request.format][0]}, once, for {kind.purpose}")
     network = load_checkpoint(request.checkpoint).network
     contents = kind.convert(network, request.format)
     graph = load_graph(request.format, contents, request.number_format, f"the graph of {request.checkpoint}")

@@ -114,7 +114,7 @@ def _by_graph(request: GraphRequest, file: CheckpointFile) -> Model:
         description=file.description,
         fingerprints=file.fingerprints,
         checks=file.checks,
-        runtime=converted_runtime(request, file),
+        runtime=converted_runtime(request, file.description),
         checkpoint=request.checkpoint,
     )
 

@@ -109,17 +109,13 @@ def load_graders(
 
     Raises as `Grader.load`.
     """
-    load = _figures_loader() if not as_predict else _predict_loader()
+    load: Callable[..., Grader]
+    if as_predict:
+        from fundusgrade.grading.grader import Grader
+
+        load = Grader.load
+    else:
+        from fundusgrade.grading.datasets import load_for_figures
+
+        load = load_for_figures
     return [load(name, device=device, precision=precision, coverage=coverage) for name in chosen_models(named)]
-
-
-def _figures_loader() -> Callable[..., Grader]:
-    from fundusgrade.grading.datasets import load_for_figures
-
-    return load_for_figures
-
-
-def _predict_loader() -> Callable[..., Grader]:
-    from fundusgrade.grading.grader import Grader
-
-    return Grader.load
